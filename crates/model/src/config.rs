@@ -1,0 +1,415 @@
+//! The validated configuration: what the rest of Viaduct works with. Values of these types cannot be wrong; whatever
+//! could be is refused, with its place, on the way here.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use viaduct_types::{
+    GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, PeerName, PortRange, Proto, Publish,
+    UplinkName, VnetId, VnetName,
+};
+
+/// Where in the files something was written; shown as `FILE:LINE`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// The file as it was named to us.
+    pub file: Arc<str>,
+    /// Counted from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// One host's whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This host's name.
+    pub host: String,
+    /// Interfaces to the outside.
+    pub uplinks: BTreeMap<UplinkName, Uplink>,
+    /// What NICs join.
+    pub networks: BTreeMap<NetworkName, Network>,
+    /// Virtual machines and containers.
+    pub guests: BTreeMap<GuestName, Guest>,
+    /// Network namespaces that several guests share.
+    pub namespaces: BTreeMap<NamespaceName, Namespace>,
+    /// Other hosts in our vnets.
+    pub peers: BTreeMap<PeerName, Peer>,
+    /// Ethernet segments that span hosts.
+    pub vnets: BTreeMap<VnetName, Vnet>,
+}
+
+impl Config {
+    /// The NIC of that id, if the file has it.
+    pub fn nic(&self, id: &NicId) -> Option<&Nic> {
+        self.guests.get(&id.guest)?.nics.get(usize::from(id.index))
+    }
+
+    /// Every NIC with its id, in order of guest name and index.
+    pub fn nics(&self) -> impl Iterator<Item = (NicId, &Nic)> {
+        self.guests.iter().flat_map(|(guest, g)| {
+            g.nics.iter().zip(0u8..).map(|(nic, index)| (NicId { guest: guest.clone(), index }, nic))
+        })
+    }
+}
+
+/// An interface of the host to the outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The device; stays the one with the cable when a bridge takes over its addresses.
+    pub interface: IfName,
+    /// Addresses with prefix length to set up; empty: left as the system set them up.
+    pub addresses: Vec<IpNet>,
+    /// Default gateways, at most one per family, on-link even outside every prefix; empty: left alone.
+    pub gateways: Vec<IpAddr>,
+    /// MTU in bytes to set; none: left alone.
+    pub mtu: Option<u32>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// What NICs join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// What kind, with what only that kind has.
+    pub mode: Mode,
+    /// The way out; always there for nat, routed and bridged networks.
+    pub uplink: Option<UplinkName>,
+    /// MTU in bytes of our devices and of guests; none: the uplink's, or 1500.
+    pub mtu: Option<u32>,
+    /// New flows from outside (by the uplink) to guests without an `allow-in` of their own.
+    pub inbound: Policy,
+    /// New flows from guest to guest of this network, for receivers without an `allow-in` of their own.
+    pub between_guests: Policy,
+    /// New flows from guests to the host itself, beyond what the network's services and ICMP need.
+    pub to_host: Policy,
+    /// Answer DHCP and send router advertisements on guests' ports.
+    pub dhcp: bool,
+    /// Answer DNS for guests.
+    pub dns: bool,
+    /// Name servers told to guests.
+    pub dns_servers: Vec<IpAddr>,
+    /// DNS domain told to guests.
+    pub domain: Option<String>,
+    /// A namespace the network lives in instead of the host's own.
+    pub namespace: Option<NamespaceName>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// Whether something that nothing else decides is let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Let through.
+    Allow,
+    /// Dropped.
+    Deny,
+}
+
+/// The kinds of networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A bridge with the gateway's addresses; translated on the way out.
+    Nat {
+        /// The bridge's name.
+        bridge: IfName,
+        /// At least one.
+        subnets: Vec<Subnet>,
+        /// Outgoing connections get this source, at most one per family; the uplink's own otherwise.
+        source_address: Vec<IpAddr>,
+    },
+    /// A link of its own per NIC, no shared layer 2, public addresses kept.
+    Routed {
+        /// Prefixes that guests' addresses come from (network addresses; host bits zero).
+        pool: Vec<IpNet>,
+        /// Answer ARP and ND for guests' addresses on the uplink.
+        proxy: bool,
+        /// NICs without addresses get one of these, translated on the way out.
+        install_pool: Vec<IpNet>,
+    },
+    /// The guests' NICs and the uplink in one bridge, on the uplink's own segment.
+    Bridged {
+        /// The bridge's name.
+        bridge: IfName,
+        /// 802.1Q VLAN of the uplink, 1 to 4094.
+        vlan: Option<u16>,
+    },
+    /// A bridge with no way out.
+    Isolated {
+        /// The bridge's name.
+        bridge: IfName,
+        /// May be empty: then guests have to know their addresses themselves.
+        subnets: Vec<Subnet>,
+    },
+    /// A bridge whose far ports are other hosts.
+    Vnet {
+        /// Which one.
+        vnet: VnetName,
+        /// Addresses in it; the host itself has the gateway only where one is written.
+        subnets: Vec<IpNet>,
+        /// The host's own addresses in it, at most one per subnet.
+        gateways: Vec<IpAddr>,
+    },
+}
+
+impl Mode {
+    /// The word in the file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Nat { .. } => "nat",
+            Self::Routed { .. } => "routed",
+            Self::Bridged { .. } => "bridged",
+            Self::Isolated { .. } => "isolated",
+            Self::Vnet { .. } => "vnet",
+        }
+    }
+}
+
+/// One prefix of a nat or isolated network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Network address; host bits zero.
+    pub prefix: IpNet,
+    /// The host's own address in it, the guests' gateway: the first usable one unless written.
+    pub gateway: IpAddr,
+}
+
+/// A virtual machine or container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// As written, or derived from the name.
+    pub id: GuestId,
+    /// In the order of the file; empty for guests of a shared namespace.
+    pub nics: Vec<Nic>,
+    /// Ports made reachable.
+    pub publish: Vec<Published>,
+    /// Who may open flows to this guest; none: what the network says. Empty: nobody.
+    pub allow_in: Option<Vec<Allow>>,
+    /// Where this guest may open flows to; none: anywhere its networks go. Empty: nowhere.
+    pub allow_out: Option<Vec<Allow>>,
+    /// The shared namespace it lives in.
+    pub namespace: Option<NamespaceName>,
+    /// Programs run at its life's turns.
+    pub hooks: Hooks,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// A guest's number in derived MACs and device names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestId {
+    /// As written in the file, 1 to 999,999,999.
+    Given(u32),
+    /// A hash of the name: the same for ever, whatever other guests there are.
+    Derived(u16),
+}
+
+impl GuestId {
+    /// The 16 bits that stand in derived MACs.
+    pub fn mac_bits(self) -> u16 {
+        match self {
+            #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits are what a MAC has room for")]
+            Self::Given(id) => id as u16,
+            Self::Derived(id) => id,
+        }
+    }
+}
+
+/// A published port with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// What is published.
+    pub publish: Publish,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// One interface of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// What it joins.
+    pub network: NetworkName,
+    /// The device's name inside the guest: eth0, eth1, … unless written.
+    pub name: IfName,
+    /// The device's name on the host unless an attachment brings its own.
+    pub device: IfName,
+    /// As written, or derived.
+    pub mac: MacAddr,
+    /// Host addresses with their prefix length: full length on routed networks, the subnet's on nat, isolated and
+    /// vnet networks, as written on bridged ones.
+    pub addresses: Vec<IpNet>,
+    /// The gateway that the guest is told, at most one per family; none: the network's own.
+    pub gateways: Vec<IpAddr>,
+    /// What it may send.
+    pub spoofing: Spoofing,
+    /// Speaks with its own MAC on the uplink, too (a provider's virtual MAC); only on routed networks with proxy.
+    pub uplink_mac: bool,
+    /// MTU in bytes; none: the network's.
+    pub mtu: Option<u32>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// What a NIC may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoofing {
+    /// Its own MAC and addresses only.
+    None,
+    /// Any address, its own MAC.
+    Ip,
+    /// Anything.
+    Mac,
+}
+
+/// One permission of `allow-in` or `allow-out`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// The other end.
+    pub peer: AllowPeer,
+    /// What to; empty: everything.
+    pub services: Vec<Service>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// The other end of a permission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowPeer {
+    /// Everybody, in both families.
+    Any,
+    /// A prefix (host bits zero).
+    Prefix(IpNet),
+    /// All addresses of a guest.
+    Guest(GuestName),
+    /// All prefixes of a network.
+    Network(NetworkName),
+}
+
+/// A kind of flow that a permission covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Service {
+    /// Ports of a transport protocol.
+    Ports(Proto, PortRange),
+    /// A whole protocol by its number, ports or not (IANA protocol numbers).
+    Protocol(u8),
+    /// ICMP to IPv4 ends, ICMPv6 to IPv6 ends.
+    Icmp,
+}
+
+/// Programs run at the turns of a guest's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// Namespace and devices exist; the guest has not started.
+    pub prepare: Option<PathBuf>,
+    /// The guest runs.
+    pub started: Option<PathBuf>,
+    /// The guest is about to stop.
+    pub stopping: Option<PathBuf>,
+    /// The guest has stopped.
+    pub stopped: Option<PathBuf>,
+    /// How long each may take.
+    pub timeout: Option<Duration>,
+}
+
+/// A network namespace that several guests share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// As written, or derived from the name.
+    pub id: GuestId,
+    /// In the order of the file.
+    pub interfaces: Vec<NamespaceInterface>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// One interface of a shared namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceInterface {
+    /// Its name inside.
+    pub name: IfName,
+    /// What it is.
+    pub kind: InterfaceKind,
+    /// As written, or derived.
+    pub mac: MacAddr,
+    /// Host addresses with prefix length.
+    pub addresses: Vec<IpNet>,
+    /// At most one per family.
+    pub gateways: Vec<IpAddr>,
+    /// MTU in bytes; none: the parent's.
+    pub mtu: Option<u32>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// What an interface of a shared namespace is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterfaceKind {
+    /// An 802.1Q VLAN of the parent.
+    Vlan {
+        /// A device; an uplink's name stands for its interface.
+        parent: IfName,
+        /// 1 to 4094.
+        vlan: u16,
+    },
+    /// A second network card in the parent's segment.
+    Macvlan {
+        /// A device; an uplink's name stands for its interface.
+        parent: IfName,
+    },
+}
+
+/// Another host in our vnets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where to reach it; empty: it dials us.
+    pub endpoints: Vec<Endpoint>,
+    /// Its public key as its `viaduct identity` prints it; checked when it is used.
+    pub key: String,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// A peer's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Address and port.
+    Address(SocketAddr),
+    /// A name to resolve, and the port.
+    Name(String, u16),
+}
+
+/// An Ethernet segment that spans hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vnet {
+    /// Its identity everywhere.
+    pub id: VnetId,
+    /// The bridge's name on this host.
+    pub bridge: IfName,
+    /// What protects its frames.
+    pub security: Security,
+    /// The hosts that may belong to it.
+    pub peers: Vec<PeerName>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// What protects a vnet's frames between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Encrypted and authenticated.
+    Conf,
+    /// Authenticated only.
+    Auth,
+    /// Neither.
+    None,
+}

@@ -1,0 +1,288 @@
+//! The steps of a plan: each is one thing that the kernel is told, and one line that a person understands.
+
+use std::fmt;
+
+use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+
+use crate::{
+    nft,
+    state::{Address, GuestRoute, Kind, Proxy, Route, RouteKind, Sysctl},
+};
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// All changes of the packet filter, as one transaction.
+    Nft(Vec<nft::Change>),
+    /// Set a sysctl; the first time, what it was is kept in the journal. A setting of a device that vanished is no
+    /// error.
+    SetSysctl {
+        /// Which.
+        key: Sysctl,
+        /// To what.
+        value: String,
+        /// Whether it has to be restored one day: not for devices of our own.
+        journal: bool,
+    },
+    /// Give a sysctl back what it had, and forget it.
+    RestoreSysctl {
+        /// Which.
+        key: Sysctl,
+        /// What it had.
+        value: String,
+    },
+    /// Make a link, down, with alias and group of ours, and no link-local address.
+    AddLink {
+        /// Its name.
+        name: IfName,
+        /// What to make.
+        link: NewLink,
+        /// Its alias.
+        alias: String,
+        /// Its MAC; none: the kernel's choice.
+        mac: Option<MacAddr>,
+        /// In bytes.
+        mtu: Option<u32>,
+    },
+    /// Change a link.
+    SetLink {
+        /// Its name.
+        name: IfName,
+        /// How.
+        change: LinkChange,
+    },
+    /// Take links of ours away, all at once (one wait for the kernel, not one per link).
+    DeleteLinks(Vec<IfName>),
+    /// Put an address on a device.
+    AddAddress {
+        /// Which, where.
+        address: Address,
+        /// RT_SCOPE_*.
+        scope: u8,
+        /// Who answers for it: 86 for ours, 0 for one that we move for the system.
+        protocol: u8,
+    },
+    /// Take an address away.
+    DeleteAddress(Address),
+    /// Make a route (NLM_F_REPLACE is not used: others' routes stay).
+    AddRoute(Route),
+    /// Take a route away.
+    DeleteRoute(Route),
+    /// Answer for an address.
+    AddProxy(Proxy),
+    /// Answer no longer.
+    DeleteProxy(Proxy),
+    /// Let a device listen to one more unicast MAC.
+    AddUnicast(IfName, MacAddr),
+    /// And no longer.
+    DeleteUnicast(IfName, MacAddr),
+    /// Change something inside a guest's namespace.
+    Guest {
+        /// Whose.
+        nic: NicId,
+        /// The namespace.
+        netns: String,
+        /// The device's name inside.
+        device: IfName,
+        /// How.
+        change: GuestChange,
+    },
+    /// End the flows that the new filter would not let through.
+    EndFlows,
+    /// Tell the neighbours on a device that an address is here (gratuitous ARP, unsolicited NA).
+    Announce {
+        /// On which device.
+        link: IfName,
+        /// Which address.
+        address: std::net::IpAddr,
+        /// With which MAC; none: the device's own.
+        mac: Option<MacAddr>,
+    },
+}
+
+/// A link to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewLink {
+    /// Without spanning tree, without multicast snooping.
+    Bridge,
+    /// A pair; the far end is made in a namespace, down.
+    Veth {
+        /// The namespace's path.
+        netns: String,
+        /// The far end's name there.
+        peer: IfName,
+        /// The far end's MAC.
+        peer_mac: MacAddr,
+    },
+    /// A persistent tap with vnet_hdr.
+    Tap {
+        /// User id that may open it.
+        owner: Option<u32>,
+    },
+}
+
+impl NewLink {
+    /// The kernel's word for it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Bridge => Kind::Bridge,
+            Self::Veth { .. } => Kind::Veth,
+            Self::Tap { .. } => Kind::Tap,
+        }
+    }
+}
+
+/// A change of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkChange {
+    /// IFF_UP or not.
+    Up(bool),
+    /// In bytes.
+    Mtu(u32),
+    /// Its MAC.
+    Mac(MacAddr),
+    /// A port of this bridge, or of none.
+    Master(Option<IfName>),
+    /// Other isolated ports of its bridge cannot reach it.
+    Isolated(bool),
+    /// IFLA_IFALIAS; empty takes it away.
+    Alias(String),
+    /// IFLA_GROUP.
+    Group(u32),
+    /// Makes no link-local address by itself, or does again.
+    AddrgenNone(bool),
+}
+
+/// A change inside a guest's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestChange {
+    /// The loopback device up.
+    LoopbackUp,
+    /// In bytes.
+    Mtu(u32),
+    /// Its MAC.
+    Mac(MacAddr),
+    /// Up.
+    Up,
+    /// Put an address on the NIC; `dad` false when nobody else can be on the link.
+    AddAddress {
+        /// With prefix length.
+        address: IpNet,
+        /// Whether to look for duplicates first (IPv6).
+        dad: bool,
+    },
+    /// Take an address away.
+    DeleteAddress(IpNet),
+    /// Make or replace a route; a gateway is taken as on-link.
+    AddRoute(GuestRoute),
+    /// Take a route away.
+    DeleteRoute(GuestRoute),
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nft(changes) => {
+                for (i, change) in changes.iter().enumerate() {
+                    write!(f, "{}{change}", if i > 0 { "\n" } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::SetSysctl { key, value, .. } => write!(f, "~ sysctl {key} = {value}"),
+            Self::RestoreSysctl { key, value } => write!(f, "~ sysctl {key} = {value} (as it was)"),
+            Self::AddLink { name, link, mac, mtu, .. } => {
+                match link {
+                    NewLink::Bridge => write!(f, "+ bridge {name}")?,
+                    NewLink::Veth { netns, peer, .. } => write!(f, "+ link {name} ⇄ {peer} in {netns}")?,
+                    NewLink::Tap { owner: None } => write!(f, "+ tap {name}")?,
+                    NewLink::Tap { owner: Some(uid) } => write!(f, "+ tap {name} of user {uid}")?,
+                }
+                if let Some(mac) = mac {
+                    write!(f, " mac {mac}")?;
+                }
+                match mtu {
+                    Some(mtu) => write!(f, " mtu {mtu}"),
+                    None => Ok(()),
+                }
+            }
+            Self::SetLink { name, change } => match change {
+                LinkChange::Up(true) => write!(f, "~ link {name} up"),
+                LinkChange::Up(false) => write!(f, "~ link {name} down"),
+                LinkChange::Mtu(mtu) => write!(f, "~ link {name} mtu {mtu}"),
+                LinkChange::Mac(mac) => write!(f, "~ link {name} mac {mac}"),
+                LinkChange::Master(Some(master)) => write!(f, "~ link {name} → port of {master}"),
+                LinkChange::Master(None) => write!(f, "~ link {name} → port of no bridge"),
+                LinkChange::Isolated(true) => write!(f, "~ link {name} isolated from other ports"),
+                LinkChange::Isolated(false) => write!(f, "~ link {name} not isolated from other ports"),
+                LinkChange::Alias(alias) => write!(f, "~ link {name} alias {alias:?}"),
+                LinkChange::Group(group) => write!(f, "~ link {name} group {group}"),
+                LinkChange::AddrgenNone(true) => write!(f, "~ link {name} makes no link-local address"),
+                LinkChange::AddrgenNone(false) => write!(f, "~ link {name} makes a link-local address"),
+            },
+            Self::DeleteLinks(names) => {
+                for (i, name) in names.iter().enumerate() {
+                    write!(f, "{}- link {name}", if i > 0 { "\n" } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::AddAddress { address, .. } => write!(f, "+ address {} on {}", address.address, address.link),
+            Self::DeleteAddress(address) => write!(f, "- address {} on {}", address.address, address.link),
+            Self::AddRoute(route) => write!(f, "+ {route}"),
+            Self::DeleteRoute(route) => write!(f, "- {route}"),
+            Self::AddProxy(proxy) => write!(f, "+ answer for {} on {}", proxy.address, proxy.link),
+            Self::DeleteProxy(proxy) => write!(f, "- answer for {} on {}", proxy.address, proxy.link),
+            Self::AddUnicast(link, mac) => write!(f, "+ listen to {mac} on {link}"),
+            Self::DeleteUnicast(link, mac) => write!(f, "- listen to {mac} on {link}"),
+            Self::Guest { nic, device, change, .. } => match change {
+                GuestChange::LoopbackUp => write!(f, "~ {nic}: lo up"),
+                GuestChange::Mtu(mtu) => write!(f, "~ {nic}: {device} mtu {mtu}"),
+                GuestChange::Mac(mac) => write!(f, "~ {nic}: {device} mac {mac}"),
+                GuestChange::Up => write!(f, "~ {nic}: {device} up"),
+                GuestChange::AddAddress { address, .. } => write!(f, "+ {nic}: address {address} on {device}"),
+                GuestChange::DeleteAddress(address) => write!(f, "- {nic}: address {address} on {device}"),
+                GuestChange::AddRoute(route) => write!(f, "+ {nic}: {route}"),
+                GuestChange::DeleteRoute(route) => write!(f, "- {nic}: {route}"),
+            },
+            Self::EndFlows => f.write_str("- flows that are no longer allowed"),
+            Self::Announce { link, address, .. } => write!(f, "! announce {address} on {link}"),
+        }
+    }
+}
+
+fn destination(net: IpNet) -> String {
+    if net.prefix_len() == 0 {
+        "default".to_owned()
+    } else if net.prefix_len() == net.max_prefix_len() {
+        net.addr().to_string()
+    } else {
+        net.to_string()
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} → ", destination(self.destination))?;
+        match self.kind {
+            RouteKind::Unicast => {}
+            RouteKind::Local => f.write_str("this host")?,
+            RouteKind::Unreachable => f.write_str("unreachable")?,
+        }
+        match (self.kind, &self.link, self.via) {
+            (RouteKind::Unicast, Some(link), Some(via)) => write!(f, "{via} on {link}")?,
+            (RouteKind::Unicast, Some(link), None) => write!(f, "{link}")?,
+            (RouteKind::Unicast, None, via) => write!(f, "{via:?}")?,
+            (RouteKind::Local | RouteKind::Unreachable, ..) => {}
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for GuestRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} → ", destination(self.destination))?;
+        match self.via {
+            Some(via) => write!(f, "{via}"),
+            None => f.write_str("on-link"),
+        }
+    }
+}

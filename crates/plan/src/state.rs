@@ -1,0 +1,323 @@
+//! Kernel state as values. [`Observed`] is what one host has; the desired state is what it should have. Names are
+//! the kernel's: a link is a network device, its master the bridge it is a port of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use serde::{Deserialize, Serialize};
+use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+
+use crate::nft;
+
+/// The routing protocol number (rtm_protocol, ifa_proto, ndm protocol) of everything that we put into tables which
+/// others write, too.
+pub const PROTOCOL: u8 = 86;
+
+/// The device group of every link that is ours; the filter drops what comes from such a link and is not known to it.
+pub const GROUP: u32 = 0x5649_4144;
+
+/// What link aliases of ours begin with.
+pub const ALIAS_PREFIX: &str = "viaduct:";
+
+/// A network device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// ifindex.
+    pub index: u32,
+    /// What it is.
+    pub kind: Kind,
+    /// Its MAC; none for devices without one.
+    pub mac: Option<MacAddr>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Administratively up (IFF_UP).
+    pub up: bool,
+    /// The bridge it is a port of.
+    pub master: Option<IfName>,
+    /// IFLA_IFALIAS; empty when none.
+    pub alias: String,
+    /// IFLA_GROUP.
+    pub group: u32,
+    /// A bridge port that other isolated ports cannot reach (IFLA_BRPORT_ISOLATED).
+    pub isolated: bool,
+    /// Makes no link-local address by itself (IN6_ADDR_GEN_MODE_NONE).
+    pub addrgen_none: bool,
+    /// For a veth: the other end's ifindex in its namespace (IFLA_LINK); 0 when not known.
+    pub peer_index: u32,
+}
+
+impl Link {
+    /// Whether its alias says that it is ours.
+    pub fn is_ours(&self) -> bool {
+        self.alias.starts_with(ALIAS_PREFIX)
+    }
+}
+
+/// What a device is (IFLA_INFO_KIND).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A bridge.
+    Bridge,
+    /// One end of a pair.
+    Veth,
+    /// A persistent tap.
+    Tap,
+    /// Anything else, by the kernel's word; empty for hardware.
+    Other(String),
+}
+
+/// An address on a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// The device.
+    pub link: IfName,
+    /// With host bits.
+    pub address: IpNet,
+}
+
+/// What else the kernel says of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressInfo {
+    /// IFA_PROTO; 86 when we put it there. Kernels before 5.18 give 0.
+    pub protocol: u8,
+    /// RT_SCOPE_*: 0 global, 253 link, 254 host.
+    pub scope: u8,
+    /// Not given for ever (by DHCP or a router): IFA_F_PERMANENT is missing.
+    pub dynamic: bool,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Where to; `0.0.0.0/0` or `::/0` for a default route.
+    pub destination: IpNet,
+    /// What becomes of packets.
+    pub kind: RouteKind,
+    /// Out of which device; none for unreachable routes.
+    pub link: Option<IfName>,
+    /// By which gateway.
+    pub via: Option<IpAddr>,
+    /// The gateway is on-link though no prefix says so (RTNH_F_ONLINK).
+    pub onlink: bool,
+    /// Preferred source address (RTA_PREFSRC).
+    pub source: Option<IpAddr>,
+    /// RTA_PRIORITY; 0 when none was given (for IPv6 the kernel turns 0 into 1024).
+    pub metric: u32,
+    /// rtm_protocol: who made it; 86 is us, 2 the kernel, 9 a router advertisement.
+    pub protocol: u8,
+}
+
+/// rtm_type, as far as we make or mind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// To a neighbour or gateway.
+    Unicast,
+    /// To this host itself; stands in table local.
+    Local,
+    /// Answered with "unreachable".
+    Unreachable,
+}
+
+/// An address that the kernel answers for on a device (NTF_PROXY).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Proxy {
+    /// Where.
+    pub link: IfName,
+    /// For whom.
+    pub address: IpAddr,
+}
+
+/// A sysctl by its path under /proc/sys, with slashes: `net/ipv4/conf/veth100.0/proxy_arp`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sysctl(String);
+
+impl Sysctl {
+    /// A device's IPv4 setting.
+    pub fn ipv4(link: &IfName, key: &str) -> Self {
+        Self(format!("net/ipv4/conf/{link}/{key}"))
+    }
+
+    /// A device's IPv6 setting.
+    pub fn ipv6(link: &IfName, key: &str) -> Self {
+        Self(format!("net/ipv6/conf/{link}/{key}"))
+    }
+
+    /// A device's neighbour setting; `family` is `ipv4` or `ipv6`.
+    pub fn neigh(family: &str, link: &IfName, key: &str) -> Self {
+        Self(format!("net/{family}/neigh/{link}/{key}"))
+    }
+
+    /// A setting of all devices.
+    pub fn all(family: &str, key: &str) -> Self {
+        Self(format!("net/{family}/conf/all/{key}"))
+    }
+
+    /// The path under /proc/sys.
+    pub fn path(&self) -> &str {
+        &self.0
+    }
+
+    /// The device whose setting it is, if it is a device's.
+    pub fn link(&self) -> Option<&str> {
+        let mut parts = self.0.split('/');
+        let (Some("net"), Some(_), Some("conf" | "neigh"), Some(link)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return None;
+        };
+        (link != "all" && link != "default").then_some(link)
+    }
+}
+
+impl fmt::Display for Sysctl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the kernel can do, found by trying or asking, not by its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// Tables of family netdev with the egress hook (5.16).
+    pub nft_egress: bool,
+    /// Tables of family bridge.
+    pub nft_bridge: bool,
+    /// Tables of family arp.
+    pub nft_arp: bool,
+    /// Devices of type bridge.
+    pub bridge: bool,
+    /// Devices of type veth.
+    pub veth: bool,
+    /// /dev/net/tun.
+    pub tun: bool,
+    /// 802.1Q VLAN devices.
+    pub vlan: bool,
+}
+
+/// What to look at beyond what is always looked at: links, addresses, routes, proxies and our nft tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Settings whose values matter.
+    pub sysctls: BTreeSet<Sysctl>,
+    /// The namespaces of attached guests, as paths, and the device's name inside.
+    pub guests: BTreeMap<NicId, (String, IfName)>,
+}
+
+/// What a host has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// By name.
+    pub links: BTreeMap<IfName, Link>,
+    /// On every device, not only ours.
+    pub addresses: BTreeMap<Address, AddressInfo>,
+    /// Tables main and, of ours, local; everybody's.
+    pub routes: BTreeSet<Route>,
+    /// With the protocol number of who put it there.
+    pub proxies: BTreeMap<Proxy, u8>,
+    /// Extra unicast addresses that a device listens to (`bridge fdb … self`).
+    pub unicast: BTreeSet<(IfName, MacAddr)>,
+    /// The settings asked for, as far as they exist.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// What settings were before we first changed them.
+    pub journal: BTreeMap<Sysctl, String>,
+    /// Our tables as they are.
+    pub nft: nft::Ruleset,
+    /// The guests asked for whose namespace exists.
+    pub guests: BTreeMap<NicId, ObservedGuest>,
+    /// What the kernel can do.
+    pub features: Features,
+}
+
+/// What a guest's namespace has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedGuest {
+    /// The NIC's device, if it is there.
+    pub link: Option<GuestLink>,
+    /// Its addresses, without link-local ones.
+    pub addresses: BTreeSet<IpNet>,
+    /// Routes through it, without the kernel's own.
+    pub routes: BTreeSet<GuestRoute>,
+    /// Whether lo is up.
+    pub lo_up: bool,
+}
+
+/// A NIC's device inside a guest's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestLink {
+    /// ifindex there.
+    pub index: u32,
+    /// The other end's ifindex on the host.
+    pub peer_index: u32,
+    /// Its MAC.
+    pub mac: Option<MacAddr>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// A route inside a guest's namespace, through its NIC.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuestRoute {
+    /// Where to.
+    pub destination: IpNet,
+    /// By which gateway.
+    pub via: Option<IpAddr>,
+}
+
+/// Where an attached NIC is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// In a network namespace: a veth pair.
+    Netns {
+        /// /run/netns/NAME, another path, or /proc/PID/ns/net.
+        path: String,
+        /// The namespace's inode number, so that another one at the same path is told apart.
+        inode: u64,
+    },
+    /// A persistent tap of ours.
+    Tap {
+        /// Its name.
+        name: IfName,
+        /// User id that may open it without privileges.
+        owner: Option<u32>,
+    },
+    /// A device that somebody else made.
+    Device {
+        /// Its name.
+        name: IfName,
+    },
+}
+
+/// The attachments: which NIC exists as what.
+pub type Attachments = BTreeMap<NicId, Target>;
+
+/// A tracked flow (conntrack entry) as it was opened and as answers come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// As opened, before any translation.
+    pub original: Tuple,
+    /// As answers come, before they are translated back.
+    pub reply: Tuple,
+}
+
+/// One direction of a flow. Ports are 0 for protocols without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// From.
+    pub source: IpAddr,
+    /// To.
+    pub destination: IpAddr,
+    /// From.
+    pub source_port: u16,
+    /// To.
+    pub destination_port: u16,
+}

@@ -1,0 +1,18 @@
+//! The words that every part of Viaduct shares: addresses, names, ports, identifiers, with their parsing and
+//! display. Pure: no I/O, no clock.
+#![forbid(unsafe_code)]
+
+mod mac;
+mod name;
+mod port;
+mod publish;
+mod vnet_id;
+
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use mac::{MacAddr, ParseMacError};
+pub use name::{
+    GuestName, IfName, NameError, NamespaceName, NetworkName, NicId, ParseNicIdError, PeerName, UplinkName, VnetName,
+};
+pub use port::{ParsePortError, PortRange, Proto};
+pub use publish::{ParsePublishError, Publish};
+pub use vnet_id::{ParseVnetIdError, VnetId};
