@@ -11,8 +11,8 @@ use std::{
 };
 
 use viaduct_types::{
-    GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, PeerName, PortRange, Proto, Publish,
-    UplinkName, VnetId, VnetName,
+    GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, PeerName, PortRange, Proto,
+    Publish, UplinkName, VnetId, VnetName,
 };
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -218,7 +218,10 @@ impl GuestId {
     /// The 16 bits that stand in derived MACs.
     pub fn mac_bits(self) -> u16 {
         match self {
-            #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits are what a MAC has room for")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the low 16 bits are what a MAC has room for"
+            )]
             Self::Given(id) => id as u16,
             Self::Derived(id) => id,
         }

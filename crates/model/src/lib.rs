@@ -1,7 +1,61 @@
 //! From TOML to a validated [`Config`], with every mistake reported at its place. Pure: file contents come in as
 //! text, diagnostics go out as values.
+//!
+//! The way of a configuration: `tree` parses the files into one tree with places, `raw` says what can be written and
+//! reads it by means of `shape`, `convert` fills in defaults and checks that it fits together. All of them put what is
+//! wrong into one `report`, and go on.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod config;
+mod convert;
+mod diagnostics;
+pub mod ipam;
+mod names;
+mod raw;
+mod report;
+mod schema;
+mod shape;
+mod suggest;
+mod tree;
 
 pub use config::*;
+pub use diagnostics::*;
+pub use ipam::Family;
+pub use schema::schema;
+
+use report::{Report, Span};
+use shape::Read;
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// As it is shown in messages; usually its path.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the files say.
+    pub config: Config,
+    /// What they probably do not mean.
+    pub warnings: Diagnostics,
+}
+
+/// Reads a configuration from its files. Their tables add to each other; a key that two of them define is an error.
+///
+/// # Errors
+/// Everything that is wrong in any of the files, warnings included.
+pub fn load(sources: &[Source]) -> Result<Loaded, Diagnostics> {
+    let mut report = Report::new(sources);
+    let tree = tree::read(sources, &mut report);
+    let root = tree::Node { value: tree::Value::Table(tree), span: Span::new(0, 0..0) };
+    let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, &mut report));
+    match config {
+        Some(config) if !report.has_errors() => Ok(Loaded { config, warnings: report.finish() }),
+        Some(_) | None => Err(report.finish()),
+    }
+}

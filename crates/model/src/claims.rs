@@ -1,0 +1,217 @@
+//! What only one can have: device names, addresses, MACs, VLANs of a device, ids. Whoever claims something second is
+//! reported with both places.
+
+use std::{
+    collections::{HashMap, hash_map},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use viaduct_types::{IfName, MacAddr, NamespaceName, NetworkName, VnetId, VnetName};
+
+use crate::report::{Problem, Report, Span};
+
+/// Where an address or MAC is answered for: the same one may be used in two places that never meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Segment {
+    /// The routing table of the host, or of a namespace.
+    Stack(Option<NamespaceName>),
+    /// The segment that a device (or a VLAN of it) is on.
+    Device(IfName, Option<u16>),
+    /// The bridge of one network.
+    Network(NetworkName),
+}
+
+/// Who has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A machine, by its own configuration.
+    Machine,
+    /// The host, as a network's gateway by a written `gateways`.
+    Gateway,
+    /// The host, as a network's gateway because nothing else is written.
+    FirstOfSubnet,
+    /// The router behind an uplink or an interface.
+    Router,
+}
+
+impl Holder {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Machine => "first used here",
+            Self::Gateway => "the network's gateway",
+            Self::FirstOfSubnet => "the first address of this subnet is the network's gateway",
+            Self::Router => "the router outside",
+        }
+    }
+}
+
+/// Whether a MAC address was chosen by somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MacOrigin {
+    Written,
+    Derived,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    devices: Map<(Option<NamespaceName>, IfName), ()>,
+    addresses: Map<(Segment, IpAddr), Holder>,
+    written_macs: Map<MacAddr, MacOrigin>,
+    macs: Map<(Segment, MacAddr), MacOrigin>,
+    vlans: Map<(IfName, Option<u16>), &'static str>,
+    guest_ids: Map<u32, ()>,
+    namespace_ids: Map<u32, ()>,
+    vnet_ids: Map<VnetId, ()>,
+    vnets: Map<VnetName, ()>,
+}
+
+type Map<K, T> = HashMap<K, (Span, T)>;
+
+/// The earlier claim on the same thing, if there is one; the earlier in the files stays.
+fn claim<K: Hash + Eq, T: Copy>(map: &mut Map<K, T>, key: K, span: Span, how: T) -> Option<(Span, T)> {
+    match map.entry(key) {
+        hash_map::Entry::Vacant(vacant) => {
+            vacant.insert((span, how));
+            None
+        }
+        hash_map::Entry::Occupied(mut occupied) => {
+            let earlier = *occupied.get();
+            if span < earlier.0 {
+                occupied.insert((span, how));
+            }
+            Some(earlier)
+        }
+    }
+}
+
+/// Reports at the place that comes second in the files.
+fn twice<'r>(report: &'r mut Report<'_>, one: Span, other: Span, message: String) -> &'r mut Problem {
+    report.error(one.max(other), message).label("here again").related(one.min(other), "first used here")
+}
+
+impl Claims {
+    pub(crate) fn device(
+        &mut self,
+        stack: Option<&NamespaceName>,
+        device: &IfName,
+        span: Span,
+        report: &mut Report<'_>,
+    ) {
+        if let Some((earlier, ())) = claim(&mut self.devices, (stack.cloned(), device.clone()), span, ()) {
+            twice(report, earlier, span, format!("two devices are called `{device}`"))
+                .help("give one of them another name");
+        }
+    }
+
+    /// Claims the address wherever it is answered for; reports once, whatever number of these it is taken in.
+    pub(crate) fn address<'a>(
+        &mut self,
+        segments: impl IntoIterator<Item = &'a Segment>,
+        ip: IpAddr,
+        span: Span,
+        holder: Holder,
+        report: &mut Report<'_>,
+    ) {
+        let mut reported = false;
+        for segment in segments {
+            let Some((earlier, by)) = claim(&mut self.addresses, (segment.clone(), ip), span, holder) else {
+                continue;
+            };
+            // Several routers may share an address (VRRP), and one may serve several uplinks.
+            if reported || (by == Holder::Router && holder == Holder::Router) {
+                continue;
+            }
+            reported = true;
+            if by == holder {
+                twice(report, earlier, span, format!("the address {ip} is used twice"))
+                    .help("give one of them another address");
+            } else {
+                report
+                    .error(span, format!("the address {ip} is taken"))
+                    .related(earlier, by.reason())
+                    .help("use another address here, or write another one as the gateway");
+            }
+        }
+    }
+
+    /// A MAC that somebody chose has to be the only one; derived ones must not meet on a segment.
+    pub(crate) fn mac(
+        &mut self,
+        segment: Option<&Segment>,
+        mac: MacAddr,
+        span: Span,
+        origin: MacOrigin,
+        report: &mut Report<'_>,
+    ) {
+        let on_segment =
+            segment.and_then(|segment| claim(&mut self.macs, (segment.clone(), mac), span, origin));
+        let anywhere = match origin {
+            MacOrigin::Written => claim(&mut self.written_macs, mac, span, origin),
+            MacOrigin::Derived => None,
+        };
+        let Some((earlier, by)) = on_segment.or(anywhere) else { return };
+        if by == MacOrigin::Derived && origin == MacOrigin::Derived {
+            twice(
+                report,
+                earlier,
+                span,
+                format!("two NICs on one segment get the same derived MAC address {mac}"),
+            )
+            .help("give one of the guests an `id` of its own, or write a `mac`");
+        } else {
+            twice(report, earlier, span, format!("the MAC address {mac} is used twice"))
+                .help("give one of them another MAC address, or leave it out to have one derived");
+        }
+    }
+
+    /// A VLAN of a device can be taken out of it once only; the untagged rest, too.
+    pub(crate) fn vlan(
+        &mut self,
+        device: &IfName,
+        vlan: Option<u16>,
+        span: Span,
+        what: &'static str,
+        report: &mut Report<'_>,
+    ) {
+        let Some((earlier, by)) = claim(&mut self.vlans, (device.clone(), vlan), span, what) else { return };
+        let of = match vlan {
+            Some(vlan) => format!("VLAN {vlan} of {device}"),
+            None => format!("the untagged segment of {device}"),
+        };
+        let both = if by == what { format!("two {what}s") } else { format!("a {by} and a {what}") };
+        twice(report, earlier, span, format!("{both} are made of {of}"))
+            .help("give one of them another `vlan`, or put their guests together on one");
+    }
+
+    pub(crate) fn guest_id(&mut self, id: u32, span: Span, report: &mut Report<'_>) -> bool {
+        unique(&mut self.guest_ids, id, span, "two guests have the id", report)
+    }
+
+    pub(crate) fn namespace_id(&mut self, id: u32, span: Span, report: &mut Report<'_>) -> bool {
+        unique(&mut self.namespace_ids, id, span, "two namespaces have the id", report)
+    }
+
+    pub(crate) fn vnet_id(&mut self, id: VnetId, span: Span, report: &mut Report<'_>) -> bool {
+        unique(&mut self.vnet_ids, id, span, "two vnets have the id", report)
+    }
+
+    pub(crate) fn vnet_network(&mut self, vnet: &VnetName, span: Span, report: &mut Report<'_>) {
+        if let Some((earlier, ())) = claim(&mut self.vnets, vnet.clone(), span, ()) {
+            twice(report, earlier, span, format!("two networks lie on the vnet `{vnet}`"))
+                .help("make it one network; it may have several subnets");
+        }
+    }
+}
+
+fn unique<K: Hash + Eq + Copy + std::fmt::Display>(
+    map: &mut Map<K, ()>,
+    id: K,
+    span: Span,
+    what: &str,
+    report: &mut Report<'_>,
+) -> bool {
+    let Some((earlier, ())) = claim(map, id, span, ()) else { return true };
+    twice(report, earlier, span, format!("{what} {id}")).help("give one of them another");
+    false
+}

@@ -1,0 +1,267 @@
+use std::net::IpAddr;
+
+use viaduct_types::{IfName, IpNet, NetworkName};
+
+use super::{Context, Use, UseKind, copied, mtu, one_per_family};
+use crate::{
+    Family, Mode, Network, Policy, Subnet,
+    claims::{Holder, Segment},
+    ipam, names,
+    raw::{MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
+    report::{At, Report, Span},
+    shape::is_known,
+    suggest::one_of,
+};
+
+/// A network with what its guests have to know of it.
+pub(crate) struct Ground {
+    /// None when too much of it is wrong.
+    pub(crate) network: Option<Network>,
+    /// Where the addresses of its NICs are answered for.
+    pub(crate) stacks: Vec<Segment>,
+    /// Where MACs of its NICs meet; none when they do not.
+    pub(crate) segment: Option<Segment>,
+    /// The uplink's device.
+    pub(crate) interface: Option<IfName>,
+    /// Its subnets or pool, with their places.
+    pub(crate) prefixes: Vec<At<IpNet>>,
+}
+
+pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_, '_>) -> Ground {
+    if let Some(uplink) = &raw.uplink.value {
+        let known = cx.root.uplinks.get();
+        is_known(uplink, "uplink", known.unwrap_or(&Default::default()), cx.report);
+    }
+    if let Some(vnet) = &raw.vnet.value
+        && is_known(vnet, "vnet", cx.root.vnets.get().unwrap_or(&Default::default()), cx.report)
+    {
+        cx.claims.vnet_network(&vnet.value, vnet.span, cx.report);
+    }
+    if let Some(namespace) = &raw.namespace.value {
+        let known = cx.root.namespaces.get();
+        is_known(namespace, "namespace", known.unwrap_or(&Default::default()), cx.report);
+    }
+    let mut ground =
+        Ground { network: None, stacks: Vec::new(), segment: None, interface: None, prefixes: Vec::new() };
+    let Some(&word) = raw.mode.get() else { return ground };
+    keys_of_mode(name, word, span, raw, cx.report);
+
+    let uplink = raw.uplink.get().filter(|_| word != ModeWord::Isolated && word != ModeWord::Vnet);
+    ground.interface = uplink.and_then(|uplink| Some(cx.uplinks.get(uplink)?.interface.clone()));
+    ground.prefixes = match word {
+        ModeWord::Routed => raw.pool.items().map(|at| At { value: at.value.0, span: at.span }).collect(),
+        ModeWord::Nat | ModeWord::Isolated | ModeWord::Vnet => {
+            raw.subnets.items().map(|at| At { value: at.value.0, span: at.span }).collect()
+        }
+        ModeWord::Bridged => Vec::new(),
+    };
+    segments(name, word, raw, &mut ground);
+    let Some(mode) = mode(name, span, word, raw, &ground, cx) else { return ground };
+
+    let with_ipv6 = ground.prefixes.iter().any(|at| Family::of(at.value.addr()) == Family::V6);
+    let policy = |word: Option<&Policy>, open: bool| {
+        word.copied().unwrap_or(if open { Policy::Allow } else { Policy::Deny })
+    };
+    ground.network = Some(Network {
+        mode,
+        uplink: uplink.cloned(),
+        mtu: mtu(&raw.mtu, with_ipv6, cx.report),
+        inbound: policy(raw.inbound.get(), matches!(word, ModeWord::Bridged | ModeWord::Vnet)),
+        between_guests: policy(raw.between_guests.get(), !matches!(word, ModeWord::Nat | ModeWord::Routed)),
+        to_host: policy(raw.to_host.get(), word == ModeWord::Bridged),
+        dhcp: raw.dhcp.is_set(),
+        dns: raw.dns.is_set(),
+        dns_servers: copied(&raw.dns_servers),
+        domain: raw.domain.get().map(|domain| domain.0.clone()),
+        namespace: raw.namespace.get().cloned(),
+        origin: cx.report.origin(span),
+    });
+    ground
+}
+
+/// Whether every key is there that the mode needs, and none that it does not have.
+fn keys_of_mode(name: &NetworkName, mode: ModeWord, span: Span, raw: &NetworkKeys, report: &mut Report<'_>) {
+    let mut written = [false; MODE_KEYS.len()];
+    for (key, at) in raw.written() {
+        let Some(index) = MODE_KEYS.iter().position(|k| k.key == key) else { continue };
+        written[index] = true;
+        if !MODE_KEYS[index].belongs_to(mode) {
+            report
+                .error(at, format!("`{key}` does not belong to a network of mode `{}`", mode.word()))
+                .help(instead(&MODE_KEYS[index], mode));
+        }
+    }
+    for (rule, _) in
+        MODE_KEYS.iter().zip(written).filter(|(rule, written)| !written && rule.needed.contains(&mode))
+    {
+        let key = rule.key;
+        report
+            .absent(span, format!("network `{name}` of mode `{}` needs the key `{key}`", mode.word()))
+            .help(match key {
+                "uplink" => "name the way out: uplink = \"…\"",
+                "subnets" => "write the guests' prefix, like subnets = [\"192.168.1.0/24\"]",
+                "pool" => "write where guests' addresses come from, like pool = [\"198.51.100.112/29\"]",
+                _ => "name the vnet that it lies on: vnet = \"…\"",
+            });
+    }
+}
+
+fn instead(rule: &ModeKey, mode: ModeWord) -> String {
+    match (rule.key, mode) {
+        ("subnets", ModeWord::Routed) => "routed networks take guests' addresses from `pool`".into(),
+        ("pool", ModeWord::Nat | ModeWord::Isolated | ModeWord::Vnet) => {
+            "its guests' addresses come from `subnets`; only `routed` networks have a pool".into()
+        }
+        ("bridge", ModeWord::Vnet) => "the bridge is the vnet's: write it in its table, [vnets.…]".into(),
+        ("uplink", ModeWord::Isolated) => {
+            "an isolated network has no way out: remove the key, or choose `nat`, `routed` or `bridged`"
+                .into()
+        }
+        ("source-address", ModeWord::Routed | ModeWord::Bridged) => {
+            format!(
+                "guests keep their addresses in mode `{}`; only `nat` networks translate them",
+                mode.word()
+            )
+        }
+        _ => format!("networks of mode {} have it", one_of(rule.modes())),
+    }
+}
+
+fn segments(name: &NetworkName, mode: ModeWord, raw: &NetworkKeys, ground: &mut Ground) {
+    let stack = Segment::Stack(raw.namespace.get().cloned());
+    let own = Segment::Network(name.clone());
+    let vlan = raw.vlan.get().and_then(|vlan| u16::try_from(vlan.0).ok());
+    let device = |vlan| ground.interface.clone().map(|interface| Segment::Device(interface, vlan));
+    let has_gateway = raw.gateways.items().next().is_some();
+    let is_open = ground.prefixes.is_empty();
+    (ground.stacks, ground.segment) = match mode {
+        ModeWord::Nat => (vec![stack], Some(own)),
+        // Routed guests have a link each, where no two MACs meet.
+        ModeWord::Routed if raw.proxy.is_set() => {
+            ([Some(stack), device(None)].into_iter().flatten().collect(), None)
+        }
+        ModeWord::Routed => (vec![stack], None),
+        ModeWord::Bridged => (device(vlan).into_iter().collect(), device(vlan)),
+        ModeWord::Isolated if is_open => (vec![own.clone()], Some(own)),
+        ModeWord::Isolated => (vec![stack], Some(own)),
+        // Without an address of the host's in it, it never meets the host's routes.
+        ModeWord::Vnet if has_gateway => (vec![stack], Some(own)),
+        ModeWord::Vnet => (vec![own.clone()], Some(own)),
+    };
+}
+
+fn mode(
+    name: &NetworkName,
+    span: Span,
+    word: ModeWord,
+    raw: &NetworkKeys,
+    ground: &Ground,
+    cx: &mut Context<'_, '_>,
+) -> Option<Mode> {
+    let kind = if word == ModeWord::Routed { UseKind::Pool } else { UseKind::Subnet };
+    if let Some(segment) = ground.stacks.first() {
+        let uses = |at: &At<IpNet>, kind| (at.value, Use { span: at.span, segment: segment.clone(), kind });
+        cx.prefixes.extend(ground.prefixes.iter().map(|at| uses(at, kind)));
+        if word == ModeWord::Routed {
+            let install = raw.install_pool.each().map(|at| At { value: at.value.0, span: at.span });
+            cx.prefixes.extend(install.map(|at| uses(&at, UseKind::Subnet)));
+        }
+    }
+    Some(match word {
+        ModeWord::Nat => Mode::Nat {
+            bridge: bridge(name, span, raw, cx)?,
+            subnets: subnets(raw, ground, cx),
+            source_address: source_address(raw, ground, cx.report),
+        },
+        ModeWord::Routed => Mode::Routed {
+            pool: ground.prefixes.iter().map(|at| at.value).collect(),
+            proxy: raw.proxy.is_set(),
+            install_pool: raw.install_pool.each().map(|at| at.value.0).collect(),
+        },
+        ModeWord::Bridged => {
+            let vlan = raw.vlan.get().and_then(|vlan| u16::try_from(vlan.0).ok());
+            if let Some(interface) = &ground.interface {
+                cx.claims.vlan(interface, vlan, span, "bridged network", cx.report);
+            }
+            Mode::Bridged { bridge: bridge(name, span, raw, cx)?, vlan }
+        }
+        ModeWord::Isolated => {
+            Mode::Isolated { bridge: bridge(name, span, raw, cx)?, subnets: subnets(raw, ground, cx) }
+        }
+        ModeWord::Vnet => Mode::Vnet {
+            vnet: raw.vnet.get()?.clone(),
+            subnets: ground.prefixes.iter().map(|at| at.value).collect(),
+            gateways: gateways(raw, ground, cx).into_iter().map(|(_, at)| at.value).collect(),
+        },
+    })
+}
+
+fn bridge(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_, '_>) -> Option<IfName> {
+    let (bridge, at) = match &raw.bridge.value {
+        Some(at) => (at.value.clone(), at.span),
+        None => (names::bridge(name.as_str())?, span),
+    };
+    cx.claims.device(raw.namespace.get(), &bridge, at, cx.report);
+    Some(bridge)
+}
+
+/// The written gateways, each with the subnet it is in.
+fn gateways(raw: &NetworkKeys, ground: &Ground, cx: &mut Context<'_, '_>) -> Vec<(IpNet, At<IpAddr>)> {
+    let mut kept: Vec<(IpNet, At<IpAddr>)> = Vec::new();
+    for at in raw.gateways.items() {
+        let ip = at.value;
+        let Some(subnet) = ground.prefixes.iter().find(|subnet| subnet.value.contains(&ip)) else {
+            let problem =
+                cx.report.error(at.span, format!("the gateway {ip} is outside the network's subnets"));
+            match ground.prefixes.first() {
+                Some(first) => problem
+                    .help(format!("write an address of {}", one_of(ground.prefixes.iter().map(|p| p.value))))
+                    .related(first.span, "the subnets"),
+                None => problem.help("write `subnets`, too"),
+            };
+            continue;
+        };
+        if let Some(role) = ipam::role_on_segment(subnet.value, ip) {
+            cx.report
+                .error(at.span, format!("the gateway {ip} is the {role} of {}", subnet.value))
+                .help(format!("the first usable address is {}", ipam::first_usable(subnet.value)));
+        } else if let Some((_, first)) = kept.iter().find(|(prefix, _)| *prefix == subnet.value) {
+            cx.report
+                .error(at.span, format!("a second gateway for {}", subnet.value))
+                .related(first.span, "the first one")
+                .help("keep one gateway per subnet");
+        } else {
+            cx.claims.address(&ground.stacks, ip, at.span, Holder::Gateway, cx.report);
+            kept.push((subnet.value, *at));
+        }
+    }
+    kept
+}
+
+fn subnets(raw: &NetworkKeys, ground: &Ground, cx: &mut Context<'_, '_>) -> Vec<Subnet> {
+    let gateways = gateways(raw, ground, cx);
+    let mut subnets = Vec::new();
+    for at in &ground.prefixes {
+        let written = gateways.iter().find(|(prefix, _)| *prefix == at.value);
+        let gateway = written.map_or_else(|| ipam::first_usable(at.value), |(_, gateway)| gateway.value);
+        if written.is_none() {
+            cx.claims.address(&ground.stacks, gateway, at.span, Holder::FirstOfSubnet, cx.report);
+        }
+        subnets.push(Subnet { prefix: at.value, gateway });
+    }
+    subnets
+}
+
+fn source_address(raw: &NetworkKeys, ground: &Ground, report: &mut Report<'_>) -> Vec<IpAddr> {
+    for at in raw.source_address.each() {
+        let family = Family::of(at.value);
+        if !ground.prefixes.is_empty()
+            && !ground.prefixes.iter().any(|p| Family::of(p.value.addr()) == family)
+        {
+            report
+                .error(at.span, format!("an {family} source address, but the network has no {family} subnet"))
+                .help(format!("remove it, or add an {family} prefix to `subnets`"));
+        }
+    }
+    one_per_family(raw.source_address.each().copied(), "source address", report)
+}

@@ -1,0 +1,111 @@
+use std::{collections::BTreeMap, net::IpAddr};
+
+use viaduct_types::{GuestName, NamespaceName, Proto, Publish};
+
+use super::Context;
+use crate::{
+    Family, Namespace, Nic, Published, raw,
+    report::{At, Report},
+};
+
+/// A guest's published ports, which need an address of the guest's to go to.
+pub(crate) fn published(
+    name: &GuestName,
+    raw: &raw::Guest,
+    nics: &[Nic],
+    namespaces: &BTreeMap<NamespaceName, Namespace>,
+    cx: &mut Context<'_, '_>,
+) -> Vec<Published> {
+    let shared = raw.namespace.get().and_then(|name| namespaces.get(name));
+    let interfaces = shared.into_iter().flat_map(|namespace| &namespace.interfaces);
+    let addresses = nics.iter().flat_map(|nic| &nic.addresses).chain(interfaces.flat_map(|i| &i.addresses));
+    let (mut v4, mut v6) = (false, false);
+    addresses.for_each(|net| match Family::of(net.addr()) {
+        Family::V4 => v4 = true,
+        Family::V6 => v6 = true,
+    });
+    // A NIC that could not be read may have had the address.
+    let complete = raw.nics.is_whole()
+        && raw.nics.items().count() == nics.len()
+        && raw.nics.items().zip(nics).all(|(raw, nic)| {
+            raw.value.addresses.is_whole() && raw.value.addresses.items().count() == nic.addresses.len()
+        })
+        && raw.namespace.key.is_some() == shared.is_some();
+    let mut published = Vec::new();
+    for at in raw.publish.items() {
+        let reachable = match at.value.address {
+            None => v4 || v6,
+            Some(IpAddr::V4(_)) => v4,
+            Some(IpAddr::V6(_)) => v6,
+        };
+        if !reachable && complete {
+            let family = at.value.address.map(|ip| format!("{} ", Family::of(ip))).unwrap_or_default();
+            cx.report
+                .error(at.span, format!("guest `{name}` has no {family}address that the port could lead to"))
+                .help(format!("add an {family}address to one of its NICs"));
+        }
+        cx.published.push(*at);
+        published.push(Published { publish: at.value, origin: cx.report.origin(at.span) });
+    }
+    published
+}
+
+/// Reports ports that are published twice: for the same address, or once for all of them.
+pub(crate) fn overlapping(cx: &mut Context<'_, '_>) {
+    let mut groups: BTreeMap<(Proto, Option<IpAddr>), Vec<At<Publish>>> = BTreeMap::new();
+    for at in &cx.published {
+        groups.entry((at.value.proto, at.value.address)).or_default().push(*at);
+    }
+    for group in groups.values_mut() {
+        group.sort_by_key(|at| (at.value.host.first(), at.span));
+        let mut widest: Option<At<Publish>> = None;
+        for at in group.iter() {
+            if let Some(before) = widest.filter(|before| before.value.overlaps(&at.value)) {
+                twice(&before, at, cx.report);
+            }
+            if widest.is_none_or(|before| before.value.host.last() < at.value.host.last()) {
+                widest = Some(*at);
+            }
+        }
+    }
+    for proto in Proto::ALL {
+        let Some(wildcards) = groups.get(&(proto, None)) else { continue };
+        // For each one in order of its first port: the one up to there that reaches furthest.
+        let mut furthest: Vec<At<Publish>> = Vec::with_capacity(wildcards.len());
+        for at in wildcards {
+            let before = furthest.last().filter(|before| before.value.host.last() >= at.value.host.last());
+            furthest.push(*before.unwrap_or(at));
+        }
+        for ((_, address), group) in groups.range((proto, None)..).take_while(|((p, _), _)| *p == proto) {
+            if address.is_none() {
+                continue;
+            }
+            for at in group {
+                let until = wildcards.partition_point(|w| w.value.host.first() <= at.value.host.last());
+                let reaching = until.checked_sub(1).map(|index| furthest[index]);
+                if let Some(wildcard) = reaching.filter(|w| w.value.overlaps(&at.value)) {
+                    twice(&wildcard, at, cx.report);
+                }
+            }
+        }
+    }
+}
+
+fn twice(one: &At<Publish>, other: &At<Publish>, report: &mut Report<'_>) {
+    let (first, second) = if one.span < other.span { (one, other) } else { (other, one) };
+    let (a, b) = (first.value, second.value);
+    let from = a.host.first().max(b.host.first());
+    let to = a.host.last().min(b.host.last());
+    let ports = if from == to { format!("port {from}") } else { format!("ports {from}-{to}") };
+    let on = match a.address.or(b.address) {
+        Some(ip) => format!("of {ip}"),
+        None => "of all addresses".into(),
+    };
+    let problem = report.error(second.span, format!("{ports} ({}) {on} is published twice", a.proto));
+    problem.label("here again").related(first.span, "first published here");
+    problem.help(if a.address == b.address {
+        "publish one of them on another port or address"
+    } else {
+        "without an address a port is published on all of them: write the address there, too"
+    });
+}

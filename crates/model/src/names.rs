@@ -1,0 +1,76 @@
+//! What is derived from names: the same for ever, whatever else the configuration holds.
+
+use viaduct_types::IfName;
+
+use crate::GuestId;
+
+/// A guest's (or namespace's) number when none is written: its name's hash, folded to 16 bits, never 0.
+pub(crate) fn id(name: &str) -> GuestId {
+    let hash = fnv1a(name);
+    #[expect(clippy::cast_possible_truncation, reason = "a fold takes the low bits of both halves")]
+    let folded = (hash >> 16) as u16 ^ hash as u16;
+    GuestId::Derived(folded.max(1))
+}
+
+/// `br-NAME`, shortened where it does not fit.
+pub(crate) fn bridge(name: &str) -> Option<IfName> {
+    fit("br-", name, "")
+}
+
+/// The host side of a guest's NIC.
+pub(crate) fn device(guest: &str, id: GuestId, index: u8) -> Option<IfName> {
+    match id {
+        // Nine digits leave room for one digit of index.
+        GuestId::Given(id) => format!("veth{id}.{index}").parse().ok(),
+        GuestId::Derived(_) => None,
+    }
+    .or_else(|| fit("v-", guest, &format!(".{index}")))
+}
+
+/// The name with what stands around it if that is a device name; else its start and a hash of all of it.
+fn fit(before: &str, name: &str, after: &str) -> Option<IfName> {
+    const FITS: usize = 15;
+    const HASH: usize = 6;
+    if let Ok(device) = format!("{before}{name}{after}").parse() {
+        return Some(device);
+    }
+    let room = FITS - before.len() - after.len() - HASH;
+    let start: String = name.chars().take(room).collect();
+    let hash: String = (0..HASH).map(|digit| base32(fnv1a(name) >> (5 * digit))).collect();
+    format!("{before}{start}{hash}{after}").parse().ok()
+}
+
+/// The lowest five bits as one letter or digit.
+fn base32(bits: u32) -> char {
+    char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(bits & 31) as usize])
+}
+
+/// FNV-1a (32 bits): small and fixed by its definition, unlike the standard library's hashes.
+fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnv1a_is_the_standard_one() {
+        assert_eq!(fnv1a(""), 0x811c_9dc5);
+        assert_eq!(fnv1a("foobar"), 0xbf9c_f968);
+    }
+
+    #[test]
+    fn device_names_fit_and_tell_guests_apart() {
+        let derived = |name: &str, index| device(name, id(name), index).unwrap().to_string();
+        assert_eq!(derived("shop", 0), "v-shop.0");
+        assert_eq!(device("x", GuestId::Given(1000), 0).unwrap().as_str(), "veth1000.0");
+        assert_eq!(device("x", GuestId::Given(999_999_999), 255).unwrap().as_str(), "v-x.255");
+        assert_eq!(derived("elevenchars", 1), "v-elevenchars.1");
+        let (a, b) = (derived("a-rather-long-name-1", 0), derived("a-rather-long-name-2", 0));
+        assert!(a.starts_with("v-a-rat") && a.ends_with(".0") && a.len() == 15 && a != b, "{a} {b}");
+        assert_eq!(derived(&"x".repeat(63), 255).len(), 15);
+        assert_eq!(bridge("lan").unwrap().as_str(), "br-lan");
+        assert_eq!(bridge("a-rather-long-network").unwrap().as_str().len(), 15);
+    }
+}

@@ -1,0 +1,385 @@
+//! What a configuration can say: every key with its type and its description. The reader, the suggestions for
+//! misspelt keys and the JSON Schema all come from here.
+
+use std::net::IpAddr;
+
+use serde_json::{Value as Json, json};
+use viaduct_types::{
+    GuestName, IfName, MacAddr, NamespaceName, NetworkName, PeerName, Publish, UplinkName, VnetId, VnetName,
+};
+
+use crate::{
+    Endpoint, Policy, Security, Spoofing,
+    report::Report,
+    shape::{
+        Address, AllowEnd, DomainName, HookPath, HostNet, Integer, List, Named, OneOrMany, Parent, PeerKey,
+        PoolPrefix, PortSpec, ProtocolSpec, Read, SubnetPrefix, Timeout, table, words,
+    },
+    tree::Node,
+};
+
+/// 68 is the least that IPv4 allows (RFC 791).
+pub(crate) type Mtu = Integer<68, 65535>;
+/// 0 and 4095 are reserved (IEEE 802.1Q).
+pub(crate) type Vlan = Integer<1, 4094>;
+pub(crate) type Id = Integer<1, 999_999_999>;
+
+table! {
+    /// The network of a virtualization host.
+    Root {
+        /// This host.
+        "host" => host: Host,
+        /// Interfaces of the host to the outside, by name.
+        "uplinks" => uplinks: Named<UplinkName, Uplink>,
+        /// What guests' interfaces join, by name.
+        "networks" => networks: Named<NetworkName, Network>,
+        /// Virtual machines and containers, by name.
+        "guests" => guests: Named<GuestName, Guest>,
+        /// Linux network namespaces that several guests share, by name.
+        "namespaces" => namespaces: Named<NamespaceName, Namespace>,
+        /// Other hosts in our vnets, by name.
+        "peers" => peers: Named<PeerName, Peer>,
+        /// Ethernet segments that span hosts, by name.
+        "vnets" => vnets: Named<VnetName, Vnet>,
+    }
+}
+
+table! {
+    /// This host.
+    Host {
+        /// Its name, as other hosts call it; "host" unless written.
+        "name" => name: PeerName,
+    }
+}
+
+table! {
+    /// An interface of the host to the outside.
+    Uplink {
+        /// The device, like eth0.
+        required "interface" => interface: IfName,
+        /// Addresses with prefix length to set up; without the key they stay as the system set them up.
+        "addresses" => addresses: List<HostNet>,
+        /// Default gateways, at most one per family; may be outside every prefix. Without the key they stay as they are.
+        "gateways" => gateways: List<IpAddr>,
+        /// MTU in bytes to set.
+        "mtu" => mtu: Mtu,
+    }
+}
+
+/// The word that chooses a network's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModeWord {
+    Nat,
+    Routed,
+    Bridged,
+    Isolated,
+    Vnet,
+}
+
+impl ModeWord {
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
+        ("nat", Self::Nat),
+        ("routed", Self::Routed),
+        ("bridged", Self::Bridged),
+        ("isolated", Self::Isolated),
+        ("vnet", Self::Vnet),
+    ];
+
+    pub(crate) fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, mode)| *mode == self).map_or("", |(word, _)| word)
+    }
+}
+
+words!(
+    ModeWord, "a network's mode",
+    "nat" => Self::Nat, "routed" => Self::Routed, "bridged" => Self::Bridged, "isolated" => Self::Isolated,
+    "vnet" => Self::Vnet,
+);
+words!(Policy, "a policy", "allow" => Self::Allow, "deny" => Self::Deny);
+words!(Spoofing, "what a NIC may send", "none" => Self::None, "ip" => Self::Ip, "mac" => Self::Mac);
+words!(Security, "a vnet's security", "conf" => Self::Conf, "auth" => Self::Auth, "none" => Self::None);
+
+table! {
+    /// What guests' interfaces join.
+    NetworkKeys {
+        /// nat: a bridge, translated on the way out. routed: a link of its own per NIC, public addresses kept. bridged:
+        /// on the uplink's own segment. isolated: a bridge with no way out. vnet: a bridge that spans hosts.
+        required "mode" => mode: ModeWord,
+        /// The way out.
+        "uplink" => uplink: UplinkName,
+        /// The vnet that the network lies on.
+        "vnet" => vnet: VnetName,
+        /// Prefixes of the guests' segment.
+        "subnets" => subnets: List<SubnetPrefix>,
+        /// The host's own addresses, at most one per subnet; the first usable of each subnet unless written (in mode
+        /// vnet: none unless written).
+        "gateways" => gateways: List<IpAddr>,
+        /// The bridge's name; made from the network's name unless written.
+        "bridge" => bridge: IfName,
+        /// Outgoing connections get this source address, at most one per family; the uplink's own unless written.
+        "source-address" => source_address: OneOrMany<IpAddr>,
+        /// Prefixes and addresses that guests' addresses come from.
+        "pool" => pool: List<PoolPrefix>,
+        /// Answer ARP and ND for guests' addresses on the uplink, since they are on its own segment.
+        "proxy" => proxy: bool,
+        /// NICs without addresses get one of these, translated on the way out.
+        "install-pool" => install_pool: OneOrMany<PoolPrefix>,
+        /// 802.1Q VLAN of the uplink.
+        "vlan" => vlan: Vlan,
+        /// New flows from outside to guests without an allow-in of their own; deny unless written (in modes bridged and
+        /// vnet: allow).
+        "inbound" => inbound: Policy,
+        /// New flows from guest to guest; deny unless written (in modes bridged, isolated and vnet: allow).
+        "between-guests" => between_guests: Policy,
+        /// New flows from guests to the host itself; deny unless written (in mode bridged: allow).
+        "to-host" => to_host: Policy,
+        /// Answer DHCP and send router advertisements on guests' ports.
+        "dhcp" => dhcp: bool,
+        /// Answer DNS for guests.
+        "dns" => dns: bool,
+        /// Name servers told to guests.
+        "dns-servers" => dns_servers: List<IpAddr>,
+        /// DNS domain told to guests.
+        "domain" => domain: DomainName,
+        /// MTU in bytes of the network's devices; the uplink's unless written.
+        "mtu" => mtu: Mtu,
+        /// A namespace that the network lives in, instead of the host's own.
+        "namespace" => namespace: NamespaceName,
+    }
+}
+
+/// A key that only some modes have.
+pub(crate) struct ModeKey {
+    pub(crate) key: &'static str,
+    /// Where it has to be there.
+    pub(crate) needed: &'static [ModeWord],
+    /// Where it may be there.
+    pub(crate) allowed: &'static [ModeWord],
+}
+
+/// Which keys belong to which modes; keys that are not listed belong to all.
+pub(crate) const MODE_KEYS: [ModeKey; 10] = {
+    use ModeWord::{Bridged, Isolated, Nat, Routed, Vnet};
+    [
+        ModeKey { key: "uplink", needed: &[Nat, Routed, Bridged], allowed: &[] },
+        ModeKey { key: "vnet", needed: &[Vnet], allowed: &[] },
+        ModeKey { key: "subnets", needed: &[Nat], allowed: &[Isolated, Vnet] },
+        ModeKey { key: "gateways", needed: &[], allowed: &[Nat, Isolated, Vnet] },
+        ModeKey { key: "bridge", needed: &[], allowed: &[Nat, Bridged, Isolated] },
+        ModeKey { key: "source-address", needed: &[], allowed: &[Nat] },
+        ModeKey { key: "pool", needed: &[Routed], allowed: &[] },
+        ModeKey { key: "proxy", needed: &[], allowed: &[Routed] },
+        ModeKey { key: "install-pool", needed: &[], allowed: &[Routed] },
+        ModeKey { key: "vlan", needed: &[], allowed: &[Bridged] },
+    ]
+};
+
+impl ModeKey {
+    pub(crate) fn belongs_to(&self, mode: ModeWord) -> bool {
+        self.needed.contains(&mode) || self.allowed.contains(&mode)
+    }
+
+    pub(crate) fn modes(&self) -> impl Iterator<Item = &'static str> {
+        self.needed.iter().chain(self.allowed).map(|mode| mode.word())
+    }
+}
+
+/// [`NetworkKeys`] with, in the schema, which of them belong to which mode.
+#[derive(Debug)]
+pub(crate) struct Network(pub(crate) NetworkKeys);
+
+impl Read for Network {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        NetworkKeys::read(node, report).map(Self)
+    }
+
+    fn schema() -> Json {
+        let rule = |(word, mode): (&str, ModeWord)| {
+            let needed: Vec<&str> =
+                MODE_KEYS.iter().filter(|k| k.needed.contains(&mode)).map(|k| k.key).collect();
+            let foreign: serde_json::Map<String, Json> = MODE_KEYS
+                .iter()
+                .filter(|k| !k.belongs_to(mode))
+                .map(|k| (k.key.to_owned(), Json::Bool(false)))
+                .collect();
+            json!({
+                "if": { "properties": { "mode": { "const": word } }, "required": ["mode"] },
+                "then": { "required": needed, "properties": foreign },
+            })
+        };
+        let mut schema = NetworkKeys::schema();
+        schema["allOf"] = ModeWord::ALL.into_iter().map(rule).collect();
+        schema
+    }
+}
+
+table! {
+    /// A virtual machine or container.
+    Guest {
+        /// A number of its own, which goes into derived MACs and device names.
+        "id" => id: Id,
+        /// Its interfaces.
+        "nics" => nics: List<Nic>,
+        /// Ports made reachable: [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO], like 203.0.113.10:8443:443/tcp.
+        "publish" => publish: List<Publish>,
+        /// Who may open flows to this guest; what its networks say unless written. An empty list: nobody.
+        "allow-in" => allow_in: List<AllowIn>,
+        /// Where this guest may open flows to; anywhere unless written. An empty list: nowhere.
+        "allow-out" => allow_out: List<AllowOut>,
+        /// The shared namespace it lives in; then it has no interfaces of its own.
+        "namespace" => namespace: NamespaceName,
+        /// Programs run at its life's turns.
+        "hooks" => hooks: Hooks,
+    }
+}
+
+table! {
+    /// One interface of a guest.
+    Nic {
+        /// The network it joins.
+        required "network" => network: NetworkName,
+        /// The device's name inside the guest; eth0, eth1, … unless written.
+        "name" => name: IfName,
+        /// The device's name on the host; made from the guest's id or name unless written.
+        "device" => device: IfName,
+        /// Its MAC address; derived from VLAN, guest id and index unless written.
+        "mac" => mac: MacAddr,
+        /// Its addresses; on bridged networks with their prefix length.
+        "addresses" => addresses: List<Address>,
+        /// The gateway that the guest is told, at most one per family; the network's own unless written.
+        "gateway" => gateway: OneOrMany<IpAddr>,
+        /// What it may send. none: its own MAC and addresses only. ip: any address. mac: anything.
+        "spoofing" => spoofing: Spoofing,
+        /// Speaks with its own MAC on the uplink, too (a provider's virtual MAC); on routed networks with proxy.
+        "uplink-mac" => uplink_mac: bool,
+        /// MTU in bytes; the network's unless written.
+        "mtu" => mtu: Mtu,
+    }
+}
+
+table! {
+    /// Permission for others to open flows to a guest. Without ports, protocols and icmp: flows of every kind.
+    AllowIn {
+        /// The other end: any, an address, a prefix, guest:NAME or network:NAME.
+        required "from" => end: OneOrMany<AllowEnd>,
+        /// Ports of the guest, like 443/tcp or 8000-8100/udp; tcp unless written. Or icmp.
+        "ports" => ports: List<PortSpec>,
+        /// Whole protocols, by name or number.
+        "protocols" => protocols: List<ProtocolSpec>,
+        /// ICMP and ICMPv6.
+        "icmp" => icmp: bool,
+    }
+}
+
+table! {
+    /// Permission for a guest to open flows. Without ports, protocols and icmp: flows of every kind.
+    AllowOut {
+        /// The other end: any, an address, a prefix, guest:NAME or network:NAME.
+        required "to" => end: OneOrMany<AllowEnd>,
+        /// Ports of the other end, like 443/tcp or 8000-8100/udp; tcp unless written. Or icmp.
+        "ports" => ports: List<PortSpec>,
+        /// Whole protocols, by name or number.
+        "protocols" => protocols: List<ProtocolSpec>,
+        /// ICMP and ICMPv6.
+        "icmp" => icmp: bool,
+    }
+}
+
+table! {
+    /// Programs run at the turns of a guest's life.
+    Hooks {
+        /// Namespace and devices exist; the guest has not started.
+        "prepare" => prepare: HookPath,
+        /// The guest runs.
+        "started" => started: HookPath,
+        /// The guest is about to stop.
+        "stopping" => stopping: HookPath,
+        /// The guest has stopped.
+        "stopped" => stopped: HookPath,
+        /// How long each may take: seconds, or a text like "10s".
+        "timeout" => timeout: Timeout,
+    }
+}
+
+table! {
+    /// A Linux network namespace that several guests share.
+    Namespace {
+        /// A number of its own, which goes into derived MACs.
+        "id" => id: Id,
+        /// Its interfaces.
+        "interfaces" => interfaces: List<Interface>,
+    }
+}
+
+/// What an interface of a namespace is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InterfaceWord {
+    Vlan,
+    Macvlan,
+}
+
+words!(InterfaceWord, "an interface's type", "vlan" => Self::Vlan, "macvlan" => Self::Macvlan);
+
+table! {
+    /// One interface of a shared namespace.
+    InterfaceKeys {
+        /// Its name inside.
+        required "name" => name: IfName,
+        /// vlan: an 802.1Q VLAN of the parent. macvlan: a second network card in the parent's segment.
+        required "type" => kind: InterfaceWord,
+        /// An uplink's name, or a device's.
+        required "parent" => parent: Parent,
+        /// 802.1Q VLAN of the parent.
+        "vlan" => vlan: Vlan,
+        /// Its MAC address; derived from VLAN, namespace id and index unless written.
+        "mac" => mac: MacAddr,
+        /// Its addresses with prefix length.
+        "addresses" => addresses: List<HostNet>,
+        /// Its gateways, at most one per family.
+        "gateways" => gateways: List<IpAddr>,
+        /// MTU in bytes; the parent's unless written.
+        "mtu" => mtu: Mtu,
+    }
+}
+
+/// [`InterfaceKeys`] with, in the schema, that `vlan` belongs to that type.
+#[derive(Debug)]
+pub(crate) struct Interface(pub(crate) InterfaceKeys);
+
+impl Read for Interface {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        InterfaceKeys::read(node, report).map(Self)
+    }
+
+    fn schema() -> Json {
+        let mut schema = InterfaceKeys::schema();
+        schema["if"] = json!({ "properties": { "type": { "const": "vlan" } } });
+        schema["then"] = json!({ "required": ["vlan"] });
+        schema["else"] = json!({ "properties": { "vlan": false } });
+        schema
+    }
+}
+
+table! {
+    /// Another host in our vnets.
+    Peer {
+        /// Where to reach it: ADDRESS:PORT or NAME:PORT, several allowed; without it the peer has to dial us.
+        "endpoint" => endpoint: OneOrMany<Endpoint>,
+        /// Its public key, as `viaduct identity` prints it there.
+        required "key" => key: PeerKey,
+    }
+}
+
+table! {
+    /// An Ethernet segment that spans hosts.
+    Vnet {
+        /// Its identity on every host: up to four hex digits, or eight groups of them.
+        required "id" => id: VnetId,
+        /// The bridge's name on this host; made from the vnet's name unless written.
+        "bridge" => bridge: IfName,
+        /// conf: encrypted and authenticated. auth: authenticated only. none: neither. conf unless written.
+        "security" => security: Security,
+        /// The hosts that may belong to it.
+        "peers" => peers: List<PeerName>,
+    }
+}

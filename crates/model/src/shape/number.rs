@@ -1,0 +1,93 @@
+//! Numbers and times.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    report::Report,
+    shape::Read,
+    suggest::quote,
+    tree::{Node, Value},
+};
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Integer<const MIN: u32, const MAX: u32>(pub(crate) u32);
+
+impl<const MIN: u32, const MAX: u32> Read for Integer<MIN, MAX> {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        let Value::Integer(number) = node.value else {
+            let problem = report.error(node.span, format!("expected a number, found {}", node.value.kind()));
+            if let Value::Text(text) = &node.value
+                && text.parse::<u32>().is_ok()
+            {
+                problem.help(format!("write it without quotes: {text}"));
+            } else {
+                problem.help(format!("write a whole number from {MIN} to {MAX}"));
+            }
+            return None;
+        };
+        match number.and_then(|number| u32::try_from(number).ok()) {
+            Some(number) if (MIN..=MAX).contains(&number) => Some(Self(number)),
+            _ => {
+                report
+                    .error(node.span, "the number is out of range")
+                    .help(format!("write a number from {MIN} to {MAX}"));
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
+}
+
+/// A time of 1 second to 1 hour: a number of seconds, or a text like "10s" or "2m".
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(pub(crate) Duration);
+
+impl Read for Timeout {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "write a number of seconds from 1 to 3600, or a text like \"10s\" or \"2m\"";
+        let (seconds, shown) = match &node.value {
+            Value::Integer(number) => (number.and_then(|n| u64::try_from(n).ok()), "the number".to_owned()),
+            Value::Text(text) => (seconds(text), quote(text)),
+            other @ (Value::Float
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::List(_)
+            | Value::Table(_)) => {
+                report.error(node.span, format!("expected a time, found {}", other.kind())).help(HELP);
+                return None;
+            }
+        };
+        match seconds {
+            Some(seconds @ 1..=3600) => Some(Self(Duration::from_secs(seconds))),
+            _ => {
+                report.error(node.span, format!("{shown} is not a time that a hook can take")).help(HELP);
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": 3600 },
+            { "type": "string", "pattern": "^[0-9]{1,4}[sm]$" },
+        ] })
+    }
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let (digits, unit) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(digits), _) => (digits, 1),
+        (None, Some(digits)) => (digits, 60),
+        (None, None) => return None,
+    };
+    if digits.len() > 4 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok().map(|number| number * unit)
+}
