@@ -1,1 +1,128 @@
-//! nf_tables over netlink.
+//! nf_tables over netlink: reads our tables, and changes them in transactions that happen whole or not at all.
+
+mod attr;
+mod decode;
+mod encode;
+mod error;
+mod read;
+mod socket;
+mod uapi;
+
+use std::io;
+
+pub use error::NftError;
+use viaduct_plan::nft::{Change, Family, Ruleset};
+
+use self::{
+    encode::Batch,
+    socket::{Connection, Refusal},
+};
+
+/// How often a read starts again because tables changed meanwhile, and a transaction because the kernel asks for it.
+const ATTEMPTS: u32 = 20;
+
+/// nf_tables of one network namespace.
+pub struct Nft {
+    connection: Connection,
+}
+
+/// An element of a dynamic set with what its counter says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynamicCounter {
+    /// Of the set's table.
+    pub family: Family,
+    /// The set's name.
+    pub set: String,
+    /// The fields of the key, each padded to four bytes as in [`viaduct_plan::nft::Key`].
+    pub key: Vec<u8>,
+    /// How many.
+    pub packets: u64,
+    /// How long together.
+    pub bytes: u64,
+}
+
+impl Nft {
+    /// In the network namespace of the calling thread, whatever namespace later callers are in.
+    ///
+    /// # Errors
+    /// When the kernel has no nf_tables.
+    pub fn open() -> Result<Self, NftError> {
+        Ok(Self { connection: Connection::open().map_err(NftError::Open)? })
+    }
+
+    /// Our tables as they are at one moment, without the elements of dynamic sets and without counters' values.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell, or others change tables without pause.
+    pub fn read(&mut self) -> Result<Ruleset, NftError> {
+        self.settled(read::ruleset)
+    }
+
+    /// The counters in the elements of our dynamic sets, by family and set.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn counters(&mut self) -> Result<Vec<DynamicCounter>, NftError> {
+        self.settled(read::counters)
+    }
+
+    /// A number that changes with every transaction of anybody in this network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        read::generation(&mut self.connection)
+    }
+
+    /// Does all changes in one transaction. A table that is added takes the place of one that has meanwhile come to
+    /// be; one that is deleted may be missing.
+    ///
+    /// # Errors
+    /// When the kernel refuses one of them; nothing is changed then, and the error says which step it was.
+    pub fn commit(&mut self, changes: &[Change]) -> Result<(), NftError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut attempt = 1;
+        loop {
+            let batch = Batch::new(changes, self.connection.next_seq());
+            if batch.overlong() {
+                return Err(NftError::Overlong);
+            }
+            let outcome = self.connection.batch(batch.bytes(), batch.len())?;
+            match outcome.refusal {
+                None if outcome.acknowledged => return Ok(()),
+                None => return Err(NftError::Unanswered { messages: batch.len() }),
+                Some(refusal) if transient(&refusal.error) && attempt < ATTEMPTS => attempt += 1,
+                Some(Refusal { seq, error, message, offset }) => {
+                    return Err(NftError::Refused {
+                        step: batch.describe(seq, offset),
+                        message,
+                        source: error,
+                    });
+                }
+            }
+        }
+    }
+
+    fn settled<T>(&mut self, read: impl Fn(&mut Connection) -> Result<T, NftError>) -> Result<T, NftError> {
+        for _ in 0..ATTEMPTS {
+            let before = read::generation(&mut self.connection)?;
+            match read(&mut self.connection) {
+                Err(NftError::Unsettled { .. }) => {}
+                Err(e) => return Err(e),
+                // Several lists make a ruleset only when nothing happened between them.
+                Ok(value) if read::generation(&mut self.connection)? == before => return Ok(value),
+                Ok(_) => {}
+            }
+        }
+        Err(NftError::Unsettled { attempts: ATTEMPTS })
+    }
+}
+
+/// The kernel wants to be asked again.
+fn transient(error: &io::Error) -> bool {
+    /// ERESTART, which libc does not name on every target.
+    const ERESTART: i32 = 85;
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | ERESTART))
+}

@@ -99,6 +99,13 @@ impl Display for Element<'_> {
     }
 }
 
+impl SetDef {
+    /// One element in nft's syntax.
+    pub fn element_text(&self, key: &Key, value: &Value) -> String {
+        Element { def: self, key, value }.to_string()
+    }
+}
+
 fn write_fields(f: &mut Formatter<'_>, types: &[Type], first: &[u8], last: &[u8]) -> fmt::Result {
     let mut at = 0;
     for (i, &t) in types.iter().enumerate() {
