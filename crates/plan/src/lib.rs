@@ -1,11 +1,19 @@
 //! What to do: desired state, observed state, and the plan that turns one into the other. Pure.
 #![forbid(unsafe_code)]
 
+mod desired;
+mod diff;
+mod flows;
 pub mod nft;
 mod op;
 mod port;
 mod state;
 
+pub use desired::{
+    Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired,
+};
+pub use diff::{Plan, plan};
+pub use flows::ends;
 pub use op::{GuestChange, LinkChange, NewLink, Op};
 pub use port::{Apply, Observe};
 pub use state::*;

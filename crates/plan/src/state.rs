@@ -204,6 +204,8 @@ pub struct Features {
 pub struct Ask {
     /// Settings whose values matter.
     pub sysctls: BTreeSet<Sysctl>,
+    /// Settings of every link, by their path with `*` for the link's name.
+    pub link_sysctls: BTreeSet<String>,
     /// The namespaces of attached guests, as paths, and the device's name inside.
     pub guests: BTreeMap<NicId, (String, IfName)>,
 }

@@ -16,3 +16,8 @@ pub use name::{
 pub use port::{ParsePortError, PortRange, Proto};
 pub use publish::{ParsePublishError, Publish};
 pub use vnet_id::{ParseVnetIdError, VnetId};
+
+/// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -99,7 +99,7 @@ impl Type {
     }
 
     /// In bytes.
-    pub const fn len(self) -> usize {
+    pub const fn size(self) -> usize {
         match self {
             Self::IfName | Self::Ipv6 => 16,
             Self::Ether => 6,
@@ -111,7 +111,7 @@ impl Type {
 
     /// In bytes, up to whole registers.
     pub const fn padded_len(self) -> usize {
-        self.len().next_multiple_of(4)
+        self.size().next_multiple_of(4)
     }
 }
 
@@ -202,10 +202,10 @@ impl Key {
         self.push(&[number], &[number])
     }
 
-    /// Every protocol.
+    /// Protocols by their numbers, both included.
     #[must_use]
-    pub fn any_protocol(self) -> Self {
-        self.push(&[0], &[255])
+    pub fn protocols(self, first: u8, last: u8) -> Self {
+        self.push(&[first], &[last])
     }
 
     /// One port.
@@ -220,6 +220,14 @@ impl Key {
         self.push(&ports.first().to_be_bytes(), &ports.last().to_be_bytes())
     }
 
+    /// Reads back a key of a device's name and a MAC.
+    pub fn name_and_mac(&self) -> Option<(IfName, MacAddr)> {
+        let (name, mac) = self.first.split_at_checked(16)?;
+        let name = name.split(|&b| b == 0).next()?;
+        let mac: [u8; 6] = mac.get(..6)?.try_into().ok()?;
+        Some((std::str::from_utf8(name).ok()?.parse().ok()?, MacAddr(mac)))
+    }
+
     /// Whether it is a single key.
     pub fn is_single(&self) -> bool {
         self.first == self.last
@@ -229,7 +237,7 @@ impl Key {
     pub fn covers(&self, def: &SetDef, single: &Self) -> bool {
         let mut at = 0;
         def.key.iter().all(|t| {
-            let field = at..at + t.len();
+            let field = at..at + t.size();
             at += t.padded_len();
             match (self.first.get(field.clone()), self.last.get(field.clone()), single.first.get(field)) {
                 (Some(first), Some(last), Some(value)) => first <= value && value <= last,

@@ -91,7 +91,9 @@ pub enum Selector {
     Icmpv6Type,
     /// Target address of a neighbour solicitation, advertisement or redirect (RFC 4861, 4.3 to 4.5).
     NdTarget,
-    /// The link-layer address in the first option of a neighbour advertisement (RFC 4861, 4.4 and 4.6.1).
+    /// Type and length of the first option of a neighbour advertisement (RFC 4861, 4.4 and 4.6.1).
+    NaOption,
+    /// The link-layer address in that option.
     NaTargetLinkLayer,
     /// 1 when the packet has an IPv6 fragment header.
     FragExists,
@@ -133,6 +135,7 @@ impl Selector {
             Self::IcmpType => "icmp type",
             Self::Icmpv6Type => "icmpv6 type",
             Self::NdTarget => "@th,64,128",
+            Self::NaOption => "@th,192,16",
             Self::NaTargetLinkLayer => "@th,208,48",
             Self::FragExists => "exthdr frag",
             Self::FragOffset => "frag frag-off",
@@ -158,6 +161,7 @@ impl Selector {
             | Self::CtStatus
             | Self::FibDaddrType => 4,
             Self::Protocol
+            | Self::NaOption
             | Self::EtherType
             | Self::ArpOperation
             | Self::ThSport
@@ -198,6 +202,7 @@ impl Selector {
             Self::ThSport | Self::IcmpType | Self::Icmpv6Type => Place::Payload(Transport, 0),
             Self::ThDport => Place::Payload(Transport, 2),
             Self::NdTarget => Place::Payload(Transport, 8),
+            Self::NaOption => Place::Payload(Transport, 24),
             Self::NaTargetLinkLayer => Place::Payload(Transport, 26),
             Self::FragExists => Place::Fragment(ExthdrOp::Ipv6Present, 0),
             Self::FragOffset => Place::Fragment(ExthdrOp::Ipv6, 2),
@@ -481,6 +486,7 @@ impl From<Selector> for Option<Type> {
             | Selector::NfProto
             | Selector::EtherType
             | Selector::ArpOperation
+            | Selector::NaOption
             | Selector::IcmpType
             | Selector::Icmpv6Type
             | Selector::FragExists

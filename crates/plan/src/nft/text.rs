@@ -109,7 +109,7 @@ impl SetDef {
 fn write_fields(f: &mut Formatter<'_>, types: &[Type], first: &[u8], last: &[u8]) -> fmt::Result {
     let mut at = 0;
     for (i, &t) in types.iter().enumerate() {
-        let field = at..at + t.len();
+        let field = at..at + t.size();
         at += t.padded_len();
         let (Some(first), Some(last)) = (first.get(field.clone()), last.get(field)) else {
             return f.write_str("?");

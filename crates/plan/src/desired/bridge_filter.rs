@@ -1,0 +1,279 @@
+//! Table `bridge viaduct`: what ports of bridges may send (anti-spoofing, without br_netfilter), and the frames
+//! between guests that have to pass the host's IP filter.
+//!
+//! A bridge decides by MAC only, and the bridge family has no connection tracking on every kernel. So where not every
+//! guest may talk to every other one, a unicast IP frame from guest to guest is turned to the bridge's own MAC before
+//! the bridge looks at it: the host routes it back out by the same bridge, and table inet judges it like any other
+//! flow. ARP and neighbour discovery stay with the guests.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use viaduct_model::Spoofing;
+
+use super::{
+    context::{Context, bridge_mac, bridge_of},
+    elements::{Builder, words::*},
+    inet_filter::{add_own_addresses, guard_of},
+    links::GATEWAY_V6,
+};
+use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T};
+
+const GUARD: i32 = -300;
+const REDIRECT: i32 = -290;
+const FORWARD: i32 = -200;
+
+const IP: (u16, &str) = (0x0800, "ip");
+const ARP: (u16, &str) = (0x0806, "arp");
+const IP6: (u16, &str) = (0x86dd, "ip6");
+
+/// The bit of the packet mark that lets a frame past the guard of an uplink: the file lets this NIC send anything.
+pub(super) const FREE_MARK: u32 = 0x5600_0000;
+
+pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
+    if !context.observed.features.nft_bridge || context.config.networks.values().all(|n| bridge_of(n).is_none()) {
+        return None;
+    }
+    let mut table = Builder::default();
+    declare(&mut table);
+    fill(context, &mut table);
+    add_guard(&mut table);
+    add_ipv6_guard(&mut table);
+    add_redirect(&mut table);
+    Some((Family::Bridge, table.finish()))
+}
+
+fn declare(table: &mut Builder) {
+    table.verdicts("ports", &[T::IfName]);
+    table.set("source4", &[T::IfName, T::Ether, T::Ipv4]);
+    table.set("source6", &[T::IfName, T::Ether, T::Ipv6]);
+    table.set("port_mac", &[T::IfName, T::Ether]);
+    // Link-local addresses that are known to be somebody's: the gateway's, and those made of other NICs' MACs.
+    table.set("taken_link_local", &[T::Ipv6]);
+    table.map("to_bridge", &[T::IfName], &[T::Ether]);
+    table.set("redirected", &[T::IfName]);
+    for counter in [
+        "drop_unknown",
+        "drop_mac",
+        "drop_address",
+        "drop_arp",
+        "drop_nd",
+        "drop_ra",
+        "drop_dhcp",
+        "drop_fragment",
+        "drop_type",
+    ] {
+        table.counted(counter);
+    }
+}
+
+fn fill(context: &Context<'_>, table: &mut Builder) {
+    table.insert("taken_link_local", Key::new().ip(IpAddr::V6(GATEWAY_V6)));
+    for (_, nic) in context.config.nics() {
+        if context.config.networks.get(&nic.network).and_then(bridge_of).is_some() {
+            table.insert("taken_link_local", Key::new().ip(IpAddr::V6(nic.mac.link_local())));
+        }
+    }
+    for port in &context.ports {
+        let Some(bridge) = bridge_of(port.network) else { continue };
+        let device = || Key::new().name(port.device());
+        table.judge("ports", device(), guard_of(port));
+        if port.nic.spoofing != Spoofing::Mac {
+            add_own_addresses(port, table, true);
+        }
+        if context.is_redirected(&port.nic.network, port.network) {
+            table.insert("redirected", device());
+            table.relate("to_bridge", device(), Key::new().mac(bridge_mac(bridge)));
+        }
+    }
+}
+
+fn of_type((number, word): (u16, &str)) -> St {
+    ethertype(number, word)
+}
+
+fn dropped(counter: &'static str) -> [St; 2] {
+    [St::CountIn(counter, vec![S::IifName]), drop()]
+}
+
+fn rule(matches: Vec<St>, end: impl IntoIterator<Item = St>) -> Vec<St> {
+    matches.into_iter().chain(end).collect()
+}
+
+fn add_guard(table: &mut Builder) {
+    let wrong_mac = || St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac");
+    table.base(
+        "guard",
+        Hook::Prerouting,
+        GUARD,
+        vec![
+            vec![St::VerdictMap(vec![S::IifName], "ports")],
+            rule(vec![from_ours()], dropped("drop_unknown")),
+        ],
+    );
+    // The ethertype is that of the frame as sent: tagged frames, doubly or with priority only, match none of these.
+    table.chain(
+        "from_port",
+        vec![
+            rule(vec![wrong_mac()], dropped("drop_mac")),
+            vec![of_type(IP), goto("from_port_ip")],
+            vec![of_type(IP6), goto("from_port_ip6")],
+            vec![of_type(ARP), goto("from_port_arp")],
+            rule(vec![], dropped("drop_type")),
+        ],
+    );
+    table.chain(
+        "from_port_mac",
+        vec![
+            rule(vec![wrong_mac()], dropped("drop_mac")),
+            rule(vec![of_type(IP), loopback_v4(S::IpDaddr)], dropped("drop_address")),
+            vec![of_type(IP), accept()],
+            vec![of_type(IP6), accept()],
+            vec![of_type(ARP), accept()],
+            rule(vec![], dropped("drop_type")),
+        ],
+    );
+    table.chain(
+        "from_port_any",
+        vec![vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), accept()]],
+    );
+    table.chain(
+        "from_port_ip",
+        vec![
+            // Servers of DHCP are the host's, or the segment's.
+            rule(vec![udp(), sport(67)], dropped("drop_dhcp")),
+            rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address")),
+            vec![St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4"), accept()],
+            // A client that has no address yet asks for one (RFC 2131, 4.1).
+            vec![St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
+            rule(vec![], dropped("drop_address")),
+        ],
+    );
+    table.chain(
+        "from_port_arp",
+        vec![
+            rule(vec![St::NotIn(vec![S::IifName, S::ArpSaddrEther], "port_mac")], dropped("drop_arp")),
+            vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), accept()],
+            // An address conflict probe has no sender address (RFC 5227, 2.1.1).
+            vec![
+                St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)),
+                St::Is(S::ArpOperation, Const::be16(1, "request")),
+                accept(),
+            ],
+            rule(vec![], dropped("drop_arp")),
+        ],
+    );
+}
+
+fn add_ipv6_guard(table: &mut Builder) {
+    // The offset is the upper 13 bits (RFC 8200, 4.5).
+    let first_fragment =
+        || St::Masked(S::FragOffset, Const::be16(0xfff8, "0xfff8"), Const::be16(0, "0"));
+    // Always true where the ports can be read at all.
+    let readable = || St::Masked(S::ThDport, Const::be16(0, "0"), Const::be16(0, "0"));
+    table.chain(
+        "from_port_ip6",
+        vec![
+            vec![St::Is(S::FragExists, Const::u8(1, "exists")), goto("from_port_ip6_fragment")],
+            vec![goto("from_port_ip6_whole")],
+        ],
+    );
+    // A first fragment shows its whole header chain (RFC 7112), and neighbour discovery is never fragmented (RFC 6980);
+    // otherwise what is forbidden below could hide behind the cut.
+    let mut fragment = vec![];
+    for number in 133..=137u8 {
+        let message = vec![first_fragment(), icmpv6(), icmpv6_type(number, &number.to_string())];
+        fragment.push(rule(message, dropped("drop_fragment")));
+    }
+    fragment.push(vec![first_fragment(), readable(), goto("from_port_ip6_whole")]);
+    fragment.push(rule(vec![first_fragment()], dropped("drop_fragment")));
+    fragment.push(vec![goto("from_port_ip6_source")]);
+    table.chain("from_port_ip6_fragment", fragment);
+    let own_target = || St::In(vec![S::IifName, S::EtherSaddr, S::NdTarget], "source6");
+    table.chain(
+        "from_port_ip6_whole",
+        vec![
+            rule(vec![udp(), sport(547)], dropped("drop_dhcp")),
+            vec![icmpv6(), goto("from_port_icmpv6")],
+            vec![goto("from_port_ip6_source")],
+        ],
+    );
+    table.chain(
+        "from_port_icmpv6",
+        vec![
+            rule(vec![icmpv6_type(134, "nd-router-advert")], dropped("drop_ra")),
+            rule(vec![icmpv6_type(137, "nd-redirect")], dropped("drop_ra")),
+            vec![icmpv6_type(136, "nd-neighbor-advert"), jump("from_port_advert")],
+            // Looking for duplicates, and joining groups before that (RFC 4862, 5.4; RFC 3810, 5.2.13).
+            vec![
+                St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)),
+                St::Not(S::Icmpv6Type, Const::u8(136, "nd-neighbor-advert")),
+                accept(),
+            ],
+            vec![goto("from_port_ip6_source")],
+        ],
+    );
+    table.chain(
+        "from_port_advert",
+        vec![
+            vec![own_target(), back()],
+            rule(vec![St::In(vec![S::NdTarget], "taken_link_local")], dropped("drop_nd")),
+            vec![link_local(S::NdTarget), back()],
+            rule(vec![], dropped("drop_nd")),
+        ],
+    );
+    table.chain(
+        "from_port_ip6_source",
+        vec![
+            vec![St::In(vec![S::IifName, S::EtherSaddr, S::Ip6Saddr], "source6"), accept()],
+            rule(vec![St::In(vec![S::Ip6Saddr], "taken_link_local")], dropped("drop_address")),
+            // A link-local address that is not made of the MAC (RFC 7217).
+            vec![link_local(S::Ip6Saddr), accept()],
+            rule(vec![], dropped("drop_address")),
+        ],
+    );
+}
+
+fn add_redirect(table: &mut Builder) {
+    let solicitation = |number, word| vec![of_type(IP6), icmpv6(), icmpv6_type(number, word), accept()];
+    // PACKET_OTHERHOST: unicast to a MAC that is not the bridge's.
+    let to_other = || St::Is(S::PktType, Const::u8(3, "other"));
+    let redirected = |kind| {
+        vec![
+            to_other(),
+            of_type(kind),
+            St::WriteMapped(S::EtherDaddr, vec![S::IifName], "to_bridge"),
+            // PACKET_HOST, or the IP stack would not take it.
+            St::Write(S::PktType, Const::u8(0, "0")),
+            accept(),
+        ]
+    };
+    table.base(
+        "redirect_frames",
+        Hook::Prerouting,
+        REDIRECT,
+        vec![
+            solicitation(135, "nd-neighbor-solicit"),
+            solicitation(136, "nd-neighbor-advert"),
+            redirected(IP),
+            redirected(IP6),
+        ],
+    );
+    let ports = || {
+        vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")]
+    };
+    table.base(
+        "between_ports",
+        Hook::Forward,
+        FORWARD,
+        vec![rule(ports(), [goto("between_redirected")])],
+    );
+    table.chain(
+        "between_redirected",
+        vec![
+            vec![of_type(ARP), accept()],
+            solicitation(135, "nd-neighbor-solicit"),
+            solicitation(136, "nd-neighbor-advert"),
+            vec![drop()],
+        ],
+    );
+}

@@ -1,0 +1,262 @@
+//! What only shows when configuration and host are seen together.
+
+use viaduct_model::{Mode, Origin, Policy};
+use viaduct_types::{IfName, IpNet};
+
+use super::{
+    BRIDGE, Notice, Severity, UPLINK,
+    context::{Context, bridge_of, prefixes, uplink_bridge},
+    links::alias,
+};
+use crate::state::{ALIAS_PREFIX, RouteKind, Target};
+
+pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
+    let mut notices = Notices(Vec::new());
+    not_carried(context, &mut notices);
+    missing_features(context, &mut notices);
+    uplinks(context, &mut notices);
+    overlaps(context, &mut notices);
+    bridged_policy(context, &mut notices);
+    foreign_links(context, &mut notices);
+    stale(context, &mut notices);
+    notices.0
+}
+
+struct Notices(Vec<Notice>);
+
+impl Notices {
+    fn error(&mut self, origin: &Origin, text: String) {
+        self.0.push(Notice { severity: Severity::Error, text, origin: Some(origin.clone()) });
+    }
+
+    fn warn(&mut self, origin: &Origin, text: String) {
+        self.0.push(Notice { severity: Severity::Warning, text, origin: Some(origin.clone()) });
+    }
+}
+
+fn not_carried(context: &Context<'_>, notices: &mut Notices) {
+    let config = context.config;
+    for (name, namespace) in &config.namespaces {
+        notices.error(&namespace.origin, format!("this version does not make the namespace {name} yet"));
+    }
+    for (name, vnet) in &config.vnets {
+        notices.error(&vnet.origin, format!("this version does not carry the vnet {name} yet"));
+    }
+    for (name, network) in &config.networks {
+        match &network.mode {
+            Mode::Vnet { .. } => {
+                notices.error(&network.origin, format!("this version does not carry the vnet network {name} yet"));
+            }
+            Mode::Bridged { vlan: Some(vlan), .. } => notices.error(
+                &network.origin,
+                format!("this version does not make VLAN {vlan} of network {name} yet: bridge the uplink itself"),
+            ),
+            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {}
+        }
+        if let Some(namespace) = &network.namespace {
+            notices.error(
+                &network.origin,
+                format!("this version does not put network {name} into the namespace {namespace} yet"),
+            );
+        }
+    }
+}
+
+fn missing_features(context: &Context<'_>, notices: &mut Notices) {
+    let features = context.observed.features;
+    for network in context.config.networks.values() {
+        let bridged = bridge_of(network).is_some();
+        if bridged && !features.bridge {
+            notices.error(
+                &network.origin,
+                "this kernel has no bridges (CONFIG_BRIDGE), and this network needs one".to_owned(),
+            );
+        }
+        if bridged && !features.nft_bridge {
+            notices.error(
+                &network.origin,
+                "this kernel cannot filter frames on bridges (CONFIG_NF_TABLES_BRIDGE): guests of this network could \
+                 pretend to be each other"
+                    .to_owned(),
+            );
+        }
+        if matches!(network.mode, Mode::Routed { .. }) && !features.nft_arp {
+            notices.warn(
+                &network.origin,
+                "this kernel cannot filter ARP (CONFIG_NF_TABLES_ARP): what guests say in ARP is not counted".to_owned(),
+            );
+        }
+    }
+    for uplink in context.config.uplinks.values().filter(|_| !features.nft_egress) {
+        notices.warn(
+            &uplink.origin,
+            "this kernel cannot look at what leaves an uplink (CONFIG_NETFILTER_EGRESS, Linux 5.16): foreign MACs are \
+             not held back there, and no guest can have a MAC of its own on it"
+                .to_owned(),
+        );
+    }
+    for port in &context.ports {
+        match port.target {
+            Target::Netns { .. } if !features.veth => notices.error(
+                &port.nic.origin,
+                "this kernel has no veth pairs (CONFIG_VETH), and this NIC needs one".to_owned(),
+            ),
+            Target::Tap { .. } if !features.tun => notices.error(
+                &port.nic.origin,
+                "this kernel has no taps (/dev/net/tun, CONFIG_TUN), and this NIC needs one".to_owned(),
+            ),
+            Target::Netns { .. } | Target::Tap { .. } | Target::Device { .. } => {}
+        }
+    }
+}
+
+fn uplinks(context: &Context<'_>, notices: &mut Notices) {
+    for (name, uplink) in &context.config.uplinks {
+        let interface = &uplink.interface;
+        match context.observed.links.get(interface) {
+            None => {
+                let known: Vec<&str> = context
+                    .observed
+                    .links
+                    .iter()
+                    .filter(|(name, link)| !link.is_ours() && name.as_str() != "lo")
+                    .map(|(name, _)| name.as_str())
+                    .collect();
+                notices.error(
+                    &uplink.origin,
+                    format!("uplink {name}: this host has no device {interface}; it has {}", known.join(", ")),
+                );
+            }
+            Some(link) if link.is_ours() => notices.error(
+                &uplink.origin,
+                format!("uplink {name}: {interface} is a device that Viaduct made ({})", link.alias),
+            ),
+            Some(link) => {
+                let bridge = uplink_bridge(context.config, name);
+                let foreign = link.master.as_ref().filter(|master| {
+                    bridge.is_some() && !context.observed.links.get(*master).is_some_and(crate::Link::is_ours)
+                });
+                if let Some(master) = foreign {
+                    notices.error(
+                        &uplink.origin,
+                        format!("uplink {name}: {interface} is a port of {master} already, which is not ours"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Subnets that the host reaches elsewhere already.
+fn overlaps(context: &Context<'_>, notices: &mut Notices) {
+    let foreign = || {
+        context.observed.routes.iter().filter(|route| {
+            let link = route.link.as_ref();
+            route.kind == RouteKind::Unicast
+                && route.protocol != crate::PROTOCOL
+                && route.destination.prefix_len() > 0
+                && !(route.destination.addr().is_ipv6() && is_link_local(route.destination))
+                && !link.is_some_and(|l| context.observed.links.get(l).is_some_and(crate::Link::is_ours))
+        })
+    };
+    for (name, network) in &context.config.networks {
+        let of_uplink = |route: &&crate::Route| {
+            context.uplink(network).is_some_and(|(uplink, l3)| {
+                route.link.as_ref().is_some_and(|l| l == l3 || *l == uplink.interface)
+            })
+        };
+        for prefix in prefixes(network) {
+            let overlapping = foreign().find(|route| {
+                let touches = route.destination.contains(&prefix) || prefix.contains(&route.destination);
+                // Routed addresses may well be on the uplink's own segment.
+                touches && !(matches!(network.mode, Mode::Routed { .. }) && of_uplink(route))
+            });
+            if let Some(route) = overlapping {
+                let text = format!(
+                    "network {name}: {prefix} overlaps what this host reaches otherwise ({route}); choose another prefix"
+                );
+                match network.mode {
+                    Mode::Routed { .. } => notices.warn(&network.origin, text),
+                    Mode::Nat { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } | Mode::Vnet { .. } => {
+                        notices.error(&network.origin, text);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn is_link_local(net: IpNet) -> bool {
+    matches!(net, IpNet::V6(net) if net.addr().segments()[0] & 0xffc0 == 0xfe80)
+}
+
+/// A bridged NIC's flows pass no IP filter of this host.
+fn bridged_policy(context: &Context<'_>, notices: &mut Notices) {
+    for (name, network) in &context.config.networks {
+        if matches!(network.mode, Mode::Bridged { .. }) && network.inbound == Policy::Deny {
+            notices.error(
+                &network.origin,
+                format!(
+                    "network {name}: a bridged network is on the uplink's own segment and its flows do not pass this \
+                     host's filter; `inbound = \"deny\"` needs a routed network"
+                ),
+            );
+        }
+    }
+    for (name, guest) in &context.config.guests {
+        let bridged = guest.nics.iter().find(|nic| {
+            context.config.networks.get(&nic.network).is_some_and(|n| matches!(n.mode, Mode::Bridged { .. }))
+        });
+        let Some(nic) = bridged else { continue };
+        if guest.allow_in.is_some() || guest.allow_out.is_some() {
+            notices.error(
+                &nic.origin,
+                format!(
+                    "guest {name}: allow-in and allow-out cannot be kept on a bridged NIC, whose flows do not pass this \
+                     host's filter; use a routed network, or leave the filter to the guest"
+                ),
+            );
+        }
+    }
+}
+
+/// Devices of our names that are not ours.
+fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
+    let mut check = |name: &IfName, expected: &str, origin: &Origin, key: &str| {
+        if let Some(link) = context.observed.links.get(name)
+            && !link.alias.starts_with(expected)
+        {
+            let whose = match link.alias.strip_prefix(ALIAS_PREFIX) {
+                Some(rest) => format!("it is {rest}"),
+                None => "it is not Viaduct's".to_owned(),
+            };
+            notices.error(
+                origin,
+                format!("the device {name} exists and {whose}: remove it, or choose another name with `{key}`"),
+            );
+        }
+    };
+    for network in context.config.networks.values() {
+        if let Some(bridge) = bridge_of(network) {
+            let expected = if matches!(network.mode, Mode::Bridged { .. }) { UPLINK } else { BRIDGE };
+            check(bridge, expected, &network.origin, "bridge");
+        }
+    }
+    for port in context.ports.iter().filter(|p| !matches!(p.target, Target::Device { .. })) {
+        check(port.device(), &alias(port), &port.nic.origin, "device");
+    }
+}
+
+/// Attachments whose namespace or device is gone.
+fn stale(context: &Context<'_>, notices: &mut Notices) {
+    for port in &context.stale {
+        let what = match port.target {
+            Target::Netns { path, .. } => format!("the namespace {path}"),
+            Target::Tap { name, .. } | Target::Device { name } => format!("the device {name}"),
+        };
+        notices.warn(
+            &port.nic.origin,
+            format!("{what} that {} is attached as is gone: detach it, or attach it anew", port.id),
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! What every part of the rendering asks: which NICs are attached, which device stands for what, which addresses
+//! belong to whom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Uplink};
+use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
+
+use crate::state::{Attachments, Observed, Target};
+
+pub(super) struct Context<'a> {
+    pub(super) config: &'a Config,
+    pub(super) observed: &'a Observed,
+    /// The attached NICs.
+    pub(super) ports: Vec<Port<'a>>,
+    /// Those whose namespace or device is gone.
+    pub(super) stale: Vec<Port<'a>>,
+    /// Every address that the host has, on any device.
+    pub(super) host_addresses: BTreeSet<IpAddr>,
+    /// Networks with a guest that publishes a port on all addresses.
+    pub(super) wildcard_published: BTreeSet<&'a NetworkName>,
+    /// Networks with a guest that has a list of its own of whom it may talk to.
+    listed: BTreeSet<&'a NetworkName>,
+    /// The IPv4 address that the world knows the host by, for each uplink.
+    main_addresses: BTreeMap<&'a UplinkName, IpAddr>,
+}
+
+/// An attached NIC.
+pub(super) struct Port<'a> {
+    pub(super) id: NicId,
+    pub(super) nic: &'a Nic,
+    pub(super) guest: &'a Guest,
+    pub(super) network: &'a Network,
+    pub(super) target: &'a Target,
+}
+
+impl<'a> Port<'a> {
+    /// The device on the host.
+    pub(super) fn device(&self) -> &'a IfName {
+        match self.target {
+            Target::Netns { .. } => &self.nic.device,
+            Target::Tap { name, .. } | Target::Device { name } => name,
+        }
+    }
+
+    /// The namespace's path, for a guest in one.
+    pub(super) fn netns(&self) -> Option<&'a str> {
+        match self.target {
+            Target::Netns { path, .. } => Some(path),
+            Target::Tap { .. } | Target::Device { .. } => None,
+        }
+    }
+
+    pub(super) fn is_routed(&self) -> bool {
+        matches!(self.network.mode, Mode::Routed { .. })
+    }
+}
+
+/// The attached NICs that the configuration knows.
+pub(super) fn ports<'a>(config: &'a Config, attachments: &'a Attachments) -> Vec<Port<'a>> {
+    attachments
+        .iter()
+        .filter_map(|(id, target)| {
+            let guest = config.guests.get(&id.guest)?;
+            let nic = guest.nics.get(usize::from(id.index))?;
+            let network = config.networks.get(&nic.network)?;
+            Some(Port { id: id.clone(), nic, guest, network, target })
+        })
+        .collect()
+}
+
+/// The bridges that we make, with their networks.
+pub(super) fn bridges(config: &Config) -> impl Iterator<Item = (&IfName, &NetworkName, &Network)> {
+    config.networks.iter().filter_map(|(name, network)| Some((bridge_of(network)?, name, network)))
+}
+
+/// The bridge of a network that has one.
+pub(super) fn bridge_of(network: &Network) -> Option<&IfName> {
+    match &network.mode {
+        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => Some(bridge),
+        Mode::Routed { .. } | Mode::Vnet { .. } => None,
+    }
+}
+
+/// The device with an uplink's addresses: its bridge when there is a bridged network on it.
+pub(super) fn layer3<'a>(config: &'a Config, name: &UplinkName, uplink: &'a Uplink) -> &'a IfName {
+    uplink_bridge(config, name).unwrap_or(&uplink.interface)
+}
+
+/// The bridge that has an uplink for a port.
+pub(super) fn uplink_bridge<'a>(config: &'a Config, name: &UplinkName) -> Option<&'a IfName> {
+    config.networks.values().find_map(|network| match &network.mode {
+        Mode::Bridged { bridge, vlan: None } if network.uplink.as_ref() == Some(name) => Some(bridge),
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => {
+            None
+        }
+    })
+}
+
+/// For each uplink the first global IPv4 address that the file gives it, or else that it has.
+fn main_addresses<'a>(config: &'a Config, observed: &Observed) -> BTreeMap<&'a UplinkName, IpAddr> {
+    let main = |name: &UplinkName, uplink: &Uplink| {
+        let l3 = layer3(config, name, uplink);
+        let has = observed.addresses.iter().filter(|(a, info)| {
+            info.scope == 0 && (a.link == *l3 || a.link == uplink.interface)
+        });
+        let given = uplink.addresses.iter().map(|net| net.addr());
+        given.chain(has.map(|(a, _)| a.address.addr())).find(IpAddr::is_ipv4)
+    };
+    config.uplinks.iter().filter_map(|(name, uplink)| Some((name, main(name, uplink)?))).collect()
+}
+
+/// A MAC for the host's end of a NIC's link: the NIC's own with another first byte, so that the two differ.
+pub(super) fn host_mac(nic: MacAddr) -> MacAddr {
+    let [first, rest @ ..] = nic.0;
+    let [a, b, c, d, e] = rest;
+    MacAddr([if first == 0xfe { 0xfa } else { 0xfe }, a, b, c, d, e])
+}
+
+/// A bridge's MAC: made of its name, so that guests' neighbour tables survive when it is made anew.
+pub(super) fn bridge_mac(bridge: &IfName) -> MacAddr {
+    let hash = viaduct_types::stable_hash(bridge.as_str().as_bytes()).to_be_bytes();
+    MacAddr([0x0a, hash[0], hash[1], hash[2], hash[3], hash[4]])
+}
+
+/// The prefixes whose addresses a network gives out.
+pub(super) fn prefixes(network: &Network) -> Vec<IpNet> {
+    match &network.mode {
+        Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => subnets.iter().map(|s| s.prefix).collect(),
+        Mode::Routed { pool, install_pool, .. } => pool.iter().chain(install_pool).copied().collect(),
+        Mode::Vnet { subnets, .. } => subnets.clone(),
+        Mode::Bridged { .. } => Vec::new(),
+    }
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(config: &'a Config, attachments: &'a Attachments, observed: &'a Observed) -> Self {
+        let networks_of = |wanted: &dyn Fn(&Guest) -> bool| -> BTreeSet<&'a NetworkName> {
+            let guests = config.guests.values().filter(|g| wanted(g));
+            guests.flat_map(|g| &g.nics).map(|nic| &nic.network).collect()
+        };
+        let (ports, stale) = ports(config, attachments).into_iter().partition(|port| match port.target {
+            Target::Netns { .. } => observed.guests.contains_key(&port.id),
+            Target::Tap { .. } => true,
+            Target::Device { name } => observed.links.contains_key(name),
+        });
+        Self {
+            config,
+            observed,
+            ports,
+            stale,
+            host_addresses: observed.addresses.keys().map(|a| a.address.addr()).collect(),
+            wildcard_published: networks_of(&|g| g.publish.iter().any(|p| p.publish.address.is_none())),
+            listed: networks_of(&|g| g.allow_in.is_some() || g.allow_out.is_some()),
+            main_addresses: main_addresses(config, observed),
+        }
+    }
+
+    /// The IPv4 address that the world knows the host by on a network's uplink.
+    pub(super) fn main_address(&self, network: &Network) -> Option<IpAddr> {
+        self.main_addresses.get(network.uplink.as_ref()?).copied()
+    }
+
+    /// The uplink of a network, with the device that has its addresses.
+    pub(super) fn uplink(&self, network: &'a Network) -> Option<(&'a Uplink, &'a IfName)> {
+        let name = network.uplink.as_ref()?;
+        let uplink = self.config.uplinks.get(name)?;
+        Some((uplink, layer3(self.config, name, uplink)))
+    }
+
+    /// Every uplink with the device that has its addresses.
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = (&'a UplinkName, &'a Uplink, &'a IfName)> {
+        let config = self.config;
+        config.uplinks.iter().map(|(name, uplink)| (name, uplink, layer3(config, name, uplink)))
+    }
+
+    /// In bytes: as written, or the uplink's, or 1500.
+    pub(super) fn mtu(&self, network: &Network) -> u32 {
+        let of_uplink = || {
+            let uplink = self.config.uplinks.get(network.uplink.as_ref()?)?;
+            uplink.mtu.or_else(|| Some(self.observed.links.get(&uplink.interface)?.mtu))
+        };
+        network.mtu.or_else(of_uplink).unwrap_or(1500)
+    }
+
+    /// The devices that guests' packets come in by at layer 3, with their network.
+    pub(super) fn inside(&self) -> impl Iterator<Item = (&'a IfName, &'a Network)> {
+        let bridges = bridges(self.config).filter(|(_, _, n)| !matches!(n.mode, Mode::Bridged { .. }));
+        bridges.map(|(bridge, _, network)| (bridge, network)).chain(self.ports.iter().filter(|p| p.is_routed()).map(|p| (p.device(), p.network)))
+    }
+
+    /// Whether frames between guests of a bridge pass the host's IP filter: when not everybody may talk to everybody.
+    pub(super) fn is_redirected(&self, name: &NetworkName, network: &Network) -> bool {
+        let has_gateway = match &network.mode {
+            Mode::Nat { .. } => true,
+            Mode::Isolated { subnets, .. } => !subnets.is_empty(),
+            Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Vnet { .. } => false,
+        };
+        has_gateway && (network.between_guests == viaduct_model::Policy::Deny || self.listed.contains(name))
+    }
+
+    /// The addresses of a guest that we filter for, with their NIC: those not on the uplink's own segment.
+    pub(super) fn addresses_of(&self, guest: &'a Guest) -> impl Iterator<Item = (IpAddr, &'a Nic)> {
+        let config = self.config;
+        guest
+            .nics
+            .iter()
+            .filter(move |nic| {
+                config.networks.get(&nic.network).is_some_and(|n| !matches!(n.mode, Mode::Bridged { .. }))
+            })
+            .flat_map(|nic| nic.addresses.iter().map(move |net| (net.addr(), nic)))
+    }
+
+    /// The prefixes that a permission's other end stands for.
+    pub(super) fn peer_prefixes(&self, peer: &AllowPeer) -> Vec<IpNet> {
+        let addresses = |guest: &Guest, network: Option<&NetworkName>| -> Vec<IpNet> {
+            let nics = guest.nics.iter().filter(|nic| network.is_none_or(|name| nic.network == *name));
+            nics.flat_map(|nic| &nic.addresses).map(|net| IpNet::from(net.addr())).collect()
+        };
+        match peer {
+            AllowPeer::Any => vec![any_v4(), any_v6()],
+            AllowPeer::Prefix(prefix) => vec![prefix.trunc()],
+            AllowPeer::Guest(name) => self.config.guests.get(name).map(|g| addresses(g, None)).unwrap_or_default(),
+            AllowPeer::Network(name) => match self.config.networks.get(name) {
+                Some(network) if matches!(network.mode, Mode::Bridged { .. }) => {
+                    self.config.guests.values().flat_map(|g| addresses(g, Some(name))).collect()
+                }
+                Some(network) => prefixes(network),
+                None => Vec::new(),
+            },
+        }
+    }
+
+    /// Where a guest's published port leads: its first address of a family.
+    pub(super) fn publish_target(&self, guest: &'a Guest, v6: bool) -> Option<IpAddr> {
+        self.addresses_of(guest).map(|(address, _)| address).find(|a| a.is_ipv6() == v6)
+    }
+
+    /// Every guest.
+    pub(super) fn guests(&self) -> impl Iterator<Item = (&'a GuestName, &'a Guest)> {
+        self.config.guests.iter()
+    }
+}
+
+/// 0.0.0.0/0
+pub(super) fn any_v4() -> IpNet {
+    IpNet::V4(viaduct_types::Ipv4Net::default())
+}
+
+/// ::/0
+pub(super) fn any_v6() -> IpNet {
+    IpNet::V6(viaduct_types::Ipv6Net::default())
+}

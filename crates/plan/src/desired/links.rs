@@ -1,0 +1,260 @@
+//! The links of networks and NICs, what stands on them, and the inside of guests' namespaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use viaduct_model::{Mode, Network, Policy};
+use viaduct_types::{IfName, IpNet, NetworkName, NicId};
+
+use super::{
+    ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
+    context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
+};
+use crate::{
+    op::NewLink,
+    state::{Address, GuestRoute, PROTOCOL, Proxy, Route, RouteKind, Sysctl, Target},
+};
+
+/// The gateway that guests on routed links are told (RFC 3927 space, unused on the link).
+pub(super) const ROUTED_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The gateway that guests are told for IPv6.
+pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+const SCOPE_GLOBAL: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+
+pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
+    for (bridge, name, network) in bridges(context.config) {
+        // The bridge of an uplink is made with the uplink.
+        if !matches!(network.mode, Mode::Bridged { .. }) {
+            add_bridge(context, bridge, name, network, wanted);
+        }
+    }
+    add_gateway(context, wanted);
+    for port in &context.ports {
+        add_port(context, port, wanted);
+        if let Some(netns) = port.netns() {
+            wanted.guests.insert(port.id.clone(), inside(context, port, netns));
+        }
+    }
+}
+
+fn add_bridge(context: &Context<'_>, bridge: &IfName, name: &NetworkName, network: &Network, wanted: &mut Desired) {
+    let link = DesiredLink {
+        make: Some(NewLink::Bridge),
+        alias: Some(format!("{BRIDGE}{name}")),
+        mac: Some(bridge_mac(bridge)),
+        mtu: Some(context.mtu(network)),
+        addrgen_none: Some(true),
+        up: true,
+        ..DesiredLink::default()
+    };
+    wanted.links.insert(bridge.clone(), link);
+    if let Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } = &network.mode {
+        for subnet in subnets {
+            if let Ok(address) = IpNet::new(subnet.gateway, subnet.prefix.prefix_len()) {
+                wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
+            }
+        }
+        if subnets.iter().any(|s| s.gateway.is_ipv6()) {
+            let address = link_local_gateway();
+            wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_LINK);
+        }
+    }
+    wanted.sysctls.extend(bridge_sysctls(bridge, network, context.wildcard_published.contains(name)));
+}
+
+fn link_local_gateway() -> IpNet {
+    IpNet::V6(viaduct_types::Ipv6Net::new_assert(GATEWAY_V6, 64))
+}
+
+/// Settings of a bridge that has a gateway's addresses.
+pub(super) fn bridge_sysctls(
+    bridge: &IfName,
+    network: &Network,
+    localnet: bool,
+) -> BTreeMap<Sysctl, DesiredSysctl> {
+    if matches!(network.mode, Mode::Bridged { .. }) {
+        return BTreeMap::new();
+    }
+    let mut settings = inside_sysctls(bridge);
+    if localnet {
+        settings.insert(Sysctl::ipv4(bridge, "route_localnet"), own("1"));
+    }
+    settings
+}
+
+/// Settings of the host's end of an attached NIC.
+pub(super) fn port_sysctls(port: &Port<'_>, localnet: bool) -> BTreeMap<Sysctl, DesiredSysctl> {
+    let device = port.device();
+    // A device that somebody else made gets its settings back.
+    let journal = matches!(port.target, Target::Device { .. });
+    let mut settings = BTreeMap::new();
+    if port.is_routed() {
+        settings = inside_sysctls(device);
+        // Whatever gateway the guest was told, we answer for it.
+        settings.insert(Sysctl::ipv4(device, "proxy_arp"), own("1"));
+        settings.insert(Sysctl::neigh("ipv4", device, "proxy_delay"), own("0"));
+        settings.insert(Sysctl::ipv6(device, "proxy_ndp"), own("1"));
+        settings.insert(Sysctl::neigh("ipv6", device, "proxy_delay"), own("0"));
+        if localnet {
+            settings.insert(Sysctl::ipv4(device, "route_localnet"), own("1"));
+        }
+    } else {
+        // A bridge port speaks no IP of its own.
+        settings.insert(Sysctl::ipv6(device, "accept_ra"), own("0"));
+    }
+    for setting in settings.values_mut() {
+        setting.journal = journal;
+    }
+    settings
+}
+
+fn inside_sysctls(device: &IfName) -> BTreeMap<Sysctl, DesiredSysctl> {
+    BTreeMap::from([
+        (Sysctl::ipv4(device, "forwarding"), own("1")),
+        (Sysctl::ipv4(device, "send_redirects"), own("0")),
+        (Sysctl::ipv4(device, "accept_redirects"), own("0")),
+        // The filter knows better than the routing table who may send from which address.
+        (Sysctl::ipv4(device, "rp_filter"), own("0")),
+        (Sysctl::ipv6(device, "disable_ipv6"), own("0")),
+        (Sysctl::ipv6(device, "accept_ra"), own("0")),
+        (Sysctl::ipv6(device, "accept_redirects"), own("0")),
+    ])
+}
+
+fn own(value: &str) -> DesiredSysctl {
+    DesiredSysctl { value: value.to_owned(), journal: false, when: When::WithLink }
+}
+
+/// Makes 169.254.1.1 an address of this host, so that every routed port answers for it, also on a host without a
+/// default route. Of scope link it is never chosen as the source of the host's own packets.
+fn add_gateway(context: &Context<'_>, wanted: &mut Desired) {
+    if let (true, Ok(lo)) = (context.ports.iter().any(Port::is_routed), "lo".parse()) {
+        let address = IpNet::from(IpAddr::V4(ROUTED_GATEWAY_V4));
+        wanted.addresses.insert(Address { link: lo, address }, SCOPE_LINK);
+    }
+}
+
+fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
+    let (device, nic) = (port.device(), port.nic);
+    let mtu = nic.mtu.unwrap_or_else(|| context.mtu(port.network));
+    let make = match port.target {
+        Target::Netns { path, .. } => {
+            Some(NewLink::Veth { netns: path.clone(), peer: nic.name.clone(), peer_mac: nic.mac })
+        }
+        Target::Tap { owner, .. } => Some(NewLink::Tap { owner: *owner }),
+        Target::Device { .. } => None,
+    };
+    let link = DesiredLink {
+        mac: make.is_some().then(|| host_mac(nic.mac)),
+        make,
+        alias: Some(alias(port)),
+        mtu: Some(mtu),
+        master: bridge_of(port.network).cloned(),
+        isolated: matches!(port.network.mode, Mode::Bridged { .. })
+            && port.network.between_guests == Policy::Deny,
+        addrgen_none: Some(true),
+        up: true,
+    };
+    wanted.links.insert(device.clone(), link);
+    wanted.sysctls.extend(port_sysctls(port, context.wildcard_published.contains(&port.nic.network)));
+    if let Mode::Routed { proxy, .. } = port.network.mode {
+        add_routed_port(context, port, proxy, wanted);
+    }
+}
+
+/// The alias of a NIC's link.
+pub(super) fn alias(port: &Port<'_>) -> String {
+    match port.target {
+        Target::Netns { .. } | Target::Tap { .. } => format!("{NIC}{}", port.id),
+        Target::Device { .. } => format!("{ADOPTED}{}", port.id),
+    }
+}
+
+fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: &mut Desired) {
+    let device = port.device();
+    wanted.addresses.insert(Address { link: device.clone(), address: link_local_gateway() }, SCOPE_LINK);
+    let uplink = context.uplink(port.network);
+    if let (true, Some((uplink, _))) = (port.nic.uplink_mac, uplink) {
+        wanted.unicast.insert((uplink.interface.clone(), port.nic.mac));
+    }
+    for address in port.nic.addresses.iter().map(|net| net.addr()) {
+        wanted.routes.insert(Route {
+            destination: IpNet::from(address),
+            kind: RouteKind::Unicast,
+            link: Some(device.clone()),
+            via: None,
+            onlink: false,
+            // The host speaks to its guests with the address that the world knows, not with that of some bridge.
+            source: context.main_address(port.network).filter(|_| address.is_ipv4()),
+            metric: if address.is_ipv6() { 1024 } else { 0 },
+            protocol: PROTOCOL,
+        });
+        if let (true, Some((_, l3))) = (proxy, uplink) {
+            let entry = Proxy { link: l3.clone(), address };
+            wanted.announced.insert(entry.clone(), port.nic.uplink_mac.then_some(port.nic.mac));
+            wanted.proxies.insert(entry);
+        }
+    }
+    // An IPv6 gateway other than fe80::1 is answered for by name; for IPv4 proxy_arp answers for any.
+    for gateway in port.nic.gateways.iter().filter(|g| g.is_ipv6() && **g != IpAddr::V6(GATEWAY_V6)) {
+        wanted.proxies.insert(Proxy { link: device.clone(), address: *gateway });
+    }
+}
+
+/// What a guest's namespace gets.
+fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
+    let nic = port.nic;
+    let mut routes = BTreeSet::new();
+    for (v6, destination) in [(false, any_v4()), (true, any_v6())] {
+        if let Some(via) = gateway(port, v6).filter(|_| has_default(context, port, v6)) {
+            routes.insert(GuestRoute { destination, via: Some(via) });
+        }
+    }
+    DesiredGuest {
+        netns: netns.to_owned(),
+        device: nic.name.clone(),
+        host_device: nic.device.clone(),
+        mac: nic.mac,
+        mtu: nic.mtu.unwrap_or_else(|| context.mtu(port.network)),
+        addresses: nic.addresses.iter().copied().collect(),
+        dad: matches!(port.network.mode, Mode::Bridged { .. } | Mode::Vnet { .. }),
+        routes,
+    }
+}
+
+/// The gateway of a family that a NIC is told; none when it has no address of that family.
+fn gateway(port: &Port<'_>, v6: bool) -> Option<IpAddr> {
+    if !port.nic.addresses.iter().any(|net| net.addr().is_ipv6() == v6) {
+        return None;
+    }
+    let written = port.nic.gateways.iter().copied().find(|g| g.is_ipv6() == v6);
+    written.or_else(|| match &port.network.mode {
+        Mode::Routed { .. } if v6 => Some(IpAddr::V6(GATEWAY_V6)),
+        Mode::Routed { .. } => Some(IpAddr::V4(ROUTED_GATEWAY_V4)),
+        Mode::Nat { subnets, .. } => {
+            let own = |s: &&viaduct_model::Subnet| port.nic.addresses.iter().any(|net| s.prefix.contains(&net.addr()));
+            subnets.iter().filter(|s| s.gateway.is_ipv6() == v6).find(own).map(|s| s.gateway)
+        }
+        Mode::Vnet { gateways, .. } => gateways.iter().copied().find(|g| g.is_ipv6() == v6),
+        Mode::Bridged { .. } | Mode::Isolated { .. } => None,
+    })
+}
+
+/// A guest has one default route per family: by the first NIC with a gateway written for it, else by the first NIC
+/// whose network has one.
+fn has_default(context: &Context<'_>, port: &Port<'_>, v6: bool) -> bool {
+    let nics: Vec<Port<'_>> = (0u8..)
+        .zip(&port.guest.nics)
+        .filter_map(|(index, nic)| {
+            let id = NicId { guest: port.id.guest.clone(), index };
+            let network = context.config.networks.get(&nic.network)?;
+            Some(Port { id, nic, guest: port.guest, network, target: port.target })
+        })
+        .collect();
+    let written = nics.iter().find(|p| p.nic.gateways.iter().any(|g| g.is_ipv6() == v6));
+    written.or_else(|| nics.iter().find(|p| gateway(p, v6).is_some())).is_some_and(|first| first.id == port.id)
+}

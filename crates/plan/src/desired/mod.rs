@@ -1,0 +1,196 @@
+//! Desired state: what the configuration and the attachments ask of the kernel, given what the host has.
+
+mod bridge_filter;
+mod checks;
+mod context;
+mod disjoint;
+mod elements;
+mod inet_filter;
+mod links;
+mod services;
+mod uplink_filter;
+mod uplinks;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use viaduct_model::{Config, Origin};
+use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+
+use crate::{
+    nft::Ruleset,
+    op::NewLink,
+    state::{Address, Ask, Attachments, GuestRoute, Observed, Proxy, Route, Sysctl},
+};
+use context::Context;
+
+/// What the aliases of NICs' links of ours begin with.
+pub(crate) const NIC: &str = "viaduct:nic:";
+/// Of a NIC's device that somebody else made.
+pub(crate) const ADOPTED: &str = "viaduct:adopted:";
+/// Of a network's bridge.
+pub(crate) const BRIDGE: &str = "viaduct:bridge:";
+/// Of an uplink's bridge.
+pub(crate) const UPLINK: &str = "viaduct:uplink:";
+
+/// What a host should have. Whatever is ours and not in here goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// By name.
+    pub links: BTreeMap<IfName, DesiredLink>,
+    /// On which bridge the addresses of which uplink interface live.
+    pub moves: BTreeMap<IfName, IfName>,
+    /// Ours, with their scope (RT_SCOPE_*).
+    pub addresses: BTreeMap<Address, u8>,
+    /// Ours.
+    pub routes: BTreeSet<Route>,
+    /// Ours.
+    pub proxies: BTreeSet<Proxy>,
+    /// Ours.
+    pub unicast: BTreeSet<(IfName, MacAddr)>,
+    /// Value, and when it has to be set.
+    pub sysctls: BTreeMap<Sysctl, DesiredSysctl>,
+    /// Inside the namespaces of attached guests.
+    pub guests: BTreeMap<NicId, DesiredGuest>,
+    /// Our tables.
+    pub nft: Ruleset,
+    /// Addresses that outside neighbours are told about when they come: on which link, with which MAC if not the
+    /// link's own.
+    pub announced: BTreeMap<Proxy, Option<MacAddr>>,
+}
+
+/// A link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredLink {
+    /// How to make it; none: it is there already (an uplink, an adopted device).
+    pub make: Option<NewLink>,
+    /// Its alias when it is ours, made or adopted.
+    pub alias: Option<String>,
+    /// None: as it is.
+    pub mac: Option<MacAddr>,
+    /// None: as it is.
+    pub mtu: Option<u32>,
+    /// The bridge it is a port of; none: of no bridge of ours.
+    pub master: Option<IfName>,
+    /// As a bridge port.
+    pub isolated: bool,
+    /// None: as it is.
+    pub addrgen_none: Option<bool>,
+    /// Whether to bring it up; one that is up is never taken down.
+    pub up: bool,
+}
+
+/// A sysctl's value, and its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredSysctl {
+    /// As written to the file.
+    pub value: String,
+    /// Restored when no longer wanted; not for links that we make.
+    pub journal: bool,
+    /// When in a plan.
+    pub when: When,
+}
+
+/// When in a plan a sysctl is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// Before links are touched.
+    First,
+    /// When its link exists, before it comes up.
+    WithLink,
+    /// When everything else is in place: forwarding.
+    Last,
+}
+
+/// The inside of an attached guest's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredGuest {
+    /// The namespace's path.
+    pub netns: String,
+    /// The device's name inside.
+    pub device: IfName,
+    /// The host's end.
+    pub host_device: IfName,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// In bytes.
+    pub mtu: u32,
+    /// With prefix length.
+    pub addresses: BTreeSet<IpNet>,
+    /// Whether others can be on the link, so that duplicates have to be looked for.
+    pub dad: bool,
+    /// Through this NIC.
+    pub routes: BTreeSet<GuestRoute>,
+}
+
+/// How grave a notice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The plan must not be carried out.
+    Error,
+    /// It can, but somebody should know.
+    Warning,
+}
+
+/// Something that only shows when configuration and host are seen together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// How grave.
+    pub severity: Severity,
+    /// What is the matter, and what to do.
+    pub text: String,
+    /// The line of the file that it is about.
+    pub origin: Option<Origin>,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.severity {
+            Severity::Error => f.write_str("error: ")?,
+            Severity::Warning => f.write_str("warning: ")?,
+        }
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        f.write_str(&self.text)
+    }
+}
+
+/// What to look at before [`desired`] can say what is wanted.
+pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
+    let mut ask = Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
+    for port in context::ports(config, attachments) {
+        ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
+        if let Some(netns) = port.netns() {
+            ask.guests.insert(port.id.clone(), (netns.to_owned(), port.nic.name.clone()));
+        }
+    }
+    for (bridge, _, network) in context::bridges(config) {
+        ask.sysctls.extend(links::bridge_sysctls(bridge, network, true).into_keys());
+    }
+    ask
+}
+
+/// What the host should have, and what is to be said about it. With an error among the notices the rest must not be
+/// used.
+pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) -> (Desired, Vec<Notice>) {
+    let context = Context::new(config, attachments, observed);
+    let mut notices = checks::notices(&context);
+    let mut wanted = Desired::default();
+    uplinks::add(&context, &mut wanted, &mut notices);
+    links::add(&context, &mut wanted);
+    wanted.nft.tables = [
+        inet_filter::table(&context),
+        bridge_filter::table(&context),
+        inet_filter::arp_table(&context),
+        uplink_filter::table(&context),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    notices.sort_by(|a, b| (a.severity, &a.origin, &a.text).cmp(&(b.severity, &b.origin, &b.text)));
+    notices.dedup();
+    (wanted, notices)
+}

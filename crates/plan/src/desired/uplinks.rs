@@ -1,0 +1,250 @@
+//! Uplinks: their addresses and gateways where the file gives them, the bridge that takes them over, forwarding, and
+//! the addresses that are answered for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use viaduct_model::{Config, Mode, Origin};
+use viaduct_types::{IfName, IpNet};
+
+use super::{
+    Desired, DesiredLink, DesiredSysctl, Notice, Severity, UPLINK, When,
+    context::{Context, any_v4, any_v6, layer3, prefixes, uplink_bridge},
+};
+use crate::{
+    op::NewLink,
+    state::{Address, PROTOCOL, Proxy, Route, RouteKind, Sysctl},
+};
+
+/// Behind every guest's own route, which has metric 0 (1024 for IPv6).
+const UNREACHABLE_METRIC: u32 = 0x5649_0000;
+
+/// The settings that uplinks need to be known.
+pub(super) fn asked(config: &Config) -> BTreeSet<Sysctl> {
+    let mut keys = BTreeSet::from([Sysctl::all("ipv6", "forwarding"), ip_forward()]);
+    for (name, uplink) in &config.uplinks {
+        for link in [&uplink.interface, layer3(config, name, uplink)] {
+            keys.extend(settings(link, true).into_keys());
+            keys.insert(accept_ra(link));
+        }
+    }
+    keys
+}
+
+/// The settings that must be known of every link.
+pub(super) fn asked_of_links() -> BTreeSet<String> {
+    BTreeSet::from(["net/ipv6/conf/*/accept_ra".to_owned()])
+}
+
+/// Forwarding of every device at once, which we never set.
+pub(super) fn ip_forward() -> Sysctl {
+    Sysctl::all("ipv4", "forwarding")
+}
+
+fn accept_ra(link: &IfName) -> Sysctl {
+    Sysctl::ipv6(link, "accept_ra")
+}
+
+fn settings(link: &IfName, proxy: bool) -> BTreeMap<Sysctl, DesiredSysctl> {
+    let journaled = |value: &str, when| DesiredSysctl { value: value.to_owned(), journal: true, when };
+    let mut settings = BTreeMap::from([(Sysctl::ipv4(link, "forwarding"), journaled("1", When::Last))]);
+    if proxy {
+        settings.insert(Sysctl::neigh("ipv4", link, "proxy_delay"), journaled("0", When::WithLink));
+        settings.insert(Sysctl::neigh("ipv6", link, "proxy_delay"), journaled("0", When::WithLink));
+        settings.insert(Sysctl::ipv6(link, "proxy_ndp"), journaled("1", When::WithLink));
+    }
+    settings
+}
+
+pub(super) fn add(context: &Context<'_>, wanted: &mut Desired, notices: &mut Vec<Notice>) {
+    let claims = claims(context, notices);
+    for (name, uplink, l3) in context.uplinks() {
+        let routed = context.config.networks.values().any(|n| {
+            n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. })
+        });
+        let proxying = claims.iter().any(|(link, _)| *link == l3)
+            || context.config.networks.values().any(|n| {
+                n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Routed { proxy: true, .. })
+            });
+        if routed {
+            // A bridge of ours has nothing to be restored.
+            let journal = *l3 == uplink.interface;
+            let settings = settings(l3, proxying).into_iter();
+            wanted.sysctls.extend(settings.map(|(key, s)| (key, DesiredSysctl { journal, ..s })));
+        }
+        let bridge = uplink_bridge(context.config, name);
+        let set_up = !uplink.addresses.is_empty() || !uplink.gateways.is_empty() || bridge.is_some();
+        let link = DesiredLink { mtu: uplink.mtu, master: bridge.cloned(), up: set_up, ..DesiredLink::default() };
+        wanted.links.insert(uplink.interface.clone(), link);
+        if let Some(bridge) = bridge {
+            wanted.moves.insert(uplink.interface.clone(), bridge.clone());
+            let hardware = context.observed.links.get(&uplink.interface);
+            let link = DesiredLink {
+                make: Some(NewLink::Bridge),
+                alias: Some(format!("{UPLINK}{name}")),
+                // The segment knows this host by the uplink's MAC.
+                mac: hardware.and_then(|l| l.mac),
+                mtu: uplink.mtu.or(hardware.map(|l| l.mtu)),
+                addrgen_none: Some(false),
+                up: true,
+                ..DesiredLink::default()
+            };
+            wanted.links.insert(bridge.clone(), link);
+        }
+        for address in &uplink.addresses {
+            wanted.addresses.insert(Address { link: l3.clone(), address: *address }, 0);
+        }
+        for gateway in &uplink.gateways {
+            wanted.routes.insert(default_route(l3, *gateway));
+        }
+    }
+    for (l3, address) in claims {
+        add_claim(l3, address, wanted);
+    }
+    add_unreachable(context, wanted);
+    add_ipv6_forwarding(context, wanted);
+}
+
+fn default_route(l3: &IfName, via: IpAddr) -> Route {
+    Route {
+        destination: if via.is_ipv4() { any_v4() } else { any_v6() },
+        kind: RouteKind::Unicast,
+        link: Some(l3.clone()),
+        via: Some(via),
+        onlink: true,
+        source: None,
+        metric: if via.is_ipv4() { 0 } else { 1024 },
+        protocol: PROTOCOL,
+    }
+}
+
+/// Published and source addresses that the host lacks though they are on an uplink's own segment: somebody has to
+/// answer for them there, and the file says that it is us.
+fn claims<'a>(context: &Context<'a>, notices: &mut Vec<Notice>) -> BTreeSet<(&'a IfName, IpAddr)> {
+    let mut claims = BTreeSet::new();
+    let given: BTreeSet<IpAddr> =
+        context.config.uplinks.values().flat_map(|u| &u.addresses).map(|net| net.addr()).collect();
+    for ((address, l3), (interface, origin, what)) in spoken_for(context) {
+        if given.contains(&address) || address.is_loopback() || context.host_addresses.contains(&address) {
+            continue;
+        }
+        let on_segment = context.observed.addresses.keys().any(|a| {
+            (a.link == *l3 || a.link == *interface)
+                && a.address.contains(&address)
+                && a.address.prefix_len() < a.address.max_prefix_len()
+        });
+        let text = if on_segment {
+            claims.insert((l3, address));
+            format!("{what} {address} is not on this host; it is on {l3}'s segment, so it is answered for there")
+        } else {
+            format!(
+                "{what} {address} is not on this host: it works only if it is routed here. \
+                 Give it to an uplink with `addresses`, or have it routed to this host"
+            )
+        };
+        notices.push(Notice { severity: Severity::Warning, text, origin: Some(origin) });
+    }
+    claims
+}
+
+/// Every address that the file speaks for and the uplink's device it belongs on, with the uplink's interface, the
+/// first place in the file, and what it is there.
+type SpokenFor<'a> = BTreeMap<(IpAddr, &'a IfName), (&'a IfName, Origin, &'static str)>;
+
+fn spoken_for<'a>(context: &Context<'a>) -> SpokenFor<'a> {
+    let mut list = SpokenFor::new();
+    for network in context.config.networks.values() {
+        if let (Mode::Nat { source_address, .. }, Some((uplink, l3))) = (&network.mode, context.uplink(network)) {
+            for address in source_address {
+                let why = (&uplink.interface, network.origin.clone(), "the source address");
+                list.entry((*address, l3)).or_insert(why);
+            }
+        }
+    }
+    for guest in context.config.guests.values() {
+        let uplink = guest
+            .nics
+            .iter()
+            .find_map(|nic| context.uplink(context.config.networks.get(&nic.network)?))
+            .or_else(|| context.uplinks().next().map(|(_, uplink, l3)| (uplink, l3)));
+        let Some((uplink, l3)) = uplink else { continue };
+        for published in &guest.publish {
+            if let Some(address) = published.publish.address {
+                let why = || (&uplink.interface, published.origin.clone(), "the published address");
+                list.entry((address, l3)).or_insert_with(why);
+            }
+        }
+    }
+    list
+}
+
+fn add_claim(l3: &IfName, address: IpAddr, wanted: &mut Desired) {
+    // A local route makes the kernel answer ARP for it and take it as its own; ND asks the proxy table only.
+    wanted.routes.insert(Route {
+        destination: IpNet::from(address),
+        kind: RouteKind::Local,
+        link: "lo".parse().ok(),
+        via: None,
+        onlink: false,
+        source: None,
+        metric: if address.is_ipv6() { 1024 } else { 0 },
+        protocol: PROTOCOL,
+    });
+    let entry = Proxy { link: l3.clone(), address };
+    if address.is_ipv6() {
+        wanted.proxies.insert(entry.clone());
+    }
+    wanted.announced.insert(entry, None);
+}
+
+/// What is routed to us and belongs to no attached guest must not go back to where it came from.
+fn add_unreachable(context: &Context<'_>, wanted: &mut Desired) {
+    for network in context.config.networks.values() {
+        if !matches!(network.mode, Mode::Routed { proxy: false, .. }) {
+            continue;
+        }
+        for destination in prefixes(network) {
+            wanted.routes.insert(Route {
+                destination,
+                kind: RouteKind::Unreachable,
+                link: None,
+                via: None,
+                onlink: false,
+                source: None,
+                metric: UNREACHABLE_METRIC,
+                protocol: PROTOCOL,
+            });
+        }
+    }
+}
+
+/// IPv6 has one switch for all devices, and throwing it makes every device that takes router advertisements forget its
+/// default route unless `accept_ra` is 2 before (net/ipv6/addrconf.c, `addrconf_fixup_forwarding`).
+fn add_ipv6_forwarding(context: &Context<'_>, wanted: &mut Desired) {
+    let v6 = context.config.networks.values().any(|n| {
+        matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. })
+            && prefixes(n).iter().any(|p| p.addr().is_ipv6())
+    });
+    if !v6 {
+        return;
+    }
+    let setting = |value: &str, when| DesiredSysctl { value: value.to_owned(), journal: true, when };
+    wanted.sysctls.insert(Sysctl::all("ipv6", "forwarding"), setting("1", When::Last));
+    for (name, link) in &context.observed.links {
+        let key = accept_ra(name);
+        let now = context.observed.sysctls.get(&key).map(String::as_str);
+        let ours = context.observed.journal.contains_key(&key);
+        if !link.is_ours() && (now == Some("1") || now == Some("2") && ours) {
+            wanted.sysctls.insert(key, setting("2", When::First));
+        }
+    }
+    // A bridge takes advertisements as its uplink did.
+    for (interface, bridge) in &wanted.moves {
+        let takes = context.observed.sysctls.get(&accept_ra(interface)).is_some_and(|now| now != "0");
+        let value = if takes { "2" } else { "0" };
+        let setting = DesiredSysctl { journal: false, ..setting(value, When::WithLink) };
+        wanted.sysctls.insert(accept_ra(bridge), setting);
+    }
+}

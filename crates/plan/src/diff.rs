@@ -1,0 +1,442 @@
+//! From observed to desired: the ordered steps.
+//!
+//! The order keeps a host closed at any point where it may stop: the filter goes in before the first link comes up,
+//! forwarding is switched on last; taken away, forwarding goes first and the filter last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use viaduct_types::{IfName, MacAddr, NicId};
+
+use crate::{
+    desired::{ADOPTED, Desired, DesiredLink, UPLINK, When},
+    nft::{self, Change, Family, Value},
+    op::{GuestChange, LinkChange, NewLink, Op},
+    state::{Address, GROUP, Link, Observed, PROTOCOL, Route, RouteKind},
+};
+
+/// The MACs that we made devices listen to, as the filter remembers.
+fn listened(filter: &nft::Ruleset) -> BTreeSet<(IfName, MacAddr)> {
+    let set = filter.tables.get(&Family::Netdev).and_then(|table| table.sets.get("listening"));
+    set.into_iter().flat_map(|set| set.elements.keys()).filter_map(nft::Key::name_and_mac).collect()
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// First to last.
+    pub ops: Vec<Op>,
+}
+
+impl Plan {
+    /// Whether nothing is to do.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
+    }
+}
+
+/// For programs: each step with its lines.
+impl Serialize for Plan {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.ops.iter().flat_map(|op| {
+            op.to_string().lines().map(str::to_owned).collect::<Vec<_>>()
+        }))
+    }
+}
+
+/// The steps from `observed` to `desired`.
+pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
+    let mut plan = Planner { observed, desired, fresh: fresh(observed, desired), ops: Vec::new() };
+    let filter = nft::diff(&observed.nft, &desired.nft);
+    let (late, early): (Vec<Change>, Vec<Change>) =
+        filter.into_iter().partition(|change| matches!(change, Change::DeleteTable(f) if !desired.nft.tables.contains_key(f)));
+    let ends = early.iter().any(may_end_flows);
+    if !early.is_empty() {
+        plan.ops.push(Op::Nft(early));
+    }
+    if ends {
+        plan.ops.push(Op::EndFlows);
+    }
+    plan.restore_sysctls();
+    plan.sysctls(When::First);
+    plan.take_away();
+    plan.links();
+    plan.sysctls(When::WithLink);
+    plan.addresses();
+    plan.up();
+    plan.guests();
+    plan.routes();
+    plan.announce_and_listen();
+    plan.sysctls(When::Last);
+    if !late.is_empty() {
+        plan.ops.push(Op::Nft(late));
+    }
+    Plan { ops: plan.ops }
+}
+
+/// Whether a change of the filter can forbid what was allowed.
+fn may_end_flows(change: &Change) -> bool {
+    match change {
+        // A list that comes into being narrows.
+        Change::AddElements { name, set, .. } => {
+            name.starts_with("listed_") || set.elements.values().any(|v| matches!(v, Value::Fields(_)))
+        }
+        Change::DeleteElements { .. } | Change::ReplaceRules { .. } | Change::DeleteTable(_) => true,
+        Change::AddTable(..) => false,
+    }
+}
+
+struct Planner<'a> {
+    observed: &'a Observed,
+    desired: &'a Desired,
+    /// The links that this plan makes, or makes anew: what was observed of them does not count.
+    fresh: BTreeSet<IfName>,
+    ops: Vec<Op>,
+}
+
+/// The links we make that are missing, or there but not as they must be from their making on.
+fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
+    let nics: BTreeMap<&IfName, &NicId> = desired.guests.iter().map(|(nic, g)| (&g.host_device, nic)).collect();
+    let is_fresh = |name: &IfName, link: &DesiredLink| {
+        let (Some(make), Some(alias)) = (&link.make, &link.alias) else { return false };
+        let Some(now) = observed.links.get(name) else { return true };
+        if now.kind != make.kind() || now.alias != *alias {
+            return true;
+        }
+        // The far end of a pair has to be where the guest is.
+        match (make, nics.get(name)) {
+            (NewLink::Veth { .. }, Some(nic)) => {
+                let inside = observed.guests.get(*nic).and_then(|g| g.link.as_ref());
+                inside.is_none_or(|inside| inside.peer_index != now.index || inside.index != now.peer_index)
+            }
+            _ => false,
+        }
+    };
+    desired.links.iter().filter(|(name, link)| is_fresh(name, link)).map(|(name, _)| name.clone()).collect()
+}
+
+/// Whether we made the link, rather than adopted it.
+fn is_made(link: &Link) -> bool {
+    link.is_ours() && !link.alias.starts_with(ADOPTED)
+}
+
+impl Planner<'_> {
+    fn restore_sysctls(&mut self) {
+        let unwanted = self.observed.journal.iter().filter(|(key, _)| {
+            // Kept when wanted, even where nothing is to be set: it is us who hold it.
+            !self.desired.sysctls.contains_key(*key)
+        });
+        // Forwarding before what was set so that it could be switched on.
+        let (mut forwarding, mut others) = (Vec::new(), Vec::new());
+        for (key, value) in unwanted {
+            let list = if key.path().ends_with("/forwarding") { &mut forwarding } else { &mut others };
+            list.push(Op::RestoreSysctl { key: key.clone(), value: value.clone() });
+        }
+        self.ops.append(&mut forwarding);
+        self.ops.append(&mut others);
+    }
+
+    fn sysctls(&mut self, when: When) {
+        for (key, setting) in self.desired.sysctls.iter().filter(|(_, s)| s.when == when) {
+            let new_link = key.link().is_some_and(|l| self.fresh.contains(l));
+            let now = self.observed.sysctls.get(key).filter(|_| !new_link);
+            if now != Some(&setting.value) {
+                self.ops.push(Op::SetSysctl {
+                    key: key.clone(),
+                    value: setting.value.clone(),
+                    journal: setting.journal,
+                });
+            }
+        }
+    }
+
+    /// Everything of ours that is not wanted, except the filter.
+    fn take_away(&mut self) {
+        self.move_back();
+        let (observed, desired) = (self.observed, self.desired);
+        for proxy in observed.proxies.iter().filter(|(_, p)| **p == PROTOCOL).map(|(proxy, _)| proxy) {
+            if !desired.proxies.contains(proxy) {
+                self.ops.push(Op::DeleteProxy(proxy.clone()));
+            }
+        }
+        for (link, mac) in listened(&observed.nft).difference(&desired.unicast) {
+            if observed.unicast.contains(&(link.clone(), *mac)) {
+                self.ops.push(Op::DeleteUnicast(link.clone(), *mac));
+            }
+        }
+        let gone: BTreeSet<&IfName> = observed
+            .links
+            .iter()
+            .filter(|(name, link)| is_made(link) && !self.stays(name))
+            .map(|(name, _)| name)
+            .collect();
+        let vanishing = |name: &IfName| gone.contains(name);
+        let stale_routes: Vec<&Route> = observed
+            .routes
+            .iter()
+            .filter(|r| r.protocol == PROTOCOL && !desired.routes.contains(*r))
+            .filter(|r| !r.link.as_ref().is_some_and(vanishing))
+            .collect();
+        let mut ops: Vec<Op> = stale_routes.into_iter().map(|r| Op::DeleteRoute(r.clone())).collect();
+        for (address, info) in &observed.addresses {
+            let link = observed.links.get(&address.link);
+            // On the bridge of an uplink live the system's addresses, too.
+            let wholly_ours = link.is_some_and(|l| is_made(l) && !l.alias.starts_with(UPLINK));
+            let ours = info.protocol == PROTOCOL || wholly_ours;
+            if ours && !desired.addresses.contains_key(address) && !vanishing(&address.link) {
+                ops.push(Op::DeleteAddress(address.clone()));
+            }
+        }
+        let delete = Op::DeleteLinks(gone.iter().map(|name| (*name).clone()).collect());
+        let any_gone = !gone.is_empty();
+        self.ops.append(&mut ops);
+        // A device that somebody else made is given back as it was.
+        for (name, link) in observed.links.iter().filter(|(_, l)| l.is_ours() && !is_made(l)) {
+            if self.stays(name) {
+                continue;
+            }
+            if link.master.is_some() {
+                self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Master(None) });
+            }
+            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Group(0) });
+            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::AddrgenNone(false) });
+            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Alias(String::new()) });
+        }
+        if any_gone {
+            self.ops.push(delete);
+        }
+    }
+
+    fn stays(&self, name: &IfName) -> bool {
+        self.desired.links.get(name).is_some_and(|l| l.alias.is_some()) && !self.fresh.contains(name)
+    }
+
+    fn links(&mut self) {
+        let desired = self.desired;
+        // Bridges before their ports.
+        let made = || desired.links.iter().filter(|(_, l)| l.make.is_some());
+        let (bridges, ports): (Vec<_>, Vec<_>) = made().partition(|(_, l)| matches!(l.make, Some(NewLink::Bridge)));
+        for (name, link) in bridges {
+            self.link(name, link);
+        }
+        self.move_uplinks();
+        for (name, link) in ports {
+            self.link(name, link);
+        }
+        for (name, link) in desired.links.iter().filter(|(n, l)| l.make.is_none() && !desired.moves.contains_key(*n)) {
+            self.link(name, link);
+        }
+    }
+
+    fn link(&mut self, name: &IfName, link: &DesiredLink) {
+        let set = |change| Op::SetLink { name: name.clone(), change };
+        if let (true, Some(make), Some(alias)) = (self.fresh.contains(name), &link.make, &link.alias) {
+            self.ops.push(Op::AddLink {
+                name: name.clone(),
+                link: make.clone(),
+                alias: alias.clone(),
+                mac: link.mac,
+                mtu: link.mtu,
+            });
+            if link.addrgen_none == Some(false) {
+                self.ops.push(set(LinkChange::AddrgenNone(false)));
+            }
+            if link.isolated {
+                // Only a port can be isolated.
+                self.ops.push(set(LinkChange::Master(link.master.clone())));
+                self.ops.push(set(LinkChange::Isolated(true)));
+            } else if link.master.is_some() {
+                self.ops.push(set(LinkChange::Master(link.master.clone())));
+            }
+            return;
+        }
+        let Some(now) = self.observed.links.get(name) else { return };
+        let mut changes = Vec::new();
+        if let Some(alias) = &link.alias {
+            if now.alias != *alias {
+                changes.push(LinkChange::Alias(alias.clone()));
+            }
+            if now.group != GROUP {
+                changes.push(LinkChange::Group(GROUP));
+            }
+        }
+        changes.extend(link.mac.filter(|mac| now.mac != Some(*mac)).map(LinkChange::Mac));
+        changes.extend(link.mtu.filter(|mtu| now.mtu != *mtu).map(LinkChange::Mtu));
+        changes.extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
+        let uplink = link.alias.is_none();
+        if now.master != link.master && !(uplink && link.master.is_none()) {
+            changes.push(LinkChange::Master(link.master.clone()));
+        }
+        if now.isolated != link.isolated && link.master.is_some() && !uplink {
+            changes.push(LinkChange::Isolated(link.isolated));
+        }
+        self.ops.extend(changes.into_iter().map(set));
+    }
+
+    /// An uplink becomes the port of a bridge, and the bridge takes over its addresses and routes. The copies are made
+    /// first, so that the host is reachable throughout.
+    fn move_uplinks(&mut self) {
+        for (interface, bridge) in &self.desired.moves {
+            let Some(now) = self.observed.links.get(interface) else { continue };
+            if let Some(mtu) = self.desired.links.get(interface).and_then(|l| l.mtu).filter(|mtu| now.mtu != *mtu) {
+                self.ops.push(Op::SetLink { name: interface.clone(), change: LinkChange::Mtu(mtu) });
+            }
+            if self.fresh.contains(bridge) || !self.observed.links.get(bridge).is_some_and(|b| b.up) {
+                self.ops.push(Op::SetLink { name: bridge.clone(), change: LinkChange::Up(true) });
+            }
+            if now.master.as_ref() != Some(bridge) {
+                let master = LinkChange::Master(Some(bridge.clone()));
+                self.ops.push(Op::SetLink { name: interface.clone(), change: master });
+            }
+            self.carry(interface, bridge);
+        }
+    }
+
+    /// Where a bridge of ours held an uplink and is no longer to, its addresses and routes return to the uplink.
+    fn move_back(&mut self) {
+        let observed = self.observed;
+        for (bridge, _) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
+            for (interface, _) in observed.links.iter().filter(|(_, l)| l.master.as_ref() == Some(bridge) && !l.is_ours()) {
+                if self.desired.moves.get(interface) == Some(bridge) && self.stays(bridge) {
+                    continue;
+                }
+                self.ops.push(Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
+                self.carry(bridge, interface);
+            }
+        }
+    }
+
+    /// Addresses and routes that are not ours go from one device to another, ours follow by themselves.
+    fn carry(&mut self, from: &IfName, to: &IfName) {
+        let observed = self.observed;
+        let theirs: Vec<_> = observed
+            .addresses
+            .iter()
+            .filter(|(a, info)| a.link == *from && info.protocol != PROTOCOL && info.scope == 0)
+            .collect();
+        for (address, info) in &theirs {
+            let address = Address { link: to.clone(), address: address.address };
+            if !observed.addresses.contains_key(&address) {
+                self.ops.push(Op::AddAddress { address, scope: info.scope, protocol: info.protocol });
+            }
+        }
+        let routes: Vec<&Route> = observed
+            .routes
+            .iter()
+            // 2 is the kernel's own, which comes with the address.
+            .filter(|r| r.link.as_ref() == Some(from) && r.protocol != PROTOCOL && r.protocol != 2)
+            .collect();
+        // On-link routes first: gateways are reached by them.
+        let (on_link, via): (Vec<&Route>, Vec<&Route>) = routes.into_iter().partition(|r| r.via.is_none());
+        // The old address goes before the new route comes: with both there the kernel would refuse the same route again.
+        for (address, _) in &theirs {
+            self.ops.push(Op::DeleteAddress((*address).clone()));
+        }
+        for route in on_link.iter().chain(&via) {
+            self.ops.push(Op::DeleteRoute((*route).clone()));
+            self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), onlink: route.via.is_some(), ..(*route).clone() }));
+        }
+    }
+
+    fn addresses(&mut self) {
+        for (address, scope) in &self.desired.addresses {
+            if self.fresh.contains(&address.link) || !self.observed.addresses.contains_key(address) {
+                self.ops.push(Op::AddAddress { address: address.clone(), scope: *scope, protocol: PROTOCOL });
+            }
+        }
+    }
+
+    fn up(&mut self) {
+        for (name, link) in self.desired.links.iter().filter(|(_, l)| l.up) {
+            // The bridge of an uplink is up since it took over.
+            let moved = link.alias.as_ref().is_some_and(|alias| alias.starts_with(UPLINK));
+            let up = self.observed.links.get(name).is_some_and(|l| l.up) && !self.fresh.contains(name);
+            if !up && !moved {
+                self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Up(true) });
+            }
+        }
+    }
+
+    fn guests(&mut self) {
+        let desired = self.desired;
+        for (nic, guest) in &desired.guests {
+            let fresh = self.fresh.contains(&guest.host_device);
+            // A namespace that is gone takes the plan nowhere; the attachment is stale.
+            let Some(seen) = self.observed.guests.get(nic) else { continue };
+            let mut changes = Vec::new();
+            if !seen.lo_up {
+                changes.push(GuestChange::LoopbackUp);
+            }
+            let link = seen.link.as_ref().filter(|_| !fresh);
+            if link.map_or(guest.mtu != 1500, |l| l.mtu != guest.mtu) {
+                changes.push(GuestChange::Mtu(guest.mtu));
+            }
+            if link.is_some_and(|l| l.mac != Some(guest.mac)) {
+                changes.push(GuestChange::Mac(guest.mac));
+            }
+            if link.is_none_or(|l| !l.up) {
+                changes.push(GuestChange::Up);
+            }
+            let none = (BTreeSet::new(), BTreeSet::new());
+            let (addresses, routes) = if fresh { (&none.0, &none.1) } else { (&seen.addresses, &seen.routes) };
+            changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
+            changes.extend(addresses.difference(&guest.addresses).copied().map(GuestChange::DeleteAddress));
+            for address in guest.addresses.difference(addresses) {
+                changes.push(GuestChange::AddAddress { address: *address, dad: guest.dad });
+            }
+            changes.extend(guest.routes.difference(routes).cloned().map(GuestChange::AddRoute));
+            self.ops.extend(changes.into_iter().map(|change| Op::Guest {
+                nic: nic.clone(),
+                netns: guest.netns.clone(),
+                device: guest.device.clone(),
+                change,
+            }));
+        }
+    }
+
+    fn routes(&mut self) {
+        for route in &self.desired.routes {
+            let new_link = route.link.as_ref().is_some_and(|l| self.fresh.contains(l));
+            let there = self.observed.routes.contains(route) && !new_link;
+            // A default route that the system made by the same gateway does as well.
+            let same_way = route.via.is_some()
+                && self.observed.routes.iter().any(|r| {
+                    r.destination == route.destination && r.via == route.via && r.link == route.link
+                });
+            if !there && !same_way {
+                self.ops.push(Op::AddRoute(route.clone()));
+            }
+        }
+    }
+
+    fn announce_and_listen(&mut self) {
+        for (link, mac) in &self.desired.unicast {
+            if !self.observed.unicast.contains(&(link.clone(), *mac)) {
+                self.ops.push(Op::AddUnicast(link.clone(), *mac));
+            }
+        }
+        for proxy in &self.desired.proxies {
+            if self.observed.proxies.get(proxy) != Some(&PROTOCOL) || self.fresh.contains(&proxy.link) {
+                self.ops.push(Op::AddProxy(proxy.clone()));
+            }
+        }
+        let claimed: BTreeSet<_> = self
+            .observed
+            .routes
+            .iter()
+            .filter(|r| r.protocol == PROTOCOL && r.kind == RouteKind::Local)
+            .map(|r| r.destination.addr())
+            .collect();
+        for (proxy, mac) in &self.desired.announced {
+            if !self.observed.proxies.contains_key(proxy) && !claimed.contains(&proxy.address) {
+                self.ops.push(Op::Announce { link: proxy.link.clone(), address: proxy.address, mac: *mac });
+            }
+        }
+    }
+}
