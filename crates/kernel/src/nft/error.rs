@@ -68,6 +68,7 @@ fn meaning(error: &io::Error) -> &'static str {
         Some(libc::EBUSY) => "it exists with another value, or is still in use",
         Some(libc::EOPNOTSUPP) => "the kernel does not support this here",
         Some(libc::EINVAL) => "the kernel takes it for malformed",
+        Some(libc::ENODATA) => "it reads a register that nothing was written to",
         Some(libc::ENFILE) => "the set is full",
         Some(libc::ELOOP | libc::EMLINK) => "chains would jump in a circle or too deep",
         Some(libc::EPERM | libc::EACCES) => "this takes CAP_NET_ADMIN in this network namespace",

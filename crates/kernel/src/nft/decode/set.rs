@@ -70,7 +70,7 @@ fn types(number: u32, len: u32) -> Option<Vec<Type>> {
     types.reverse();
     let expected = match types.as_slice() {
         [] => return None,
-        [one] => one.len(),
+        [one] => one.size(),
         several => several.iter().map(|t| t.padded_len()).sum(),
     };
     (usize::try_from(len) == Ok(expected)).then_some(types)

@@ -35,7 +35,7 @@ pub(super) fn write_set(w: &mut Writer, name: &str, id: u32, def: &SetDef) {
             if def.interval {
                 w.nest(set_desc::CONCAT, |w| {
                     for t in &def.key {
-                        w.nest(list::ELEM, |w| w.be32(set_desc::FIELD_LEN, small(t.len())));
+                        w.nest(list::ELEM, |w| w.be32(set_desc::FIELD_LEN, small(t.size())));
                     }
                 });
             }
@@ -60,7 +60,7 @@ fn type_number(types: &[Type]) -> u32 {
 /// A field alone has its own length, fields together take whole registers.
 fn byte_len(types: &[Type]) -> u32 {
     match types {
-        [one] => small(one.len()),
+        [one] => small(one.size()),
         several => small(several.iter().map(|t| t.padded_len()).sum()),
     }
 }
@@ -117,7 +117,7 @@ pub(super) fn write_element(w: &mut Writer, def: &SetDef, key: &Key, value: &Val
 /// The bytes of a field that stands alone, without its padding.
 fn unpadded<'a>(types: &[Type], bytes: &'a [u8]) -> &'a [u8] {
     match types {
-        [one] => bytes.get(..one.len()).unwrap_or(bytes),
+        [one] => bytes.get(..one.size()).unwrap_or(bytes),
         _ => bytes,
     }
 }

@@ -1,0 +1,8 @@
+//! Our nf_tables codec against the kernel, and against nft. Needs root: each test makes network namespaces of its
+//! own, without names, which go with the thread that made them.
+
+mod differential;
+mod failures;
+mod measure;
+mod round_trip;
+mod support;
