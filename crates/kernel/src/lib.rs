@@ -1,3 +1,83 @@
 //! The kernel side: looks at links, addresses, routes, neighbours, sysctls and nft tables, and changes them.
 
+mod address;
+mod announce;
+mod apply;
+mod attr;
+mod conntrack;
+mod error;
+mod link;
+mod neighbour;
+mod netns;
 pub mod nft;
+mod observe;
+mod queue;
+mod route;
+mod socket;
+mod sysctl;
+mod tap;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use viaduct_plan::{Flow, Link};
+use viaduct_types::IfName;
+
+pub use error::{KernelError, NetnsReason, Refusal};
+pub use netns::{Netns, NetnsRef, command_in};
+
+/// The kernel of one host, seen from the network namespace of the thread that opened it: its netlink sockets stay
+/// there. Taps, announcements and everything under /proc/sys go by the namespace of the thread that observes or
+/// applies, so that this has to be in the same one.
+///
+/// The sockets stay open as long as this lives: closing one after links were deleted waits for RCU.
+pub struct Kernel {
+    route: socket::Socket,
+    conntrack: conntrack::Conntrack,
+    nft: nft::Nft,
+    sockets: netns::Sockets,
+    journal: sysctl::Journal,
+    announcer: announce::Announcer,
+    /// Where to look for the next free ifindex.
+    next_index: u32,
+}
+
+impl Kernel {
+    /// Opens it. The directory keeps the journal of changed sysctls, and is made if it is missing.
+    ///
+    /// # Errors
+    /// When a socket cannot be opened or the directory cannot be made.
+    pub fn new(state_dir: &Path) -> Result<Self, KernelError> {
+        Ok(Self {
+            route: socket::Socket::open(NETLINK_ROUTE)
+                .map_err(|e| KernelError::system("opening a netlink socket", e))?,
+            conntrack: conntrack::Conntrack::open()?,
+            nft: nft::Nft::open().map_err(|e| KernelError::Filter { source: Arc::new(e) })?,
+            sockets: netns::Sockets::default(),
+            journal: sysctl::Journal::open(state_dir)?,
+            announcer: announce::Announcer::default(),
+            next_index: link::first_index(),
+        })
+    }
+
+    /// The packet filter by itself, for its counters.
+    pub fn nft(&mut self) -> &mut nft::Nft {
+        &mut self.nft
+    }
+
+    /// The network devices alone.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn links(&mut self) -> Result<BTreeMap<IfName, Link>, KernelError> {
+        link::list(&mut self.route).map_err(|refusal| KernelError::refused("listing links", refusal))
+    }
+
+    /// All tracked flows.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn flows(&mut self) -> Result<Vec<Flow>, KernelError> {
+        self.conntrack.flows()
+    }
+}

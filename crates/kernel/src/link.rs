@@ -1,0 +1,344 @@
+//! Network devices: made, changed, taken away, listed.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    os::fd::RawFd,
+};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{
+        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+        InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
+        LinkInfo, LinkMessage,
+    },
+};
+use rustix::net::netdevice;
+use viaduct_plan::{GROUP, Kind, Link};
+use viaduct_types::{IfName, MacAddr};
+
+use crate::{
+    attr::{self, find},
+    error::Refusal,
+    socket::{Request, Socket},
+};
+
+// include/uapi/linux/if_link.h; only what is read.
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_TUN_TYPE: u16 = 3;
+const IFF_TAP: u8 = 2;
+const AF_INET6: u16 = 10;
+const IFLA_INET6_CONF: u16 = 2;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// Where addr_gen_mode stands in the array IFLA_INET6_CONF (include/uapi/linux/ipv6.h).
+const DEVCONF_ADDR_GEN_MODE: usize = 47;
+const ADDR_GEN_NONE: u32 = 1;
+
+/// Which link a message is about.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    Index(u32),
+    Name(&'a IfName),
+}
+
+/// What a link is to have; what is none stays as it is.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) up: Option<bool>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) mac: Option<MacAddr>,
+    /// The bridge's ifindex, 0 for none.
+    pub(crate) master: Option<u32>,
+    pub(crate) alias: Option<String>,
+    pub(crate) group: Option<u32>,
+    pub(crate) addrgen_none: Option<bool>,
+}
+
+/// Changes a link that exists. RTM_SETLINK, never RTM_NEWLINK: the latter, about a name that nobody has and with a
+/// group, would change every link of that group (`rtnl_group_changelink` in net/core/rtnetlink.c).
+pub(crate) fn set(which: Which<'_>, settings: &Settings) -> Request {
+    Request::change(&RouteNetlinkMessage::SetLink(settings_message(which, settings)), 0)
+}
+
+/// The same, answered only when it fails.
+pub(crate) fn set_quietly(which: Which<'_>, settings: &Settings) -> Request {
+    Request::quiet(&RouteNetlinkMessage::SetLink(settings_message(which, settings)))
+}
+
+fn settings_message(which: Which<'_>, settings: &Settings) -> LinkMessage {
+    let mut message = about(which);
+    if let Some(up) = settings.up {
+        message.header.flags.set(LinkFlags::Up, up);
+        message.header.change_mask = LinkFlags::Up;
+    }
+    let attributes = &mut message.attributes;
+    attributes.extend(settings.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(settings.master.map(LinkAttribute::Controller));
+    attributes.extend(settings.group.map(LinkAttribute::Group));
+    attributes.extend(settings.alias.clone().map(LinkAttribute::IfAlias));
+    attributes.extend(settings.addrgen_none.map(|none| {
+        let mode = if none { In6AddrGenMode::None } else { In6AddrGenMode::Eui64 };
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
+    }));
+    message
+}
+
+/// Whether other isolated ports of its bridge can reach a port.
+pub(crate) fn isolate(name: &IfName, isolated: bool) -> Request {
+    let mut message = about(Which::Name(name));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
+    ]));
+    // Port settings are taken from RTM_NEWLINK only; without a group it is about this name or nothing.
+    Request::change(&RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// What to make.
+pub(crate) enum Make<'a> {
+    Bridge,
+    Veth { netns: RawFd, peer: &'a IfName, peer_mac: MacAddr },
+    Vlan { lower: u32, id: u16 },
+}
+
+/// Makes a link, down, with the ifindex that the caller chose, so that what follows in the same batch is about this
+/// link or, if it could not be made, about none: never about a stranger of the same name.
+pub(crate) fn make(
+    index: u32,
+    name: &IfName,
+    make: &Make<'_>,
+    mac: Option<MacAddr>,
+    mtu: Option<u32>,
+) -> Request {
+    let mut message = about(Which::Index(index));
+    let attributes = &mut message.attributes;
+    attributes.push(LinkAttribute::IfName(name.to_string()));
+    attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    attributes.push(LinkAttribute::Group(GROUP));
+    let info = match make {
+        Make::Bridge => vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::ForwardDelay(0),
+                InfoBridge::StpState(BridgeStpState::Disabled),
+                InfoBridge::MulticastSnooping(false),
+            ])),
+        ],
+        Make::Veth { netns, peer, peer_mac } => {
+            // Down: with IFF_UP here the kernel answers ENOTCONN, the first end does not exist yet.
+            let mut far = LinkMessage::default();
+            far.attributes = vec![
+                LinkAttribute::IfName(peer.to_string()),
+                LinkAttribute::Address(peer_mac.0.to_vec()),
+                LinkAttribute::NetNsFd(*netns),
+            ];
+            far.attributes.extend(mtu.map(LinkAttribute::Mtu));
+            vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far)))]
+        }
+        Make::Vlan { lower, id } => {
+            attributes.push(LinkAttribute::Link(*lower));
+            vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![netlink_packet_route::link::InfoVlan::Id(*id)])),
+            ]
+        }
+    };
+    attributes.push(LinkAttribute::LinkInfo(info));
+    Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Ifindexes that we choose: far above those that the kernel counts up from 1, so that nobody else's device gets
+/// one between the choice and the making.
+const INDEXES: std::ops::Range<u32> = 1 << 20..1 << 21;
+
+/// Where to begin to look for a free one; each process elsewhere.
+pub(crate) fn first_index() -> u32 {
+    let random = RandomState::new().build_hasher().finish();
+    let offset = random % u64::from(INDEXES.end - INDEXES.start);
+    INDEXES.start + u32::try_from(offset).unwrap_or(0)
+}
+
+/// An ifindex that no device has, the next after `from`, which moves on.
+pub(crate) fn free_index(socket: &Socket, from: &mut u32) -> u32 {
+    for _ in INDEXES {
+        let index = *from;
+        *from = if INDEXES.contains(&(index + 1)) { index + 1 } else { INDEXES.start };
+        if netdevice::index_to_name_inlined(socket, index).is_err() {
+            return index;
+        }
+    }
+    // A million links: let the kernel refuse.
+    *from
+}
+
+/// The ifindex of a name, if a device has it.
+pub(crate) fn index_of(socket: &Socket, name: &IfName) -> io::Result<Option<u32>> {
+    // The ioctl goes by the socket's namespace, whatever the thread's is.
+    match netdevice::name_to_index(socket, name.as_str()) {
+        Ok(index) => Ok(Some(index)),
+        Err(e) if e == rustix::io::Errno::NODEV => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Takes one link away.
+pub(crate) fn delete(index: u32) -> Request {
+    Request::change(&RouteNetlinkMessage::DelLink(about(Which::Index(index))), 0)
+}
+
+/// Takes all links of a group away, with one wait for RCU instead of one per link.
+pub(crate) fn delete_group(group: u32) -> Request {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(group));
+    Request::change(&RouteNetlinkMessage::DelLink(message), 0)
+}
+
+fn about(which: Which<'_>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    match which {
+        Which::Index(index) => message.header = LinkHeader { index, ..LinkHeader::default() },
+        Which::Name(name) => message.attributes.push(LinkAttribute::IfName(name.to_string())),
+    }
+    message
+}
+
+/// All links of the socket's namespace, by name. Names that [`IfName`] does not take are left out: nothing in a
+/// configuration can mean them.
+pub(crate) fn list(socket: &mut Socket) -> Result<BTreeMap<IfName, Link>, Refusal> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let found = socket.ask(&Request::dump(&RouteNetlinkMessage::GetLink(message)), read)?;
+    let names: BTreeMap<u32, IfName> = found.iter().map(|f| (f.link.index, f.name.clone())).collect();
+    Ok(found
+        .into_iter()
+        .map(|Found { name, mut link, master }| {
+            link.master = names.get(&master).cloned();
+            (name, link)
+        })
+        .collect())
+}
+
+/// One link, without its master's name.
+pub(crate) fn by_name(socket: &mut Socket, name: &IfName) -> Result<Option<Link>, Refusal> {
+    let mut message = about(Which::Name(name));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    match socket.ask(&Request::change(&RouteNetlinkMessage::GetLink(message), 0), read) {
+        Ok(found) => Ok(found.into_iter().map(|f| f.link).next()),
+        Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// A link in a few words, for people.
+pub(crate) fn describe(link: &Link) -> String {
+    let kind = match &link.kind {
+        Kind::Bridge => "a bridge",
+        Kind::Veth => "a veth",
+        Kind::Tap => "a tap",
+        Kind::Other(kind) if kind.is_empty() => "a network card",
+        Kind::Other(kind) => return format!("a device of kind {kind}"),
+    };
+    match link.alias.as_str() {
+        "" => format!("{kind} that is not ours"),
+        alias => format!("{kind} with alias {alias:?}"),
+    }
+}
+
+struct Found {
+    name: IfName,
+    link: Link,
+    /// ifindex, 0 for none.
+    master: u32,
+}
+
+fn read(_kind: u16, body: &[u8]) -> Option<Found> {
+    let header = LinkHeader::parse(body).ok()?;
+    let attributes = body.get(16..)?;
+    let get = |kind| find(attributes, kind);
+    let name = get(IFLA_IFNAME).map(attr::text)?;
+    let Ok(name) = name.parse::<IfName>() else {
+        tracing::debug!(name, "a device whose name no configuration can hold is left out");
+        return None;
+    };
+    let info = get(IFLA_LINKINFO).unwrap_or_default();
+    let kind = find(info, IFLA_INFO_KIND).map(attr::text).unwrap_or_default();
+    let kind = match kind.as_str() {
+        "bridge" => Kind::Bridge,
+        "veth" => Kind::Veth,
+        "tun" if find(info, IFLA_INFO_DATA).and_then(|d| find(d, IFLA_TUN_TYPE)) == Some(&[IFF_TAP]) => {
+            Kind::Tap
+        }
+        _ => Kind::Other(kind),
+    };
+    let port = find(info, IFLA_INFO_SLAVE_KIND).map(attr::text).is_some_and(|kind| kind == "bridge");
+    let isolated =
+        port.then(|| find(info, IFLA_INFO_SLAVE_DATA)).flatten().and_then(|d| find(d, IFLA_BRPORT_ISOLATED));
+    let link = Link {
+        index: header.index,
+        // A veth's other end; for others IFLA_LINK is what they stand on.
+        peer_index: get(IFLA_LINK).filter(|_| kind == Kind::Veth).and_then(attr::u32).unwrap_or(0),
+        kind,
+        mac: get(IFLA_ADDRESS).and_then(attr::mac).filter(|mac| !mac.is_zero()),
+        mtu: get(IFLA_MTU).and_then(attr::u32).unwrap_or(0),
+        up: header.flags.contains(LinkFlags::Up),
+        master: None,
+        alias: get(IFLA_IFALIAS).map(attr::text).unwrap_or_default(),
+        group: get(IFLA_GROUP).and_then(attr::u32).unwrap_or(0),
+        isolated: isolated.and_then(attr::u8) == Some(1),
+        addrgen_none: addrgen_none(get(IFLA_AF_SPEC).unwrap_or_default()),
+    };
+    Some(Found { name, link, master: get(IFLA_MASTER).and_then(attr::u32).unwrap_or(0) })
+}
+
+/// A device without IPv6 makes no link-local address either. The kernel leaves IFLA_INET6_ADDR_GEN_MODE out together
+/// with the statistics (`inet6_fill_ifla6_attrs`), but tells it in the settings, too.
+fn addrgen_none(spec: &[u8]) -> bool {
+    let Some(inet6) = find(spec, AF_INET6) else { return true };
+    if let Some(mode) = find(inet6, IFLA_INET6_ADDR_GEN_MODE).and_then(attr::u8) {
+        return u32::from(mode) == ADDR_GEN_NONE;
+    }
+    let settings = find(inet6, IFLA_INET6_CONF).unwrap_or_default();
+    let mode = settings.chunks_exact(4).nth(DEVCONF_ADDR_GEN_MODE).and_then(attr::u32);
+    mode == Some(ADDR_GEN_NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_bytes_are_no_link_and_no_panic() {
+        assert!(read(16, &[]).is_none());
+        assert!(read(16, &[0; 16]).is_none());
+        for fill in [0_u8, 1, 4, 0xff] {
+            for len in 0..200 {
+                let _ = read(16, &vec![fill; len]);
+            }
+        }
+        let mut body = vec![0; 16];
+        attr::put(&mut body, IFLA_IFNAME, b"eth0\0");
+        attr::put(&mut body, IFLA_MTU, &[1]);
+        attr::put(&mut body, IFLA_ADDRESS, &[1, 2, 3]);
+        attr::put(&mut body, IFLA_LINKINFO, &[0xff; 7]);
+        let found = read(16, &body).unwrap();
+        assert_eq!((found.name.as_str(), found.link.mtu, found.link.mac), ("eth0", 0, None));
+    }
+}

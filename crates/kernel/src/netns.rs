@@ -1,0 +1,216 @@
+//! Network namespaces: found by name, path or process, checked, entered, and looked into by sockets that stay there.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    path::Path,
+    process::Command,
+    thread,
+};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use viaduct_types::NamespaceName;
+
+use crate::{
+    error::{KernelError, NetnsReason},
+    socket::Socket,
+};
+
+/// Where `ip netns` keeps its names.
+const NAMES: &str = "/run/netns";
+
+/// include/uapi/linux/magic.h
+const NSFS_MAGIC: i128 = 0x6e73_6673;
+
+/// What people call a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetnsRef {
+    /// A name under /run/netns.
+    Name(NamespaceName),
+    /// A file.
+    Path(String),
+    /// The one that a process is in.
+    Process(u32),
+}
+
+/// A network namespace that exists.
+#[derive(Debug)]
+pub struct Netns {
+    path: String,
+    inode: u64,
+    file: File,
+}
+
+impl Netns {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// When there is none, or what stands there is something else; the text says what to do.
+    pub fn find(reference: &NetnsRef) -> Result<Self, KernelError> {
+        let (path, missing) = match reference {
+            NetnsRef::Name(name) => (format!("{NAMES}/{name}"), NetnsReason::MissingName(name.to_string())),
+            NetnsRef::Path(path) => (path.clone(), NetnsReason::MissingPath),
+            NetnsRef::Process(pid) => (format!("/proc/{pid}/ns/net"), NetnsReason::MissingProcess(*pid)),
+        };
+        Self::open_or(&path, missing)
+    }
+
+    /// Opens the one at a path.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn open(path: &str) -> Result<Self, KernelError> {
+        // A name's file says more about what to do than a path.
+        let name = Path::new(path).strip_prefix(NAMES).ok().and_then(Path::to_str);
+        Self::open_or(
+            path,
+            name.map_or(NetnsReason::MissingPath, |name| NetnsReason::MissingName(name.to_owned())),
+        )
+    }
+
+    fn open_or(path: &str, missing: NetnsReason) -> Result<Self, KernelError> {
+        let refused = |e: &io::Error| match e.raw_os_error() {
+            // ESRCH: a process that has ended but was not waited for has no namespaces.
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ESRCH) => missing.clone(),
+            errno => NetnsReason::Refused(errno.unwrap_or(libc::EIO)),
+        };
+        let error = |reason| KernelError::netns(path, reason);
+        // Nothing but a namespace may be opened: a device would act, a pipe would wait.
+        let metadata = std::fs::metadata(path).map_err(|e| error(refused(&e)))?;
+        let is_nsfs = rustix::fs::statfs(path).is_ok_and(|fs| i128::from(fs.f_type) == NSFS_MAGIC);
+        if !is_nsfs {
+            return Err(error(NetnsReason::NotNetns));
+        }
+        let file = File::open(path).map_err(|e| error(refused(&e)))?;
+        if !is_network(&file) {
+            return Err(error(NetnsReason::NotNetns));
+        }
+        Ok(Self { path: path.to_owned(), inode: metadata.ino(), file })
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Its inode number: tells it from a later one at the same path.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Moves the calling thread there. Sockets that it opens from then on, and /proc/sys/net as it sees it, are that
+    /// namespace's; what it opened before stays.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> Result<(), KernelError> {
+        enter(&self.file).map_err(|e| {
+            KernelError::netns(&self.path, NetnsReason::Refused(e.raw_os_error().unwrap_or(libc::EIO)))
+        })
+    }
+
+    /// Does something there on a thread of its own, so that the caller's stays where it is.
+    ///
+    /// # Errors
+    /// When it cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
+        thread::scope(|scope| {
+            let outcome = scope.spawn(|| self.enter().map(|()| work())).join();
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A command that will run there. Like any [`Command`] it is not yet started.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, KernelError> {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(|e| KernelError::system(format!("duplicating {}", self.path), e))?;
+        let mut command = Command::new(program);
+        // SAFETY: between fork and exec only one system call is made, on a descriptor opened before; nothing is
+        // allocated, no lock is taken.
+        unsafe {
+            command.pre_exec(move || enter(&file));
+        }
+        Ok(command)
+    }
+
+    /// Opens a socket that stays there.
+    fn socket(&self) -> Result<Socket, KernelError> {
+        let opened = self.run(|| Socket::open(NETLINK_ROUTE))?;
+        opened.map_err(|e| KernelError::system(format!("opening a netlink socket in {}", self.path), e))
+    }
+}
+
+/// A command that will run in the namespace at `path`.
+///
+/// # Errors
+/// When there is no such namespace.
+pub fn command_in(path: &str, program: impl AsRef<OsStr>) -> Result<Command, KernelError> {
+    Netns::open(path)?.command(program)
+}
+
+fn enter(file: &File) -> io::Result<()> {
+    Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+fn is_network(file: &File) -> bool {
+    // _IO(0xb7, 3), include/uapi/linux/nsfs.h
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: the file is of nsfs, where this request takes no argument and gives a number.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE as _) };
+    kind == libc::CLONE_NEWNET
+}
+
+/// Sockets inside guests' namespaces, kept open: opening one costs a thread, closing one a wait. Each keeps its
+/// namespace alive, so that [`Self::retain`] is called whenever it is known who is still there.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    open: BTreeMap<String, (u64, Socket)>,
+}
+
+impl Sockets {
+    /// More are opened for each use and closed after it: file descriptors are few by default.
+    const KEPT: usize = 384;
+
+    /// Does something with the socket in the namespace at `path` as it is now.
+    pub(crate) fn with<T>(
+        &mut self,
+        path: &str,
+        work: impl FnOnce(&mut Socket) -> T,
+    ) -> Result<T, KernelError> {
+        let inode = std::fs::metadata(path).map(|m| m.ino()).ok();
+        if let Some((known, socket)) = self.open.get_mut(path)
+            && inode == Some(*known)
+        {
+            return Ok(work(socket));
+        }
+        // Another namespace stands at this path, or none.
+        self.open.remove(path);
+        let netns = Netns::open(path)?;
+        let mut socket = netns.socket()?;
+        let result = work(&mut socket);
+        if self.open.len() < Self::KEPT {
+            self.open.insert(path.to_owned(), (netns.inode(), socket));
+        }
+        Ok(result)
+    }
+
+    /// Closes the sockets of namespaces that nobody asks for any more, or that have gone from their path.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.open.retain(|path, (inode, _)| {
+            wanted(path) && std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() == *inode)
+        });
+    }
+}

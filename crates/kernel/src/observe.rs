@@ -1,0 +1,188 @@
+//! Looking at a host.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use viaduct_plan::{
+    Address, Ask, Features, GuestLink, Kind, Link, Observe, Observed, ObservedGuest, Proxy, nft,
+};
+use viaduct_types::{IfName, IpNet, MacAddr};
+
+use crate::{
+    Kernel, address,
+    error::{KernelError, Refusal},
+    link, neighbour,
+    nft::Nft,
+    route,
+    socket::Socket,
+    sysctl, tap,
+};
+
+impl Observe for Kernel {
+    type Error = KernelError;
+
+    fn observe(&mut self, ask: &Ask) -> Result<Observed, KernelError> {
+        let links = self.links()?;
+        let names: BTreeMap<u32, &IfName> = links.iter().map(|(name, link)| (link.index, name)).collect();
+        // What is on a device that was made after the links were listed is left for the next look.
+        let name = |index: u32| names.get(&index).map(|name| (*name).clone());
+
+        let refused = |what: &'static str| move |refusal| KernelError::refused(what, refusal);
+        let addresses = address::list(&mut self.route, 0).map_err(refused("listing addresses"))?;
+        let addresses = addresses
+            .into_iter()
+            .filter_map(|((index, address), info)| Some((Address { link: name(index)?, address }, info)))
+            .collect();
+        let routes =
+            route::list(&mut self.route, name).map_err(refused("listing routes"))?.into_iter().collect();
+        let proxies = neighbour::proxies(&mut self.route).map_err(refused("listing proxy entries"))?;
+        let proxies = proxies
+            .into_iter()
+            .filter_map(|((index, address), protocol)| {
+                Some((Proxy { link: name(index)?, address }, protocol))
+            })
+            .collect();
+        let permanent =
+            neighbour::permanent(&mut self.route).map_err(refused("listing forwarding entries"))?;
+        let unicast = permanent
+            .into_iter()
+            .filter_map(|entry| extra_unicast(&links, name(entry.index)?, &entry))
+            .collect();
+
+        let nft = self.nft.read().map_err(|e| KernelError::Filter { source: Arc::new(e) })?;
+        let mut sysctls = BTreeMap::new();
+        for key in &ask.sysctls {
+            sysctls.extend(sysctl::read(key)?.map(|value| (key.clone(), value)));
+        }
+        Ok(Observed {
+            addresses,
+            routes,
+            proxies,
+            unicast,
+            sysctls,
+            journal: self.journal.read()?,
+            nft,
+            guests: self.guests(ask)?,
+            features: features()?,
+            links,
+        })
+    }
+}
+
+impl Kernel {
+    fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
+        let wanted: BTreeSet<&str> = ask.guests.values().map(|(path, _)| path.as_str()).collect();
+        self.sockets.retain(|path| wanted.contains(path));
+        let mut guests = BTreeMap::new();
+        for (nic, (path, device)) in &ask.guests {
+            match self.sockets.with(path, |socket| look_into(socket, device)) {
+                Ok(Ok(guest)) => {
+                    guests.insert(nic.clone(), guest);
+                }
+                Ok(Err(refusal)) => {
+                    return Err(KernelError::refused(format!("looking into {path}"), refusal));
+                }
+                // The guest has ended.
+                Err(KernelError::Netns { reason, .. }) if reason.is_missing() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(guests)
+    }
+}
+
+fn extra_unicast(
+    links: &BTreeMap<IfName, Link>,
+    name: IfName,
+    entry: &neighbour::Permanent,
+) -> Option<(IfName, MacAddr)> {
+    let link = links.get(&name)?;
+    // In a bridge's table, what the bridge itself listens to stands under its own ifindex.
+    let listens = entry.own || link.kind == Kind::Bridge;
+    (listens && link.mac != Some(entry.mac)).then_some((name, entry.mac))
+}
+
+fn look_into(socket: &mut Socket, device: &IfName) -> Result<ObservedGuest, Refusal> {
+    let lo_up = match "lo".parse() {
+        Ok(lo) => link::by_name(socket, &lo)?.is_some_and(|lo| lo.up),
+        Err(_) => false,
+    };
+    let Some(link) = link::by_name(socket, device)? else {
+        return Ok(ObservedGuest { lo_up, ..ObservedGuest::default() });
+    };
+    Ok(ObservedGuest {
+        addresses: address::list(socket, link.index)?
+            .into_keys()
+            .map(|(_, address)| address)
+            .filter(|address| !is_link_local(address))
+            .collect(),
+        routes: route::list_guest(socket, link.index)?.into_iter().collect(),
+        link: Some(GuestLink {
+            index: link.index,
+            peer_index: link.peer_index,
+            mac: link.mac,
+            mtu: link.mtu,
+            up: link.up,
+        }),
+        lo_up,
+    })
+}
+
+/// fe80::/10 only: an IPv4 link-local address is not made by the kernel.
+fn is_link_local(address: &IpNet) -> bool {
+    match address {
+        IpNet::V4(_) => false,
+        IpNet::V6(address) => address.addr().is_unicast_link_local(),
+    }
+}
+
+/// What the kernel can do is asked once per process: it takes a namespace and some milliseconds.
+fn features() -> Result<Features, KernelError> {
+    static FEATURES: OnceLock<Features> = OnceLock::new();
+    if let Some(features) = FEATURES.get() {
+        return Ok(*features);
+    }
+    let probed = std::thread::Builder::new().name("probe".to_owned()).spawn(probe).and_then(|thread| {
+        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the probe panicked")))
+    });
+    let features = probed
+        .map_err(|e| KernelError::system("trying what the kernel can do, in a namespace of its own", e))?;
+    Ok(*FEATURES.get_or_init(|| features))
+}
+
+/// Tries everything in a namespace that goes with its thread.
+fn probe() -> std::io::Result<Features> {
+    // SAFETY: only this thread's network namespace changes, and it shares none of it with other threads.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let own = std::fs::File::open("/proc/thread-self/ns/net")?;
+    let device = |text: &str| text.parse::<IfName>().map_err(std::io::Error::other);
+    let (bridge, near, far, vlan) = (device("b")?, device("v0")?, device("v1")?, device("v0.2")?);
+    let mut make = |index, name, what: &link::Make<'_>| {
+        socket.batch(&[link::make(index, name, what, None, None)]).iter().all(Result::is_ok)
+    };
+    let netns = std::os::fd::AsRawFd::as_raw_fd(&own);
+    let pair = link::Make::Veth { netns, peer: &far, peer_mac: MacAddr::derived(0, 0, 0) };
+    let (bridge, veth) = (make(100, &bridge, &link::Make::Bridge), make(200, &near, &pair));
+    let vlan = veth && make(300, &vlan, &link::Make::Vlan { lower: 200, id: 2 });
+
+    let mut nft = Nft::open().map_err(std::io::Error::other)?;
+    let mut holds = |family, hook, device| {
+        let base = nft::Base { kind: nft::ChainKind::Filter, hook, priority: 0, device };
+        let chain = nft::Chain { base: Some(base), rules: Vec::new() };
+        let table = nft::Table { chains: [("probe".to_owned(), chain)].into(), ..nft::Table::default() };
+        nft.commit(&[nft::Change::AddTable(family, table)]).is_ok()
+    };
+    Ok(Features {
+        nft_egress: veth && holds(nft::Family::Netdev, nft::Hook::Egress, Some(near)),
+        nft_bridge: holds(nft::Family::Bridge, nft::Hook::Prerouting, None),
+        nft_arp: holds(nft::Family::Arp, nft::Hook::Input, None),
+        bridge,
+        veth,
+        tun: tap::is_available(),
+        vlan,
+    })
+}

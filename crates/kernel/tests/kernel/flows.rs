@@ -1,0 +1,89 @@
+use std::net::UdpSocket;
+
+use viaduct_plan::{Apply, GuestChange, GuestRoute, Op, Sysctl};
+
+use crate::world::{Guest, World, address, isolated, name, net, up, veth};
+
+/// Two guests with a router between them that tracks what passes.
+fn routed(world: &mut World, guests: &[Guest; 2]) {
+    let mut ops = Vec::new();
+    for (i, guest) in guests.iter().enumerate() {
+        let link = format!("v{i}");
+        let inside = |change| Op::Guest {
+            nic: format!("g{i}.0").parse().unwrap(),
+            netns: guest.path(),
+            device: name("eth0"),
+            change,
+        };
+        // Without a link-local address the kernel asks for no neighbour on behalf of others (`ndisc_send_ns`).
+        ops.extend([veth(&link, guest), up(&link), address(&link, "fe80::1/64")]);
+        for (own, all, via) in [
+            (format!("10.9.{i}.2/24"), "0.0.0.0/0", format!("10.9.{i}.1")),
+            (format!("fd09:{i}::2/64"), "::/0", format!("fd09:{i}::1")),
+        ] {
+            ops.push(address(&link, &own.replace("2/", "1/")));
+            let route = GuestRoute { destination: net(all), via: Some(via.parse().unwrap()) };
+            ops.extend([
+                inside(GuestChange::Up),
+                inside(GuestChange::AddAddress { address: net(&own), dad: false }),
+                inside(GuestChange::AddRoute(route)),
+            ]);
+        }
+    }
+    for family in ["ipv4", "ipv6"] {
+        let key = Sysctl::all(family, "forwarding");
+        ops.push(Op::SetSysctl { key, value: "1".to_owned(), journal: true });
+    }
+    world.apply(&ops);
+    let rules = "table inet t { chain c { type filter hook forward priority 0; ct state new accept; }; }";
+    let status =
+        std::process::Command::new("nft").arg(rules).status().expect("nft is needed to switch tracking on");
+    assert!(status.success());
+}
+
+/// Sends from the first guest to the second and waits until it is there.
+fn exchange(guests: &[Guest; 2], family: usize, port: u16) {
+    let (any, from, to) =
+        [("0.0.0.0", "10.9.0.2", "10.9.1.2"), ("[::]", "[fd09:0::2]", "[fd09:1::2]")][family];
+    let receiver = guests[1].run(|| UdpSocket::bind(format!("{any}:{port}")).unwrap());
+    receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let sender = guests[0].run(|| UdpSocket::bind(format!("{from}:{}", port + 1000)).unwrap());
+    sender.send_to(b"x", format!("{to}:{port}")).unwrap();
+    receiver.recv(&mut [0; 8]).unwrap_or_else(|e| panic!("family {family} port {port}: {e}"));
+}
+
+#[test]
+fn exactly_the_unwanted_flow_ends() {
+    isolated(|| {
+        let (mut world, guests) = (World::new(), [Guest::new(), Guest::new()]);
+        routed(&mut world, &guests);
+        for (family, port) in [(0, 5001), (0, 5002), (1, 5001), (1, 5002)] {
+            exchange(&guests, family, port);
+        }
+        let mut flows = world.kernel.flows().unwrap();
+        flows.retain(|flow| flow.protocol == 17);
+        assert_eq!(flows.len(), 4, "{flows:#?}");
+        let flow = flows
+            .iter()
+            .find(|f| f.original.destination_port == 5001 && f.original.source.is_ipv4())
+            .unwrap();
+        assert_eq!((flow.original.source, flow.original.source_port), ("10.9.0.2".parse().unwrap(), 6001));
+        assert_eq!(flow.reply.source, flow.original.destination);
+
+        let keep = |flow: &viaduct_plan::Flow| flow.original.destination_port != 5001 || flow.protocol != 17;
+        world.kernel.apply(&[Op::EndFlows], &keep, &mut |_| {}).pop().unwrap().unwrap();
+        let mut left = world.kernel.flows().unwrap();
+        left.retain(|flow| flow.protocol == 17);
+        assert_eq!(left.len(), 2, "{left:#?}");
+        assert!(left.iter().all(|flow| flow.original.destination_port == 5002));
+    });
+}
+
+#[test]
+fn a_network_that_nobody_tracks_has_no_flows() {
+    isolated(|| {
+        let mut world = World::new();
+        assert!(world.kernel.flows().unwrap().is_empty());
+        world.apply(&[Op::EndFlows]);
+    });
+}

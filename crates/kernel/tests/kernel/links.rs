@@ -1,0 +1,217 @@
+use std::time::{Duration, Instant};
+
+use viaduct_plan::{GROUP, Kind, LinkChange, NewLink, Op};
+
+use crate::world::{Guest, World, bridge, is_kind, isolated, mac, name, set, up, veth};
+
+#[test]
+fn a_bridge_is_made_silent_and_ours() {
+    isolated(|| {
+        let mut world = World::new();
+        world.apply(&[bridge("br0")]);
+        let link = world.observe().links["br0"].clone();
+        assert_eq!((link.kind.clone(), link.mac, link.up), (Kind::Bridge, Some(mac(0xee)), false));
+        assert_eq!(
+            (link.alias.as_str(), link.group, link.addrgen_none),
+            ("viaduct:network:br0", GROUP, true)
+        );
+        let setting =
+            |key: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/br0/{key}")).unwrap();
+        assert_eq!(setting("addr_gen_mode").trim(), "1");
+
+        world.apply(&[up("br0")]);
+        let observed = world.observe();
+        assert!(observed.links["br0"].up);
+        assert!(
+            !observed.addresses.keys().any(|a| a.link.as_str() == "br0"),
+            "it made itself a link-local address"
+        );
+    });
+}
+
+#[test]
+fn a_pair_reaches_into_a_namespace() {
+    isolated(|| {
+        let (mut world, guest) = (World::new(), Guest::new());
+        world.apply(&[Op::AddLink {
+            name: name("veth7.0"),
+            link: NewLink::Veth { netns: guest.path(), peer: name("eth0"), peer_mac: mac(1) },
+            alias: "viaduct:nic:shop.0".to_owned(),
+            mac: Some(mac(2)),
+            mtu: Some(1400),
+        }]);
+        let link = world.observe().links["veth7.0"].clone();
+        assert_eq!((link.kind, link.mac, link.mtu, link.up), (Kind::Veth, Some(mac(2)), 1400, false));
+        assert_eq!((link.alias.as_str(), link.group, link.addrgen_none), ("viaduct:nic:shop.0", GROUP, true));
+        assert!(link.index >= 1 << 20, "the ifindex was not chosen");
+
+        let (far, link) = guest.run(move || {
+            let mut there = World::new();
+            (there.observe().links["eth0"].clone(), link.index)
+        });
+        assert_eq!((far.mac, far.mtu, far.up, far.peer_index), (Some(mac(1)), 1400, false, link));
+    });
+}
+
+#[test]
+fn a_tap_stays_when_its_maker_is_done() {
+    isolated(|| {
+        let mut world = World::new();
+        world.apply(&[Op::AddLink {
+            name: name("tap7.0"),
+            link: NewLink::Tap { owner: Some(1000) },
+            alias: "viaduct:nic:vm.0".to_owned(),
+            mac: Some(mac(3)),
+            mtu: Some(1432),
+        }]);
+        let observed = world.observe();
+        let link = &observed.links["tap7.0"];
+        assert_eq!((link.kind.clone(), link.mac, link.mtu, link.up), (Kind::Tap, Some(mac(3)), 1432, false));
+        assert_eq!((link.alias.as_str(), link.group, link.addrgen_none), ("viaduct:nic:vm.0", GROUP, true));
+        let owner = std::fs::read_to_string("/sys/class/net/tap7.0/owner");
+        // /sys shows the namespace it was mounted in; where it is another's, the file is not there.
+        assert!(owner.is_err() || owner.is_ok_and(|o| o.trim() == "1000"));
+        world.apply(&[Op::DeleteLinks(vec![name("tap7.0")])]);
+        assert!(!world.observe().links.contains_key("tap7.0"));
+    });
+}
+
+#[test]
+fn every_change_of_a_link_is_seen() {
+    isolated(|| {
+        let (mut world, guest) = (World::new(), Guest::new());
+        world.apply(&[
+            bridge("br0"),
+            veth("v0", &guest),
+            set("v0", LinkChange::Master(Some(name("br0")))),
+            set("v0", LinkChange::Isolated(true)),
+            set("v0", LinkChange::Mtu(1300)),
+            set("v0", LinkChange::Mac(mac(9))),
+            set("v0", LinkChange::Alias("viaduct:other".to_owned())),
+            set("v0", LinkChange::Group(7)),
+            set("v0", LinkChange::AddrgenNone(false)),
+            set("v0", LinkChange::Up(true)),
+        ]);
+        let link = world.observe().links["v0"].clone();
+        assert_eq!((link.master, link.isolated, link.mtu), (Some(name("br0")), true, 1300));
+        assert_eq!((link.mac, link.alias.as_str(), link.group), (Some(mac(9)), "viaduct:other", 7));
+        assert!(link.up && !link.addrgen_none);
+
+        world.apply(&[
+            set("v0", LinkChange::Isolated(false)),
+            set("v0", LinkChange::Alias(String::new())),
+            set("v0", LinkChange::AddrgenNone(true)),
+            set("v0", LinkChange::Up(false)),
+        ]);
+        let link = world.observe().links["v0"].clone();
+        assert!(!link.isolated && link.alias.is_empty() && link.addrgen_none && !link.up);
+        assert_eq!(link.master, Some(name("br0")));
+        world.apply(&[set("v0", LinkChange::Master(None))]);
+        assert_eq!(world.observe().links["v0"].master, None);
+    });
+}
+
+#[test]
+fn a_change_of_a_link_that_is_gone_touches_no_other() {
+    isolated(|| {
+        let mut world = World::new();
+        world.apply(&[bridge("br0")]);
+        let before = world.observe().links;
+        for change in [
+            LinkChange::Group(GROUP),
+            LinkChange::Up(true),
+            LinkChange::Isolated(true),
+            LinkChange::Mtu(1000),
+        ] {
+            let text = world.refuse(set("gone", change));
+            assert!(text.contains("No such device"), "{text}");
+        }
+        assert_eq!(world.observe().links, before);
+    });
+}
+
+#[test]
+fn a_strangers_link_is_left_as_it_is() {
+    isolated(|| {
+        let mut world = World::new();
+        world.apply(&[
+            bridge("br0"),
+            set("br0", LinkChange::Alias("mine".to_owned())),
+            set("br0", LinkChange::Group(3)),
+        ]);
+        let before = world.observe().links;
+        let guest = Guest::new();
+        let tap = Op::AddLink {
+            name: name("br0"),
+            link: NewLink::Tap { owner: None },
+            alias: "viaduct:x".to_owned(),
+            mac: None,
+            mtu: None,
+        };
+        for op in [bridge("br0"), veth("br0", &guest), tap] {
+            let text = world.refuse(op);
+            assert!(text.contains("the name br0 is taken by a bridge with alias \"mine\""), "{text}");
+        }
+        assert_eq!(world.observe().links, before);
+    });
+}
+
+#[test]
+fn what_cannot_be_made_whole_is_not_made() {
+    isolated(|| {
+        let mut world = World::new();
+        let mut op = bridge("br0");
+        if let Op::AddLink { alias, .. } = &mut op {
+            // IFALIASZ is 256.
+            *alias = "x".repeat(300);
+        }
+        let text = world.refuse(op);
+        assert!(text.starts_with("+ bridge br0"), "{text}");
+        assert!(!world.observe().links.contains_key("br0"));
+    });
+}
+
+#[test]
+fn hundreds_of_links_go_at_once() {
+    isolated(|| {
+        let (mut world, guest) = (World::new(), Guest::new());
+        let names: Vec<_> = (0..300).map(|i| name(&format!("v{i}"))).collect();
+        let make = |(i, name): (usize, &viaduct_types::IfName)| Op::AddLink {
+            name: name.clone(),
+            link: NewLink::Veth {
+                netns: guest.path(),
+                peer: format!("eth{i}").parse().unwrap(),
+                peer_mac: mac(1),
+            },
+            alias: format!("viaduct:nic:{name}"),
+            mac: None,
+            mtu: None,
+        };
+        let mut ops = vec![bridge("stays")];
+        ops.extend(names.iter().enumerate().map(make));
+        world.apply(&ops);
+        assert_eq!(world.observe().links.len(), 302);
+
+        let mut doomed = names.clone();
+        doomed.push(name("never-was"));
+        let start = Instant::now();
+        world.apply(&[Op::DeleteLinks(doomed)]);
+        let took = start.elapsed();
+        println!("300 links taken away in {took:?}");
+        assert!(took < Duration::from_millis(900), "{took:?}");
+        let observed = world.observe();
+        assert_eq!(observed.links.len(), 2);
+        assert!(is_kind(&observed, "stays", &Kind::Bridge));
+        world.apply(&[Op::DeleteLinks(names)]);
+    });
+}
+
+#[test]
+fn what_the_kernel_cannot_delete_is_told() {
+    isolated(|| {
+        let mut world = World::new();
+        let text = world.refuse(Op::DeleteLinks(vec![name("lo")]));
+        assert!(text.contains("- link lo"), "{text}");
+        assert!(world.observe().links.contains_key("lo"));
+    });
+}
