@@ -63,9 +63,8 @@ pub enum NftError {
 fn meaning(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ENOENT) => "something that it names does not exist",
-        Some(libc::EEXIST) => "it exists already and differs",
-        Some(libc::ENOTEMPTY) => "it overlaps another element",
-        Some(libc::EBUSY) => "it exists with another value, or is still in use",
+        Some(libc::EEXIST | libc::ENOTEMPTY) => "it overlaps or contradicts what is there already",
+        Some(libc::EBUSY) => "it contradicts what is there already, or is still in use",
         Some(libc::EOPNOTSUPP) => "the kernel does not support this here",
         Some(libc::EINVAL) => "the kernel takes it for malformed",
         Some(libc::ENODATA) => "it reads a register that nothing was written to",

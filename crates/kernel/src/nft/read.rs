@@ -1,6 +1,6 @@
 //! Our tables as lists that the kernel gives one after the other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use viaduct_plan::nft::{Chain, Elements, Family, Rule, Ruleset, Set, SetDef, TABLE, Table};
 
@@ -11,6 +11,15 @@ use super::{
     socket::{Connection, Dump, Each, Request},
     uapi::{elem_list, message, rule, set},
 };
+
+/// A hash table of the kernel grows and shrinks in the background, for some milliseconds after a transaction. A list
+/// that is told in pieces meanwhile (each piece skips as many elements as were told before, in an order which is not
+/// the same any more) has some elements twice and lacks as many others, and nothing else says so: neither
+/// NLM_F_DUMP_INTR nor the generation (`nft_rhash_walk` in net/netfilter/nft_set_hash.c). So a list with an element
+/// twice is asked for again, this often.
+const WALKS: u32 = 50;
+/// See [`WALKS`].
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Everything of ours.
 pub(super) fn ruleset(connection: &mut Connection) -> Result<Ruleset, NftError> {
@@ -27,13 +36,10 @@ pub(super) fn ruleset(connection: &mut Connection) -> Result<Ruleset, NftError> 
 pub(super) fn counters(connection: &mut Connection) -> Result<Vec<DynamicCounter>, NftError> {
     let mut counters = Vec::new();
     for (family, _) in our_tables(connection)? {
-        for (name, def) in sets(connection, family)?.into_iter().filter(|(_, def)| def.dynamic.is_some()) {
-            debug_assert!(!def.key.is_empty());
-            let mut elements = Vec::new();
-            dump_elements(connection, family, &name, &mut |_, body| {
-                decode::counted_elements(body, &mut elements)
-            })?;
-            counters.extend(elements.into_iter().map(|(key, packets, bytes)| DynamicCounter {
+        let dynamic = |(name, def): (String, SetDef)| def.dynamic.is_some().then_some(name);
+        for name in sets(connection, family)?.into_iter().filter_map(dynamic) {
+            let elements = counted_elements(connection, family, &name)?;
+            counters.extend(elements.into_iter().map(|(key, (packets, bytes))| DynamicCounter {
                 family,
                 set: name.clone(),
                 key,
@@ -43,6 +49,26 @@ pub(super) fn counters(connection: &mut Connection) -> Result<Vec<DynamicCounter
         }
     }
     Ok(counters)
+}
+
+/// Packets change these sets all the time, so the last list has to do.
+fn counted_elements(
+    connection: &mut Connection,
+    family: Family,
+    name: &str,
+) -> Result<BTreeMap<Vec<u8>, (u64, u64)>, NftError> {
+    let mut elements = BTreeMap::new();
+    for _ in 0..WALKS {
+        let mut found = Vec::new();
+        dump_elements(connection, family, name, &mut |_, body| decode::counted_elements(body, &mut found))?;
+        let told = found.len();
+        elements = found.into_iter().collect();
+        if elements.len() == told {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(elements)
 }
 
 /// See [`super::Nft::generation`].
@@ -122,13 +148,20 @@ fn set_with_elements(
     if def.dynamic.is_some() || def.key.is_empty() {
         return Ok(Set { def, elements: none });
     }
-    let mut found = Vec::new();
-    dump_elements(connection, family, name, &mut |_, body| decode::elements(body, &def, &mut found))?;
-    // With an element that we never make it is no set of ours any more.
-    Ok(match found.into_iter().collect::<Option<Elements>>() {
-        Some(elements) => Set { def, elements },
-        None => Set { def: SetDef::set(&[]), elements: none },
-    })
+    for _ in 0..WALKS {
+        let mut found = Vec::new();
+        dump_elements(connection, family, name, &mut |_, body| decode::elements(body, &def, &mut found))?;
+        let told = found.len();
+        // With an element that we never make it is no set of ours any more.
+        let Some(elements) = found.into_iter().collect::<Option<Elements>>() else {
+            return Ok(Set { def: SetDef::set(&[]), elements: none });
+        };
+        if elements.len() == told {
+            return Ok(Set { def, elements });
+        }
+        thread::sleep(PAUSE);
+    }
+    Err(NftError::Unsettled { attempts: WALKS })
 }
 
 fn dump_elements(

@@ -2,14 +2,14 @@
 
 use viaduct_kernel::nft::Nft;
 use viaduct_plan::nft::{
-    BitOp, Chain, ChainKind, Change, CmpOp, CtKey, DynsetOp, Expr, ExthdrOp, Family, FibResult, Hook, Key, LookupTo,
-    MetaKey, NatKind, NfProto, PayloadBase, PayloadChecksum, Reg, Ruleset, SetDef, Table, Type, Value, ValueType,
-    Verdict, diff,
+    BitOp, Chain, ChainKind, Change, CmpOp, CtKey, DynsetOp, Expr, ExthdrOp, Family, FibResult, Hook, Key,
+    LookupTo, MetaKey, NatKind, NfProto, PayloadBase, PayloadChecksum, Reg, Ruleset, SetDef, Table, Type,
+    Value, ValueType, Verdict, diff,
 };
 
 use crate::support::{
-    addr, base, chain, converge, dynamic, exprs, in_netns, mac, member, name, nft, on_device, ruleset, set, table,
-    value,
+    addr, base, chain, converge, dynamic, exprs, in_netns, mac, member, name, nft, on_device, ruleset, set,
+    table, value,
 };
 
 /// Every kind of set, element, chain and expression.
@@ -29,103 +29,146 @@ fn inet() -> Table {
     let forwards4 = SetDef::map(&[Ipv4, Proto, Port], ValueType::Fields(vec![Ipv4, Port]));
     let forwards6 = SetDef::map(&[Ipv6, Proto, Port], ValueType::Fields(vec![Ipv6, Port]));
     let sets = [
-        ("v_jump", set(
-            verdicts,
-            [
-                (Key::new().name(&name("eth0")), Value::Verdict(Verdict::Jump("c_a".to_owned()))),
-                (Key::new().name(&name("eth1")), Value::Verdict(Verdict::Goto("c_a".to_owned()))),
-                (Key::new().name(&name("eth2")), Value::Verdict(Verdict::Accept)),
-                (Key::new().name(&name("eth3")), Value::Verdict(Verdict::Drop)),
-                (Key::new().name(&name("eth4")), Value::Verdict(Verdict::Return)),
-                (Key::new().name(&name("eth5")), Value::Verdict(Verdict::Continue)),
-            ],
-        )),
+        (
+            "v_jump",
+            set(
+                verdicts,
+                [
+                    (Key::new().name(&name("eth0")), Value::Verdict(Verdict::Jump("c_a".to_owned()))),
+                    (Key::new().name(&name("eth1")), Value::Verdict(Verdict::Goto("c_a".to_owned()))),
+                    (Key::new().name(&name("eth2")), Value::Verdict(Verdict::Accept)),
+                    (Key::new().name(&name("eth3")), Value::Verdict(Verdict::Drop)),
+                    (Key::new().name(&name("eth4")), Value::Verdict(Verdict::Return)),
+                    (Key::new().name(&name("eth5")), Value::Verdict(Verdict::Continue)),
+                ],
+            ),
+        ),
         ("s_names", set(SetDef::set(&[IfName]), [member(Key::new().name(&name("fifteen-letters")))])),
-        ("s_ether", set(SetDef::set(&[Ether]), [member(Key::new().mac(mac(1))), member(Key::new().mac(mac(2)))])),
+        (
+            "s_ether",
+            set(SetDef::set(&[Ether]), [member(Key::new().mac(mac(1))), member(Key::new().mac(mac(2)))]),
+        ),
         ("s_v4", set(SetDef::set(&[Ipv4]), [member(Key::new().ip(addr("192.0.2.1")))])),
         ("s_v6", set(SetDef::set(&[Ipv6]), [member(Key::new().ip(addr("2001:db8::1")))])),
-        ("s_proto", set(SetDef::set(&[Proto]), [member(Key::new().protocol(tcp)), member(Key::new().protocol(17))])),
+        (
+            "s_proto",
+            set(SetDef::set(&[Proto]), [member(Key::new().protocol(tcp)), member(Key::new().protocol(17))]),
+        ),
         ("s_port", set(SetDef::set(&[Port]), [member(Key::new().port(80)), member(Key::new().port(8080))])),
         ("s_empty", set(SetDef::set(&[IfName, Ipv4]), [])),
-        ("s_exact", set(
-            SetDef::set(&[IfName, Ether, Ipv4]),
-            [member(Key::new().name(&name("a")).mac(mac(3)).ip(addr("10.0.0.3")))],
-        )),
-        ("s_ranges", set(
-            SetDef::set(&[IfName, Ipv6]).ranges(),
-            [
-                member(Key::new().name(&name("a")).prefix("2001:db8::/64".parse().unwrap())),
-                member(Key::new().name(&name("a")).prefix("2001:db8:0:1::/64".parse().unwrap())),
-                member(Key::new().name(&name("b")).ip(addr("2001:db8::7"))),
-            ],
-        )),
-        ("m_v4", set(
-            SetDef::map(&[Ipv4], ValueType::Fields(vec![Ipv4])),
-            [(Key::new().ip(addr("10.0.0.5")), value(Key::new().ip(addr("192.0.2.5"))))],
-        )),
-        ("m_mac", set(
-            SetDef::map(&[IfName], ValueType::Fields(vec![Ether])),
-            [(Key::new().name(&name("a")), value(Key::new().mac(mac(9))))],
-        )),
-        ("m_forwards4", set(
-            forwards4.clone(),
-            [
-                (
-                    Key::new().ip(addr("192.0.2.1")).protocol(tcp).port(80),
-                    value(Key::new().ip(addr("10.0.0.1")).port(8080)),
-                ),
-                (
-                    Key::new().ip(addr("192.0.2.1")).protocol(tcp).port(443),
-                    value(Key::new().ip(addr("10.0.0.1")).port(8443)),
-                ),
-            ],
-        )),
-        ("m_ranges4", set(
-            forwards4.ranges(),
-            [(
-                Key::new()
-                    .prefix("192.0.2.0/24".parse().unwrap())
-                    .protocol(tcp)
-                    .ports("1000-1999".parse().unwrap()),
-                value(Key::new().ip(addr("10.0.0.1")).port(0)),
-            )],
-        )),
-        ("m_ranges6", set(
-            forwards6.ranges(),
-            [(
-                Key::new()
-                    .prefix("2001:db8::/64".parse().unwrap())
-                    .protocol(tcp)
-                    .ports("1000-1999".parse().unwrap()),
-                value(Key::new().ip(addr("2001:db8::1")).port(80)),
-            )],
-        )),
+        (
+            "s_exact",
+            set(
+                SetDef::set(&[IfName, Ether, Ipv4]),
+                [member(Key::new().name(&name("a")).mac(mac(3)).ip(addr("10.0.0.3")))],
+            ),
+        ),
+        (
+            "s_ranges",
+            set(
+                SetDef::set(&[IfName, Ipv6]).ranges(),
+                [
+                    member(Key::new().name(&name("a")).prefix("2001:db8::/64".parse().unwrap())),
+                    member(Key::new().name(&name("a")).prefix("2001:db8:0:1::/64".parse().unwrap())),
+                    member(Key::new().name(&name("b")).ip(addr("2001:db8::7"))),
+                ],
+            ),
+        ),
+        (
+            "m_v4",
+            set(
+                SetDef::map(&[Ipv4], ValueType::Fields(vec![Ipv4])),
+                [(Key::new().ip(addr("10.0.0.5")), value(Key::new().ip(addr("192.0.2.5"))))],
+            ),
+        ),
+        (
+            "m_mac",
+            set(
+                SetDef::map(&[IfName], ValueType::Fields(vec![Ether])),
+                [(Key::new().name(&name("a")), value(Key::new().mac(mac(9))))],
+            ),
+        ),
+        (
+            "m_forwards4",
+            set(
+                forwards4.clone(),
+                [
+                    (
+                        Key::new().ip(addr("192.0.2.1")).protocol(tcp).port(80),
+                        value(Key::new().ip(addr("10.0.0.1")).port(8080)),
+                    ),
+                    (
+                        Key::new().ip(addr("192.0.2.1")).protocol(tcp).port(443),
+                        value(Key::new().ip(addr("10.0.0.1")).port(8443)),
+                    ),
+                ],
+            ),
+        ),
+        (
+            "m_ranges4",
+            set(
+                forwards4.ranges(),
+                [(
+                    Key::new()
+                        .prefix("192.0.2.0/24".parse().unwrap())
+                        .protocol(tcp)
+                        .ports("1000-1999".parse().unwrap()),
+                    value(Key::new().ip(addr("10.0.0.1")).port(0)),
+                )],
+            ),
+        ),
+        (
+            "m_ranges6",
+            set(
+                forwards6.ranges(),
+                [(
+                    Key::new()
+                        .prefix("2001:db8::/64".parse().unwrap())
+                        .protocol(tcp)
+                        .ports("1000-1999".parse().unwrap()),
+                    value(Key::new().ip(addr("2001:db8::1")).port(80)),
+                )],
+            ),
+        ),
         ("d_names", dynamic(SetDef::set(&[IfName]), 1000)),
         ("d_pairs", dynamic(SetDef::set(&[IfName, Ipv4]), 4096)),
     ];
     let chains = [
         ("c_a", Chain::default()),
-        ("c_pre", chain(base(ChainKind::Filter, Hook::Prerouting, -300), loads().into_iter().map(|e| exprs([e])))),
-        ("c_in", chain(base(ChainKind::Filter, Hook::Input, 0), compares().into_iter().map(|e| exprs([loaded(), e])))),
+        (
+            "c_pre",
+            chain(base(ChainKind::Filter, Hook::Prerouting, -300), loads().into_iter().map(|e| exprs([e]))),
+        ),
+        (
+            "c_in",
+            chain(
+                base(ChainKind::Filter, Hook::Input, 0),
+                compares().into_iter().map(|e| exprs([loaded(), e])),
+            ),
+        ),
         ("c_fwd", chain(base(ChainKind::Filter, Hook::Forward, 7), lookups())),
         ("c_out", chain(base(ChainKind::Filter, Hook::Output, 0), verdicts_rules())),
         ("c_post", chain(base(ChainKind::Filter, Hook::Postrouting, i32::MAX), [exprs([Expr::Counter])])),
         ("c_dnat", chain(base(ChainKind::Nat, Hook::Prerouting, -100), nats(NatKind::Dnat))),
-        ("c_snat", chain(base(ChainKind::Nat, Hook::Postrouting, 100), {
-            let mut rules = nats(NatKind::Snat);
-            rules.push(exprs([Expr::Masquerade]));
-            rules
-        })),
+        (
+            "c_snat",
+            chain(base(ChainKind::Nat, Hook::Postrouting, 100), {
+                let mut rules = nats(NatKind::Snat);
+                rules.push(exprs([Expr::Masquerade]));
+                rules
+            }),
+        ),
     ];
     table(sets, chains)
 }
 
 fn loads() -> Vec<Expr> {
     use MetaKey::{IifGroup, IifName, L4Proto, Mark, NfProto, OifGroup, OifName, PktType, Protocol};
-    let mut loads: Vec<Expr> = [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup]
-        .into_iter()
-        .map(|key| Expr::Meta { key, to: Reg(0) })
-        .collect();
+    let mut loads: Vec<Expr> =
+        [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup]
+            .into_iter()
+            .map(|key| Expr::Meta { key, to: Reg(0) })
+            .collect();
     // Every register, as far as four bytes fit.
     loads.extend((0..16).map(|n| Expr::Meta { key: Mark, to: Reg(n) }));
     loads.push(Expr::Payload { base: PayloadBase::Link, offset: 6, len: 6, to: Reg(4) });
@@ -194,9 +237,16 @@ fn lookups() -> Vec<viaduct_plan::nft::Rule> {
 
 fn verdicts_rules() -> Vec<viaduct_plan::nft::Rule> {
     let c_a = || "c_a".to_owned();
-    [Verdict::Accept, Verdict::Drop, Verdict::Return, Verdict::Continue, Verdict::Jump(c_a()), Verdict::Goto(c_a())]
-        .map(|verdict| exprs([Expr::Verdict(verdict)]))
-        .into()
+    [
+        Verdict::Accept,
+        Verdict::Drop,
+        Verdict::Return,
+        Verdict::Continue,
+        Verdict::Jump(c_a()),
+        Verdict::Goto(c_a()),
+    ]
+    .map(|verdict| exprs([Expr::Verdict(verdict)]))
+    .into()
 }
 
 fn nats(kind: NatKind) -> Vec<viaduct_plan::nft::Rule> {
@@ -229,7 +279,8 @@ fn nats(kind: NatKind) -> Vec<viaduct_plan::nft::Rule> {
 
 fn arp() -> Table {
     let pairs = SetDef::set(&[Type::IfName, Type::Ether, Type::Ipv4]);
-    let sets = [("s_pairs", set(pairs, [member(Key::new().name(&name("a")).mac(mac(1)).ip(addr("10.0.0.1")))]))];
+    let sets =
+        [("s_pairs", set(pairs, [member(Key::new().name(&name("a")).mac(mac(1)).ip(addr("10.0.0.1")))]))];
     let look = || {
         exprs([
             Expr::Meta { key: MetaKey::IifName, to: Reg(0) },
@@ -309,9 +360,16 @@ fn elements_rules_and_tables_change_and_go() {
         ranges.insert(Key::new().name(&name("c")).prefix("2001:db8:8::/48".parse().unwrap()), Value::None);
         inet.chains.get_mut("c_fwd").unwrap().rules.reverse();
         inet.chains.get_mut("c_out").unwrap().rules.clear();
-        inet.chains.get_mut("c_a").unwrap().rules.push(exprs([Expr::Counter, Expr::Verdict(Verdict::Return)]));
+        inet.chains
+            .get_mut("c_a")
+            .unwrap()
+            .rules
+            .push(exprs([Expr::Counter, Expr::Verdict(Verdict::Return)]));
         let changes = diff(&nft.read().unwrap(), &desired);
-        assert!(!changes.iter().any(|c| matches!(c, Change::AddTable(..) | Change::DeleteTable(_))), "{changes:?}");
+        assert!(
+            !changes.iter().any(|c| matches!(c, Change::AddTable(..) | Change::DeleteTable(_))),
+            "{changes:?}"
+        );
         assert_equal(&converge(&mut nft, &desired), &desired);
 
         // A chain more makes another table; one family goes.
@@ -380,7 +438,10 @@ fn tampering_is_seen_and_undone() {
             assert_ne!(diff(&ours.read().unwrap(), &desired), [], "{tampering} is not seen");
             assert_equal(&converge(&mut ours, &desired), &desired);
             let listing = nft(&["list", "ruleset"], "");
-            assert!(!listing.contains("dormant") && !listing.contains("policy drop"), "{tampering}: {listing}");
+            assert!(
+                !listing.contains("dormant") && !listing.contains("policy drop"),
+                "{tampering}: {listing}"
+            );
         });
     }
 }
@@ -399,13 +460,16 @@ fn dynamic_sets_count_and_are_left_alone() {
         let device = Expr::Meta { key: MetaKey::IifName, to: Reg(0) };
         let source = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, to: Reg(4) };
         let rules = [count("d_names", &[device.clone()]), count("d_pairs", &[device, source])];
-        let mut desired = ruleset([(Family::Inet, table(
-            [
-                ("d_names", dynamic(SetDef::set(&[Type::IfName]), 10)),
-                ("d_pairs", dynamic(SetDef::set(&[Type::IfName, Type::Ipv4]), 10)),
-            ],
-            [("c_in", chain(base(ChainKind::Filter, Hook::Input, 0), rules))],
-        ))]);
+        let mut desired = ruleset([(
+            Family::Inet,
+            table(
+                [
+                    ("d_names", dynamic(SetDef::set(&[Type::IfName]), 10)),
+                    ("d_pairs", dynamic(SetDef::set(&[Type::IfName, Type::Ipv4]), 10)),
+                ],
+                [("c_in", chain(base(ChainKind::Filter, Hook::Input, 0), rules))],
+            ),
+        )]);
         converge(&mut nft, &desired);
         assert_eq!(nft.counters().unwrap(), []);
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -450,4 +514,18 @@ fn assert_equal(observed: &Ruleset, desired: &Ruleset) {
         }
         assert_eq!(observed, desired);
     }
+}
+
+/// Hash tables grow in the background after the transaction; a list told meanwhile must not lack elements.
+#[test]
+fn many_elements_are_read_whole_at_once() {
+    in_netns(|| {
+        let mut nft = Nft::open().unwrap();
+        for n in 1..=20u32 {
+            let elements = (0..n * 1000).map(|n| member(Key::new().ip(std::net::Ipv4Addr::from(n).into())));
+            let exact = set(SetDef::set(&[Type::Ipv4]), elements);
+            let desired = ruleset([(Family::Inet, table([("s_many", exact)], []))]);
+            assert!(converge(&mut nft, &desired) == desired, "{n}000 elements");
+        }
+    });
 }

@@ -12,8 +12,8 @@ use std::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use viaduct_kernel::nft::Nft;
 use viaduct_plan::nft::{
-    Base, Chain, ChainKind, Elements, Expr, Family, Hook, Key, Rule, Ruleset, Set, SetDef, Statement, Table, Value,
-    diff,
+    Base, Chain, ChainKind, Elements, Expr, Family, Hook, Key, Rule, Ruleset, Set, SetDef, Statement, Table,
+    Value, diff,
 };
 use viaduct_types::{IfName, MacAddr};
 

@@ -438,8 +438,15 @@ impl std::fmt::Display for Statement {
             Self::Is(Selector::FragExists, c) if c.bytes == [1] => f.write_str("exthdr frag exists"),
             Self::Is(selector, c) => write!(f, "{} {}", selector.text(), c.text),
             Self::Not(selector, c) => write!(f, "{} != {}", selector.text(), c.text),
+            // nft's frag-off is without the flags.
+            Self::Masked(Selector::FragOffset, mask, c) if mask.bytes == [0xff, 0xf8] => {
+                write!(f, "frag frag-off {}", c.text)
+            }
             Self::Masked(selector, mask, c) => write!(f, "{} & {} == {}", selector.text(), mask.text, c.text),
-            Self::Any(selector, bits) => write!(f, "{} {}", selector.text(), bits.text),
+            Self::Any(selector @ (Selector::CtState | Selector::CtStatus), bits) => {
+                write!(f, "{} {}", selector.text(), bits.text)
+            }
+            Self::Any(selector, bits) => write!(f, "{} & {} != 0", selector.text(), bits.text),
             Self::In(key, set) => write!(f, "{} @{set}", join(key)),
             Self::NotIn(key, set) => write!(f, "{} != @{set}", join(key)),
             Self::VerdictMap(key, map) => write!(f, "{} vmap @{map}", join(key)),

@@ -136,8 +136,11 @@ fn padded(bytes: &[u8]) -> Vec<u8> {
     padded
 }
 
-/// One message of NFT_MSG_GETSETELEM of a dynamic set: key, packets and bytes of each element.
-pub(in crate::nft) fn counted_elements(body: &[u8], out: &mut Vec<(Vec<u8>, u64, u64)>) -> Result<()> {
+/// The key of an element, and its packets and bytes.
+pub(in crate::nft) type Counted = (Vec<u8>, (u64, u64));
+
+/// One message of NFT_MSG_GETSETELEM of a dynamic set.
+pub(in crate::nft) fn counted_elements(body: &[u8], out: &mut Vec<Counted>) -> Result<()> {
     each(body, &mut |nest| {
         let Some(key) = find(nest, elem::KEY)? else { return Ok(()) };
         let mut counts = (0, 0);
@@ -152,7 +155,7 @@ pub(in crate::nft) fn counted_elements(body: &[u8], out: &mut Vec<(Vec<u8>, u64,
                 _ => {}
             }
         }
-        out.push((field_bytes(key)?, counts.0, counts.1));
+        out.push((field_bytes(key)?, counts));
         Ok(())
     })
 }
