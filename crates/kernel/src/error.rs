@@ -50,7 +50,7 @@ pub enum KernelError {
         names: Vec<IfName>,
     },
     /// A system call failed.
-    #[error("{what}: {source}{}", advice(source.raw_os_error().unwrap_or(0)))]
+    #[error("{what}: {source}{}", advice_for_files(source.raw_os_error().unwrap_or(0)))]
     System {
         /// What was tried.
         what: String,
@@ -190,17 +190,22 @@ impl fmt::Display for NetnsReason {
             Self::NotNetns => f.write_str(
                 "is not a network namespace; if it was left behind under /run/netns, delete it with `ip netns delete`",
             ),
-            Self::Refused(errno) => write!(f, "{}{}", io::Error::from_raw_os_error(*errno), advice(*errno)),
+            Self::Refused(errno) => write!(f, "{}{}", io::Error::from_raw_os_error(*errno), advice_for_files(*errno)),
         }
     }
 }
 
 fn advice(errno: i32) -> &'static str {
     match errno {
-        libc::EPERM | libc::EACCES => "; run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+        libc::EPERM => "; run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN",
         libc::EMFILE => "; raise the limit of open files (ulimit -n)",
         _ => "",
     }
+}
+
+/// Netlink says EACCES for other reasons: of a device without IPv6, for one.
+fn advice_for_files(errno: i32) -> &'static str {
+    advice(if errno == libc::EACCES { libc::EPERM } else { errno })
 }
 
 struct Names<'a>(&'a [IfName]);

@@ -53,7 +53,7 @@ impl Kernel {
                 .map_err(|e| KernelError::system("opening a netlink socket", e))?,
             conntrack: conntrack::Conntrack::open()?,
             nft: nft::Nft::open().map_err(|e| KernelError::Filter { source: Arc::new(e) })?,
-            sockets: netns::Sockets::default(),
+            sockets: netns::Sockets::new(),
             journal: sysctl::Journal::open(state_dir)?,
             announcer: announce::Announcer::default(),
             next_index: link::first_index(),

@@ -189,6 +189,13 @@ pub(crate) fn free_index(socket: &Socket, from: &mut u32) -> u32 {
     *from
 }
 
+/// A group number that nobody has used: people's are small, ours is [`GROUP`], and each deletion takes another one,
+/// so that links which an earlier one left behind in its group are not this one's to delete.
+pub(crate) fn fresh_group(socket: &Socket, from: &mut u32) -> u32 {
+    const FAR: u32 = 1 << 31;
+    FAR + free_index(socket, from)
+}
+
 /// The ifindex of a name, if a device has it.
 pub(crate) fn index_of(socket: &Socket, name: &IfName) -> io::Result<Option<u32>> {
     // The ioctl goes by the socket's namespace, whatever the thread's is.

@@ -132,6 +132,9 @@ impl Netns {
     }
 
     /// A command that will run there. Like any [`Command`] it is not yet started.
+    ///
+    /// # Errors
+    /// When there are no more file descriptors.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, KernelError> {
         let file = self
             .file
@@ -175,14 +178,19 @@ fn is_network(file: &File) -> bool {
 
 /// Sockets inside guests' namespaces, kept open: opening one costs a thread, closing one a wait. Each keeps its
 /// namespace alive, so that [`Self::retain`] is called whenever it is known who is still there.
-#[derive(Default)]
 pub(crate) struct Sockets {
     open: BTreeMap<String, (u64, Socket)>,
+    /// How many stay open; more are opened for each use and closed after it.
+    room: usize,
 }
 
 impl Sockets {
-    /// More are opened for each use and closed after it: file descriptors are few by default.
-    const KEPT: usize = 384;
+    /// As many as half the file descriptors that this process may have.
+    pub(crate) fn new() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let room = usize::try_from(limit.unwrap_or(u64::MAX) / 2).unwrap_or(usize::MAX);
+        Self { open: BTreeMap::new(), room }
+    }
 
     /// Does something with the socket in the namespace at `path` as it is now.
     pub(crate) fn with<T>(
@@ -201,7 +209,7 @@ impl Sockets {
         let netns = Netns::open(path)?;
         let mut socket = netns.socket()?;
         let result = work(&mut socket);
-        if self.open.len() < Self::KEPT {
+        if self.open.len() < self.room {
             self.open.insert(path.to_owned(), (netns.inode(), socket));
         }
         Ok(result)

@@ -93,7 +93,8 @@ pub(crate) struct Socket {
     sequence: u32,
     /// What one send may hold.
     room: usize,
-    received: Vec<u8>,
+    /// What one receive may hold. The buffer is not kept: there may be a socket for each of thousands of guests.
+    capacity: usize,
 }
 
 impl Socket {
@@ -111,7 +112,7 @@ impl Socket {
         let _ = sockopt::set_socket_recv_buffer_size_force(&inner, BUFFER);
         sockopt::set_socket_timeout(&inner, sockopt::Timeout::Recv, Some(PATIENCE))?;
         let room = sockopt::socket_send_buffer_size(&inner)? / 2;
-        Ok(Self { inner, sequence: 1, room, received: Vec::with_capacity(64 << 10) })
+        Ok(Self { inner, sequence: 1, room, capacity: 64 << 10 })
     }
 
     /// Sends the requests in order, as many per system call as fit, and gives each one's answer. A request that asks
@@ -151,11 +152,12 @@ impl Socket {
         let mut answers: Vec<_> =
             requests.iter().map(|r| if r.is_answered() { None } else { Some(Ok(())) }).collect();
         let mut missing = answers.iter().filter(|a| a.is_none()).count();
+        let mut received = Vec::new();
         while missing > 0 {
-            if let Err(e) = self.receive() {
+            if let Err(e) = self.receive(&mut received) {
                 return answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Refusal::lost(&e)))).collect();
             }
-            for message in Messages(&self.received) {
+            for message in Messages(&received) {
                 let index = usize::try_from(message.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
                 // An answer to something older, given up.
                 let Some(slot) = answers.get_mut(index) else { continue };
@@ -203,15 +205,15 @@ impl Socket {
         let mut bytes = Vec::new();
         request.write(&mut bytes, sequence);
         self.inner.send(&bytes, 0).map_err(|e| Refusal::new(e.raw_os_error().unwrap_or(libc::EIO)))?;
-        let (mut answers, mut interrupted) = (Vec::new(), false);
+        let (mut answers, mut received, mut interrupted) = (Vec::new(), Vec::new(), false);
         loop {
-            match self.receive() {
+            match self.receive(&mut received) {
                 Ok(()) => {}
                 // The kernel dropped answers for lack of memory; what is still queued has an old sequence number.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Ok(None),
                 Err(e) => return Err(Refusal::lost(&e)),
             }
-            for message in Messages(&self.received).filter(|m| m.sequence == sequence) {
+            for message in Messages(&received).filter(|m| m.sequence == sequence) {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
                     NLMSG_DONE | NLMSG_ERROR => {
@@ -223,15 +225,15 @@ impl Socket {
         }
     }
 
-    fn receive(&mut self) -> io::Result<()> {
+    fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         loop {
-            self.received.clear();
-            match self.inner.recv(&mut self.received, libc::MSG_TRUNC) {
-                Ok(length) if length > self.received.len() => {
-                    // Larger than any answer so far: the kernel fills at most what it saw us receive, so that this
-                    // is one message that does not fit. Have it told again.
-                    self.received.clear();
-                    self.received.reserve(length);
+            into.clear();
+            into.reserve(self.capacity);
+            match self.inner.recv(into, libc::MSG_TRUNC) {
+                Ok(length) if length > into.len() => {
+                    // The kernel fills at most what it saw us receive, so that this is one message that does not
+                    // fit. Have it told again.
+                    self.capacity = length;
                     return Err(io::Error::from_raw_os_error(libc::ENOBUFS));
                 }
                 Ok(_) => return Ok(()),

@@ -104,6 +104,10 @@ impl Journal {
 
     /// Forgets settings that were given back what they had.
     pub(crate) fn forget<'a>(&self, keys: impl IntoIterator<Item = &'a Sysctl>) -> Result<(), KernelError> {
+        let mut keys = keys.into_iter().peekable();
+        if keys.peek().is_none() {
+            return Ok(());
+        }
         let mut journal = self.read()?;
         let known = journal.len();
         for key in keys {

@@ -196,3 +196,42 @@ fn a_device_listens_to_further_macs() {
         }
     });
 }
+
+#[test]
+fn what_others_made_is_seen() {
+    isolated(|| {
+        let mut world = World::new();
+        world.apply(&[
+            bridge("br0"),
+            up("br0"),
+            address("br0", "192.0.2.1/24"),
+            address("br0", "2001:db8::1/64"),
+        ]);
+        let theirs = [
+            "route add 198.51.100.0/24 nexthop via 192.0.2.7 nexthop via 192.0.2.8",
+            "route add 2001:db8:7::/48 nexthop via 2001:db8::7 nexthop via 2001:db8::8",
+            "route add blackhole 203.0.113.0/24",
+            "route add 198.18.0.0/15 dev br0 table 77",
+            "address add 192.0.2.9/24 dev br0 valid_lft 3600 preferred_lft 3600",
+        ];
+        for arguments in theirs {
+            let status = std::process::Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {arguments}");
+        }
+        let observed = world.observe();
+        let via = |destination: &str| {
+            let found: Vec<_> =
+                observed.routes.iter().filter(|r| r.destination == net(destination)).collect();
+            found.first().and_then(|r| r.via).map(|via| via.to_string())
+        };
+        assert_eq!(via("198.51.100.0/24").as_deref(), Some("192.0.2.7"));
+        assert_eq!(via("2001:db8:7::/48").as_deref(), Some("2001:db8::7"));
+        assert!(
+            observed
+                .routes
+                .iter()
+                .all(|r| ![net("203.0.113.0/24"), net("198.18.0.0/15")].contains(&r.destination))
+        );
+        assert!(observed.addresses[&at("br0", "192.0.2.9/24")].dynamic);
+    });
+}

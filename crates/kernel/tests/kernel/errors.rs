@@ -1,7 +1,7 @@
 use std::process::Command;
 
 use viaduct_kernel::{Netns, NetnsRef};
-use viaduct_plan::{NewLink, Op, Proxy};
+use viaduct_plan::{NewLink, Op, Proxy, nft};
 
 use crate::world::{Guest, World, address, bridge, isolated, mac, name, set, veth};
 
@@ -103,5 +103,29 @@ fn without_privileges_it_is_told_what_is_missing() {
         let text = world.refuse(bridge("br0"));
         assert!(text.starts_with("+ bridge br0 mac 02:00:00:00:07:ee: Operation not permitted"), "{text}");
         assert!(text.contains("run it as root, or with CAP_NET_ADMIN"), "{text}");
+    });
+}
+
+#[test]
+fn nothing_is_done_after_a_failed_filter() {
+    isolated(|| {
+        let mut world = World::new();
+        // There is no such table.
+        let (family, name, chain) = (nft::Family::Inet, "c".to_owned(), nft::Chain::default());
+        let filter = Op::Nft(vec![nft::Change::ReplaceRules { family, name, chain }]);
+        let results = world.try_apply(&[bridge("br0"), filter, bridge("br1"), Op::EndFlows]);
+        let texts: Vec<_> = results.into_iter().map(|r| r.map_err(|e| e.to_string())).collect();
+        assert_eq!(texts[0], Ok(()));
+        let failed = texts[1].as_ref().unwrap_err();
+        assert!(failed.starts_with("packet filter: "), "{failed}");
+        for later in &texts[2..] {
+            let later = later.as_ref().unwrap_err();
+            assert!(
+                later.starts_with("not done, because the packet filter could not be changed: "),
+                "{later}"
+            );
+        }
+        let links = world.observe().links;
+        assert!(links.contains_key("br0") && !links.contains_key("br1"));
     });
 }

@@ -215,3 +215,58 @@ fn what_the_kernel_cannot_delete_is_told() {
         assert!(world.observe().links.contains_key("lo"));
     });
 }
+
+#[test]
+fn what_the_kernel_can_do_is_found_by_trying() {
+    isolated(|| {
+        let mut world = World::new();
+        let features = world.observe().features;
+        assert!(features.bridge && features.veth, "{features:?}");
+        assert_eq!(features.tun, std::path::Path::new("/dev/net/tun").exists());
+        let rules = "table bridge t { chain c { type filter hook forward priority 0; }; }";
+        let status =
+            std::process::Command::new("nft").arg(rules).stderr(std::process::Stdio::null()).status();
+        assert_eq!(features.nft_bridge, status.unwrap().success());
+        println!("{features:?}");
+        assert_eq!(world.observe().links.len(), 1, "trying left something behind");
+    });
+}
+
+#[test]
+fn a_host_that_is_busy_can_be_observed() {
+    isolated(|| {
+        let mut world = World::new();
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let path =
+            format!("/proc/{}/task/{}/ns/net", std::process::id(), rustix::thread::gettid().as_raw_nonzero());
+        let netns = viaduct_kernel::Netns::open(&path).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                netns.enter().unwrap();
+                assert_eq!(std::fs::read_link("/proc/thread-self/ns/net").unwrap(), own);
+                let mut other = World::new();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let names: Vec<_> = (0..50).map(|i| format!("b{i}")).collect();
+                    other.apply(&names.iter().map(|n| bridge(n)).collect::<Vec<_>>());
+                    other.apply(&[Op::DeleteLinks(names.iter().map(|n| name(n)).collect())]);
+                }
+            });
+            let start = Instant::now();
+            let mut looks = 0;
+            while start.elapsed() < Duration::from_millis(600) {
+                let observed = world.observe();
+                assert!(observed.links.contains_key("lo"));
+                looks += 1;
+            }
+            println!("looked {looks} times");
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn a_kernel_may_be_given_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<viaduct_kernel::Kernel>();
+}
