@@ -9,7 +9,7 @@ mod reach;
 mod resolve;
 mod run;
 
-use std::{io, thread, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use crate::{
     file::{Lab, Name},
@@ -43,10 +43,6 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    fn holds(detail: impl Into<String>) -> Self {
-        Self { holds: true, detail: detail.into() }
-    }
-
     fn fails(detail: impl Into<String>) -> Self {
         Self { holds: false, detail: detail.into() }
     }
@@ -70,12 +66,6 @@ impl Scene<'_> {
 
     /// Runs the closure in a thread that is inside of the machine's network namespace.
     fn inside<T: Send>(&self, machine: &Name, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        use std::os::fd::AsFd;
         crate::world::inside(self.world.machines[machine].net.as_fd(), work)
     }
-}
-
-/// Joins a scope's thread; a panic in it is an error like another.
-fn joined<T>(handle: thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
-    handle.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }

@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use toml::Spanned;
+use viaduct_model::Source;
 use viaduct_types::{GuestName, IfName, IpNet, NicId, PortRange, Proto};
 
 use super::{Do, Expectation, FILE, Interface, Lab, Machine, Name, Problems, Role, Route, Step, Switch, raw};
@@ -16,6 +18,9 @@ use crate::{
     sentence::{self, Sentence},
     suggest::{list, nearest},
 };
+
+/// A host's configuration unless it says otherwise.
+const CONFIG: &str = "viaduct.toml";
 
 /// Words that sentences begin or end with.
 const RESERVED: [&str; 2] = ["nobody", "frames"];
@@ -56,6 +61,7 @@ impl Lab {
             dir: dir.to_owned(),
             switches: BTreeMap::new(),
             machines: BTreeMap::new(),
+            configs: BTreeMap::new(),
             steps: Vec::new(),
         }
     }
@@ -112,8 +118,9 @@ impl Loader {
 
     fn hosts(&mut self, hosts: BTreeMap<Spanned<String>, raw::Host>) {
         for (name, host) in hosts {
+            let place = name.span();
             let Some(name) = self.name(&name) else { continue };
-            let config = self.config(host.config);
+            let config = self.config(&name, &host.config.unwrap_or_else(|| Spanned::new(place, CONFIG.to_owned())));
             let machine = Machine {
                 role: Role::Host { config },
                 interfaces: self.interfaces(host.interfaces),
@@ -139,11 +146,10 @@ impl Loader {
                     None
                 }
             };
-            let own = Spanned::new(place, name.to_string());
+            let own = Spanned::new(place.clone(), name.to_string());
             let guest_name: Option<GuestName> = self.parsed(guest.guest.as_ref().unwrap_or(&own), "");
             let (Some(host), Some(guest_name)) = (host, guest_name) else { continue };
-            let nics = if guest.attach { guest.nics } else { 0 };
-            let attach = (0..nics).map(|index| NicId { guest: guest_name.clone(), index }).collect();
+            let attach = if guest.attach { self.nics(&host, &guest_name, place) } else { Vec::new() };
             let machine = Machine {
                 role: Role::Guest { host, guest: guest_name, attach },
                 interfaces: BTreeMap::new(),
@@ -153,6 +159,20 @@ impl Loader {
             };
             self.lab.machines.insert(name, machine);
         }
+    }
+
+    fn nics(&mut self, host: &Name, guest: &GuestName, place: std::ops::Range<usize>) -> Vec<NicId> {
+        // Without a configuration, that is the mistake to tell.
+        let Some(config) = self.lab.configs.get(host) else { return Vec::new() };
+        let Some(found) = config.guests.get(guest) else {
+            let help = match nearest(guest.as_str(), config.guests.keys().map(GuestName::as_str)) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("it has {}; `attach = false` for one that comes later", list(config.guests.keys())),
+            };
+            self.problems.push(place, format!("`{guest}` is no guest in {host}'s configuration"), help);
+            return Vec::new();
+        };
+        (0..).take(found.nics.len()).map(|index| NicId { guest: guest.clone(), index }).collect()
     }
 
     fn steps(&mut self, steps: Vec<raw::Step>) {
@@ -248,15 +268,20 @@ impl Loader {
         all
     }
 
-    fn config(&mut self, config: Option<Spanned<String>>) -> PathBuf {
-        let (text, place) = match &config {
-            Some(config) => (config.get_ref().as_str(), config.span()),
-            None => ("viaduct.toml", 0..0),
-        };
-        let path = self.lab.dir.join(text);
-        if !path.exists() {
-            let message = format!("there is no {}", path.display());
-            self.problems.push(place, message, "`config` is a file or directory, seen from the lab's directory");
+    fn config(&mut self, host: &Name, config: &Spanned<String>) -> PathBuf {
+        let path = self.lab.dir.join(config.get_ref());
+        match sources(&path) {
+            Ok(sources) => match viaduct_model::load(&sources) {
+                Ok(loaded) => {
+                    self.lab.configs.insert(host.clone(), loaded.config);
+                }
+                Err(diagnostics) => self.problems.push_diagnostics(diagnostics),
+            },
+            Err(e) => {
+                let message = format!("cannot read {}: {e}", path.display());
+                let help = "`config` is a file or directory, seen from the lab's directory";
+                self.problems.push(config.span(), message, help);
+            }
         }
         path
     }
@@ -312,6 +337,25 @@ impl Loader {
     }
 }
 
+/// The files of a configuration, as the program reads them: one, or those of a directory.
+fn sources(path: &Path) -> io::Result<Vec<Source>> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        files = vec![path.join(CONFIG)];
+        let mut parts = match fs::read_dir(path.join("conf.d")) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
+            Err(_) => Vec::new(),
+        };
+        parts.retain(|part| part.extension().is_some_and(|extension| extension == "toml"));
+        parts.sort();
+        files.append(&mut parts);
+    }
+    files
+        .into_iter()
+        .map(|file| Ok(Source { text: fs::read_to_string(&file)?, name: file.to_string_lossy().into_owned() }))
+        .collect()
+}
+
 fn route(text: &str) -> Option<Route> {
     let mut words = text.split_whitespace();
     let to = words.next()?;
@@ -347,10 +391,9 @@ mod tests {
         interfaces.eth0 = { switch = "internet", addresses = ["198.51.100.7/24"], gateways = ["198.51.100.1"] }
         routes = ["203.0.113.0/24 via 198.51.100.2"]
         [hosts.ve0]
-        config = "."
+        config = "viaduct.toml"
         interfaces.eth0 = { switch = "internet", addresses = ["198.51.100.2/24"], mac = "02:00:00:00:00:02" }
         [guests.web]
-        nics = 2
         listen = ["80/tcp", "5060-5061/udp"]
         [guests.idle]
         guest = "other"
@@ -364,7 +407,7 @@ mod tests {
     "#;
 
     fn load(text: &str) -> Result<Lab, Problems> {
-        Lab::parse(Path::new("/"), text)
+        Lab::parse(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labs/small"), text)
     }
 
     #[test]
@@ -373,12 +416,12 @@ mod tests {
         let name = |s: &str| s.parse::<Name>().unwrap();
         assert_eq!(lab.hosts().count(), 1);
         let guests: Vec<_> = lab.guests_of(&name("ve0").clone()).map(|(n, nics)| (n.to_string(), nics.len())).collect();
-        assert_eq!(guests, [("idle".to_owned(), 0), ("web".to_owned(), 2)]);
+        assert_eq!(guests, [("idle".to_owned(), 0), ("web".to_owned(), 1)]);
         let listen = &lab.machines[&name("web")].listen;
         assert!(listen.contains(&(5061, Proto::Udp)));
         assert!(listen.contains(&(22, Proto::Tcp)), "whoever cannot be reached does listen");
         assert_eq!(lab.steps[1].commands[0].command, "viaduct plan");
-        assert_eq!(lab.steps[1].expectations[1].line, 21);
+        assert_eq!(lab.steps[1].expectations[1].line, 20);
     }
 
     #[test]
@@ -388,12 +431,13 @@ mod tests {
             (r#"{ switch = "internet", addresses = ["198.51.100.7"#, r#"{ switch = "intarnet", addresses = ["198.51.100.7"#, ":5:38", "did you mean `internet`?"),
             ("198.51.100.7/24", "198.51.100.7", ":5:63", "prefix length"),
             ("via 198.51.100.2", "through x", ":6:19", "PREFIX via ADDRESS"),
-            (r#"config = ".""#, r#"config = "nothing.toml""#, ":8:18", "seen from the lab's directory"),
-            ("80/tcp\"", "80/tpc\"", ":12:19", "443/tcp"),
+            (r#"config = "viaduct.toml""#, r#"config = "nothing.toml""#, ":8:18", "seen from the lab's directory"),
+            ("80/tcp\"", "80/tpc\"", ":11:19", "443/tcp"),
             ("[guests.web]", "[guests.client]", ":10:17", "call one of them otherwise"),
             ("[guests.web]", "[guests.nobody]", ":10:17", "call it otherwise"),
-            ("client reaches web", "client reaches wep", ":18:34", "did you mean `web`?"),
-            ("ve0: viaduct", "veO: viaduct", ":20:16", "did you mean `ve0`?"),
+            ("[guests.web]", "[guests.wep]", ":10:17", "did you mean `web`?"),
+            ("client reaches web", "client reaches wep", ":17:34", "did you mean `web`?"),
+            ("ve0: viaduct", "veO: viaduct", ":19:16", "did you mean `ve0`?"),
         ] {
             let text = GOOD.replacen(from, to, 1);
             assert_ne!(text, GOOD);
@@ -412,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_guest_says_where_it_runs_when_there_are_two_hosts() {
-        let text = GOOD.replace("[guests.web]", "[hosts.ve1]\nconfig = \".\"\n[guests.web]");
+        let text = GOOD.replace("[guests.web]", "[hosts.ve1]\nconfig = \"viaduct.toml\"\n[guests.web]");
         let problems = load(&text).unwrap_err().to_string();
         assert!(problems.contains("which host `web` runs on is missing"), "{problems}");
     }

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use viaduct_model::Config;
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NicId, Proto};
 
 use crate::sentence::Sentence;
@@ -34,6 +35,8 @@ pub struct Lab {
     pub switches: BTreeMap<Name, Switch>,
     /// Hosts, guests and outside machines.
     pub machines: BTreeMap<Name, Machine>,
+    /// The hosts' configurations.
+    pub configs: BTreeMap<Name, Config>,
     /// What is done and expected, in order.
     pub steps: Vec<Step>,
 }

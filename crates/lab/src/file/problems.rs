@@ -3,6 +3,7 @@
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use viaduct_model::Diagnostics;
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub struct Problems {
     file: String,
     source: String,
     found: Vec<Problem>,
+    /// What is wrong with the hosts' configurations.
+    others: Vec<Diagnostics>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ struct Problem {
 
 impl Problems {
     pub(crate) fn new(file: impl Into<String>, source: impl Into<String>) -> Self {
-        Self { file: file.into(), source: source.into(), found: Vec::new() }
+        Self { file: file.into(), source: source.into(), found: Vec::new(), others: Vec::new() }
     }
 
     pub(crate) fn push(&mut self, at: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
@@ -30,8 +33,12 @@ impl Problems {
         self.found.push(Problem { at, message: message.into(), help: help.into() });
     }
 
+    pub(crate) fn push_diagnostics(&mut self, diagnostics: Diagnostics) {
+        self.others.push(diagnostics);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.found.is_empty() && self.others.is_empty()
     }
 
     /// The line of a byte, counted from 1.
@@ -56,7 +63,8 @@ impl Problems {
                 renderer.render(&[group])
             })
             .collect();
-        texts.join("\n\n")
+        let others = self.others.iter().map(|diagnostics| diagnostics.render(color).trim_end().to_owned());
+        texts.into_iter().chain(others).collect::<Vec<_>>().join("\n\n")
     }
 }
 

@@ -60,16 +60,10 @@ pub(super) struct Host {
 pub(super) struct Guest {
     pub(super) host: Option<Text>,
     pub(super) guest: Option<Text>,
-    #[serde(default = "one")]
-    pub(super) nics: u8,
     #[serde(default = "yes")]
     pub(super) attach: bool,
     #[serde(default)]
     pub(super) listen: Vec<Text>,
-}
-
-fn one() -> u8 {
-    1
 }
 
 fn yes() -> bool {
