@@ -44,9 +44,9 @@ impl std::fmt::Display for Plan {
 /// For programs: each step with its lines.
 impl Serialize for Plan {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.ops.iter().flat_map(|op| {
-            op.to_string().lines().map(str::to_owned).collect::<Vec<_>>()
-        }))
+        serializer.collect_seq(
+            self.ops.iter().flat_map(|op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>()),
+        )
     }
 }
 
@@ -54,8 +54,9 @@ impl Serialize for Plan {
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     let mut plan = Planner { observed, desired, fresh: fresh(observed, desired), ops: Vec::new() };
     let filter = nft::diff(&observed.nft, &desired.nft);
-    let (late, early): (Vec<Change>, Vec<Change>) =
-        filter.into_iter().partition(|change| matches!(change, Change::DeleteTable(f) if !desired.nft.tables.contains_key(f)));
+    let (late, early): (Vec<Change>, Vec<Change>) = filter
+        .into_iter()
+        .partition(|change| matches!(change, Change::DeleteTable(f) if !desired.nft.tables.contains_key(f)));
     let ends = early.iter().any(may_end_flows);
     if !early.is_empty() {
         plan.ops.push(Op::Nft(early));
@@ -102,7 +103,8 @@ struct Planner<'a> {
 
 /// The links we make that are missing, or there but not as they must be from their making on.
 fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
-    let nics: BTreeMap<&IfName, &NicId> = desired.guests.iter().map(|(nic, g)| (&g.host_device, nic)).collect();
+    let nics: BTreeMap<&IfName, &NicId> =
+        desired.guests.iter().map(|(nic, g)| (&g.host_device, nic)).collect();
     let is_fresh = |name: &IfName, link: &DesiredLink| {
         let (Some(make), Some(alias)) = (&link.make, &link.alias) else { return false };
         let Some(now) = observed.links.get(name) else { return true };
@@ -119,6 +121,11 @@ fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
         }
     };
     desired.links.iter().filter(|(name, link)| is_fresh(name, link)).map(|(name, _)| name.clone()).collect()
+}
+
+/// The device group that a link of ours belongs in: what comes from outside by an uplink's bridge is no guest's.
+fn group(alias: &str) -> u32 {
+    if alias.starts_with(UPLINK) { 0 } else { GROUP }
 }
 
 /// Whether we made the link, rather than adopted it.
@@ -221,7 +228,8 @@ impl Planner<'_> {
         let desired = self.desired;
         // Bridges before their ports.
         let made = || desired.links.iter().filter(|(_, l)| l.make.is_some());
-        let (bridges, ports): (Vec<_>, Vec<_>) = made().partition(|(_, l)| matches!(l.make, Some(NewLink::Bridge)));
+        let (bridges, ports): (Vec<_>, Vec<_>) =
+            made().partition(|(_, l)| matches!(l.make, Some(NewLink::Bridge)));
         for (name, link) in bridges {
             self.link(name, link);
         }
@@ -229,7 +237,9 @@ impl Planner<'_> {
         for (name, link) in ports {
             self.link(name, link);
         }
-        for (name, link) in desired.links.iter().filter(|(n, l)| l.make.is_none() && !desired.moves.contains_key(*n)) {
+        for (name, link) in
+            desired.links.iter().filter(|(n, l)| l.make.is_none() && !desired.moves.contains_key(*n))
+        {
             self.link(name, link);
         }
     }
@@ -247,6 +257,9 @@ impl Planner<'_> {
             if link.addrgen_none == Some(false) {
                 self.ops.push(set(LinkChange::AddrgenNone(false)));
             }
+            if group(alias) != GROUP {
+                self.ops.push(set(LinkChange::Group(group(alias))));
+            }
             if link.isolated {
                 // Only a port can be isolated.
                 self.ops.push(set(LinkChange::Master(link.master.clone())));
@@ -262,13 +275,14 @@ impl Planner<'_> {
             if now.alias != *alias {
                 changes.push(LinkChange::Alias(alias.clone()));
             }
-            if now.group != GROUP {
-                changes.push(LinkChange::Group(GROUP));
+            if now.group != group(alias) {
+                changes.push(LinkChange::Group(group(alias)));
             }
         }
         changes.extend(link.mac.filter(|mac| now.mac != Some(*mac)).map(LinkChange::Mac));
         changes.extend(link.mtu.filter(|mtu| now.mtu != *mtu).map(LinkChange::Mtu));
-        changes.extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
+        changes
+            .extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
         let uplink = link.alias.is_none();
         if now.master != link.master && !(uplink && link.master.is_none()) {
             changes.push(LinkChange::Master(link.master.clone()));
@@ -284,7 +298,9 @@ impl Planner<'_> {
     fn move_uplinks(&mut self) {
         for (interface, bridge) in &self.desired.moves {
             let Some(now) = self.observed.links.get(interface) else { continue };
-            if let Some(mtu) = self.desired.links.get(interface).and_then(|l| l.mtu).filter(|mtu| now.mtu != *mtu) {
+            if let Some(mtu) =
+                self.desired.links.get(interface).and_then(|l| l.mtu).filter(|mtu| now.mtu != *mtu)
+            {
                 self.ops.push(Op::SetLink { name: interface.clone(), change: LinkChange::Mtu(mtu) });
             }
             if self.fresh.contains(bridge) || !self.observed.links.get(bridge).is_some_and(|b| b.up) {
@@ -302,7 +318,9 @@ impl Planner<'_> {
     fn move_back(&mut self) {
         let observed = self.observed;
         for (bridge, _) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
-            for (interface, _) in observed.links.iter().filter(|(_, l)| l.master.as_ref() == Some(bridge) && !l.is_ours()) {
+            for (interface, _) in
+                observed.links.iter().filter(|(_, l)| l.master.as_ref() == Some(bridge) && !l.is_ours())
+            {
                 if self.desired.moves.get(interface) == Some(bridge) && self.stays(bridge) {
                     continue;
                 }
@@ -340,7 +358,7 @@ impl Planner<'_> {
         }
         for route in on_link.iter().chain(&via) {
             self.ops.push(Op::DeleteRoute((*route).clone()));
-            self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), onlink: route.via.is_some(), ..(*route).clone() }));
+            self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), ..(*route).clone() }));
         }
     }
 
@@ -384,7 +402,8 @@ impl Planner<'_> {
                 changes.push(GuestChange::Up);
             }
             let none = (BTreeSet::new(), BTreeSet::new());
-            let (addresses, routes) = if fresh { (&none.0, &none.1) } else { (&seen.addresses, &seen.routes) };
+            let (addresses, routes) =
+                if fresh { (&none.0, &none.1) } else { (&seen.addresses, &seen.routes) };
             changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
             changes.extend(addresses.difference(&guest.addresses).copied().map(GuestChange::DeleteAddress));
             for address in guest.addresses.difference(addresses) {

@@ -37,11 +37,14 @@ impl<'a> View<'a> {
     fn allows(&self, flow: &Flow) -> Option<bool> {
         let v6 = flow.original.source.is_ipv6();
         let to = flow.reply.source;
-        let published = to != flow.original.destination || flow.reply.source_port != flow.original.destination_port;
+        let published =
+            to != flow.original.destination || flow.reply.source_port != flow.original.destination_port;
         let from_guest = self.has(v6, "attached", &Key::new().ip(flow.original.source));
         let to_guest = self.has(v6, "attached", &Key::new().ip(to));
         if published && self.published_to(v6, flow.protocol, &flow.original).is_some() {
-            return Some(self.published_to(v6, flow.protocol, &flow.original) == Some((to, flow.reply.source_port)));
+            return Some(
+                self.published_to(v6, flow.protocol, &flow.original) == Some((to, flow.reply.source_port)),
+            );
         }
         if !from_guest && !to_guest {
             return None;
@@ -61,7 +64,8 @@ impl<'a> View<'a> {
     /// What the published ports make of a destination.
     fn published_to(&self, v6: bool, protocol: u8, tuple: &Tuple) -> Option<(IpAddr, u16)> {
         let service = |key: Key| key.protocol(protocol).port(tuple.destination_port);
-        let exact = [("publish", service(Key::new().ip(tuple.destination))), ("publish_all", service(Key::new()))];
+        let exact =
+            [("publish", service(Key::new().ip(tuple.destination))), ("publish_all", service(Key::new()))];
         let ranges = [
             ("publish_range", service(Key::new().ip(tuple.destination))),
             ("publish_all_range", service(Key::new())),

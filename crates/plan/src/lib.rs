@@ -9,9 +9,7 @@ mod op;
 mod port;
 mod state;
 
-pub use desired::{
-    Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired,
-};
+pub use desired::{Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired};
 pub use diff::{Plan, plan};
 pub use flows::ends;
 pub use op::{GuestChange, LinkChange, NewLink, Op};

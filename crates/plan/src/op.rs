@@ -225,7 +225,9 @@ impl fmt::Display for Op {
                 }
                 Ok(())
             }
-            Self::AddAddress { address, .. } => write!(f, "+ address {} on {}", address.address, address.link),
+            Self::AddAddress { address, .. } => {
+                write!(f, "+ address {} on {}", address.address, address.link)
+            }
             Self::DeleteAddress(address) => write!(f, "- address {} on {}", address.address, address.link),
             Self::AddRoute(route) => write!(f, "+ {route}"),
             Self::DeleteRoute(route) => write!(f, "- {route}"),
@@ -238,7 +240,9 @@ impl fmt::Display for Op {
                 GuestChange::Mtu(mtu) => write!(f, "~ {nic}: {device} mtu {mtu}"),
                 GuestChange::Mac(mac) => write!(f, "~ {nic}: {device} mac {mac}"),
                 GuestChange::Up => write!(f, "~ {nic}: {device} up"),
-                GuestChange::AddAddress { address, .. } => write!(f, "+ {nic}: address {address} on {device}"),
+                GuestChange::AddAddress { address, .. } => {
+                    write!(f, "+ {nic}: address {address} on {device}")
+                }
                 GuestChange::DeleteAddress(address) => write!(f, "- {nic}: address {address} on {device}"),
                 GuestChange::AddRoute(route) => write!(f, "+ {nic}: {route}"),
                 GuestChange::DeleteRoute(route) => write!(f, "- {nic}: {route}"),

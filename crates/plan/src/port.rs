@@ -28,5 +28,10 @@ pub trait Apply {
     /// no packet flows past a filter that is not there.
     ///
     /// `keep` says of a flow whether the new filter lets it live; asked at [`Op::EndFlows`].
-    fn apply(&mut self, ops: &[Op], keep: &dyn Fn(&Flow) -> bool, progress: &mut dyn FnMut(usize)) -> Vec<Result<(), Self::Error>>;
+    fn apply(
+        &mut self,
+        ops: &[Op],
+        keep: &dyn Fn(&Flow) -> bool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Vec<Result<(), Self::Error>>;
 }

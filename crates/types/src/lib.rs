@@ -11,7 +11,8 @@ mod vnet_id;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{
-    GuestName, IfName, NameError, NamespaceName, NetworkName, NicId, ParseNicIdError, PeerName, UplinkName, VnetName,
+    GuestName, IfName, NameError, NamespaceName, NetworkName, NicId, ParseNicIdError, PeerName, UplinkName,
+    VnetName,
 };
 pub use port::{ParsePortError, PortRange, Proto};
 pub use publish::{ParsePublishError, Publish};
@@ -19,5 +20,7 @@ pub use vnet_id::{ParseVnetIdError, VnetId};
 
 /// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.
 pub fn stable_hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -106,7 +106,14 @@ mod tests {
 
     #[test]
     fn only_the_colon_form_parses() {
-        for bad in ["", "00:16:3e:00:00", "00:16:3e:00:00:28:01", "0:16:3e:0:0:28", "00-16-3e-00-00-28", "+1:16:3e:00:00:28"] {
+        for bad in [
+            "",
+            "00:16:3e:00:00",
+            "00:16:3e:00:00:28:01",
+            "0:16:3e:0:0:28",
+            "00-16-3e-00-00-28",
+            "+1:16:3e:00:00:28",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
         assert_eq!("AA:bb:CC:dd:EE:ff".parse::<MacAddr>().unwrap().to_string(), "aa:bb:cc:dd:ee:ff");

@@ -45,7 +45,9 @@ impl fmt::Display for Publish {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePublishError {
     /// Not the form at all.
-    #[error("write [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO], like 203.0.113.10:8443:443/tcp or [2001:db8::10]:53:53/udp")]
+    #[error(
+        "write [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO], like 203.0.113.10:8443:443/tcp or [2001:db8::10]:53:53/udp"
+    )]
     Form,
     /// The address part.
     #[error("{0:?} is no IP address (IPv6 stands in brackets)")]
@@ -128,7 +130,17 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Publish>().unwrap().to_string(), printed);
         }
-        for bad in ["", "80", "x:80:80", "300.0.0.1:80:80", "2001:db8::1:80:80", "80:80/icmp", "80-81:80/tcp", "[::1:80:80", "1.2.3.4:80"] {
+        for bad in [
+            "",
+            "80",
+            "x:80:80",
+            "300.0.0.1:80:80",
+            "2001:db8::1:80:80",
+            "80:80/icmp",
+            "80-81:80/tcp",
+            "[::1:80:80",
+            "1.2.3.4:80",
+        ] {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");
         }
     }

@@ -30,7 +30,9 @@ const IP6: (u16, &str) = (0x86dd, "ip6");
 pub(super) const FREE_MARK: u32 = 0x5600_0000;
 
 pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
-    if !context.observed.features.nft_bridge || context.config.networks.values().all(|n| bridge_of(n).is_none()) {
+    if !context.observed.features.nft_bridge
+        || context.config.networks.values().all(|n| bridge_of(n).is_none())
+    {
         return None;
     }
     let mut table = Builder::default();
@@ -166,8 +168,7 @@ fn add_guard(table: &mut Builder) {
 
 fn add_ipv6_guard(table: &mut Builder) {
     // The offset is the upper 13 bits (RFC 8200, 4.5).
-    let first_fragment =
-        || St::Masked(S::FragOffset, Const::be16(0xfff8, "0xfff8"), Const::be16(0, "0"));
+    let first_fragment = || St::Masked(S::FragOffset, Const::be16(0xfff8, "0xfff8"), Const::be16(0, "0"));
     // Always true where the ports can be read at all.
     let readable = || St::Masked(S::ThDport, Const::be16(0, "0"), Const::be16(0, "0"));
     table.chain(
@@ -258,21 +259,17 @@ fn add_redirect(table: &mut Builder) {
             redirected(IP6),
         ],
     );
-    let ports = || {
-        vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")]
-    };
-    table.base(
-        "between_ports",
-        Hook::Forward,
-        FORWARD,
-        vec![rule(ports(), [goto("between_redirected")])],
-    );
+    let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];
+    table.base("between_ports", Hook::Forward, FORWARD, vec![rule(ports(), [goto("between_redirected")])]);
     table.chain(
         "between_redirected",
         vec![
             vec![of_type(ARP), accept()],
             solicitation(135, "nd-neighbor-solicit"),
             solicitation(136, "nd-neighbor-advert"),
+            // A frame for the host is forwarded only when br_netfilter has led it to a published port on the same
+            // bridge; table inet judges it next.
+            vec![St::Is(S::PktType, Const::u8(0, "0")), accept()],
             vec![drop()],
         ],
     );

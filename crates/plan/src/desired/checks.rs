@@ -45,11 +45,16 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
     for (name, network) in &config.networks {
         match &network.mode {
             Mode::Vnet { .. } => {
-                notices.error(&network.origin, format!("this version does not carry the vnet network {name} yet"));
+                notices.error(
+                    &network.origin,
+                    format!("this version does not carry the vnet network {name} yet"),
+                );
             }
             Mode::Bridged { vlan: Some(vlan), .. } => notices.error(
                 &network.origin,
-                format!("this version does not make VLAN {vlan} of network {name} yet: bridge the uplink itself"),
+                format!(
+                    "this version does not make VLAN {vlan} of network {name} yet: bridge the uplink itself"
+                ),
             ),
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {}
         }
@@ -83,7 +88,8 @@ fn missing_features(context: &Context<'_>, notices: &mut Notices) {
         if matches!(network.mode, Mode::Routed { .. }) && !features.nft_arp {
             notices.warn(
                 &network.origin,
-                "this kernel cannot filter ARP (CONFIG_NF_TABLES_ARP): what guests say in ARP is not counted".to_owned(),
+                "this kernel cannot filter ARP (CONFIG_NF_TABLES_ARP): what guests say in ARP is not counted"
+                    .to_owned(),
             );
         }
     }
@@ -124,7 +130,10 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
                     .collect();
                 notices.error(
                     &uplink.origin,
-                    format!("uplink {name}: this host has no device {interface}; it has {}", known.join(", ")),
+                    format!(
+                        "uplink {name}: this host has no device {interface}; it has {}",
+                        known.join(", ")
+                    ),
                 );
             }
             Some(link) if link.is_ours() => notices.error(
@@ -139,7 +148,9 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
                 if let Some(master) = foreign {
                     notices.error(
                         &uplink.origin,
-                        format!("uplink {name}: {interface} is a port of {master} already, which is not ours"),
+                        format!(
+                            "uplink {name}: {interface} is a port of {master} already, which is not ours"
+                        ),
                     );
                 }
             }
@@ -232,7 +243,9 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
             };
             notices.error(
                 origin,
-                format!("the device {name} exists and {whose}: remove it, or choose another name with `{key}`"),
+                format!(
+                    "the device {name} exists and {whose}: remove it, or choose another name with `{key}`"
+                ),
             );
         }
     };

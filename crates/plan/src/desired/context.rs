@@ -80,7 +80,9 @@ pub(super) fn bridges(config: &Config) -> impl Iterator<Item = (&IfName, &Networ
 /// The bridge of a network that has one.
 pub(super) fn bridge_of(network: &Network) -> Option<&IfName> {
     match &network.mode {
-        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => Some(bridge),
+        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => {
+            Some(bridge)
+        }
         Mode::Routed { .. } | Mode::Vnet { .. } => None,
     }
 }
@@ -94,9 +96,11 @@ pub(super) fn layer3<'a>(config: &'a Config, name: &UplinkName, uplink: &'a Upli
 pub(super) fn uplink_bridge<'a>(config: &'a Config, name: &UplinkName) -> Option<&'a IfName> {
     config.networks.values().find_map(|network| match &network.mode {
         Mode::Bridged { bridge, vlan: None } if network.uplink.as_ref() == Some(name) => Some(bridge),
-        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => {
-            None
-        }
+        Mode::Nat { .. }
+        | Mode::Routed { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => None,
     })
 }
 
@@ -104,9 +108,10 @@ pub(super) fn uplink_bridge<'a>(config: &'a Config, name: &UplinkName) -> Option
 fn main_addresses<'a>(config: &'a Config, observed: &Observed) -> BTreeMap<&'a UplinkName, IpAddr> {
     let main = |name: &UplinkName, uplink: &Uplink| {
         let l3 = layer3(config, name, uplink);
-        let has = observed.addresses.iter().filter(|(a, info)| {
-            info.scope == 0 && (a.link == *l3 || a.link == uplink.interface)
-        });
+        let has = observed
+            .addresses
+            .iter()
+            .filter(|(a, info)| info.scope == 0 && (a.link == *l3 || a.link == uplink.interface));
         let given = uplink.addresses.iter().map(|net| net.addr());
         given.chain(has.map(|(a, _)| a.address.addr())).find(IpAddr::is_ipv4)
     };
@@ -129,7 +134,9 @@ pub(super) fn bridge_mac(bridge: &IfName) -> MacAddr {
 /// The prefixes whose addresses a network gives out.
 pub(super) fn prefixes(network: &Network) -> Vec<IpNet> {
     match &network.mode {
-        Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => subnets.iter().map(|s| s.prefix).collect(),
+        Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
+            subnets.iter().map(|s| s.prefix).collect()
+        }
         Mode::Routed { pool, install_pool, .. } => pool.iter().chain(install_pool).copied().collect(),
         Mode::Vnet { subnets, .. } => subnets.clone(),
         Mode::Bridged { .. } => Vec::new(),
@@ -189,7 +196,9 @@ impl<'a> Context<'a> {
     /// The devices that guests' packets come in by at layer 3, with their network.
     pub(super) fn inside(&self) -> impl Iterator<Item = (&'a IfName, &'a Network)> {
         let bridges = bridges(self.config).filter(|(_, _, n)| !matches!(n.mode, Mode::Bridged { .. }));
-        bridges.map(|(bridge, _, network)| (bridge, network)).chain(self.ports.iter().filter(|p| p.is_routed()).map(|p| (p.device(), p.network)))
+        bridges
+            .map(|(bridge, _, network)| (bridge, network))
+            .chain(self.ports.iter().filter(|p| p.is_routed()).map(|p| (p.device(), p.network)))
     }
 
     /// Whether frames between guests of a bridge pass the host's IP filter: when not everybody may talk to everybody.
@@ -223,7 +232,9 @@ impl<'a> Context<'a> {
         match peer {
             AllowPeer::Any => vec![any_v4(), any_v6()],
             AllowPeer::Prefix(prefix) => vec![prefix.trunc()],
-            AllowPeer::Guest(name) => self.config.guests.get(name).map(|g| addresses(g, None)).unwrap_or_default(),
+            AllowPeer::Guest(name) => {
+                self.config.guests.get(name).map(|g| addresses(g, None)).unwrap_or_default()
+            }
             AllowPeer::Network(name) => match self.config.networks.get(name) {
                 Some(network) if matches!(network.mode, Mode::Bridged { .. }) => {
                     self.config.guests.values().flat_map(|g| addresses(g, Some(name))).collect()

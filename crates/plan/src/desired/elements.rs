@@ -1,6 +1,8 @@
 //! A table under construction: sets are declared once, then filled.
 
-use crate::nft::{Base, Chain, ChainKind, Hook, Key, Rule, Set, SetDef, Statement, Table, Type, Value, ValueType, Verdict};
+use crate::nft::{
+    Base, Chain, ChainKind, Hook, Key, Rule, Set, SetDef, Statement, Table, Type, Value, ValueType, Verdict,
+};
 
 /// Most guests' devices that packets can bring into a counting set; the kernel allocates as they come.
 const COUNTED: u32 = 65_536;

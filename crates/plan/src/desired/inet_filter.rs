@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Policy, Spoofing};
+use viaduct_model::{Mode, Network, Policy, Spoofing};
 use viaduct_types::IpNet;
 
 use super::{
@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     nft::{
-        Base, ChainKind, Const, Family, Hook, Key, NatKind, NfProto, Selector as S, Statement as St, Table, Type as T,
-        Verdict,
+        Base, ChainKind, Const, Family, Hook, Key, NatKind, NfProto, Selector as S, Statement as St, Table,
+        Type as T, Verdict,
     },
     state::Sysctl,
 };
@@ -56,8 +56,22 @@ struct FamilyWords {
 }
 
 const FAMILIES: [FamilyWords; 2] = [
-    FamilyWords { is: v4, v6: false, address: T::Ipv4, saddr: S::IpSaddr, daddr: S::IpDaddr, proto: NfProto::V4 },
-    FamilyWords { is: v6, v6: true, address: T::Ipv6, saddr: S::Ip6Saddr, daddr: S::Ip6Daddr, proto: NfProto::V6 },
+    FamilyWords {
+        is: v4,
+        v6: false,
+        address: T::Ipv4,
+        saddr: S::IpSaddr,
+        daddr: S::IpDaddr,
+        proto: NfProto::V4,
+    },
+    FamilyWords {
+        is: v6,
+        v6: true,
+        address: T::Ipv6,
+        saddr: S::Ip6Saddr,
+        daddr: S::Ip6Daddr,
+        proto: NfProto::V6,
+    },
 ];
 
 /// A set's name in both families; rules and elements are made from the same list.
@@ -94,18 +108,38 @@ fn add_guard(context: &Context<'_>, table: &mut Builder) {
         ],
     );
     let source = |f: &FamilyWords| {
-        vec![(f.is)(), St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6")), goto("no_loopback")]
+        vec![
+            (f.is)(),
+            St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6")),
+            goto("no_loopback"),
+        ]
     };
     table.chain(
         "from_port",
         vec![
             source(&FAMILIES[0]),
             source(&FAMILIES[1]),
-            vec![St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac"), St::CountIn("drop_mac", vec![S::IifName]), drop()],
+            vec![
+                St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac"),
+                St::CountIn("drop_mac", vec![S::IifName]),
+                drop(),
+            ],
             // A client that has no address yet asks for one (RFC 2131, 4.1).
             vec![v4(), St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
-            vec![v6(), icmpv6(), icmpv6_type(134, "nd-router-advert"), St::CountIn("drop_ra", vec![S::IifName]), drop()],
-            vec![v6(), icmpv6(), icmpv6_type(137, "nd-redirect"), St::CountIn("drop_ra", vec![S::IifName]), drop()],
+            vec![
+                v6(),
+                icmpv6(),
+                icmpv6_type(134, "nd-router-advert"),
+                St::CountIn("drop_ra", vec![S::IifName]),
+                drop(),
+            ],
+            vec![
+                v6(),
+                icmpv6(),
+                icmpv6_type(137, "nd-redirect"),
+                St::CountIn("drop_ra", vec![S::IifName]),
+                drop(),
+            ],
             vec![v6(), icmpv6(), St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), accept()],
             // No other guest shares the link: any link-local address but ours is the guest's own.
             vec![v6(), link_local(S::Ip6Saddr), St::Not(S::Ip6Saddr, Const::v6(GATEWAY_V6)), accept()],
@@ -180,7 +214,11 @@ pub(super) fn arp_table(context: &Context<'_>) -> Option<(Family, Table)> {
         vec![
             vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), accept()],
             // An address conflict probe has no sender address (RFC 5227, 2.1.1).
-            vec![St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)), St::In(sender(), "port_mac"), accept()],
+            vec![
+                St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)),
+                St::In(sender(), "port_mac"),
+                accept(),
+            ],
             dropped(),
         ],
     );
@@ -226,6 +264,8 @@ fn add_forward(context: &Context<'_>, table: &mut Builder) {
             vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
             vec![from_ours(), drop()],
             vec![to_ours(), drop()],
+            // With br_netfilter frames that only cross a bridge come here, too.
+            vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
             // We made this host forward for our guests, not for whatever else is connected to it.
             vec![v4(), St::In(vec![S::IifName], "closed4"), drop()],
             vec![v6(), St::In(vec![S::IifName], "closed6"), drop()],
@@ -313,25 +353,28 @@ fn add_forward(context: &Context<'_>, table: &mut Builder) {
 fn fill_zones(context: &Context<'_>, table: &mut Builder) {
     for (device, network) in context.inside() {
         table.insert("inside", Key::new().name(device));
-        if let (Mode::Nat { .. } | Mode::Routed { .. }, Some((_, l3))) = (&network.mode, context.uplink(network)) {
+        if let (Mode::Nat { .. } | Mode::Routed { .. }, Some((_, l3))) =
+            (&network.mode, context.uplink(network))
+        {
             table.insert("exits", Key::new().name(device).name(l3));
         }
     }
     for (name, network) in &context.config.networks {
         // A bridge whose frames do not pass the IP filter; with br_netfilter they come here all the same.
-        if let Some(bridge) = bridge_of(network)
-            && !matches!(network.mode, Mode::Bridged { .. })
-            && !context.is_redirected(name, network)
-        {
+        if let Some(bridge) = bridge_of(network).filter(|_| !context.is_redirected(name, network)) {
             table.insert("switched", Key::new().name(bridge).name(bridge));
         }
         let own = aggregate(prefixes(network));
         if network.between_guests == Policy::Allow {
-            for (from, to) in own.iter().flat_map(|from| own.iter().map(move |to| (from, to))) {
-                if from.addr().is_ipv4() == to.addr().is_ipv4() {
-                    let set = if from.addr().is_ipv6() { "between6" } else { "between4" };
-                    table.insert(set, Key::new().prefix(*from).prefix(*to));
-                }
+            open_between(&own, &own, table);
+        }
+        // Who may come from outside may come from our other networks that have a way there.
+        let goes_out = |n: &Network| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. });
+        if network.inbound == Policy::Allow && context.uplink(network).is_some() {
+            for (_, other) in
+                context.config.networks.iter().filter(|(n, other)| *n != name && goes_out(other))
+            {
+                open_between(&aggregate(prefixes(other)), &own, table);
             }
         }
         if let (Policy::Allow, Some((_, l3))) = (network.inbound, context.uplink(network)) {
@@ -346,16 +389,29 @@ fn fill_zones(context: &Context<'_>, table: &mut Builder) {
             table.insert(if address.is_ipv6() { "attached6" } else { "attached4" }, Key::new().ip(address));
         }
     }
-    let journaled = |key: Sysctl| context.observed.journal.get(&key).map(String::as_str) == Some("0");
+    // Whether forwarding is on, or about to be, because of us alone.
+    let opened = |key: Sysctl| {
+        let was = context.observed.journal.get(&key).or_else(|| context.observed.sysctls.get(&key));
+        was.map(String::as_str) == Some("0")
+    };
     let everywhere = context.observed.sysctls.get(&ip_forward()).map(String::as_str) == Some("1");
     for (_, uplink, l3) in context.uplinks() {
         // A bridge that we made for an uplink forwards because of us just the same.
-        let opened = *l3 != uplink.interface || journaled(Sysctl::ipv4(l3, "forwarding"));
-        if opened && !everywhere {
+        let ours = *l3 != uplink.interface || opened(Sysctl::ipv4(l3, "forwarding"));
+        if ours && !everywhere {
             table.insert("closed4", Key::new().name(l3));
         }
-        if journaled(Sysctl::all("ipv6", "forwarding")) {
+        if opened(Sysctl::all("ipv6", "forwarding")) {
             table.insert("closed6", Key::new().name(l3));
+        }
+    }
+}
+
+fn open_between(from: &[IpNet], to: &[IpNet], table: &mut Builder) {
+    for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
+        if from.addr().is_ipv4() == to.addr().is_ipv4() {
+            let set = if from.addr().is_ipv6() { "between6" } else { "between4" };
+            table.insert(set, Key::new().prefix(*from).prefix(*to));
         }
     }
 }
@@ -427,7 +483,6 @@ fn add_input(context: &Context<'_>, table: &mut Builder) {
 
 /// Published ports, and the way out of translated networks.
 fn add_translation(context: &Context<'_>, table: &mut Builder) {
-    table.set("hairpin", &[T::IfName, T::IfName]);
     table.set("transport", &[T::Proto]);
     for proto in viaduct_types::Proto::ALL {
         table.insert("transport", Key::new().proto(proto));
@@ -438,6 +493,7 @@ fn add_translation(context: &Context<'_>, table: &mut Builder) {
         table.range_map(both!(f, "publish_range4", "publish_range6"), &[a, T::Proto, T::Port], &[a]);
         table.map(both!(f, "publish_all4", "publish_all6"), &[T::Proto, T::Port], &[a, T::Port]);
         table.range_map(both!(f, "publish_all_range4", "publish_all_range6"), &[T::Proto, T::Port], &[a]);
+        table.ranges(both!(f, "hairpin4", "hairpin6"), &[a, a]);
         table.range_map(both!(f, "snat4", "snat6"), &[T::IfName, a], &[a]);
         table.ranges(both!(f, "masquerade4", "masquerade6"), &[T::IfName, a]);
     }
@@ -445,7 +501,8 @@ fn add_translation(context: &Context<'_>, table: &mut Builder) {
     fill_ways_out(context, table);
     let mut published = vec![vec![St::NotIn(vec![S::L4Proto], "transport"), accept()]];
     for f in &FAMILIES {
-        let to = |key: Vec<S>, map, port| St::Translate { kind: NatKind::Dnat, family: f.proto, key, map, port };
+        let to =
+            |key: Vec<S>, map, port| St::Translate { kind: NatKind::Dnat, family: f.proto, key, map, port };
         let exact = || vec![f.daddr, S::L4Proto, S::ThDport];
         let any = || vec![S::L4Proto, S::ThDport];
         // RTN_LOCAL
@@ -463,12 +520,11 @@ fn add_translation(context: &Context<'_>, table: &mut Builder) {
     published.insert(0, to_localhost);
     table.base_chain("published_to_host", nat(Hook::Output, DSTNAT), published);
     let dnated = || St::Any(S::CtStatus, Const::u32(DNATED, "dnat"));
-    let mut leaving = vec![
-        // Answers within one subnet would not come back through us.
-        vec![dnated(), St::In(vec![S::IifName, S::OifName], "hairpin"), St::Masquerade],
-        vec![dnated(), v4(), loopback_v4(S::IpSaddr), St::Masquerade],
-    ];
+    let mut leaving = vec![vec![dnated(), v4(), loopback_v4(S::IpSaddr), St::Masquerade]];
     for f in &FAMILIES {
+        // Answers within one subnet would not come back through us.
+        let hairpin = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin4", "hairpin6"));
+        leaving.push(vec![dnated(), (f.is)(), hairpin, St::Masquerade]);
         let key = || vec![S::OifName, f.saddr];
         let map = both!(f, "snat4", "snat6");
         leaving.push(vec![
@@ -507,8 +563,25 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
             }
         }
     }
-    for (device, _) in context.inside() {
-        table.insert("hairpin", Key::new().name(device).name(device));
+    fill_hairpins(context, table);
+}
+
+/// Who reaches a published port from the same subnet: guests of one bridge, and a routed guest its own.
+fn fill_hairpins(context: &Context<'_>, table: &mut Builder) {
+    let mut insert = |prefix: IpNet| {
+        let set = if prefix.addr().is_ipv6() { "hairpin6" } else { "hairpin4" };
+        table.insert(set, Key::new().prefix(prefix).prefix(prefix));
+    };
+    for network in context.config.networks.values().filter(|n| bridge_of(n).is_some()) {
+        aggregate(prefixes(network)).into_iter().for_each(&mut insert);
+    }
+    for (_, guest) in context.guests().filter(|(_, g)| !g.publish.is_empty()) {
+        for (address, nic) in context.addresses_of(guest) {
+            let network = context.config.networks.get(&nic.network);
+            if network.is_some_and(|n| matches!(n.mode, Mode::Routed { .. })) {
+                insert(IpNet::from(address));
+            }
+        }
     }
 }
 

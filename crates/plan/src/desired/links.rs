@@ -41,7 +41,13 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     }
 }
 
-fn add_bridge(context: &Context<'_>, bridge: &IfName, name: &NetworkName, network: &Network, wanted: &mut Desired) {
+fn add_bridge(
+    context: &Context<'_>,
+    bridge: &IfName,
+    name: &NetworkName,
+    network: &Network,
+    wanted: &mut Desired,
+) {
     let link = DesiredLink {
         make: Some(NewLink::Bridge),
         alias: Some(format!("{BRIDGE}{name}")),
@@ -236,7 +242,9 @@ fn gateway(port: &Port<'_>, v6: bool) -> Option<IpAddr> {
         Mode::Routed { .. } if v6 => Some(IpAddr::V6(GATEWAY_V6)),
         Mode::Routed { .. } => Some(IpAddr::V4(ROUTED_GATEWAY_V4)),
         Mode::Nat { subnets, .. } => {
-            let own = |s: &&viaduct_model::Subnet| port.nic.addresses.iter().any(|net| s.prefix.contains(&net.addr()));
+            let own = |s: &&viaduct_model::Subnet| {
+                port.nic.addresses.iter().any(|net| s.prefix.contains(&net.addr()))
+            };
             subnets.iter().filter(|s| s.gateway.is_ipv6() == v6).find(own).map(|s| s.gateway)
         }
         Mode::Vnet { gateways, .. } => gateways.iter().copied().find(|g| g.is_ipv6() == v6),
@@ -256,5 +264,7 @@ fn has_default(context: &Context<'_>, port: &Port<'_>, v6: bool) -> bool {
         })
         .collect();
     let written = nics.iter().find(|p| p.nic.gateways.iter().any(|g| g.is_ipv6() == v6));
-    written.or_else(|| nics.iter().find(|p| gateway(p, v6).is_some())).is_some_and(|first| first.id == port.id)
+    written
+        .or_else(|| nics.iter().find(|p| gateway(p, v6).is_some()))
+        .is_some_and(|first| first.id == port.id)
 }

@@ -160,7 +160,8 @@ impl fmt::Display for Notice {
 
 /// What to look at before [`desired`] can say what is wanted.
 pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
-    let mut ask = Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
+    let mut ask =
+        Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
     for port in context::ports(config, attachments) {
         ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
         if let Some(netns) = port.netns() {

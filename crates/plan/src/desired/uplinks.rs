@@ -76,7 +76,8 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired, notices: &mut Vec
         }
         let bridge = uplink_bridge(context.config, name);
         let set_up = !uplink.addresses.is_empty() || !uplink.gateways.is_empty() || bridge.is_some();
-        let link = DesiredLink { mtu: uplink.mtu, master: bridge.cloned(), up: set_up, ..DesiredLink::default() };
+        let link =
+            DesiredLink { mtu: uplink.mtu, master: bridge.cloned(), up: set_up, ..DesiredLink::default() };
         wanted.links.insert(uplink.interface.clone(), link);
         if let Some(bridge) = bridge {
             wanted.moves.insert(uplink.interface.clone(), bridge.clone());
@@ -137,7 +138,9 @@ fn claims<'a>(context: &Context<'a>, notices: &mut Vec<Notice>) -> BTreeSet<(&'a
         });
         let text = if on_segment {
             claims.insert((l3, address));
-            format!("{what} {address} is not on this host; it is on {l3}'s segment, so it is answered for there")
+            format!(
+                "{what} {address} is not on this host; it is on {l3}'s segment, so it is answered for there"
+            )
         } else {
             format!(
                 "{what} {address} is not on this host: it works only if it is routed here. \
@@ -156,7 +159,9 @@ type SpokenFor<'a> = BTreeMap<(IpAddr, &'a IfName), (&'a IfName, Origin, &'stati
 fn spoken_for<'a>(context: &Context<'a>) -> SpokenFor<'a> {
     let mut list = SpokenFor::new();
     for network in context.config.networks.values() {
-        if let (Mode::Nat { source_address, .. }, Some((uplink, l3))) = (&network.mode, context.uplink(network)) {
+        if let (Mode::Nat { source_address, .. }, Some((uplink, l3))) =
+            (&network.mode, context.uplink(network))
+        {
             for address in source_address {
                 let why = (&uplink.interface, network.origin.clone(), "the source address");
                 list.entry((*address, l3)).or_insert(why);

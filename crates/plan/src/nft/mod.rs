@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 pub use change::{Change, diff};
 pub use expr::{
-    BitOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, ExthdrOp, FibResult, LookupTo, MetaKey, NatKind, NfProto,
-    PayloadBase, PayloadChecksum, Reg,
+    BitOp, CmpOp, CtDirection, CtKey, DynsetOp, Expr, ExthdrOp, FibResult, LookupTo, MetaKey, NatKind,
+    NfProto, PayloadBase, PayloadChecksum, Reg,
 };
 pub use set::{Elements, Key, Set, SetDef, Type, Value, ValueType};
 pub use statement::{Const, Rule, Selector, Statement};

@@ -3,8 +3,8 @@
 use viaduct_types::IfName;
 
 use super::{
-    BitOp, CmpOp, CtKey, DynsetOp, Expr, ExthdrOp, FibResult, LookupTo, MetaKey, NatKind, NfProto, PayloadBase,
-    PayloadChecksum, Reg, Type, Verdict,
+    BitOp, CmpOp, CtKey, DynsetOp, Expr, ExthdrOp, FibResult, LookupTo, MetaKey, NatKind, NfProto,
+    PayloadBase, PayloadChecksum, Reg, Type, Verdict,
 };
 
 /// One rule: the expressions that the kernel has, and nft's text of it for people. Only the expressions count when
@@ -365,15 +365,30 @@ impl Statement {
             }
             Self::In(key, set) => {
                 load_key(key, out);
-                out.push(Expr::Lookup { set: (*set).to_owned(), from: reg, to: LookupTo::Nowhere, invert: false });
+                out.push(Expr::Lookup {
+                    set: (*set).to_owned(),
+                    from: reg,
+                    to: LookupTo::Nowhere,
+                    invert: false,
+                });
             }
             Self::NotIn(key, set) => {
                 load_key(key, out);
-                out.push(Expr::Lookup { set: (*set).to_owned(), from: reg, to: LookupTo::Nowhere, invert: true });
+                out.push(Expr::Lookup {
+                    set: (*set).to_owned(),
+                    from: reg,
+                    to: LookupTo::Nowhere,
+                    invert: true,
+                });
             }
             Self::VerdictMap(key, map) => {
                 load_key(key, out);
-                out.push(Expr::Lookup { set: (*map).to_owned(), from: reg, to: LookupTo::Verdict, invert: false });
+                out.push(Expr::Lookup {
+                    set: (*map).to_owned(),
+                    from: reg,
+                    to: LookupTo::Verdict,
+                    invert: false,
+                });
             }
             Self::Write(selector, constant) => {
                 out.push(Expr::Immediate { to: reg, data: constant.bytes.clone() });
@@ -413,11 +428,7 @@ impl Statement {
 }
 
 fn mask_expr(reg: Reg, mask: &[u8]) -> Expr {
-    Expr::Bitwise {
-        from: reg,
-        to: reg,
-        op: BitOp::MaskXor { mask: mask.to_vec(), xor: vec![0; mask.len()] },
-    }
+    Expr::Bitwise { from: reg, to: reg, op: BitOp::MaskXor { mask: mask.to_vec(), xor: vec![0; mask.len()] } }
 }
 
 /// Loads the fields of a key one after the other, each from a register's start.
@@ -478,10 +489,13 @@ impl From<Selector> for Option<Type> {
     fn from(selector: Selector) -> Self {
         match selector {
             Selector::IifName | Selector::OifName => Some(Type::IfName),
-            Selector::EtherSaddr | Selector::EtherDaddr | Selector::ArpSaddrEther | Selector::NaTargetLinkLayer => {
-                Some(Type::Ether)
+            Selector::EtherSaddr
+            | Selector::EtherDaddr
+            | Selector::ArpSaddrEther
+            | Selector::NaTargetLinkLayer => Some(Type::Ether),
+            Selector::IpSaddr | Selector::IpDaddr | Selector::ArpSaddrIp | Selector::ArpDaddrIp => {
+                Some(Type::Ipv4)
             }
-            Selector::IpSaddr | Selector::IpDaddr | Selector::ArpSaddrIp | Selector::ArpDaddrIp => Some(Type::Ipv4),
             Selector::Ip6Saddr | Selector::Ip6Daddr | Selector::NdTarget => Some(Type::Ipv6),
             Selector::L4Proto => Some(Type::Proto),
             Selector::ThSport | Selector::ThDport => Some(Type::Port),

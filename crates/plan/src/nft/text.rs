@@ -2,10 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{
-    Base, Key, Ruleset, Set, SetDef, TABLE, Type, Value, ValueType, Verdict,
-    set::field_text,
-};
+use super::{Base, Key, Ruleset, Set, SetDef, TABLE, Type, Value, ValueType, Verdict, set::field_text};
 
 impl Display for Verdict {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {

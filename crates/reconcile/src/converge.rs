@@ -1,0 +1,150 @@
+use tracing::debug;
+use viaduct_model::Config;
+use viaduct_plan::{
+    Apply, Ask, Attachments, Desired, Notice, Observe, Observed, Plan, Severity, ask, desired, ends, plan,
+};
+
+/// Passes until a host must have become what was wanted. The second pass verifies; a third is for what moved meanwhile.
+const PASSES: usize = 4;
+
+/// What a host is to become.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish<'a> {
+    /// What a configuration and attachments say.
+    Be(&'a Config, &'a Attachments),
+    /// As if we had never been there.
+    Nothing,
+}
+
+/// A look at a host: what it is, what it should be, and the difference.
+#[derive(Clone, Debug)]
+pub struct Outlook {
+    /// As it is.
+    pub observed: Observed,
+    /// As it should be.
+    pub desired: Desired,
+    /// What is to be said about it.
+    pub notices: Vec<Notice>,
+    /// What is to do.
+    pub plan: Plan,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The steps that were done, as lines for people.
+    pub done: Vec<String>,
+    /// What is to be said about the configuration on this host.
+    pub notices: Vec<Notice>,
+}
+
+/// A step that failed, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What was tried.
+    pub step: String,
+    /// The whole chain of causes.
+    pub cause: String,
+}
+
+/// Why a host could not be made as wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvergeError {
+    /// The kernel did not tell its state.
+    #[error("cannot read this host's network state")]
+    Observe(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Configuration and host do not fit together; nothing was changed.
+    #[error("this configuration cannot be applied on this host")]
+    Unfit(Vec<Notice>),
+    /// Steps failed, also when tried again.
+    #[error("{} of the steps failed", failures.len())]
+    Failed {
+        /// Each step that failed.
+        failures: Vec<Failure>,
+        /// The steps that were done before and besides.
+        done: Vec<String>,
+    },
+    /// Every step succeeds, and yet something remains to do: somebody else keeps changing it back.
+    #[error("something keeps undoing what was done")]
+    Unstable {
+        /// What remains.
+        remaining: Vec<String>,
+    },
+}
+
+/// Looks at a host without changing it.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn look<K: Observe>(kernel: &mut K, wish: Wish<'_>) -> Result<Outlook, ConvergeError> {
+    let asked = match wish {
+        Wish::Be(config, attachments) => ask(config, attachments),
+        Wish::Nothing => Ask::default(),
+    };
+    let observed = kernel.observe(&asked).map_err(|error| ConvergeError::Observe(Box::new(error)))?;
+    let (desired, notices) = match wish {
+        Wish::Be(config, attachments) => desired(config, attachments, &observed),
+        Wish::Nothing => (Desired::default(), Vec::new()),
+    };
+    let plan = plan(&observed, &desired);
+    Ok(Outlook { observed, desired, notices, plan })
+}
+
+/// Makes a host what is wanted; `progress` hears how many steps are done of how many.
+///
+/// # Errors
+/// When the configuration does not fit the host (then nothing was changed), or steps fail.
+pub fn converge<K: Observe + Apply>(
+    kernel: &mut K,
+    wish: Wish<'_>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Outcome, ConvergeError> {
+    let mut outcome = Outcome::default();
+    let mut failures = Vec::new();
+    for pass in 0..PASSES {
+        let Outlook { observed, desired, notices, plan } = look(kernel, wish)?;
+        if notices.iter().any(|n| n.severity == Severity::Error) {
+            return Err(ConvergeError::Unfit(notices));
+        }
+        if pass == 0 {
+            outcome.notices = notices;
+        }
+        debug!(pass, steps = plan.ops.len(), "planned");
+        if plan.is_empty() {
+            return Ok(outcome);
+        }
+        let total = plan.ops.len();
+        let keep = |flow: &viaduct_plan::Flow| !ends(&observed.nft, &desired.nft, flow);
+        let results = kernel.apply(&plan.ops, &keep, &mut |done| progress(done, total));
+        failures.clear();
+        for (op, result) in plan.ops.iter().zip(results) {
+            match result {
+                Ok(()) => outcome.done.extend(op.to_string().lines().map(str::to_owned)),
+                Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
+            }
+        }
+    }
+    if failures.is_empty() {
+        // The last pass did something without an error; only a look tells whether it holds.
+        let remaining = look(kernel, wish)?.plan;
+        if remaining.is_empty() {
+            return Ok(outcome);
+        }
+        return Err(ConvergeError::Unstable {
+            remaining: remaining.to_string().lines().map(str::to_owned).collect(),
+        });
+    }
+    Err(ConvergeError::Failed { failures, done: outcome.done })
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

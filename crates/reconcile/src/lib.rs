@@ -1,0 +1,10 @@
+//! The loop that makes a host what its configuration and attachments say: observe, plan, act, verify. Over the
+//! traits of the plan, so that it runs on a kernel and on a simulation of one. Also what has to be remembered between
+//! runs: the applied configuration and the attachments.
+#![forbid(unsafe_code)]
+
+mod converge;
+mod store;
+
+pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, converge, look};
+pub use store::{Lock, Store, StoreError};

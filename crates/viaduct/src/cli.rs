@@ -1,0 +1,153 @@
+//! The command line: one definition gives the flags, their help, the man pages and the completions.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap_complete::Shell;
+use viaduct_types::{IfName, IpNet, NicId, Publish};
+
+/// The network of virtualization hosts.
+///
+/// One declarative file says how virtual machines and containers reach the world and each other. Viaduct makes the
+/// kernel so, and says what it does.
+#[derive(Debug, Parser)]
+#[command(
+    name = "viaduct",
+    version,
+    after_help = "Exit status: 0 done or nothing to do, 1 failed (nothing half-done), 2 wrong usage or wrong \
+                  configuration, 3 `plan --exit-code` found changes."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The configuration: a file, or a directory with viaduct.toml and conf.d/*.toml
+    #[arg(long, global = true, value_name = "PATH", default_value = "/etc/viaduct", env = "VIADUCT_CONFIG")]
+    pub(crate) config: PathBuf,
+    /// Where the applied configuration is kept
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/viaduct")]
+    pub(crate) state_dir: PathBuf,
+    /// Where attachments and other things that end with a reboot are kept
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/viaduct")]
+    pub(crate) run_dir: PathBuf,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say more on standard error; twice for decisions, thrice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Is the configuration right? Needs no root and touches nothing
+    Check {
+        /// Files to check instead of the configuration
+        files: Vec<PathBuf>,
+    },
+    /// Show what would change, as a readable diff
+    Plan {
+        /// Exit with status 3 when something would change
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Make the host what the configuration says
+    Apply,
+    /// Show networks, guests, addresses, ports, drops and drift
+    Status,
+    /// Connect a guest's NIC that now exists as a namespace, tap or device
+    Attach(Attach),
+    /// Disconnect a guest's NIC
+    Detach {
+        /// The guest, or one of its NICs
+        #[arg(value_name = "GUEST[.N]")]
+        nic: NicId,
+    },
+    /// Change a guest's addresses and published ports, live
+    Set(Set),
+    /// Tell the neighbours where an address is (gratuitous ARP, unsolicited neighbour advertisement)
+    Announce {
+        /// An address of a guest or of this host
+        address: IpAddr,
+    },
+    /// Run a command inside an attached guest's network namespace
+    Exec {
+        /// The guest, or one of its NICs
+        #[arg(value_name = "GUEST[.N]")]
+        nic: NicId,
+        /// The command with its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Take everything of ours away: links, addresses, routes, filter; sysctls as they were
+    Down,
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Write the man pages, one per command
+    Man {
+        /// Where to
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("target").required(true))]
+pub(crate) struct Attach {
+    /// The guest, or one of its NICs
+    #[arg(value_name = "GUEST[.N]")]
+    pub(crate) nic: NicId,
+    /// A network namespace, by its name under /run/netns or its path
+    #[arg(long, group = "target", value_name = "NAME|PATH")]
+    pub(crate) netns: Option<String>,
+    /// The network namespace of a process
+    #[arg(long, group = "target")]
+    pub(crate) pid: Option<u32>,
+    /// A persistent tap, made for the purpose; named like the guest's link unless a name is given
+    #[arg(long, group = "target", value_name = "NAME", num_args = 0..=1)]
+    pub(crate) tap: Option<Option<IfName>>,
+    /// A device that exists (Xen's vifX.Y, libvirt's vnetN)
+    #[arg(long, group = "target", value_name = "IF")]
+    pub(crate) device: Option<IfName>,
+    /// The user who may open the tap, by name or number
+    #[arg(long, requires = "tap", value_name = "USER")]
+    pub(crate) owner: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("change").required(true).multiple(true))]
+pub(crate) struct Set {
+    /// The guest, or one of its NICs
+    #[arg(value_name = "GUEST[.N]")]
+    pub(crate) nic: NicId,
+    /// Give the NIC one more address
+    #[arg(long, group = "change", value_name = "ADDRESS", value_parser = address)]
+    pub(crate) address_add: Vec<IpNet>,
+    /// Take an address from the NIC
+    #[arg(long, group = "change", value_name = "ADDRESS", value_parser = address)]
+    pub(crate) address_del: Vec<IpNet>,
+    /// Make a port of the guest reachable: [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO]
+    #[arg(long, group = "change", value_name = "PUBLISH")]
+    pub(crate) publish: Vec<Publish>,
+    /// Make it reachable no longer
+    #[arg(long, group = "change", value_name = "PUBLISH")]
+    pub(crate) unpublish: Vec<Publish>,
+    /// Write it into the configuration file, too, with comments and order kept; otherwise it lasts until `apply`
+    #[arg(long)]
+    pub(crate) save: bool,
+}
+
+/// An address with or without a prefix length.
+fn address(text: &str) -> Result<IpNet, String> {
+    let bare = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| bare()).map_err(|_| "not an IP address".to_owned())
+}

@@ -1,0 +1,33 @@
+//! What comes from definitions: schema, completions, man pages.
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::{cli::Cli, failure::Failure};
+
+pub(super) fn schema() -> Result<ExitCode, Failure> {
+    let text = serde_json::to_string_pretty(&viaduct_model::schema())
+        .map_err(|error| Failure::failed(format!("cannot print the schema: {error}")))?;
+    println!("{text}");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "viaduct", &mut script);
+    print!("{}", String::from_utf8_lossy(&script));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn man(directory: &Path) -> Result<ExitCode, Failure> {
+    let go = || -> io::Result<()> {
+        fs::create_dir_all(directory)?;
+        clap_mangen::generate_to(Cli::command(), directory)
+    };
+    go().map_err(|error| {
+        Failure::failed(format!("cannot write man pages to {}: {error}", directory.display()))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
