@@ -9,6 +9,7 @@
 mod check;
 mod datagram;
 mod director;
+mod drawing;
 mod error;
 mod event;
 pub mod file;
@@ -32,6 +33,7 @@ use std::{
     time::Instant,
 };
 
+pub use drawing::{drawing, matrix};
 pub use error::LabError;
 pub use event::Event;
 pub use file::Lab;
