@@ -43,7 +43,7 @@ impl Announcer {
         mac: Option<MacAddr>,
         what: &str,
     ) -> Result<(), KernelError> {
-        let device = link::by_name(route, name)
+        let device = link::one(route, link::Which::Name(name))
             .map_err(|refusal| KernelError::refused(what, refusal))?
             .ok_or_else(|| KernelError::NoDevice { what: what.to_owned(), name: name.clone() })?;
         let Some(with) = mac.or(device.mac) else {

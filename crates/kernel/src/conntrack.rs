@@ -70,6 +70,10 @@ impl Conntrack {
         match found {
             // No tracker in this kernel, or none loaded: no flows.
             Err(Refusal { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) if !is_tracking() => Ok(Vec::new()),
+            Err(Refusal { errno: errno @ (libc::EINVAL | libc::EOPNOTSUPP), message: None }) => {
+                let message = Some("is the module nf_conntrack_netlink there?".to_owned());
+                Err(KernelError::refused(what, Refusal { errno, message }))
+            }
             found => found.map_err(|refusal| KernelError::refused(what, refusal)),
         }
     }

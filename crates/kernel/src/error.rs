@@ -198,6 +198,7 @@ impl fmt::Display for NetnsReason {
 fn advice(errno: i32) -> &'static str {
     match errno {
         libc::EPERM => "; run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+        libc::EPROTONOSUPPORT => "; load the modules nf_tables and nf_conntrack_netlink",
         libc::EMFILE => "; raise the limit of open files (ulimit -n)",
         _ => "",
     }

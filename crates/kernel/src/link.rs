@@ -50,6 +50,9 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const DEVCONF_ADDR_GEN_MODE: usize = 47;
 const ADDR_GEN_NONE: u32 = 1;
 
+/// The loopback device is always the first of its namespace (LOOPBACK_IFINDEX).
+pub(crate) const LOOPBACK: Which<'static> = Which::Index(1);
+
 /// Which link a message is about.
 #[derive(Clone, Copy)]
 pub(crate) enum Which<'a> {
@@ -244,8 +247,8 @@ pub(crate) fn list(socket: &mut Socket) -> Result<BTreeMap<IfName, Link>, Refusa
 }
 
 /// One link, without its master's name.
-pub(crate) fn by_name(socket: &mut Socket, name: &IfName) -> Result<Option<Link>, Refusal> {
-    let mut message = about(Which::Name(name));
+pub(crate) fn one(socket: &mut Socket, which: Which<'_>) -> Result<Option<Link>, Refusal> {
+    let mut message = about(which);
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match socket.ask(&Request::change(&RouteNetlinkMessage::GetLink(message), 0), read) {
         Ok(found) => Ok(found.into_iter().map(|f| f.link).next()),

@@ -106,11 +106,8 @@ fn extra_unicast(
 }
 
 fn look_into(socket: &mut Socket, device: &IfName) -> Result<ObservedGuest, Refusal> {
-    let lo_up = match "lo".parse() {
-        Ok(lo) => link::by_name(socket, &lo)?.is_some_and(|lo| lo.up),
-        Err(_) => false,
-    };
-    let Some(link) = link::by_name(socket, device)? else {
+    let lo_up = link::one(socket, link::LOOPBACK)?.is_some_and(|lo| lo.up);
+    let Some(link) = link::one(socket, link::Which::Name(device))? else {
         return Ok(ObservedGuest { lo_up, ..ObservedGuest::default() });
     };
     Ok(ObservedGuest {
@@ -182,7 +179,7 @@ fn probe() -> std::io::Result<Features> {
         nft_arp: holds(nft::Family::Arp, nft::Hook::Input, None),
         bridge,
         veth,
-        tun: tap::is_available(),
+        tun: tap::open().is_ok(),
         vlan,
     })
 }

@@ -8,7 +8,8 @@ use std::{
 
 use viaduct_types::IfName;
 
-const DEVICE: &str = "/dev/net/tun";
+/// The file.
+pub(crate) const DEVICE: &str = "/dev/net/tun";
 
 // include/uapi/linux/if_tun.h
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -22,10 +23,14 @@ const IFF_TUN_EXCL: u16 = 0x8000;
 /// A tap that goes with its descriptor unless it is kept.
 pub(crate) struct Tap(File);
 
-/// Makes one, down, in the calling thread's namespace. A device that has the name already is left alone: EBUSY if
-/// it is a tap, EINVAL or EEXIST if it is another device.
-pub(crate) fn make(name: &IfName) -> io::Result<Tap> {
-    let file = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+/// What taps are made with. Where the module is missing there is no such file, or it has no driver (ENODEV).
+pub(crate) fn open() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(DEVICE)
+}
+
+/// Makes one, down, in the namespace of the thread that opened the file. A device that has the name already is left
+/// alone: EBUSY if it is a tap, EINVAL or EEXIST if it is another device.
+pub(crate) fn make(file: File, name: &IfName) -> io::Result<Tap> {
     // One queue: a tap keeps for ever whether it has several, and a hypervisor that opens one cannot use the other
     // kind. Without a bare IFF_TUN_EXCL this would attach to an existing tap of that name instead.
     let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
@@ -52,11 +57,6 @@ impl Tap {
         // SAFETY: TUNSETPERSIST takes a number.
         check(unsafe { libc::ioctl(fd, TUNSETPERSIST as _, 1 as libc::c_ulong) })
     }
-}
-
-/// Whether taps can be made at all.
-pub(crate) fn is_available() -> bool {
-    OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

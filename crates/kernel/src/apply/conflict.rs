@@ -44,7 +44,7 @@ impl Run<'_> {
         refusal: Refusal,
     ) -> KernelError {
         let what = doing.what();
-        if let Ok(Some(found)) = link::by_name(&mut self.kernel.route, name) {
+        if let Ok(Some(found)) = link::one(&mut self.kernel.route, link::Which::Name(name)) {
             return KernelError::NameTaken { what, name: name.clone(), holder: link::describe(&found) };
         }
         // Not here, then at the far end.

@@ -12,9 +12,6 @@ use crate::{
     route,
 };
 
-/// Always the first device of a namespace (LOOPBACK_IFINDEX).
-const LOOPBACK: u32 = 1;
-
 impl Run<'_> {
     pub(super) fn change_guest(
         &mut self,
@@ -27,7 +24,7 @@ impl Run<'_> {
         let up = Settings { up: Some(true), ..Settings::default() };
         let set = |settings| link::set(Which::Name(device), &settings);
         let (request, fine) = match change {
-            GuestChange::LoopbackUp => (link::set(Which::Index(LOOPBACK), &up), NOTHING),
+            GuestChange::LoopbackUp => (link::set(link::LOOPBACK, &up), NOTHING),
             GuestChange::Up => (set(up), NOTHING),
             GuestChange::Mtu(mtu) => (set(Settings { mtu: Some(*mtu), ..Settings::default() }), NOTHING),
             GuestChange::Mac(mac) => (set(Settings { mac: Some(*mac), ..Settings::default() }), NOTHING),

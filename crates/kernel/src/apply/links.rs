@@ -66,7 +66,13 @@ impl Run<'_> {
         owner: Option<u32>,
         settings: &[(Settings, &[i32])],
     ) -> Result<(), KernelError> {
-        let tap = match tap::make(name) {
+        let file = tap::open().map_err(|e| {
+            KernelError::system(
+                format!("{}: opening {} (is the module tun there?)", doing.what(), tap::DEVICE),
+                e,
+            )
+        })?;
+        let tap = match tap::make(file, name) {
             Ok(tap) => tap,
             // EBUSY: a tap has the name; EINVAL: another device has it.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EINVAL | libc::EEXIST)) => {

@@ -4,7 +4,7 @@ use viaduct_plan::{
     Ask, GuestChange, GuestRoute, LinkChange, NewLink, Observe, Op, PROTOCOL, Route, RouteKind, Sysctl,
 };
 
-use crate::world::{Guest, World, isolated, mac, name, net, set, up};
+use crate::world::{Guest, World, isolated, mac, name, net, set, up, veth};
 
 /// Printed, not judged: machines differ.
 #[test]
@@ -66,6 +66,29 @@ fn a_thousand_routed_guests() {
         println!("{GUESTS} guests in one apply: {:?}", time(|| world.apply(&all)));
         world.apply(&[set("veth0.0", LinkChange::Up(false))]);
         println!("{GUESTS} links away again: {:?}", time(|| world.apply(&[Op::DeleteLinks(names.clone())])));
+    });
+}
+
+/// Each in a namespace of its own; the first look opens a socket in every one.
+#[test]
+fn guests_in_namespaces_of_their_own() {
+    isolated(|| {
+        let mut world = World::new();
+        let guests: Vec<_> = (0..100).map(|_| Guest::new()).collect();
+        let links: Vec<_> =
+            guests.iter().enumerate().map(|(i, guest)| veth(&format!("v{i}"), guest)).collect();
+        println!("{} namespaces, links: {:?}", guests.len(), time(|| world.apply(&links)));
+        let asked =
+            |(i, guest): (usize, &Guest)| (format!("g{i}.0").parse().unwrap(), (guest.path(), name("eth0")));
+        let ask = Ask { guests: guests.iter().enumerate().map(asked).collect(), ..Ask::default() };
+        for look in ["first", "second"] {
+            let took = time(|| {
+                let seen = world.kernel.observe(&ask).unwrap().guests;
+                assert!(seen.len() == guests.len() && seen.values().all(|guest| guest.link.is_some()));
+            });
+            println!("{} namespaces, {look} look: {took:?}", guests.len());
+        }
+        println!("sockets closed: {:?}", time(|| drop(world.observe())));
     });
 }
 
