@@ -98,9 +98,16 @@ fn the_kernels_own_words_are_told() {
 fn without_privileges_it_is_told_what_is_missing() {
     isolated(|| {
         let mut world = World::new();
-        // This thread alone; netlink asks for the caller's capabilities, not only for those of the socket's opener.
-        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
-        let text = world.refuse(bridge("br0"));
+        // One thread alone, so that this one can clean up. Netlink asks for the caller's capabilities, not only for
+        // those of the socket's opener.
+        let refused = std::thread::scope(|scope| {
+            let unprivileged = scope.spawn(|| {
+                rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+                world.refuse(bridge("br0"))
+            });
+            unprivileged.join()
+        });
+        let text = refused.unwrap();
         assert!(text.starts_with("+ bridge br0 mac 02:00:00:00:07:ee: Operation not permitted"), "{text}");
         assert!(text.contains("run it as root, or with CAP_NET_ADMIN"), "{text}");
     });
