@@ -126,3 +126,6 @@ fn transient(error: &io::Error) -> bool {
     const ERESTART: i32 = 85;
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | ERESTART))
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,7 @@ fn inet() -> Table {
         ),
         ("s_port", set(SetDef::set(&[Port]), [member(Key::new().port(80)), member(Key::new().port(8080))])),
         ("s_empty", set(SetDef::set(&[IfName, Ipv4]), [])),
+        ("s_tight", set(SetDef::set(&[IfName, Ipv4]).ranges(), [])),
         (
             "s_exact",
             set(
@@ -426,6 +427,13 @@ fn tampering_is_seen_and_undone() {
         "add element inet viaduct s_v4 { 10.9.9.9 }",
         "delete element inet viaduct s_v4 { 192.0.2.1 }",
         "flush chain inet viaduct c_fwd",
+        "delete set inet viaduct s_v6\nadd set inet viaduct s_v6 { type ipv6_addr; size 9; elements = { 2001:db8::1 } }",
+        "delete set inet viaduct s_v6\n\
+         add set inet viaduct s_v6 { type ipv6_addr; flags timeout; elements = { 2001:db8::1 } }",
+        "delete set inet viaduct s_v6\n\
+         add set inet viaduct s_v6 { type ipv6_addr; flags interval; elements = { 2001:db8::1 } }",
+        "delete set inet viaduct s_tight\n\
+         add set inet viaduct s_tight { type ifname . ipv4_addr; flags interval,timeout; }",
         "delete table inet viaduct",
         "flush ruleset",
     ];
@@ -459,7 +467,7 @@ fn dynamic_sets_count_and_are_left_alone() {
         };
         let device = Expr::Meta { key: MetaKey::IifName, to: Reg(0) };
         let source = Expr::Payload { base: PayloadBase::Network, offset: 12, len: 4, to: Reg(4) };
-        let rules = [count("d_names", &[device.clone()]), count("d_pairs", &[device, source])];
+        let rules = [count("d_names", std::slice::from_ref(&device)), count("d_pairs", &[device, source])];
         let mut desired = ruleset([(
             Family::Inet,
             table(

@@ -40,10 +40,11 @@ pub(in crate::nft) fn set(body: &[u8]) -> Result<SetHead<'_>> {
             _ => {}
         }
     }
-    let interval = set_flag::INTERVAL | set_flag::CONCAT;
-    let ours = flags & !(interval | set_flag::MAP | set_flag::EVAL) == 0
-        && matches!(flags & interval, 0 | set_flag::CONCAT)
-        || flags & interval == interval;
+    let known = set_flag::INTERVAL | set_flag::CONCAT | set_flag::MAP | set_flag::EVAL;
+    let dynamic = (flags & set_flag::EVAL != 0).then_some(size);
+    // Ranges of single fields are kept in another way by the kernel.
+    let ranges = flags & (set_flag::INTERVAL | set_flag::CONCAT);
+    let ours = flags & !known == 0 && ranges != set_flag::INTERVAL && (size == 0 || dynamic.is_some());
     let key = types(key_type, key_len);
     let value = match data_type {
         None => Some(None),
@@ -51,7 +52,6 @@ pub(in crate::nft) fn set(body: &[u8]) -> Result<SetHead<'_>> {
         Some(number) => types(number, data_len).map(|types| Some(ValueType::Fields(types))),
     };
     if let (true, Some(key), Some(value)) = (ours, key, value) {
-        let dynamic = (flags & set_flag::EVAL != 0).then_some(size);
         head.def = SetDef { key, value, interval: flags & set_flag::INTERVAL != 0, dynamic };
     }
     Ok(head)
