@@ -74,6 +74,10 @@ fn diff_table(family: Family, old: &Table, new: &Table, changes: &mut Vec<Change
     }
     for (name, set) in &new.sets {
         let Some(old) = old.sets.get(name).filter(|_| set.def.dynamic.is_none()) else { continue };
+        // Nearly always so, and told by walking both once instead of looking each element up.
+        if old.elements == set.elements {
+            continue;
+        }
         let lacking = |a: &Elements, b: &Elements| -> Elements {
             a.iter()
                 .filter(|(key, value)| b.get(*key) != Some(*value))
