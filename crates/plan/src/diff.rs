@@ -35,18 +35,43 @@ impl Plan {
     }
 }
 
-impl std::fmt::Display for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
+impl Plan {
+    /// The plan for people, a line each. The settings of a device that we make take one line together.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut settings: BTreeMap<&str, usize> = BTreeMap::new();
+        for op in &self.ops {
+            match op {
+                Op::SetSysctl { key, journal: false, .. } if key.link().is_some() => {
+                    *settings.entry(key.link().unwrap_or_default()).or_default() += 1;
+                }
+                _ => {
+                    lines.extend(settings_lines(&mut settings));
+                    lines.extend(op.to_string().lines().map(str::to_owned));
+                }
+            }
+        }
+        lines.extend(settings_lines(&mut settings));
+        lines
     }
 }
 
-/// For programs: each step with its lines.
+fn settings_lines(settings: &mut BTreeMap<&str, usize>) -> Vec<String> {
+    std::mem::take(settings).into_iter().map(|(link, n)| format!("~ {n} sysctls of {link}")).collect()
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// For programs: each step by itself.
 impl Serialize for Plan {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(
-            self.ops.iter().flat_map(|op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>()),
-        )
+        let lines =
+            self.ops.iter().flat_map(|op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>());
+        serializer.collect_seq(lines)
     }
 }
 
@@ -306,11 +331,11 @@ impl Planner<'_> {
             if self.fresh.contains(bridge) || !self.observed.links.get(bridge).is_some_and(|b| b.up) {
                 self.ops.push(Op::SetLink { name: bridge.clone(), change: LinkChange::Up(true) });
             }
-            if now.master.as_ref() != Some(bridge) {
-                let master = LinkChange::Master(Some(bridge.clone()));
-                self.ops.push(Op::SetLink { name: interface.clone(), change: master });
-            }
-            self.carry(interface, bridge);
+            let enslave = (now.master.as_ref() != Some(bridge)).then(|| Op::SetLink {
+                name: interface.clone(),
+                change: LinkChange::Master(Some(bridge.clone())),
+            });
+            self.carry(interface, bridge, enslave);
         }
     }
 
@@ -324,14 +349,15 @@ impl Planner<'_> {
                 if self.desired.moves.get(interface) == Some(bridge) && self.stays(bridge) {
                     continue;
                 }
-                self.ops.push(Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
-                self.carry(bridge, interface);
+                let release = Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) };
+                self.carry(bridge, interface, Some(release));
             }
         }
     }
 
-    /// Addresses and routes that are not ours go from one device to another, ours follow by themselves.
-    fn carry(&mut self, from: &IfName, to: &IfName) {
+    /// Addresses and routes that are not ours go from one device to another, ours follow by themselves. The host
+    /// answers to its addresses throughout: they are on both devices while `switch` moves the cable.
+    fn carry(&mut self, from: &IfName, to: &IfName, switch: Option<Op>) {
         let observed = self.observed;
         let theirs: Vec<_> = observed
             .addresses
@@ -344,6 +370,10 @@ impl Planner<'_> {
                 self.ops.push(Op::AddAddress { address, scope: info.scope, protocol: info.protocol });
             }
         }
+        self.ops.extend(switch);
+        for (address, _) in &theirs {
+            self.ops.push(Op::DeleteAddress((*address).clone()));
+        }
         let routes: Vec<&Route> = observed
             .routes
             .iter()
@@ -352,11 +382,8 @@ impl Planner<'_> {
             .collect();
         // On-link routes first: gateways are reached by them.
         let (on_link, via): (Vec<&Route>, Vec<&Route>) = routes.into_iter().partition(|r| r.via.is_none());
-        // The old address goes before the new route comes: with both there the kernel would refuse the same route again.
-        for (address, _) in &theirs {
-            self.ops.push(Op::DeleteAddress((*address).clone()));
-        }
         for route in on_link.iter().chain(&via) {
+            // The kernel refuses a route that differs in the device only, so the old one goes first.
             self.ops.push(Op::DeleteRoute((*route).clone()));
             self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), ..(*route).clone() }));
         }

@@ -7,6 +7,8 @@ mod flows;
 pub mod nft;
 mod op;
 mod port;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state;
 
 pub use desired::{Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired};

@@ -4,11 +4,10 @@ use viaduct_model::{Mode, Origin, Policy};
 use viaduct_types::{IfName, IpNet};
 
 use super::{
-    BRIDGE, Notice, Severity, UPLINK,
+    Notice, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
-    links::alias,
 };
-use crate::state::{ALIAS_PREFIX, RouteKind, Target};
+use crate::state::{RouteKind, Target};
 
 pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     let mut notices = Notices(Vec::new());
@@ -231,32 +230,25 @@ fn bridged_policy(context: &Context<'_>, notices: &mut Notices) {
     }
 }
 
-/// Devices of our names that are not ours.
+/// Devices of our names that are not ours; one of ours that serves otherwise is made anew.
 fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
-    let mut check = |name: &IfName, expected: &str, origin: &Origin, key: &str| {
-        if let Some(link) = context.observed.links.get(name)
-            && !link.alias.starts_with(expected)
-        {
-            let whose = match link.alias.strip_prefix(ALIAS_PREFIX) {
-                Some(rest) => format!("it is {rest}"),
-                None => "it is not Viaduct's".to_owned(),
-            };
+    let mut check = |name: &IfName, origin: &Origin, key: &str| {
+        if context.observed.links.get(name).is_some_and(|link| !link.is_ours()) {
             notices.error(
                 origin,
                 format!(
-                    "the device {name} exists and {whose}: remove it, or choose another name with `{key}`"
+                    "the device {name} exists and is not Viaduct's: remove it, or choose another name with `{key}`"
                 ),
             );
         }
     };
     for network in context.config.networks.values() {
         if let Some(bridge) = bridge_of(network) {
-            let expected = if matches!(network.mode, Mode::Bridged { .. }) { UPLINK } else { BRIDGE };
-            check(bridge, expected, &network.origin, "bridge");
+            check(bridge, &network.origin, "bridge");
         }
     }
     for port in context.ports.iter().filter(|p| !matches!(p.target, Target::Device { .. })) {
-        check(port.device(), &alias(port), &port.nic.origin, "device");
+        check(port.device(), &port.nic.origin, "device");
     }
 }
 

@@ -241,7 +241,7 @@ fn add_ipv6_forwarding(context: &Context<'_>, wanted: &mut Desired) {
         let key = accept_ra(name);
         let now = context.observed.sysctls.get(&key).map(String::as_str);
         let ours = context.observed.journal.contains_key(&key);
-        if !link.is_ours() && (now == Some("1") || now == Some("2") && ours) {
+        if !link.is_ours() && name.as_str() != "lo" && (now == Some("1") || now == Some("2") && ours) {
             wanted.sysctls.insert(key, setting("2", When::First));
         }
     }

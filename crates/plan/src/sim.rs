@@ -1,0 +1,425 @@
+//! A host's network state in memory, for tests: it takes the same steps as the kernel and refuses what the kernel
+//! would refuse (things that exist already, references to what does not exist).
+
+use std::collections::BTreeMap;
+
+use viaduct_types::IfName;
+
+use crate::{
+    nft::{self, Change, Family},
+    op::{GuestChange, LinkChange, NewLink, Op},
+    port::{Apply, Observe},
+    state::{
+        Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, Kind, Link, Observed,
+        ObservedGuest, PROTOCOL, Sysctl,
+    },
+};
+
+/// A simulated host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its state, as a look would find it.
+    pub state: Observed,
+    /// Settings of every device that exists or will: what a look finds when asked.
+    sysctls: BTreeMap<Sysctl, String>,
+    /// Namespaces by path, each with the devices inside.
+    namespaces: BTreeMap<String, BTreeMap<IfName, ObservedGuest>>,
+    next_index: u32,
+    /// Fails the step with this number, counted from now on.
+    pub fail_at: Option<usize>,
+}
+
+/// What the simulated kernel says to a step it refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{step}: {reason}")]
+pub struct Refused {
+    /// The step.
+    pub step: String,
+    /// Why.
+    pub reason: &'static str,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let features = Features {
+            nft_egress: true,
+            nft_bridge: true,
+            nft_arp: true,
+            bridge: true,
+            veth: true,
+            tun: true,
+            vlan: true,
+        };
+        let state = Observed {
+            links: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            routes: Default::default(),
+            proxies: BTreeMap::new(),
+            unicast: Default::default(),
+            sysctls: BTreeMap::new(),
+            journal: BTreeMap::new(),
+            nft: nft::Ruleset::default(),
+            guests: BTreeMap::new(),
+            features,
+        };
+        let mut host = Self {
+            state,
+            sysctls: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            next_index: 1,
+            fail_at: None,
+        };
+        host.sysctls.insert(Sysctl::all("ipv4", "forwarding"), "0".to_owned());
+        host.sysctls.insert(Sysctl::all("ipv6", "forwarding"), "0".to_owned());
+        if let Ok(lo) = "lo".parse() {
+            host.hardware(&lo, None);
+        }
+        host
+    }
+}
+
+impl Host {
+    /// Adds a device that is not ours, up.
+    pub fn hardware(&mut self, name: &IfName, mac: Option<viaduct_types::MacAddr>) {
+        let index = self.index();
+        let link = Link {
+            index,
+            kind: Kind::Other(String::new()),
+            mac,
+            mtu: 1500,
+            up: true,
+            master: None,
+            alias: String::new(),
+            group: 0,
+            isolated: false,
+            addrgen_none: false,
+            peer_index: 0,
+        };
+        self.state.links.insert(name.clone(), link);
+        self.device_sysctls(name);
+    }
+
+    /// Adds an address of the system.
+    pub fn address(&mut self, link: &IfName, address: viaduct_types::IpNet) {
+        let info = AddressInfo { protocol: 0, scope: 0, dynamic: false };
+        self.state.addresses.insert(Address { link: link.clone(), address }, info);
+    }
+
+    /// Adds a namespace.
+    pub fn namespace(&mut self, path: &str) {
+        self.namespaces.entry(path.to_owned()).or_default();
+    }
+
+    /// Takes a namespace away, with what is in it.
+    pub fn remove_namespace(&mut self, path: &str) {
+        for (_, guest) in self.namespaces.remove(path).into_iter().flatten() {
+            if let Some(link) = guest.link {
+                let name =
+                    self.state.links.iter().find(|(_, l)| l.index == link.peer_index).map(|(n, _)| n.clone());
+                name.into_iter().for_each(|name| self.remove_link(&name));
+            }
+        }
+    }
+
+    fn index(&mut self) -> u32 {
+        self.next_index += 1;
+        self.next_index
+    }
+
+    fn device_sysctls(&mut self, name: &IfName) {
+        for (key, value) in [
+            ("forwarding", "0"),
+            ("proxy_arp", "0"),
+            ("send_redirects", "1"),
+            ("accept_redirects", "1"),
+            ("rp_filter", "2"),
+            ("route_localnet", "0"),
+        ] {
+            self.sysctls.insert(Sysctl::ipv4(name, key), value.to_owned());
+        }
+        for (key, value) in
+            [("disable_ipv6", "0"), ("accept_ra", "1"), ("accept_redirects", "1"), ("proxy_ndp", "0")]
+        {
+            self.sysctls.insert(Sysctl::ipv6(name, key), value.to_owned());
+        }
+        for family in ["ipv4", "ipv6"] {
+            self.sysctls.insert(Sysctl::neigh(family, name, "proxy_delay"), "80".to_owned());
+        }
+    }
+
+    /// Gone with a device: its addresses, routes, neighbours, settings, the other end, its place as a bridge.
+    fn remove_link(&mut self, name: &IfName) {
+        let Some(link) = self.state.links.remove(name) else { return };
+        self.state.addresses.retain(|a, _| a.link != *name);
+        self.state.routes.retain(|r| r.link.as_ref() != Some(name));
+        self.state.proxies.retain(|p, _| p.link != *name);
+        self.state.unicast.retain(|(l, _)| l != name);
+        self.sysctls.retain(|key, _| key.link() != Some(name.as_str()));
+        for other in self.state.links.values_mut().filter(|l| l.master.as_ref() == Some(name)) {
+            other.master = None;
+            other.isolated = false;
+        }
+        for inside in self.namespaces.values_mut() {
+            inside.retain(|_, guest| guest.link.as_ref().is_none_or(|l| l.peer_index != link.index));
+        }
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), &'static str> {
+        match op {
+            Op::Nft(changes) => self.filter(changes)?,
+            Op::SetSysctl { key, value, journal } => {
+                let now = self.sysctls.get_mut(key).ok_or("no such setting")?;
+                if *journal {
+                    self.state.journal.entry(key.clone()).or_insert_with(|| now.clone());
+                }
+                now.clone_from(value);
+            }
+            Op::RestoreSysctl { key, value } => {
+                if let Some(now) = self.sysctls.get_mut(key) {
+                    now.clone_from(value);
+                }
+                self.state.journal.remove(key);
+            }
+            Op::AddLink { name, link, alias, mac, mtu } => {
+                if self.state.links.contains_key(name) {
+                    return Err("exists");
+                }
+                let (index, peer_index) = (self.index(), self.index());
+                if let NewLink::Veth { netns, peer, peer_mac } = link {
+                    let inside = self.namespaces.get_mut(netns).ok_or("no such namespace")?;
+                    if inside.contains_key(peer) {
+                        return Err("the name is taken in the namespace");
+                    }
+                    let link = GuestLink {
+                        index: peer_index,
+                        peer_index: index,
+                        mac: Some(*peer_mac),
+                        mtu: 1500,
+                        up: false,
+                    };
+                    inside
+                        .insert(peer.clone(), ObservedGuest { link: Some(link), ..ObservedGuest::default() });
+                }
+                let link = Link {
+                    index,
+                    kind: link.kind(),
+                    mac: *mac,
+                    mtu: mtu.unwrap_or(1500),
+                    up: false,
+                    master: None,
+                    alias: alias.clone(),
+                    group: GROUP,
+                    isolated: false,
+                    addrgen_none: true,
+                    peer_index: if matches!(link, NewLink::Veth { .. }) { peer_index } else { 0 },
+                };
+                self.state.links.insert(name.clone(), link);
+                self.device_sysctls(name);
+            }
+            Op::SetLink { name, change } => self.set_link(name, change)?,
+            Op::DeleteLinks(names) => names.iter().for_each(|name| self.remove_link(name)),
+            Op::AddAddress { address, scope, protocol } => {
+                if !self.state.links.contains_key(&address.link) {
+                    return Err("no such device");
+                }
+                let info = AddressInfo { protocol: *protocol, scope: *scope, dynamic: false };
+                self.state.addresses.insert(address.clone(), info);
+            }
+            Op::DeleteAddress(address) => {
+                self.state.addresses.remove(address);
+            }
+            Op::AddRoute(route) => {
+                if route.link.as_ref().is_some_and(|l| self.state.links.get(l).is_none_or(|l| !l.up)) {
+                    return Err("the device is missing or down");
+                }
+                self.state.routes.insert(route.clone());
+            }
+            Op::DeleteRoute(route) => {
+                self.state.routes.remove(route);
+            }
+            Op::AddProxy(proxy) => {
+                if !self.state.links.contains_key(&proxy.link) {
+                    return Err("no such device");
+                }
+                self.state.proxies.insert(proxy.clone(), PROTOCOL);
+            }
+            Op::DeleteProxy(proxy) => {
+                self.state.proxies.remove(proxy);
+            }
+            Op::AddUnicast(link, mac) => {
+                self.state.unicast.insert((link.clone(), *mac));
+            }
+            Op::DeleteUnicast(link, mac) => {
+                self.state.unicast.remove(&(link.clone(), *mac));
+            }
+            Op::Guest { netns, device, change, .. } => {
+                let inside = self.namespaces.get_mut(netns).ok_or("no such namespace")?;
+                change_guest(inside.get_mut(device).ok_or("no such device in the namespace")?, change)?;
+            }
+            Op::EndFlows | Op::Announce { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn set_link(&mut self, name: &IfName, change: &LinkChange) -> Result<(), &'static str> {
+        if let LinkChange::Master(Some(master)) = change {
+            let bridge = self.state.links.get(master).ok_or("no such bridge")?;
+            if bridge.kind != Kind::Bridge {
+                return Err("not a bridge");
+            }
+        }
+        let link = self.state.links.get_mut(name).ok_or("no such device")?;
+        match change {
+            LinkChange::Up(up) => link.up = *up,
+            LinkChange::Mtu(mtu) => link.mtu = *mtu,
+            LinkChange::Mac(mac) => link.mac = Some(*mac),
+            LinkChange::Master(master) => link.master.clone_from(master),
+            LinkChange::Isolated(isolated) if link.master.is_some() => link.isolated = *isolated,
+            LinkChange::Isolated(_) => return Err("not a port"),
+            LinkChange::Alias(alias) => link.alias.clone_from(alias),
+            LinkChange::Group(group) => link.group = *group,
+            LinkChange::AddrgenNone(none) => link.addrgen_none = *none,
+        }
+        Ok(())
+    }
+
+    fn filter(&mut self, changes: &[Change]) -> Result<(), &'static str> {
+        // All or nothing.
+        let mut filter = self.state.nft.clone();
+        for change in changes {
+            match change {
+                Change::AddTable(family, table) => {
+                    if filter.tables.insert(*family, table.clone()).is_some() {
+                        return Err("the table exists");
+                    }
+                }
+                Change::DeleteTable(family) => {
+                    filter.tables.remove(family).ok_or("no such table")?;
+                }
+                Change::ReplaceRules { family, name, chain } => {
+                    let chains = &mut filter.tables.get_mut(family).ok_or("no such table")?.chains;
+                    chains.get_mut(name).ok_or("no such chain")?.rules.clone_from(&chain.rules);
+                }
+                Change::DeleteElements { family, name, set } => {
+                    let elements = elements(&mut filter, *family, name)?;
+                    for key in set.elements.keys() {
+                        elements.remove(key).ok_or("no such element")?;
+                    }
+                }
+                Change::AddElements { family, name, set } => {
+                    let elements = elements(&mut filter, *family, name)?;
+                    for (key, value) in &set.elements {
+                        if elements.insert(key.clone(), value.clone()).is_some() {
+                            return Err("the element exists");
+                        }
+                    }
+                }
+            }
+        }
+        self.state.nft = filter;
+        Ok(())
+    }
+}
+
+fn elements<'a>(
+    filter: &'a mut nft::Ruleset,
+    family: Family,
+    name: &str,
+) -> Result<&'a mut nft::Elements, &'static str> {
+    let table = filter.tables.get_mut(&family).ok_or("no such table")?;
+    Ok(&mut table.sets.get_mut(name).ok_or("no such set")?.elements)
+}
+
+fn change_guest(guest: &mut ObservedGuest, change: &GuestChange) -> Result<(), &'static str> {
+    let link = guest.link.as_mut().ok_or("no such device in the namespace")?;
+    match change {
+        GuestChange::LoopbackUp => guest.lo_up = true,
+        GuestChange::Mtu(mtu) => link.mtu = *mtu,
+        GuestChange::Mac(mac) => link.mac = Some(*mac),
+        GuestChange::Up => link.up = true,
+        GuestChange::AddAddress { address, .. } => {
+            guest.addresses.insert(*address);
+        }
+        GuestChange::DeleteAddress(address) => {
+            guest.addresses.remove(address);
+        }
+        GuestChange::AddRoute(route) => {
+            if !link.up {
+                return Err("the device is down");
+            }
+            guest.routes.retain(|r: &GuestRoute| r.destination != route.destination);
+            guest.routes.insert(route.clone());
+        }
+        GuestChange::DeleteRoute(route) => {
+            guest.routes.remove(route);
+        }
+    }
+    Ok(())
+}
+
+impl Observe for Host {
+    type Error = Refused;
+
+    fn observe(&mut self, ask: &Ask) -> Result<Observed, Refused> {
+        let mut observed = self.state.clone();
+        let of_links = ask
+            .link_sysctls
+            .iter()
+            .flat_map(|pattern| self.state.links.keys().map(move |link| pattern.replace('*', link.as_str())));
+        let of_links: Vec<String> = of_links.collect();
+        observed.sysctls = self
+            .sysctls
+            .iter()
+            .filter(|(key, _)| ask.sysctls.contains(*key) || of_links.iter().any(|p| p == key.path()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        observed.guests = ask
+            .guests
+            .iter()
+            .filter_map(|(nic, (path, device))| {
+                let inside = self.namespaces.get(path)?;
+                Some((nic.clone(), inside.get(device).cloned().unwrap_or_default()))
+            })
+            .collect();
+        Ok(observed)
+    }
+}
+
+impl Apply for Host {
+    type Error = Refused;
+
+    fn apply(
+        &mut self,
+        ops: &[Op],
+        _: &dyn Fn(&Flow) -> bool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Vec<Result<(), Refused>> {
+        let mut filter_failed = false;
+        let mut results = Vec::with_capacity(ops.len());
+        for (number, op) in ops.iter().enumerate() {
+            let refused = |reason| Refused { step: op.to_string(), reason };
+            let injected = match self.fail_at {
+                Some(0) => {
+                    self.fail_at = None;
+                    true
+                }
+                Some(n) => {
+                    self.fail_at = Some(n - 1);
+                    false
+                }
+                None => false,
+            };
+            let result = if filter_failed {
+                Err(refused("the filter is not in place"))
+            } else if injected {
+                Err(refused("injected"))
+            } else {
+                self.step(op).map_err(refused)
+            };
+            filter_failed |= result.is_err() && matches!(op, Op::Nft(_));
+            results.push(result);
+            progress(number + 1);
+        }
+        results
+    }
+}
