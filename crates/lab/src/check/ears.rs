@@ -13,7 +13,7 @@ use super::{Scene, packets::Token};
 use crate::{
     file::{Name, Role},
     packet::PacketSocket,
-    sentence::Forge,
+    sentence::{Forge, Heard},
     world::inside,
 };
 
@@ -63,6 +63,10 @@ impl Scene<'_> {
     /// them, so only those count who are named.
     pub(super) fn ears(&self, forge: &Forge) -> io::Result<Ears> {
         let mut ears = Ears::default();
+        let named: &[Name] = match &forge.heard {
+            Heard::By(names) | Heard::NotBy(names) => names,
+            Heard::ByNobody => &[],
+        };
         let own_host = self.lab.host_of(&forge.from);
         let shares_segment = |other: &Name| {
             let mut cards = self.lab.machines[other].interfaces.values();
@@ -77,7 +81,7 @@ impl Scene<'_> {
                 for socket in self.inside(name, local_sockets)? {
                     ears.hosts.push((name.to_string(), socket));
                 }
-            } else if forge.heard_by.contains(name) || !shares_segment(name) {
+            } else if named.contains(name) || !shares_segment(name) {
                 ears.wires.push((name.to_string(), self.inside(name, PacketSocket::everywhere)?));
             }
         }

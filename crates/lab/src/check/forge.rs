@@ -16,7 +16,7 @@ use crate::{
     file::Name,
     inventory::{Card, gateways, neighbours},
     packet::PacketSocket,
-    sentence::{Forge, Forgery, Reach, Target, Wrap},
+    sentence::{Forge, Forgery, Heard, Reach, Target, Wrap},
 };
 
 /// Each frame is sent that often, a tenth of a second apart.
@@ -63,9 +63,12 @@ impl Scene<'_> {
             let message = format!("{} has no interface or no address to send that from", forge.from);
             return Err(io::Error::other(message));
         }
-        let all_heard = |heard: &BTreeMap<String, usize>| {
-            !forge.heard_by.is_empty()
-                && forge.heard_by.iter().all(|name| heard.contains_key(name.as_str()) || heard.contains_key(&cache(name)))
+        let hears = |heard: &BTreeMap<String, usize>, name: &Name| {
+            heard.contains_key(name.as_str()) || heard.contains_key(&cache(name))
+        };
+        let all_heard = |heard: &BTreeMap<String, usize>| match &forge.heard {
+            Heard::By(names) => names.iter().all(|name| hears(heard, name)),
+            Heard::ByNobody | Heard::NotBy(_) => false,
         };
         let end = Instant::now() + LISTEN;
         while Instant::now() < end && !all_heard(&heard) {
@@ -75,12 +78,16 @@ impl Scene<'_> {
         if let Forgery::Claim(address) = forge.what {
             self.who_believes(forge, address, &mut heard)?;
         }
-        if heard.is_empty() && ears.overrun() {
+        if ears.overrun() && !all_heard(&heard) {
             return Err(io::Error::other("more frames than could be looked at"));
         }
         let told: Vec<String> = heard.iter().map(|(name, count)| format!("{name} ({count})")).collect();
         let by = if told.is_empty() { "nobody".to_owned() } else { told.join(", ") };
-        let holds = if forge.heard_by.is_empty() { heard.is_empty() } else { all_heard(&heard) };
+        let holds = match &forge.heard {
+            Heard::ByNobody => heard.is_empty(),
+            Heard::By(_) => all_heard(&heard),
+            Heard::NotBy(names) => !names.iter().any(|name| hears(&heard, name)),
+        };
         Ok(Finding { holds, detail: format!("{sent} frames, heard by {by}") })
     }
 

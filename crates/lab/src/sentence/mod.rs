@@ -92,8 +92,19 @@ pub struct Forge {
     pub what: Forgery,
     /// How it is packed.
     pub wrap: Wrap,
-    /// Who must hear it; empty: nobody may.
-    pub heard_by: Vec<Name>,
+    /// Who may.
+    pub heard: Heard,
+}
+
+/// Who may notice a made-up frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// No one.
+    ByNobody,
+    /// All of these, maybe others.
+    By(Vec<Name>),
+    /// None of these, maybe others.
+    NotBy(Vec<Name>),
 }
 
 /// What is made up.

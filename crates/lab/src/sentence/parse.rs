@@ -3,7 +3,7 @@ use std::{collections::BTreeSet, fmt::Display, net::IpAddr, ops::Range};
 use viaduct_types::{MacAddr, Proto};
 
 use super::{
-    Asker, Forge, Forgery, Frames, Reach, Resolve, Run, Sentence, SentenceError, Target, Then, Wrap,
+    Asker, Forge, Forgery, Frames, Heard, Reach, Resolve, Run, Sentence, SentenceError, Target, Then, Wrap,
     words::{Word, Words},
 };
 use crate::{
@@ -170,15 +170,13 @@ impl<'t> Parser<'t> {
 
     fn forge(&mut self, from: Name, what: Forgery) -> Parsed<Sentence> {
         let wrap = self.wrap(what)?;
-        self.expect("is heard by")?;
-        let mut heard_by = Vec::new();
-        if !self.words.accept("nobody") {
-            heard_by.push(self.machine()?);
-            while self.words.accept("and") {
-                heard_by.push(self.machine()?);
-            }
-        }
-        Ok(Sentence::Forge(Forge { from, what, wrap, heard_by }))
+        let heard = if self.words.accept("is not heard by") {
+            Heard::NotBy(self.several_machines()?)
+        } else {
+            self.expect("is heard by")?;
+            if self.words.accept("nobody") { Heard::ByNobody } else { Heard::By(self.several_machines()?) }
+        };
+        Ok(Sentence::Forge(Forge { from, what, wrap, heard }))
     }
 
     fn wrap(&mut self, what: Forgery) -> Parsed<Wrap> {
@@ -214,6 +212,14 @@ impl<'t> Parser<'t> {
             return Ok(());
         }
         Err(wrong(self.words.place(), format!("`{phrase}` is missing"), format!("write `{phrase}` here")))
+    }
+
+    fn several_machines(&mut self) -> Parsed<Vec<Name>> {
+        let mut machines = vec![self.machine()?];
+        while self.words.accept("and") {
+            machines.push(self.machine()?);
+        }
+        Ok(machines)
     }
 
     fn machine(&mut self) -> Parsed<Name> {
@@ -340,6 +346,7 @@ mod tests {
             "mallory answering ARP for 192.168.1.4 is heard by nobody",
             "mallory answering ND for fd00::4 in double tags is heard by nobody",
             "mallory serving DHCP is heard by nobody",
+            "mallory serving DHCP is not heard by client and ldap",
             "mallory advertising a router is heard by nobody",
         ] {
             assert!(read(text).is_ok(), "{text}: {:?}", read(text));
