@@ -40,6 +40,7 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_TUN_TYPE: u16 = 3;
 const IFF_TAP: u8 = 2;
@@ -103,12 +104,12 @@ fn settings_message(which: Which<'_>, settings: &Settings) -> LinkMessage {
     message
 }
 
-/// Whether other isolated ports of its bridge can reach a port.
-pub(crate) fn isolate(name: &IfName, isolated: bool) -> Request {
+/// Changes a setting of a bridge's port.
+pub(crate) fn set_port(name: &IfName, setting: InfoBridgePort) -> Request {
     let mut message = about(Which::Name(name));
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(isolated)])),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![setting])),
     ]));
     // Port settings are taken from RTM_NEWLINK only; without a group it is about this name or nothing.
     Request::change(&RouteNetlinkMessage::NewLink(message), 0)
@@ -299,8 +300,8 @@ fn read(_kind: u16, body: &[u8]) -> Option<Found> {
         _ => Kind::Other(kind),
     };
     let port = find(info, IFLA_INFO_SLAVE_KIND).map(attr::text).is_some_and(|kind| kind == "bridge");
-    let isolated =
-        port.then(|| find(info, IFLA_INFO_SLAVE_DATA)).flatten().and_then(|d| find(d, IFLA_BRPORT_ISOLATED));
+    let settings = port.then(|| find(info, IFLA_INFO_SLAVE_DATA)).flatten().unwrap_or_default();
+    let is_set = |setting| find(settings, setting).and_then(attr::u8) == Some(1);
     let link = Link {
         index: header.index,
         // A veth's other end; for others IFLA_LINK is what they stand on.
@@ -312,7 +313,8 @@ fn read(_kind: u16, body: &[u8]) -> Option<Found> {
         master: None,
         alias: get(IFLA_IFALIAS).map(attr::text).unwrap_or_default(),
         group: get(IFLA_GROUP).and_then(attr::u32).unwrap_or(0),
-        isolated: isolated.and_then(attr::u8) == Some(1),
+        isolated: is_set(IFLA_BRPORT_ISOLATED),
+        hairpin: is_set(IFLA_BRPORT_MODE),
         addrgen_none: addrgen_none(get(IFLA_AF_SPEC).unwrap_or_default()),
     };
     Some(Found { name, link, master: get(IFLA_MASTER).and_then(attr::u32).unwrap_or(0) })

@@ -7,7 +7,7 @@ use std::{
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{
-    Address, Ask, Features, GuestLink, Kind, Link, Observe, Observed, ObservedGuest, Proxy, nft,
+    Address, Ask, Features, GuestLink, Kind, Link, Observe, Observed, ObservedGuest, Proxy, Sysctl, nft,
 };
 use viaduct_types::{IfName, IpNet, MacAddr};
 
@@ -54,8 +54,11 @@ impl Observe for Kernel {
 
         let nft = self.nft.read().map_err(|e| KernelError::Filter { source: Arc::new(e) })?;
         let mut sysctls = BTreeMap::new();
-        for key in &ask.sysctls {
-            sysctls.extend(sysctl::read(key)?.map(|value| (key.clone(), value)));
+        let of_links = ask.link_sysctls.iter().flat_map(|pattern| {
+            links.keys().map(move |link| Sysctl::from_path(pattern.replace('*', link.as_str())))
+        });
+        for key in ask.sysctls.iter().cloned().chain(of_links) {
+            sysctls.extend(sysctl::read(&key)?.map(|value| (key, value)));
         }
         Ok(Observed {
             addresses,
@@ -112,8 +115,10 @@ fn look_into(socket: &mut Socket, device: &IfName) -> Result<ObservedGuest, Refu
     };
     Ok(ObservedGuest {
         addresses: address::list(socket, link.index)?
-            .into_keys()
-            .map(|(_, address)| address)
+            .into_iter()
+            // What DHCP or a router gave the guest is the guest's business.
+            .filter(|(_, info)| !info.dynamic)
+            .map(|((_, address), _)| address)
             .filter(|address| !is_link_local(address))
             .collect(),
         routes: route::list_guest(socket, link.index)?.into_iter().collect(),

@@ -30,8 +30,6 @@ const RTNEXTHOP: usize = 8;
 const RTNH_F_ONLINK: u8 = 4;
 const TABLE_MAIN: u8 = 254;
 const TABLE_LOCAL: u8 = 255;
-/// RTPROT_REDIRECT, RTPROT_KERNEL and RTPROT_RA: routes that the kernel makes of what it hears and has.
-const KERNELS: [u8; 3] = [1, 2, 9];
 
 /// Makes a route; fails with EEXIST when one to the same destination with the same metric stands. `index` is the
 /// device's, 0 for none.
@@ -127,12 +125,12 @@ pub(crate) fn list(socket: &mut Socket, name: impl Fn(u32) -> Option<IfName>) ->
     Ok(routes)
 }
 
-/// The routes of table main through one device, without those the kernel made.
+/// Our routes of table main through one device; those that the guest made are its own business.
 pub(crate) fn list_guest(socket: &mut Socket, index: u32) -> Result<Vec<GuestRoute>, Refusal> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let found = dump(socket, family, TABLE_MAIN, None, index)?.into_iter();
-        let found = found.filter(|f| f.kind == RouteKind::Unicast && !KERNELS.contains(&f.protocol));
+        let found = dump(socket, family, TABLE_MAIN, Some(PROTOCOL), index)?.into_iter();
+        let found = found.filter(|f| f.kind == RouteKind::Unicast);
         routes.extend(found.map(|f| GuestRoute { destination: f.destination, via: f.via }));
     }
     Ok(routes)

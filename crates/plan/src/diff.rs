@@ -285,12 +285,10 @@ impl Planner<'_> {
             if group(alias) != GROUP {
                 self.ops.push(set(LinkChange::Group(group(alias))));
             }
-            if link.isolated {
-                // Only a port can be isolated.
+            if link.master.is_some() {
                 self.ops.push(set(LinkChange::Master(link.master.clone())));
-                self.ops.push(set(LinkChange::Isolated(true)));
-            } else if link.master.is_some() {
-                self.ops.push(set(LinkChange::Master(link.master.clone())));
+                self.ops.extend(link.isolated.then(|| set(LinkChange::Isolated(true))));
+                self.ops.extend(link.hairpin.then(|| set(LinkChange::Hairpin(true))));
             }
             return;
         }
@@ -309,11 +307,18 @@ impl Planner<'_> {
         changes
             .extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
         let uplink = link.alias.is_none();
-        if now.master != link.master && !(uplink && link.master.is_none()) {
+        let moves = now.master != link.master;
+        if moves && !(uplink && link.master.is_none()) {
             changes.push(LinkChange::Master(link.master.clone()));
         }
-        if now.isolated != link.isolated && link.master.is_some() && !uplink {
-            changes.push(LinkChange::Isolated(link.isolated));
+        if link.master.is_some() && !uplink {
+            // A port that comes anew has none of these set.
+            if link.isolated != (now.isolated && !moves) {
+                changes.push(LinkChange::Isolated(link.isolated));
+            }
+            if link.hairpin != (now.hairpin && !moves) {
+                changes.push(LinkChange::Hairpin(link.hairpin));
+            }
         }
         self.ops.extend(changes.into_iter().map(set));
     }

@@ -145,6 +145,8 @@ pub enum LinkChange {
     Master(Option<IfName>),
     /// Other isolated ports of its bridge cannot reach it.
     Isolated(bool),
+    /// Frames may leave by the port they came in by.
+    Hairpin(bool),
     /// IFLA_IFALIAS; empty takes it away.
     Alias(String),
     /// IFLA_GROUP.
@@ -214,6 +216,8 @@ impl fmt::Display for Op {
                 LinkChange::Master(None) => write!(f, "~ link {name} → port of no bridge"),
                 LinkChange::Isolated(true) => write!(f, "~ link {name} isolated from other ports"),
                 LinkChange::Isolated(false) => write!(f, "~ link {name} not isolated from other ports"),
+                LinkChange::Hairpin(true) => write!(f, "~ link {name} sends back what came in by it"),
+                LinkChange::Hairpin(false) => write!(f, "~ link {name} sends nothing back"),
                 LinkChange::Alias(alias) => write!(f, "~ link {name} alias {alias:?}"),
                 LinkChange::Group(group) => write!(f, "~ link {name} group {group}"),
                 LinkChange::AddrgenNone(true) => write!(f, "~ link {name} makes no link-local address"),

@@ -92,6 +92,7 @@ impl Host {
             alias: String::new(),
             group: 0,
             isolated: false,
+            hairpin: false,
             addrgen_none: false,
             peer_index: 0,
         };
@@ -157,7 +158,7 @@ impl Host {
         self.sysctls.retain(|key, _| key.link() != Some(name.as_str()));
         for other in self.state.links.values_mut().filter(|l| l.master.as_ref() == Some(name)) {
             other.master = None;
-            other.isolated = false;
+            (other.isolated, other.hairpin) = (false, false);
         }
         for inside in self.namespaces.values_mut() {
             inside.retain(|_, guest| guest.link.as_ref().is_none_or(|l| l.peer_index != link.index));
@@ -210,6 +211,7 @@ impl Host {
                     alias: alias.clone(),
                     group: GROUP,
                     isolated: false,
+                    hairpin: false,
                     addrgen_none: true,
                     peer_index: if matches!(link, NewLink::Veth { .. }) { peer_index } else { 0 },
                 };
@@ -273,9 +275,13 @@ impl Host {
             LinkChange::Up(up) => link.up = *up,
             LinkChange::Mtu(mtu) => link.mtu = *mtu,
             LinkChange::Mac(mac) => link.mac = Some(*mac),
-            LinkChange::Master(master) => link.master.clone_from(master),
+            LinkChange::Master(master) => {
+                link.master.clone_from(master);
+                (link.isolated, link.hairpin) = (false, false);
+            }
             LinkChange::Isolated(isolated) if link.master.is_some() => link.isolated = *isolated,
-            LinkChange::Isolated(_) => return Err("not a port"),
+            LinkChange::Hairpin(hairpin) if link.master.is_some() => link.hairpin = *hairpin,
+            LinkChange::Isolated(_) | LinkChange::Hairpin(_) => return Err("not a port"),
             LinkChange::Alias(alias) => link.alias.clone_from(alias),
             LinkChange::Group(group) => link.group = *group,
             LinkChange::AddrgenNone(none) => link.addrgen_none = *none,

@@ -43,6 +43,8 @@ pub struct Link {
     pub group: u32,
     /// A bridge port that other isolated ports cannot reach (IFLA_BRPORT_ISOLATED).
     pub isolated: bool,
+    /// A bridge port that frames may leave by which came in by it (IFLA_BRPORT_MODE).
+    pub hairpin: bool,
     /// Makes no link-local address by itself (IN6_ADDR_GEN_MODE_NONE).
     pub addrgen_none: bool,
     /// For a veth: the other end's ifindex in its namespace (IFLA_LINK); 0 when not known.
@@ -137,6 +139,11 @@ pub struct Proxy {
 pub struct Sysctl(String);
 
 impl Sysctl {
+    /// A setting by its path under /proc/sys.
+    pub fn from_path(path: String) -> Self {
+        Self(path)
+    }
+
     /// A device's IPv4 setting.
     pub fn ipv4(link: &IfName, key: &str) -> Self {
         Self(format!("net/ipv4/conf/{link}/{key}"))

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
+use netlink_packet_route::link::InfoBridgePort;
 use viaduct_plan::{GROUP, LinkChange, NewLink};
 use viaduct_types::{IfName, MacAddr};
 
@@ -110,7 +111,13 @@ impl Run<'_> {
                 settings.master = Some(self.existing(doing, &Place::Host, master)?);
             }
             LinkChange::Isolated(isolated) => {
-                self.put(doing, Place::Host, link::isolate(name, *isolated), NOTHING);
+                let setting = InfoBridgePort::Isolated(*isolated);
+                self.put(doing, Place::Host, link::set_port(name, setting), NOTHING);
+                return Ok(());
+            }
+            LinkChange::Hairpin(hairpin) => {
+                let setting = InfoBridgePort::HairpinMode(*hairpin);
+                self.put(doing, Place::Host, link::set_port(name, setting), NOTHING);
                 return Ok(());
             }
             LinkChange::Alias(alias) => settings.alias = Some(alias.clone()),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests; the lint's own exception does not reach their helpers")]
 
 mod differential;
+mod examples;
 mod failures;
 mod measure;
 mod round_trip;

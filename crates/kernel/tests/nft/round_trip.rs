@@ -8,8 +8,8 @@ use viaduct_plan::nft::{
 };
 
 use crate::support::{
-    addr, base, chain, converge, dynamic, exprs, in_netns, mac, member, name, nft, on_device, ruleset, set,
-    table, value,
+    addr, assert_equal, base, chain, converge, dynamic, exprs, in_netns, mac, member, name, nft, on_device,
+    ruleset, set, table, value,
 };
 
 /// Every kind of set, element, chain and expression.
@@ -503,25 +503,6 @@ fn dynamic_sets_count_and_are_left_alone() {
         converge(&mut nft, &desired);
         check(&mut nft);
     });
-}
-
-#[track_caller]
-fn assert_equal(observed: &Ruleset, desired: &Ruleset) {
-    for family in Family::ALL {
-        let (observed, desired) = (observed.tables.get(&family), desired.tables.get(&family));
-        let (Some(observed), Some(desired)) = (observed, desired) else {
-            assert_eq!(observed, desired);
-            continue;
-        };
-        assert_eq!(observed.sets.keys().collect::<Vec<_>>(), desired.sets.keys().collect::<Vec<_>>());
-        for (name, set) in &desired.sets {
-            assert_eq!(&observed.sets[name], set, "set {name}");
-        }
-        for (name, chain) in &desired.chains {
-            assert_eq!(&observed.chains[name], chain, "chain {name}");
-        }
-        assert_eq!(observed, desired);
-    }
 }
 
 /// Hash tables grow in the background after the transaction; a list told meanwhile must not lack elements.

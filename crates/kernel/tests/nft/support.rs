@@ -70,6 +70,31 @@ pub(crate) fn converge(nft: &mut Nft, desired: &Ruleset) -> Ruleset {
     nft.read().expect("our tables")
 }
 
+/// Equality that says what differs.
+#[track_caller]
+pub(crate) fn assert_equal(observed: &Ruleset, desired: &Ruleset) {
+    for family in Family::ALL {
+        let (observed, desired) = (observed.tables.get(&family), desired.tables.get(&family));
+        let (Some(observed), Some(desired)) = (observed, desired) else {
+            assert_eq!(observed, desired);
+            continue;
+        };
+        let word = family.word();
+        assert_eq!(observed.sets.keys().collect::<Vec<_>>(), desired.sets.keys().collect::<Vec<_>>());
+        assert_eq!(observed.chains.keys().collect::<Vec<_>>(), desired.chains.keys().collect::<Vec<_>>());
+        for (name, set) in &desired.sets {
+            assert_eq!(&observed.sets[name], set, "{word} set {name}");
+        }
+        for (name, chain) in &desired.chains {
+            assert_eq!(observed.chains[name].base, chain.base, "{word} chain {name}");
+            for (observed, desired) in observed.chains[name].rules.iter().zip(&chain.rules) {
+                assert_eq!(observed, desired, "{word} chain {name}: {}", desired.text);
+            }
+        }
+        assert_eq!(observed, desired);
+    }
+}
+
 pub(crate) fn ruleset(tables: impl IntoIterator<Item = (Family, Table)>) -> Ruleset {
     Ruleset { tables: tables.into_iter().collect() }
 }

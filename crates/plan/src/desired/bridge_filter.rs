@@ -53,6 +53,7 @@ fn declare(table: &mut Builder) {
     table.set("taken_link_local", &[T::Ipv6]);
     table.map("to_bridge", &[T::IfName], &[T::Ether]);
     table.set("redirected", &[T::IfName]);
+    table.set("same_port", &[T::IfName, T::IfName]);
     for counter in [
         "drop_unknown",
         "drop_mac",
@@ -82,6 +83,7 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         if port.nic.spoofing != Spoofing::Mac {
             add_own_addresses(port, table, true);
         }
+        table.insert("same_port", device().name(port.device()));
         if context.is_redirected(&port.nic.network, port.network) {
             table.insert("redirected", device());
             table.relate("to_bridge", device(), Key::new().mac(bridge_mac(bridge)));
@@ -260,7 +262,18 @@ fn add_redirect(table: &mut Builder) {
         ],
     );
     let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];
-    table.base("between_ports", Hook::Forward, FORWARD, vec![rule(ports(), [goto("between_redirected")])]);
+    let for_host = || St::Is(S::PktType, Const::u8(0, "0"));
+    table.base(
+        "between_ports",
+        Hook::Forward,
+        FORWARD,
+        vec![
+            // Where a port may send back, only what br_netfilter turned round goes back.
+            vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")],
+            rule(ports(), [goto("between_redirected")]),
+        ],
+    );
+    table.chain("back_to_port", vec![vec![for_host(), accept()], vec![drop()]]);
     table.chain(
         "between_redirected",
         vec![
@@ -269,7 +282,7 @@ fn add_redirect(table: &mut Builder) {
             solicitation(136, "nd-neighbor-advert"),
             // A frame for the host is forwarded only when br_netfilter has led it to a published port on the same
             // bridge; table inet judges it next.
-            vec![St::Is(S::PktType, Const::u8(0, "0")), accept()],
+            vec![for_host(), accept()],
             vec![drop()],
         ],
     );

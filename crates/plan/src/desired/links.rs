@@ -160,6 +160,9 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
         alias: Some(alias(port)),
         mtu: Some(mtu),
         master: bridge_of(port.network).cloned(),
+        // With br_netfilter, what a guest sends to its own published port is turned round on the bridge.
+        hairpin: matches!(port.network.mode, Mode::Nat { .. } | Mode::Isolated { .. })
+            && !port.guest.publish.is_empty(),
         isolated: matches!(port.network.mode, Mode::Bridged { .. })
             && port.network.between_guests == Policy::Deny,
         addrgen_none: Some(true),

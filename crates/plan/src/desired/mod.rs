@@ -74,8 +74,10 @@ pub struct DesiredLink {
     pub mtu: Option<u32>,
     /// The bridge it is a port of; none: of no bridge of ours.
     pub master: Option<IfName>,
-    /// As a bridge port.
+    /// As a bridge port: cut off from other isolated ports.
     pub isolated: bool,
+    /// As a bridge port: may send back what came in by it.
+    pub hairpin: bool,
     /// None: as it is.
     pub addrgen_none: Option<bool>,
     /// Whether to bring it up; one that is up is never taken down.
