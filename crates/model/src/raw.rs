@@ -126,8 +126,8 @@ table! {
         "install-pool" => install_pool: OneOrMany<PoolPrefix>,
         /// 802.1Q VLAN of the uplink.
         "vlan" => vlan: Vlan,
-        /// New flows from outside to guests without an allow-in of their own; deny unless written (in modes bridged and
-        /// vnet: allow).
+        /// New flows from outside, and from other networks with an uplink, to guests without an allow-in of their own;
+        /// deny unless written (in modes routed, bridged and vnet: allow).
         "inbound" => inbound: Policy,
         /// New flows from guest to guest; deny unless written (in modes bridged, isolated and vnet: allow).
         "between-guests" => between_guests: Policy,

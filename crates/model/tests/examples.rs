@@ -1,5 +1,7 @@
 //! The examples that users start from load as they stand, and say what their comments say.
 
+#![expect(clippy::disallowed_methods, reason = "the examples are files")]
+
 use std::fmt::Write as _;
 
 use viaduct_model::{Allow, AllowPeer, Config, Diagnostics, GuestId, Mode, Policy, Service, Source, load};
