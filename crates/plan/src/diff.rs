@@ -307,7 +307,8 @@ impl Planner<'_> {
         changes
             .extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
         let uplink = link.alias.is_none();
-        let moves = now.master != link.master;
+        // A bridge that is made anew has lost its ports.
+        let moves = now.master != link.master || link.master.as_ref().is_some_and(|m| self.fresh.contains(m));
         if moves && !(uplink && link.master.is_none()) {
             changes.push(LinkChange::Master(link.master.clone()));
         }
@@ -336,9 +337,8 @@ impl Planner<'_> {
             if self.fresh.contains(bridge) || !self.observed.links.get(bridge).is_some_and(|b| b.up) {
                 self.ops.push(Op::SetLink { name: bridge.clone(), change: LinkChange::Up(true) });
             }
-            let enslave = (now.master.as_ref() != Some(bridge)).then(|| Op::SetLink {
-                name: interface.clone(),
-                change: LinkChange::Master(Some(bridge.clone())),
+            let enslave = (now.master.as_ref() != Some(bridge) || self.fresh.contains(bridge)).then(|| {
+                Op::SetLink { name: interface.clone(), change: LinkChange::Master(Some(bridge.clone())) }
             });
             self.carry(interface, bridge, enslave);
         }

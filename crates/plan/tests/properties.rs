@@ -177,7 +177,7 @@ fn converge_step_by_step(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_plan_leads_there_and_the_next_is_empty(shape in shape()) {
