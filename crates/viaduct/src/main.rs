@@ -1,4 +1,5 @@
 //! The `viaduct` command.
+#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what talks to people")]
 
 mod cli;

@@ -1,0 +1,79 @@
+#!/bin/sh
+# Prepares this machine for `make demo`, `test`, `bench`, `check` or `install`: installs the Debian packages that are lacking, says
+# which and what for, and looks whether Rust is there. Asks nothing.
+set -eu
+
+purpose=${1:?"usage: $0 demo|test|bench|check|ci"}
+cd "$(dirname "$0")/.."
+PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+
+fail() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+case $purpose in
+demo | test | bench | ci)
+    [ "$(id -u)" -eq 0 ] || fail "\`make $purpose\` needs root: it makes network namespaces and changes what is in them." \
+        "The machine's own network is not touched. Try: sudo -E make $purpose"
+    ;;
+check | install) ;;
+*) fail "$0: what is \"$purpose\"?" ;;
+esac
+
+lacking=
+# need PACKAGE COMMAND WHY: a package without a command of its own has "-" for it.
+need() {
+    if [ "$2" != - ] && command -v "$2" >/dev/null; then return; fi
+    # shellcheck disable=SC2016
+    if [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; then return; fi
+    if [ "$2" = - ] && ! command -v dpkg-query >/dev/null; then return; fi
+    [ -n "$lacking" ] || echo "Lacking here:"
+    echo "  $1: $3"
+    lacking="$lacking $1"
+}
+
+need gcc cc "links Rust programs"
+need libc6-dev - "what they are linked to"
+need ca-certificates - "lets cargo trust whom it fetches crates from"
+case $purpose in demo | test | bench | ci)
+    need iproute2 ip "sets up the machines of labs and tests"
+    need iputils-ping ping "what people and labs look for each other with"
+    need nftables nft "shows the filter; in tests, the second opinion about every rule"
+    ;;
+esac
+case $purpose in test | ci)
+    need procps kill "ends processes in tests"
+    need util-linux unshare "gives tests namespaces of their own"
+    need mount mount "gives tests a /run of their own"
+    ;;
+esac
+
+if [ -n "$lacking" ]; then
+    command -v apt-get >/dev/null || fail "This is no Debian: install what these packages hold, and try again."
+    [ "$(id -u)" -eq 0 ] || fail "Only root may install them. Try: sudo apt-get install$lacking"
+    echo "Installing$lacking"
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists of a fresh machine are old or not there; a package that is in none of them is told by the second command.
+    apt-get -qq update || echo "The lists of packages could not be brought up to date."
+    # shellcheck disable=SC2086
+    apt-get -qq install --yes --no-install-recommends $lacking </dev/null ||
+        fail "These packages could not be installed:$lacking"
+fi
+
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+how="https://rustup.rs has it: apt-get install curl; curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+command -v cargo >/dev/null || fail "Rust $wanted or newer is needed, and there is none here (Debian 12's own is too old)." \
+    "$how" "Under sudo, this has to be root's, or PATH has to lead to yours."
+found=$(rustc --version | cut -d' ' -f2)
+oldest=$(printf '%s\n%s\n' "$wanted" "${found%%-*}" | sort -V | head -n 1)
+[ "$oldest" = "$wanted" ] || fail "Rust $wanted or newer is needed; $(command -v rustc) is $found." \
+    "With rustup: rustup update stable. Without it: $how"
+case $purpose in check | ci)
+    for component in fmt clippy; do
+        cargo $component --version >/dev/null 2>&1 && continue
+        echo "Installing cargo $component"
+        rustup component add "$(echo $component | sed s/fmt/rustfmt/)" || fail "cargo $component is needed."
+    done
+    ;;
+esac
