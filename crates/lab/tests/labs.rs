@@ -2,6 +2,7 @@
 //!
 //! The tests are run one after the other by a `main` of their own, since a lab has to be started by a process with
 //! one thread: by this very program, called with a command.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test, though the compiler is not told so")]
 
 use std::{
     collections::BTreeSet,
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
     {
         return status;
     }
+    if arguments.iter().any(|a| a == "--list") {
+        list(arguments.iter().any(|a| a == "--ignored"));
+        return ExitCode::SUCCESS;
+    }
     if !rustix::process::geteuid().is_root() {
         println!("labs: left out, they need root");
         return ExitCode::SUCCESS;
@@ -54,10 +59,27 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// What runners like nextest ask first. None is ignored.
+fn list(ignored: bool) {
+    for (name, _) in TESTS.iter().filter(|_| !ignored) {
+        println!("{name}: test");
+    }
+}
+
 /// Runs the tests in namespaces of their own, where nothing comes and goes but what they cause.
 fn apart(arguments: &[String]) -> ExitCode {
     let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+    unshare.args([
+        "--mount",
+        "--pid",
+        "--net",
+        "--ipc",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+    ]);
     unshare.arg("mount -t tmpfs tmpfs /run && \"$0\" \"$@\"").arg(std::env::current_exe().unwrap());
     let status = unshare.args(arguments).env(APART, "1").status().unwrap();
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -90,7 +112,10 @@ fn perform(command: &str, arguments: &[String]) -> Option<ExitCode> {
             Ok(status) => ExitCode::from(u8::try_from(status.code().unwrap()).unwrap()),
             Err(e) => told(&e),
         }),
-        "down" => Some(viaduct_lab::down(arguments.first().map(String::as_str)).map_or_else(|e| told(&e), |_| ExitCode::SUCCESS)),
+        "down" => Some(
+            viaduct_lab::down(arguments.first().map(String::as_str))
+                .map_or_else(|e| told(&e), |_| ExitCode::SUCCESS),
+        ),
         _ => None,
     }
 }
@@ -147,7 +172,8 @@ fn a_killed_runner_leaves_nothing() {
 
 fn two_labs_at_once() {
     let before = Traces::now();
-    let spawn = || ourselves(&["run", &small(), "client reaches web"]).stdout(Stdio::piped()).spawn().unwrap();
+    let spawn =
+        || ourselves(&["run", &small(), "client reaches web"]).stdout(Stdio::piped()).spawn().unwrap();
     let labs = [spawn(), spawn()];
     for lab in labs {
         let output = lab.wait_with_output().unwrap();
@@ -199,9 +225,17 @@ fn failures_are_told() {
     fs::write(&host, fs::read_to_string(&host).unwrap().replace("web.0)", "wep.0)")).unwrap();
     let output = ourselves(&["run", dir.0.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("`viaduct attach web.0 --netns web` on ve0 failed (exit status: 1)\nno such guest: web.0"), "{text}");
+    assert!(
+        text.contains(
+            "`viaduct attach web.0 --netns web` on ve0 failed (exit status: 1)\nno such guest: web.0"
+        ),
+        "{text}"
+    );
     let nothing = ourselves(&["run", &small(), "no such text"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&nothing.stdout).contains("no expectation of this lab contains"), "{nothing:?}");
+    assert!(
+        String::from_utf8_lossy(&nothing.stdout).contains("no expectation of this lab contains"),
+        "{nothing:?}"
+    );
     before.are_all();
 }
 
@@ -252,13 +286,21 @@ struct Traces {
 impl Traces {
     fn now() -> Self {
         let list = |dir: &str| {
-            fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()).collect::<BTreeSet<_>>()
+            fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap().path())
+                .collect::<BTreeSet<_>>()
         };
         let mut processes = list("/proc");
-        processes.retain(|path| path.join("ns").exists() && path.file_name().unwrap().to_str().unwrap().parse::<u32>().is_ok());
+        processes.retain(|path| {
+            path.join("ns").exists() && path.file_name().unwrap().to_str().unwrap().parse::<u32>().is_ok()
+        });
         let namespaces = processes
             .iter()
-            .flat_map(|process| ["net", "mnt", "pid"].map(|kind| fs::read_link(process.join("ns").join(kind))))
+            .flat_map(|process| {
+                ["net", "mnt", "pid"].map(|kind| fs::read_link(process.join("ns").join(kind)))
+            })
             .flatten()
             .collect();
         let files = ["/run", "/run/netns", "/run/viaduct-lab"].iter().flat_map(|dir| list(dir)).collect();
@@ -285,7 +327,8 @@ impl Drop for TemporaryDir {
 }
 
 fn copy_of_small(name: &str) -> TemporaryDir {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("viaduct-lab-{name}-{}", std::process::id()));
+    let dir =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("viaduct-lab-{name}-{}", std::process::id()));
     fs::create_dir(&dir).unwrap();
     for entry in fs::read_dir(small()).unwrap() {
         let path = entry.unwrap().path();
