@@ -87,15 +87,26 @@ pub(crate) fn icmp_error(socket: RawFd) -> Option<IcmpError> {
     let mut control = Control::new();
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     receive_message(socket, &mut [0; 64], &mut control, flags).ok()?;
-    if let Some((e, from)) = control.find::<WithOffender<libc::sockaddr_in>>(libc::IPPROTO_IP, libc::IP_RECVERR) {
+    if let Some((e, from)) =
+        control.find::<WithOffender<libc::sockaddr_in>>(libc::IPPROTO_IP, libc::IP_RECVERR)
+    {
         let from = Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr));
-        return (e.ee_origin == libc::SO_EE_ORIGIN_ICMP)
-            .then_some(IcmpError { v6: false, kind: e.ee_type, code: e.ee_code, sender: from.into() });
+        return (e.ee_origin == libc::SO_EE_ORIGIN_ICMP).then_some(IcmpError {
+            v6: false,
+            kind: e.ee_type,
+            code: e.ee_code,
+            sender: from.into(),
+        });
     }
-    let (e, from) = control.find::<WithOffender<libc::sockaddr_in6>>(libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
+    let (e, from) =
+        control.find::<WithOffender<libc::sockaddr_in6>>(libc::IPPROTO_IPV6, libc::IPV6_RECVERR)?;
     let from = Ipv6Addr::from(from.sin6_addr.s6_addr);
-    (e.ee_origin == libc::SO_EE_ORIGIN_ICMP6)
-        .then_some(IcmpError { v6: true, kind: e.ee_type, code: e.ee_code, sender: from.into() })
+    (e.ee_origin == libc::SO_EE_ORIGIN_ICMP6).then_some(IcmpError {
+        v6: true,
+        kind: e.ee_type,
+        code: e.ee_code,
+        sender: from.into(),
+    })
 }
 
 fn set(socket: RawFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {

@@ -53,12 +53,21 @@ pub(crate) fn build(lab: &Lab, binary: &Path, reporter: &Reporter) -> Result<Wor
     stage("applying");
     let hosts: Vec<&Name> = lab.hosts().map(|(name, _)| name).collect();
     let results: Vec<Result<(), Failure>> = thread::scope(|scope| {
-        let bring_up = |host| scope.spawn({
-            let world = &world;
-            move || bring_up(lab, world, host, reporter)
-        });
+        let bring_up = |host| {
+            scope.spawn({
+                let world = &world;
+                move || bring_up(lab, world, host, reporter)
+            })
+        };
         let threads: Vec<_> = hosts.into_iter().map(bring_up).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(Failure::because("bring a host up")(io::Error::other("a thread panicked"))))).collect()
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| {
+                    Err(Failure::because("bring a host up")(io::Error::other("a thread panicked")))
+                })
+            })
+            .collect()
     });
     results.into_iter().collect::<Result<(), Failure>>()?;
     Ok(world)
@@ -75,7 +84,12 @@ pub(crate) fn handles(world: &World) -> BTreeMap<Name, Handles> {
 }
 
 /// Goes through the steps; the outcomes are in the order of the file.
-pub(crate) fn perform(lab: &Lab, world: &World, only: Option<&str>, reporter: &Reporter) -> Result<Vec<Outcome>, Failure> {
+pub(crate) fn perform(
+    lab: &Lab,
+    world: &World,
+    only: Option<&str>,
+    reporter: &Reporter,
+) -> Result<Vec<Outcome>, Failure> {
     reporter.event(Event::Stage("checking".to_owned()));
     let mut outcomes = Vec::new();
     let mut steps: VecDeque<&Step> = lab.steps.iter().collect();
@@ -94,7 +108,8 @@ pub(crate) fn perform(lab: &Lab, world: &World, only: Option<&str>, reporter: &R
         if together.is_empty() {
             continue;
         }
-        let inventory = Inventory::take(lab, world).map_err(Failure::because("ask the machines for their addresses"))?;
+        let inventory =
+            Inventory::take(lab, world).map_err(Failure::because("ask the machines for their addresses"))?;
         let scene = Scene { lab, world, inventory: &inventory };
         outcomes.extend(check_together(scene, &together, reporter));
     }
@@ -114,9 +129,10 @@ fn bring_up(lab: &Lab, world: &World, host: &Name, reporter: &Reporter) -> Resul
 fn viaduct(world: &World, host: &Name, arguments: &[&str], reporter: &Reporter) -> Result<(), Failure> {
     let start = Instant::now();
     let command = format!("viaduct {}", arguments.join(" "));
-    let finished = world
-        .viaduct(host, arguments, COMMAND)
-        .map_err(Failure::because(format!("run `{command}` on {host} ({})", world.machines[host].viaduct[0])))?;
+    let finished = world.viaduct(host, arguments, COMMAND).map_err(Failure::because(format!(
+        "run `{command}` on {host} ({})",
+        world.machines[host].viaduct[0]
+    )))?;
     let (ended, output) = told(finished);
     reporter.event(Event::Ran {
         machine: host.clone(),

@@ -32,15 +32,18 @@ pub fn drawing(lab: &Lab) -> String {
 pub fn matrix(lab: &Lab, report: &Report) -> String {
     let mut cells: BTreeMap<(&Name, &Name), Vec<(bool, Verdict)>> = BTreeMap::new();
     for expectation in lab.steps.iter().flat_map(|step| &step.expectations) {
-        let outcome = report.outcomes.iter().find(|o| o.line == expectation.line && o.sentence == expectation.text);
+        let outcome =
+            report.outcomes.iter().find(|o| o.line == expectation.line && o.sentence == expectation.text);
         if let (Sentence::Reach(reach), Some(outcome)) = (&expectation.sentence, outcome)
             && let Some(to) = &reach.to
         {
             cells.entry((&reach.from, to)).or_default().push((reach.reaches, outcome.result));
         }
     }
-    let rows: Vec<&Name> = lab.machines.keys().filter(|name| cells.keys().any(|(from, _)| from == name)).collect();
-    let columns: Vec<&Name> = lab.machines.keys().filter(|name| cells.keys().any(|(_, to)| to == name)).collect();
+    let rows: Vec<&Name> =
+        lab.machines.keys().filter(|name| cells.keys().any(|(from, _)| from == name)).collect();
+    let columns: Vec<&Name> =
+        lab.machines.keys().filter(|name| cells.keys().any(|(_, to)| to == name)).collect();
     if rows.is_empty() {
         return String::new();
     }
@@ -75,7 +78,7 @@ fn word(outcomes: &[(bool, Verdict)]) -> &'static str {
 
 struct Node {
     label: String,
-    children: Vec<Node>,
+    children: Vec<Self>,
 }
 
 impl Node {
@@ -86,13 +89,23 @@ impl Node {
     fn draw(&self, first: &str, rest: &str, out: &mut String) {
         *out += &format!("{first}{}\n", self.label);
         for (index, child) in self.children.iter().enumerate() {
-            let (branch, below) = if index + 1 == self.children.len() { ("└── ", "    ") } else { ("├── ", "│   ") };
+            let (branch, below) = if index + 1 == self.children.len() {
+                ("└── ", "    ")
+            } else {
+                ("├── ", "│   ")
+            };
             child.draw(&format!("{rest}{branch}"), &format!("{rest}{below}"), out);
         }
     }
 }
 
-fn on_switch<'l>(lab: &'l Lab, switch: &Name, name: &'l Name, machine: &Machine, drawn: &mut Vec<&'l Name>) -> Node {
+fn on_switch<'l>(
+    lab: &'l Lab,
+    switch: &Name,
+    name: &'l Name,
+    machine: &Machine,
+    drawn: &mut Vec<&'l Name>,
+) -> Node {
     let here = machine.interfaces.iter().filter(|(_, card)| card.switch == *switch);
     let cards: Vec<String> = here.map(|(card, i)| format!("{card} {}", list(&i.addresses))).collect();
     let label = format!("{name}  {}", cards.join("; ").trim_end());
@@ -117,7 +130,9 @@ fn host_node(lab: &Lab, host: &Name, label: String, config: &Config) -> Node {
             if let Role::Guest { host: on, guest: called, .. } = &machine.role
                 && on == host
             {
-                network_node.children.extend(nics(config, called, name).map(|nic| Node::new(format!("{guest}  {nic}"))));
+                network_node
+                    .children
+                    .extend(nics(config, called, name).map(|nic| Node::new(format!("{guest}  {nic}"))));
             }
         }
         node.children.push(network_node);

@@ -42,7 +42,10 @@ pub(crate) enum Message {
     Ready(BTreeMap<Name, Handles>),
     /// The outcomes in the order of the file, and the milliseconds since the start.
     Done(Vec<Outcome>, u64),
-    Failed { what: String, output: String },
+    Failed {
+        what: String,
+        output: String,
+    },
 }
 
 /// How others enter a machine: numbers of files that the lab's init has open.

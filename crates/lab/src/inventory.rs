@@ -39,7 +39,8 @@ impl Inventory {
     /// Asks every machine, and waits a moment for addresses that are still being checked for duplicates.
     pub(crate) fn take(lab: &Lab, world: &World) -> io::Result<Self> {
         let devices: Vec<Link> = ask(world.scenery.as_fd(), &["link", "show", "up"])?;
-        let index = |switch| devices.iter().find(|link| link.ifname == bridge_name(lab, switch)).map(|l| l.ifindex);
+        let index =
+            |switch| devices.iter().find(|link| link.ifname == bridge_name(lab, switch)).map(|l| l.ifindex);
         let switches =
             lab.switches.keys().filter_map(|switch| Some((switch.clone(), index(switch)?))).collect();
         let deadline = Instant::now() + Duration::from_secs(3);
@@ -61,7 +62,9 @@ impl Inventory {
     /// The index of the switch's device.
     pub(crate) fn switch_index(&self, switch: &Name) -> io::Result<u32> {
         let index = self.switches.get(switch).copied();
-        index.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("the switch {switch} is not there")))
+        index.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("the switch {switch} is not there"))
+        })
     }
 
     pub(crate) fn cards(&self, machine: &Name) -> &[Card] {
@@ -70,7 +73,11 @@ impl Inventory {
 
     /// The machine's addresses that others can use, of all interfaces.
     pub(crate) fn addresses(&self, machine: &Name) -> impl Iterator<Item = IpAddr> {
-        self.cards(machine).iter().flat_map(|card| &card.addresses).map(|&(a, _)| a).filter(|&a| !is_link_local(a))
+        self.cards(machine)
+            .iter()
+            .flat_map(|card| &card.addresses)
+            .map(|&(a, _)| a)
+            .filter(|&a| !is_link_local(a))
     }
 
     pub(crate) fn first_address(&self, machine: &Name, v4: bool) -> Option<IpAddr> {

@@ -94,7 +94,8 @@ pub fn run(dir: &Path, options: &mut Options<'_>) -> Result<Report, LabError> {
 pub fn up(dir: &Path, options: &mut Options<'_>) -> Result<Lab, LabError> {
     let lab = Lab::load(dir)?;
     let claim = Some(Claim::new(&lab.name)?);
-    let sandbox = start_lab(&lab, Life::Stays, options, |_, _, reporter| reporter.say(&Message::Done(Vec::new(), 0)));
+    let sandbox =
+        start_lab(&lab, Life::Stays, options, |_, _, reporter| reporter.say(&Message::Done(Vec::new(), 0)));
     attend(&lab, sandbox, claim, options)?;
     Ok(lab)
 }
@@ -122,7 +123,11 @@ pub fn list() -> Vec<(String, PathBuf)> {
 ///
 /// # Errors
 /// When there is no such lab or machine, or no such command.
-pub fn exec<S: AsRef<OsStr>>(name: Option<&str>, machine: &str, command: &[S]) -> Result<ExitStatus, LabError> {
+pub fn exec<S: AsRef<OsStr>>(
+    name: Option<&str>,
+    machine: &str,
+    command: &[S],
+) -> Result<ExitStatus, LabError> {
     let (lab, record) = record::find(name)?;
     let Some(handles) = record.machines.get(machine) else {
         let known = record.machines.keys().map(ToString::to_string).collect();

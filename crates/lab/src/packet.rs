@@ -38,7 +38,7 @@ impl PacketSocket {
         // SAFETY: all zeroes is a valid packet_mreq.
         let mut request: libc::packet_mreq = unsafe { mem::zeroed() };
         request.mr_ifindex = index;
-        request.mr_type = libc::PACKET_MR_PROMISC as _;
+        request.mr_type = u16::try_from(libc::PACKET_MR_PROMISC).unwrap_or_default();
         socket.set(libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &request)?;
         Ok(socket)
     }

@@ -56,7 +56,8 @@ impl Claim {
     /// The lab stands.
     pub(crate) fn write(&mut self, record: &Record) -> Result<(), LabError> {
         let text = serde_json::to_vec(record).unwrap_or_default();
-        let written = self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(&text));
+        let written =
+            self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(&text));
         written.map_err(|source| LabError::Record { path: self.path.clone(), source })
     }
 

@@ -29,8 +29,9 @@ pub(crate) fn start(name: &Name, machine: &Machine, net: BorrowedFd<'_>) -> io::
             .listen
             .iter()
             .map(|&(port, proto)| {
-                Listener::open(port, proto)
-                    .map_err(|e| io::Error::new(e.kind(), format!("{name} cannot listen on {port}/{proto}: {e}")))
+                Listener::open(port, proto).map_err(|e| {
+                    io::Error::new(e.kind(), format!("{name} cannot listen on {port}/{proto}: {e}"))
+                })
             })
             .collect::<io::Result<Vec<_>>>()
     })?;

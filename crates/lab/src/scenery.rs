@@ -2,18 +2,17 @@
 
 use std::{fmt::Write, io, os::fd::AsFd, process::Command, time::Duration};
 
+use viaduct_types::IfName;
+
 use crate::{
-    file::{Lab, Machine, Switch},
-    world::{World, enter, finish, ip},
+    file::{Interface, Lab, Machine, Name, Switch},
+    world::{World, enter, finish, ip, sysctl},
 };
 
 /// Builds everything outside of the hosts, and the hosts' own network cards.
 pub(crate) fn build(lab: &Lab, world: &World) -> io::Result<()> {
     // The switches are no machines: they have no addresses and say nothing by themselves.
-    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").or_else(|e| match e.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(e),
-    })?;
+    sysctl("ipv6/conf/default/disable_ipv6", "1")?;
     ip(world.scenery.as_fd(), &wires(lab))?;
     for (name, machine) in &lab.machines {
         ip(world.machines[name].net.as_fd(), &cards(machine))?;
@@ -22,7 +21,7 @@ pub(crate) fn build(lab: &Lab, world: &World) -> io::Result<()> {
 }
 
 /// A switch's device.
-pub(crate) fn bridge_name(lab: &Lab, switch: &crate::file::Name) -> String {
+pub(crate) fn bridge_name(lab: &Lab, switch: &Name) -> String {
     // Numbers, since names may be longer than a device's.
     let index = lab.switches.keys().position(|name| name == switch).unwrap_or_default();
     format!("sw{index}")
@@ -108,12 +107,12 @@ fn mtu(switch: &Switch) -> String {
 }
 
 /// Each wire: the switch's port, the machine, and its network card.
-fn ports(
-    lab: &Lab,
-) -> impl Iterator<Item = (String, &crate::file::Name, &viaduct_types::IfName, &crate::file::Interface)> {
+fn ports(lab: &Lab) -> impl Iterator<Item = (String, &Name, &IfName, &Interface)> {
     lab.machines
         .iter()
-        .flat_map(|(name, machine)| machine.interfaces.iter().map(move |(card, interface)| (name, card, interface)))
+        .flat_map(|(name, machine)| {
+            machine.interfaces.iter().map(move |(card, interface)| (name, card, interface))
+        })
         .enumerate()
         .map(|(index, (name, card, interface))| (format!("port{index}"), name, card, interface))
 }

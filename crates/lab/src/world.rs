@@ -76,7 +76,15 @@ impl World {
             };
             let mounts = in_thread(|| new_mounts(nets[name].as_fd(), &guests, config))?;
             let viaduct = config.map_or_else(Vec::new, |config| {
-                let call = [binary, "--config".as_ref(), config, "--state-dir".as_ref(), STATE.as_ref(), "--run-dir".as_ref(), RUN.as_ref()];
+                let call = [
+                    binary,
+                    "--config".as_ref(),
+                    config,
+                    "--state-dir".as_ref(),
+                    STATE.as_ref(),
+                    "--run-dir".as_ref(),
+                    RUN.as_ref(),
+                ];
                 call.map(|word: &Path| word.to_string_lossy().into_owned()).to_vec()
             });
             machines.insert(name.clone(), (mounts, viaduct));
@@ -136,7 +144,10 @@ impl Place {
 }
 
 /// Runs the closure in a thread that has moved into the network namespace; sockets it makes stay there.
-pub(crate) fn inside<T: Send>(net: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn inside<T: Send>(
+    net: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     in_thread(|| {
         move_into_link_name_space(net, Some(LinkNameSpaceType::Network))?;
         work()
@@ -195,17 +206,13 @@ pub(crate) fn enter<'c>(command: &'c mut Command, net: BorrowedFd<'_>) -> &'c mu
 
 /// Namespaces belong to threads: a thread that ends takes its own with it, and the caller keeps what it had.
 fn in_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
 }
 
 fn new_network(forwarding: bool) -> io::Result<OwnedFd> {
     // SAFETY: no file descriptors are unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
-    let sysctl = |key: &str, value: &str| match fs::write(format!("/proc/sys/net/{key}"), value) {
-        // A kernel without IPv6.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    };
     // Nobody here has a duplicate address, and looking for one takes a second per interface.
     sysctl("ipv6/conf/all/accept_dad", "0")?;
     sysctl("ipv6/conf/default/accept_dad", "0")?;
@@ -214,6 +221,15 @@ fn new_network(forwarding: bool) -> io::Result<OwnedFd> {
         sysctl("ipv6/conf/all/forwarding", "1")?;
     }
     Ok(File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// Sets one of the calling thread's network namespace.
+pub(crate) fn sysctl(key: &str, value: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/{key}"), value) {
+        // A kernel without IPv6.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn bind_namespace(net: &OwnedFd, name: &Name) -> io::Result<()> {
@@ -225,7 +241,11 @@ fn bind_namespace(net: &OwnedFd, name: &Name) -> io::Result<()> {
 
 /// A mount namespace whose /sys and /proc/sys/net are the network namespace's, and whose /run is empty but for the
 /// named namespaces of the guests that run here.
-fn new_mounts(net: BorrowedFd<'_>, guests: &[(&Name, BorrowedFd<'_>)], config: Option<&Path>) -> io::Result<OwnedFd> {
+fn new_mounts(
+    net: BorrowedFd<'_>,
+    guests: &[(&Name, BorrowedFd<'_>)],
+    config: Option<&Path>,
+) -> io::Result<OwnedFd> {
     move_into_link_name_space(net, Some(LinkNameSpaceType::Network))?;
     // SAFETY: no file descriptors are unshared.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
@@ -272,7 +292,12 @@ fn quoted(word: &str) -> String {
 }
 
 /// Runs a command on a machine of another process's lab, by the numbers of its init's open files.
-pub(crate) fn exec<S: AsRef<OsStr>>(pid: u32, handles: &Handles, dir: &Path, command: &[S]) -> io::Result<ExitStatus> {
+pub(crate) fn exec<S: AsRef<OsStr>>(
+    pid: u32,
+    handles: &Handles,
+    dir: &Path,
+    command: &[S],
+) -> io::Result<ExitStatus> {
     let open = |file: String| File::open(format!("/proc/{pid}/{file}")).map(OwnedFd::from);
     let place = Place {
         net: open(format!("fd/{}", handles.net))?,
@@ -281,7 +306,10 @@ pub(crate) fn exec<S: AsRef<OsStr>>(pid: u32, handles: &Handles, dir: &Path, com
     };
     // From here on, children of this process are the lab's.
     move_into_link_name_space(open("ns/pid".to_owned())?.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-    move_into_link_name_space(open("ns/ipc".to_owned())?.as_fd(), Some(LinkNameSpaceType::InterProcessCommunication))?;
+    move_into_link_name_space(
+        open("ns/ipc".to_owned())?.as_fd(),
+        Some(LinkNameSpaceType::InterProcessCommunication),
+    )?;
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let viaduct = place.viaduct.iter().map(OsStr::new);
     let words: Vec<&OsStr> = if program.as_ref() == "viaduct" && !place.viaduct.is_empty() {

@@ -1,11 +1,6 @@
 //! Who may hear something, and whether they do.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    mem::MaybeUninit,
-    os::fd::AsFd,
-};
+use std::{collections::BTreeMap, io, mem::MaybeUninit, os::fd::AsFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 

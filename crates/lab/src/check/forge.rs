@@ -92,7 +92,12 @@ impl Scene<'_> {
     }
 
     /// Whose caches took the claim in.
-    fn who_believes(self, forge: &Forge, address: IpAddr, heard: &mut BTreeMap<String, usize>) -> io::Result<()> {
+    fn who_believes(
+        self,
+        forge: &Forge,
+        address: IpAddr,
+        heard: &mut BTreeMap<String, usize>,
+    ) -> io::Result<()> {
         let own: BTreeSet<MacAddr> = self.cards(&forge.from).iter().map(|card| card.mac).collect();
         for (name, place) in self.world.machines.iter().filter(|(name, _)| **name != forge.from) {
             let known = neighbours(place.net.as_fd())?;
@@ -108,7 +113,8 @@ impl Scene<'_> {
         let net = self.world.machines[&forge.from].net.as_fd();
         for gateway in gateways(net)? {
             let at = Some(Target { address: gateway, service: None });
-            let reach = Reach { from: forge.from.clone(), source: None, reaches: true, to: None, at, seen_as: None };
+            let reach =
+                Reach { from: forge.from.clone(), source: None, reaches: true, to: None, at, seen_as: None };
             // Whether it answers does not matter; it is asked for its MAC address. A link-local one needs an
             // interface, which this does not give, but IPv6 gateways are asked for by themselves.
             let _ = self.ping(&reach, gateway, ROUND);
@@ -134,18 +140,26 @@ impl Scene<'_> {
 }
 
 /// Every frame for one of the sender's interfaces.
-fn frames(forge: &Forge, card: &Card, next_hops: &BTreeSet<MacAddr>, goals: &[Goal], token: &Token) -> Vec<Vec<u8>> {
+fn frames(
+    forge: &Forge,
+    card: &Card,
+    next_hops: &BTreeSet<MacAddr>,
+    goals: &[Goal],
+    token: &Token,
+) -> Vec<Vec<u8>> {
     let from = match forge.what {
         Forgery::Packets { mac, .. } => mac.unwrap_or(card.mac),
         Forgery::Claim(_) | Forgery::DhcpServer | Forgery::Router => card.mac,
     };
     let mut frames = Frames { all: Vec::new(), from, wrap: forge.wrap };
     let everybody: BTreeSet<MacAddr> = goals.iter().flat_map(|goal| goal.macs.iter().copied()).collect();
-    let to_all: Vec<MacAddr> = everybody.into_iter().chain([BROADCAST, packets::multicast_mac(packets::ALL_NODES)]).collect();
+    let to_all: Vec<MacAddr> =
+        everybody.into_iter().chain([BROADCAST, packets::multicast_mac(packets::ALL_NODES)]).collect();
     match forge.what {
         Forgery::Packets { address, mac } => {
             for goal in goals {
-                let macs: Vec<MacAddr> = goal.macs.iter().chain(next_hops).copied().chain([BROADCAST]).collect();
+                let macs: Vec<MacAddr> =
+                    goal.macs.iter().chain(next_hops).copied().chain([BROADCAST]).collect();
                 for &to in &goal.addresses {
                     if let Some(source) = address.or_else(|| card.source_for(to)) {
                         frames.add(&packets::probes(source, to, goal.port, token), &macs);

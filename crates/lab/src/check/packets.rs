@@ -66,7 +66,8 @@ pub(super) fn answer_for(frame: &[u8], address: IpAddr) -> Option<(MacAddr, MacA
     let from = source(&packet)?;
     match packet.net.as_ref()? {
         NetSlice::Arp(arp) => {
-            let is_answer = arp.operation() == ArpOperation::REPLY && v4(arp.sender_protocol_addr())? == address;
+            let is_answer =
+                arp.operation() == ArpOperation::REPLY && v4(arp.sender_protocol_addr())? == address;
             is_answer.then_some((MacAddr(arp.sender_hw_addr().try_into().ok()?), from))
         }
         NetSlice::Ipv6(_) => {
@@ -77,7 +78,8 @@ pub(super) fn answer_for(frame: &[u8], address: IpAddr) -> Option<(MacAddr, MacA
                 return None;
             }
             // Without the option, the frame's source has to do (RFC 4861, section 4.4).
-            let told = option(options, TARGET_LINK_ADDRESS).and_then(|mac| Some(MacAddr(mac.get(..6)?.try_into().ok()?)));
+            let told = option(options, TARGET_LINK_ADDRESS)
+                .and_then(|mac| Some(MacAddr(mac.get(..6)?.try_into().ok()?)));
             Some((told.unwrap_or(from), from))
         }
         NetSlice::Ipv4(_) => None,
@@ -112,11 +114,15 @@ pub(super) fn probes(from: IpAddr, to: IpAddr, port: u16, token: &Token) -> Vec<
     let _ = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let ip = || PacketBuilder::ipv4(from.octets(), to.octets(), 64);
-            ip().udp(4, port).write(&mut udp, &payload).and(ip().icmpv4_echo_request(4, 4).write(&mut echo, &payload))
+            ip().udp(4, port)
+                .write(&mut udp, &payload)
+                .and(ip().icmpv4_echo_request(4, 4).write(&mut echo, &payload))
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let ip = || PacketBuilder::ipv6(from.octets(), to.octets(), 64);
-            ip().udp(4, port).write(&mut udp, &payload).and(ip().icmpv6_echo_request(4, 4).write(&mut echo, &payload))
+            ip().udp(4, port)
+                .write(&mut udp, &payload)
+                .and(ip().icmpv6_echo_request(4, 4).write(&mut echo, &payload))
         }
         _ => return Vec::new(),
     };
@@ -130,7 +136,12 @@ pub(super) fn stranger(token: &Token) -> Packet {
 }
 
 /// Packets by which a machine says that it has an IPv4 address: to one neighbour, or to all.
-pub(super) fn claims_v4(mac: MacAddr, address: Ipv4Addr, to: (MacAddr, Ipv4Addr), token: &Token) -> Vec<Packet> {
+pub(super) fn claims_v4(
+    mac: MacAddr,
+    address: Ipv4Addr,
+    to: (MacAddr, Ipv4Addr),
+    token: &Token,
+) -> Vec<Packet> {
     vec![
         arp(ArpOperation::REPLY, (mac, address), to, token),
         arp(ArpOperation::REQUEST, (mac, address), to, token),
@@ -185,7 +196,24 @@ pub(super) fn dhcpv6_advertisement(server: Ipv6Addr, token: &Token) -> Packet {
 /// A router advertisement with a prefix.
 pub(super) fn router_advertisement(mac: MacAddr, router: Ipv6Addr, token: &Token) -> Packet {
     let mut payload = vec![0; 8];
-    payload.extend_from_slice(&[PREFIX_INFORMATION, 4, 64, 0xc0, 0, 0, 0x0e, 0x10, 0, 0, 0x0e, 0x10, 0, 0, 0, 0]);
+    payload.extend_from_slice(&[
+        PREFIX_INFORMATION,
+        4,
+        64,
+        0xc0,
+        0,
+        0,
+        0x0e,
+        0x10,
+        0,
+        0,
+        0x0e,
+        0x10,
+        0,
+        0,
+        0,
+        0,
+    ]);
     payload.extend_from_slice(&Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 0).octets());
     payload.extend_from_slice(&link_option(SOURCE_LINK_ADDRESS, mac));
     payload.extend_from_slice(&token_option(token));
@@ -221,7 +249,8 @@ impl Packet {
     /// Cut in two; what is no IP stays whole.
     pub(super) fn fragments(&self) -> Vec<Self> {
         const CUT: usize = 32;
-        let fragment = |header: Vec<u8>, body: &[u8]| Self { kind: self.kind, bytes: [header, body.to_vec()].concat() };
+        let fragment =
+            |header: Vec<u8>, body: &[u8]| Self { kind: self.kind, bytes: [header, body.to_vec()].concat() };
         if self.kind == IPV4
             && let Ok((mut header, body)) = Ipv4Header::from_slice(&self.bytes)
             && body.len() > CUT
@@ -229,13 +258,15 @@ impl Packet {
             header.dont_fragment = false;
             header.identification = 4;
             let parts = [(&body[..CUT], 0, true), (&body[CUT..], CUT / 8, false)];
-            return parts.map(|(part, offset, more)| {
-                header.more_fragments = more;
-                header.fragment_offset = fragment_offset(offset);
-                let _ = header.set_payload_len(part.len());
-                header.header_checksum = header.calc_header_checksum();
-                fragment(header.to_bytes().to_vec(), part)
-            }).to_vec();
+            return parts
+                .map(|(part, offset, more)| {
+                    header.more_fragments = more;
+                    header.fragment_offset = fragment_offset(offset);
+                    let _ = header.set_payload_len(part.len());
+                    header.header_checksum = header.calc_header_checksum();
+                    fragment(header.to_bytes().to_vec(), part)
+                })
+                .to_vec();
         }
         if self.kind == IPV6
             && let Ok((mut header, body)) = Ipv6Header::from_slice(&self.bytes)
@@ -244,11 +275,14 @@ impl Packet {
             let next = header.next_header;
             header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
             let parts = [(&body[..CUT], 0, true), (&body[CUT..], CUT / 8, false)];
-            return parts.map(|(part, offset, more)| {
-                let extension = Ipv6FragmentHeader::new(next, fragment_offset(offset), more, 4).to_bytes();
-                let _ = header.set_payload_length(extension.len() + part.len());
-                fragment([&header.to_bytes()[..], &extension].concat(), part)
-            }).to_vec();
+            return parts
+                .map(|(part, offset, more)| {
+                    let extension =
+                        Ipv6FragmentHeader::new(next, fragment_offset(offset), more, 4).to_bytes();
+                    let _ = header.set_payload_length(extension.len() + part.len());
+                    fragment([&header.to_bytes()[..], &extension].concat(), part)
+                })
+                .to_vec();
         }
         vec![self.clone()]
     }
@@ -258,7 +292,12 @@ fn fragment_offset(units: usize) -> IpFragOffset {
     u16::try_from(units).ok().and_then(|units| IpFragOffset::try_new(units).ok()).unwrap_or_default()
 }
 
-fn arp(operation: ArpOperation, from: (MacAddr, Ipv4Addr), to: (MacAddr, Ipv4Addr), padding: &[u8]) -> Packet {
+fn arp(
+    operation: ArpOperation,
+    from: (MacAddr, Ipv4Addr),
+    to: (MacAddr, Ipv4Addr),
+    padding: &[u8],
+) -> Packet {
     let packet = ArpPacket::from(ArpEthIpv4Packet {
         operation,
         sender_mac: from.0.0,
@@ -270,7 +309,13 @@ fn arp(operation: ArpOperation, from: (MacAddr, Ipv4Addr), to: (MacAddr, Ipv4Add
     Packet { kind: ARP, bytes: [&packet.to_bytes()[..], padding].concat() }
 }
 
-fn solicitation(from: Ipv6Addr, to: Ipv6Addr, target: Ipv6Addr, mac: MacAddr, token: Option<&Token>) -> Packet {
+fn solicitation(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    target: Ipv6Addr,
+    mac: MacAddr,
+    token: Option<&Token>,
+) -> Packet {
     let mut payload = target.octets().to_vec();
     payload.extend_from_slice(&link_option(SOURCE_LINK_ADDRESS, mac));
     payload.extend(token.map(token_option).into_iter().flatten());
@@ -316,7 +361,8 @@ fn token_option(token: &Token) -> Vec<u8> {
 fn option(mut options: &[u8], kind: u8) -> Option<&[u8]> {
     loop {
         let [found, units, ..] = *options else { return None };
-        let (option, rest) = options.split_at_checked(usize::from(units) * 8).filter(|(o, _)| !o.is_empty())?;
+        let (option, rest) =
+            options.split_at_checked(usize::from(units) * 8).filter(|(o, _)| !o.is_empty())?;
         if found == kind {
             return option.get(2..);
         }
@@ -361,7 +407,12 @@ mod tests {
 
     #[test]
     fn answers_are_understood() {
-        let v4 = arp(ArpOperation::REPLY, (MAC, Ipv4Addr::new(10, 0, 0, 1)), (BROADCAST, Ipv4Addr::LOCALHOST), &[]);
+        let v4 = arp(
+            ArpOperation::REPLY,
+            (MAC, Ipv4Addr::new(10, 0, 0, 1)),
+            (BROADCAST, Ipv4Addr::LOCALHOST),
+            &[],
+        );
         let frame = v4.frame(MacAddr([2; 6]), BROADCAST, Wrap::Plain);
         assert_eq!(answer_for(&frame, ip("10.0.0.1")), Some((MAC, MacAddr([2; 6]))));
         assert_eq!(answer_for(&frame, ip("10.0.0.2")), None);

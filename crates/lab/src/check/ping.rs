@@ -8,7 +8,11 @@ use std::{
 use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{AGAIN, Scene, packets::{Token, token}, reach::Answer};
+use super::{
+    AGAIN, Scene,
+    packets::{Token, token},
+    reach::Answer,
+};
 use crate::{datagram::IcmpError, sentence::Reach};
 
 const ECHO_REPLY: u8 = 0;
@@ -35,12 +39,15 @@ impl Scene<'_> {
         })?;
         let Some((machine, ear)) = ear else { return Ok(answer) };
         let kind = if to.is_ipv4() { ECHO_REQUEST } else { ECHO_REQUEST_V6 };
-        let seen_as = next(&ear, |from, icmp| (icmp.first() == Some(&kind) && ends_with(icmp, &token)).then_some(from));
+        let seen_as =
+            next(&ear, |from, icmp| (icmp.first() == Some(&kind) && ends_with(icmp, &token)).then_some(from));
         Ok(match (answer, seen_as) {
             (Answer::Yes { .. }, Some(seen_as)) => {
                 Answer::Yes { by: Some(machine.to_string()), seen_as: Some(seen_as) }
             }
-            (Answer::Yes { .. }, None) => Answer::Yes { by: Some("another machine".to_owned()), seen_as: None },
+            (Answer::Yes { .. }, None) => {
+                Answer::Yes { by: Some("another machine".to_owned()), seen_as: None }
+            }
             (Answer::OneWay { .. } | Answer::Refused(_) | Answer::Nothing, Some(seen_as)) => {
                 Answer::OneWay { seen_as }
             }

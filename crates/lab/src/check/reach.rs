@@ -50,7 +50,8 @@ impl Scene<'_> {
             findings.push(judge(reach, target, &self.try_to_reach(reach, target)?));
         }
         let holds = findings.iter().all(|finding| finding.holds);
-        let told = findings.into_iter().filter(|finding| finding.holds == holds).map(|finding| finding.detail);
+        let told =
+            findings.into_iter().filter(|finding| finding.holds == holds).map(|finding| finding.detail);
         Ok(Finding { holds, detail: told.collect::<Vec<_>>().join("\n") })
     }
 
@@ -106,7 +107,10 @@ fn judge(reach: &Reach, target: Target, answer: &Answer) -> Finding {
             let by = by.as_deref().unwrap_or("somebody");
             let seen = seen_as.map_or_else(String::new, |seen| format!(", seeing {seen}"));
             let detail = format!("{by} answered at {at}{seen}");
-            Finding { holds: reach.reaches && right(&Some(by.to_owned()).filter(|by| by != "somebody"), seen_as), detail }
+            Finding {
+                holds: reach.reaches && right(&Some(by.to_owned()).filter(|by| by != "somebody"), seen_as),
+                detail,
+            }
         }
         Answer::OneWay { seen_as } => Finding::fails(match &reach.to {
             Some(to) => format!("{to} got it from {seen_as} at {at}, but no answer came back"),
@@ -130,7 +134,9 @@ fn connect(source: Option<IpAddr>, to: SocketAddr, timeout: Duration) -> io::Res
     stream.set_read_timeout(Some(timeout))?;
     let mut text = Vec::new();
     match stream.read_to_end(&mut text) {
-        Err(e) if text.is_empty() => refusal(&e, icmp_error(stream.as_raw_fd()), "a TCP reset after connecting"),
+        Err(e) if text.is_empty() => {
+            refusal(&e, icmp_error(stream.as_raw_fd()), "a TCP reset after connecting")
+        }
         _ => Ok(yes(&text)),
     }
 }
@@ -173,13 +179,20 @@ fn refusal(error: &io::Error, icmp: Option<IcmpError>, reset: &str) -> io::Resul
     if let Some(icmp) = icmp {
         return Ok(Answer::Refused(icmp.to_string()));
     }
-    match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Ok(Answer::Nothing),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Ok(Answer::Refused(reset.to_owned())),
-        io::ErrorKind::NetworkUnreachable => Ok(Answer::Refused("there is no route to it".to_owned())),
-        io::ErrorKind::HostUnreachable => Ok(Answer::Refused("nobody there answers ARP or ND".to_owned())),
-        io::ErrorKind::PermissionDenied => Ok(Answer::Refused("the own machine forbids it".to_owned())),
-        _ => Err(io::Error::new(error.kind(), error.to_string())),
+    let kind = error.kind();
+    if [io::ErrorKind::TimedOut, io::ErrorKind::WouldBlock].contains(&kind) {
+        return Ok(Answer::Nothing);
+    }
+    let known = [
+        (io::ErrorKind::ConnectionRefused, reset),
+        (io::ErrorKind::ConnectionReset, reset),
+        (io::ErrorKind::NetworkUnreachable, "there is no route to it"),
+        (io::ErrorKind::HostUnreachable, "nobody there answers ARP or ND"),
+        (io::ErrorKind::PermissionDenied, "the own machine forbids it"),
+    ];
+    match known.into_iter().find(|&(k, _)| k == kind) {
+        Some((_, why)) => Ok(Answer::Refused(why.to_owned())),
+        None => Err(io::Error::new(kind, error.to_string())),
     }
 }
 

@@ -27,9 +27,11 @@ impl Scene<'_> {
         let expected: BTreeSet<MacAddr> = resolve.to.into_iter().collect();
         let told: Vec<String> = answers
             .iter()
-            .map(|(told, from)| {
-                if told == from { told.to_string() } else { format!("{told} (in a frame from {from})") }
-            })
+            .map(
+                |(told, from)| {
+                    if told == from { told.to_string() } else { format!("{told} (in a frame from {from})") }
+                },
+            )
             .collect();
         let all: BTreeSet<MacAddr> = answers.iter().flat_map(|&(told, from)| [told, from]).collect();
         let detail = if told.is_empty() { "nobody answers".to_owned() } else { told.join(", ") };
@@ -60,7 +62,9 @@ impl Scene<'_> {
                     socket.send(question)?;
                 }
                 while let Some(heard) = socket.hear(&mut buffer) {
-                    answers.extend(packets::answer_for(heard.frame, resolve.address).filter(|_| !heard.outgoing));
+                    answers.extend(
+                        packets::answer_for(heard.frame, resolve.address).filter(|_| !heard.outgoing),
+                    );
                 }
             }
             if start.elapsed() >= AGAIN * rounds {

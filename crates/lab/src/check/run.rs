@@ -9,7 +9,11 @@ impl Scene<'_> {
     pub(super) fn run(self, run: &Run) -> io::Result<Finding> {
         let finished = self.world.shell(&run.machine, &run.command, TIMEOUT)?;
         let Some(status) = finished.status else {
-            return Ok(Finding::fails(format!("still running after {} s\n{}", TIMEOUT.as_secs(), finished.output)));
+            return Ok(Finding::fails(format!(
+                "still running after {} s\n{}",
+                TIMEOUT.as_secs(),
+                finished.output
+            )));
         };
         let holds = match &run.then {
             Then::Succeeds => status.success(),

@@ -1,26 +1,23 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
-    fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use toml::Spanned;
-use viaduct_model::Source;
-use viaduct_types::{GuestName, IfName, IpNet, NicId, PortRange, Proto};
+use viaduct_types::{GuestName, IfName, IpNet, NicId, Proto};
 
-use super::{Do, Expectation, FILE, Interface, Lab, Machine, Name, Problems, Role, Route, Step, Switch, raw};
+use super::{
+    Do, Expectation, FILE, Interface, Lab, Machine, Name, Problems, Role, Route, Step, Switch, raw,
+    values::{CONFIG, delay, listen, route, sources},
+};
 use crate::{
     LabError,
     sentence::{self, Sentence},
     suggest::{list, nearest},
 };
-
-/// A host's configuration unless it says otherwise.
-const CONFIG: &str = "viaduct.toml";
 
 /// Words that sentences begin or end with.
 const RESERVED: [&str; 2] = ["nobody", "frames"];
@@ -57,7 +54,9 @@ impl Lab {
 
     fn empty(dir: &Path) -> Self {
         Self {
-            name: dir.file_name().map_or_else(|| "lab".to_owned(), |name| name.to_string_lossy().into_owned()),
+            name: dir
+                .file_name()
+                .map_or_else(|| "lab".to_owned(), |name| name.to_string_lossy().into_owned()),
             dir: dir.to_owned(),
             switches: BTreeMap::new(),
             machines: BTreeMap::new(),
@@ -120,7 +119,8 @@ impl Loader {
         for (name, host) in hosts {
             let place = name.span();
             let Some(name) = self.name(&name) else { continue };
-            let config = self.config(&name, &host.config.unwrap_or_else(|| Spanned::new(place, CONFIG.to_owned())));
+            let config =
+                self.config(&name, &host.config.unwrap_or_else(|| Spanned::new(place, CONFIG.to_owned())));
             let machine = Machine {
                 role: Role::Host { config },
                 interfaces: self.interfaces(host.interfaces),
@@ -142,7 +142,11 @@ impl Loader {
                 (None, [only]) => Some(only.clone()),
                 (None, _) => {
                     let help = format!("write host = \"NAME\"; this lab has {}", list(&hosts));
-                    self.problems.push(place.clone(), format!("which host `{name}` runs on is missing"), help);
+                    self.problems.push(
+                        place.clone(),
+                        format!("which host `{name}` runs on is missing"),
+                        help,
+                    );
                     None
                 }
             };
@@ -167,7 +171,10 @@ impl Loader {
         let Some(found) = config.guests.get(guest) else {
             let help = match nearest(guest.as_str(), config.guests.keys().map(GuestName::as_str)) {
                 Some(known) => format!("did you mean `{known}`?"),
-                None => format!("it has {}; `attach = false` for one that comes later", list(config.guests.keys())),
+                None => format!(
+                    "it has {}; `attach = false` for one that comes later",
+                    list(config.guests.keys())
+                ),
             };
             self.problems.push(place, format!("`{guest}` is no guest in {host}'s configuration"), help);
             return Vec::new();
@@ -217,12 +224,20 @@ impl Loader {
     fn name(&mut self, text: &Spanned<String>) -> Option<Name> {
         let name: Name = self.parsed(text, "letters, digits, `-` and `_`")?;
         if RESERVED.contains(&name.as_str()) {
-            self.problems.push(text.span(), format!("`{name}` is a word of the sentences"), "call it otherwise");
+            self.problems.push(
+                text.span(),
+                format!("`{name}` is a word of the sentences"),
+                "call it otherwise",
+            );
         }
         if let Some(first) = self.places.insert(name.clone(), text.span()) {
             let line = self.problems.line(first.start);
             let message = format!("`{name}` is also the name of what stands in line {line}");
-            self.problems.push(text.span(), message, "call one of them otherwise; a guest's `guest` can stay");
+            self.problems.push(
+                text.span(),
+                message,
+                "call one of them otherwise; a guest's `guest` can stay",
+            );
         }
         Some(name)
     }
@@ -234,7 +249,8 @@ impl Loader {
             let name = self.parsed(&name, "like eth0");
             let switch = self.known(&interface.switch, "switch", &switches);
             let addresses = interface.addresses.iter().filter_map(|a| self.prefixed(a)).collect();
-            let gateways = interface.gateways.iter().filter_map(|g| self.parsed(g, "like 203.0.113.1")).collect();
+            let gateways =
+                interface.gateways.iter().filter_map(|g| self.parsed(g, "like 203.0.113.1")).collect();
             let mac = interface.mac.and_then(|mac| self.parsed(&mac, ""));
             if let (Some(name), Some(switch)) = (name, switch) {
                 interfaces.insert(name, Interface { switch, addresses, gateways, mac });
@@ -303,11 +319,11 @@ impl Loader {
     }
 
     fn delay(&mut self, text: &Spanned<String>) -> Option<Duration> {
-        let milliseconds = text.get_ref().strip_suffix("ms").and_then(|n| n.trim().parse().ok());
-        if milliseconds.is_none() {
+        let delay = delay(text.get_ref());
+        if delay.is_none() {
             self.problems.push(text.span(), "no delay", "like 20ms");
         }
-        milliseconds.map(Duration::from_millis)
+        delay
     }
 
     fn prefixed(&mut self, text: &Spanned<String>) -> Option<IpNet> {
@@ -334,49 +350,6 @@ impl Loader {
                 None
             }
         }
-    }
-}
-
-/// The files of a configuration, as the program reads them: one, or those of a directory.
-fn sources(path: &Path) -> io::Result<Vec<Source>> {
-    let mut files = vec![path.to_owned()];
-    if path.is_dir() {
-        files = vec![path.join(CONFIG)];
-        let mut parts = match fs::read_dir(path.join("conf.d")) {
-            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?,
-            Err(_) => Vec::new(),
-        };
-        parts.retain(|part| part.extension().is_some_and(|extension| extension == "toml"));
-        parts.sort();
-        files.append(&mut parts);
-    }
-    files
-        .into_iter()
-        .map(|file| Ok(Source { text: fs::read_to_string(&file)?, name: file.to_string_lossy().into_owned() }))
-        .collect()
-}
-
-fn route(text: &str) -> Option<Route> {
-    let mut words = text.split_whitespace();
-    let to = words.next()?;
-    let to = to.parse().or_else(|_| to.parse::<IpAddr>().map(IpNet::from)).ok()?;
-    let mut route = Route { to, via: None, dev: None };
-    while let Some(word) = words.next() {
-        match word {
-            "via" => route.via = Some(words.next()?.parse().ok()?),
-            "dev" => route.dev = Some(words.next()?.parse().ok()?),
-            _ => return None,
-        }
-    }
-    (route.via.is_some() || route.dev.is_some()).then_some(route)
-}
-
-fn listen(text: &str) -> Result<impl Iterator<Item = (u16, Proto)>, String> {
-    let (ports, proto) = text.split_once('/').ok_or_else(|| format!("`{text}` names no protocol"))?;
-    let ports: PortRange = ports.parse().map_err(|e| format!("{e}"))?;
-    match proto.parse().map_err(|e| format!("{e}"))? {
-        Proto::Sctp => Err("a lab cannot speak SCTP".to_owned()),
-        proto @ (Proto::Tcp | Proto::Udp) => Ok((ports.first()..=ports.last()).map(move |port| (port, proto))),
     }
 }
 
@@ -415,7 +388,8 @@ mod tests {
         let lab = load(GOOD).unwrap();
         let name = |s: &str| s.parse::<Name>().unwrap();
         assert_eq!(lab.hosts().count(), 1);
-        let guests: Vec<_> = lab.guests_of(&name("ve0").clone()).map(|(n, nics)| (n.to_string(), nics.len())).collect();
+        let guests: Vec<_> =
+            lab.guests_of(&name("ve0").clone()).map(|(n, nics)| (n.to_string(), nics.len())).collect();
         assert_eq!(guests, [("idle".to_owned(), 0), ("web".to_owned(), 1)]);
         let listen = &lab.machines[&name("web")].listen;
         assert!(listen.contains(&(5061, Proto::Udp)));
@@ -428,10 +402,20 @@ mod tests {
     fn every_mistake_is_shown_at_its_place() {
         for (from, to, place, help) in [
             ("mtu =", "mtv =", ":3:9", "did you mean `mtu`?"),
-            (r#"{ switch = "internet", addresses = ["198.51.100.7"#, r#"{ switch = "intarnet", addresses = ["198.51.100.7"#, ":5:38", "did you mean `internet`?"),
+            (
+                r#"{ switch = "internet", addresses = ["198.51.100.7"#,
+                r#"{ switch = "intarnet", addresses = ["198.51.100.7"#,
+                ":5:38",
+                "did you mean `internet`?",
+            ),
             ("198.51.100.7/24", "198.51.100.7", ":5:63", "prefix length"),
             ("via 198.51.100.2", "through x", ":6:19", "PREFIX via ADDRESS"),
-            (r#"config = "viaduct.toml""#, r#"config = "nothing.toml""#, ":8:18", "seen from the lab's directory"),
+            (
+                r#"config = "viaduct.toml""#,
+                r#"config = "nothing.toml""#,
+                ":8:18",
+                "seen from the lab's directory",
+            ),
             ("80/tcp\"", "80/tpc\"", ":11:19", "443/tcp"),
             ("[guests.web]", "[guests.client]", ":10:17", "call one of them otherwise"),
             ("[guests.web]", "[guests.nobody]", ":10:17", "call it otherwise"),
@@ -452,6 +436,17 @@ mod tests {
         let text = GOOD.replace("client reaches", "clientt reaches").replace("80/tcp\"", "80\"");
         let problems = load(&text).unwrap_err().to_string();
         assert_eq!(problems.matches("error:").count(), 3, "{problems}");
+    }
+
+    #[test]
+    fn the_examples_load() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        let dirs = std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
+        let labs: Vec<_> = dirs.filter(|dir| dir.join(FILE).exists()).map(|dir| Lab::load(&dir)).collect();
+        assert!(labs.len() >= 5);
+        for lab in labs {
+            assert!(lab.as_ref().is_ok_and(|lab| !lab.steps.is_empty()), "{}", lab.unwrap_err());
+        }
     }
 
     #[test]

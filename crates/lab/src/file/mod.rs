@@ -3,6 +3,7 @@
 mod load;
 mod problems;
 mod raw;
+mod values;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -58,8 +58,11 @@ impl Problems {
                     .path(&*self.file)
                     .annotation(AnnotationKind::Primary.span(problem.at.clone()));
                 let title = Level::ERROR.primary_title(&*problem.message).element(snippet);
-                let group =
-                    if problem.help.is_empty() { title } else { title.element(Level::HELP.message(&*problem.help)) };
+                let group = if problem.help.is_empty() {
+                    title
+                } else {
+                    title.element(Level::HELP.message(&*problem.help))
+                };
                 renderer.render(&[group])
             })
             .collect();

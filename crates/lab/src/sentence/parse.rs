@@ -12,7 +12,14 @@ use crate::{
 };
 
 const VERBS: [&str; 9] = [
-    "reaches", "cannot reach", "resolves", "runs", "sending", "answering ARP for", "answering ND for", "serving DHCP",
+    "reaches",
+    "cannot reach",
+    "resolves",
+    "runs",
+    "sending",
+    "answering ARP for",
+    "answering ND for",
+    "serving DHCP",
     "advertising a router",
 ];
 
@@ -29,7 +36,9 @@ pub fn parse(
     let sentence = parser.sentence()?;
     match parser.words.peek() {
         None => Ok(sentence),
-        Some(_) => Err(wrong(parser.words.rest(), "the sentence should have ended here", "leave the rest out")),
+        Some(_) => {
+            Err(wrong(parser.words.rest(), "the sentence should have ended here", "leave the rest out"))
+        }
     }
 }
 
@@ -204,7 +213,11 @@ impl<'t> Parser<'t> {
                 _ => Err(wrong(place, "a VLAN is a number from 1 to 4094", "like `in VLAN 5`")),
             };
         }
-        Err(wrong(self.words.place(), "how it is packed is missing", "write `fragments`, `VLAN 5` or `double tags`"))
+        Err(wrong(
+            self.words.place(),
+            "how it is packed is missing",
+            "write `fragments`, `VLAN 5` or `double tags`",
+        ))
     }
 
     fn expect(&mut self, phrase: &str) -> Parsed<()> {
@@ -252,7 +265,9 @@ impl<'t> Parser<'t> {
 
     fn mac(&mut self) -> Parsed<MacAddr> {
         let word = self.word("MAC address")?;
-        let no_mac = |e: &dyn Display| wrong(word.at.clone(), format!("`{}` is no MAC address", word.text), e.to_string());
+        let no_mac = |e: &dyn Display| {
+            wrong(word.at.clone(), format!("`{}` is no MAC address", word.text), e.to_string())
+        };
         word.text.parse().map_err(|e| no_mac(&e))
     }
 
@@ -265,21 +280,36 @@ impl<'t> Parser<'t> {
         let place = self.words.place();
         match self.words.take() {
             Some(Word { text, quoted: true, .. }) => Ok(text.to_owned()),
-            _ => Err(wrong(place, format!("{what} in quotation marks is missing"), "like \"ip route show default\"")),
+            _ => Err(wrong(
+                place,
+                format!("{what} in quotation marks is missing"),
+                "like \"ip route show default\"",
+            )),
         }
     }
 
     fn word(&mut self, kind: &str) -> Parsed<Word<'t>> {
         let place = self.words.place();
-        self.words.take().ok_or_else(|| wrong(place, format!("the {kind} is missing"), format!("write one, this lab has {}", match kind {
-            "switch" => list(self.switches),
-            _ => list(self.machines),
-        })))
+        self.words.take().ok_or_else(|| {
+            wrong(
+                place,
+                format!("the {kind} is missing"),
+                format!(
+                    "write one, this lab has {}",
+                    match kind {
+                        "switch" => list(self.switches),
+                        _ => list(self.machines),
+                    }
+                ),
+            )
+        })
     }
 }
 
 fn looks_like_an_address(text: &str) -> bool {
-    text.starts_with('[') || target(text).is_ok() || text.split(':').next().is_some_and(|t| t.parse::<IpAddr>().is_ok())
+    text.starts_with('[')
+        || target(text).is_ok()
+        || text.split(':').next().is_some_and(|t| t.parse::<IpAddr>().is_ok())
 }
 
 /// `ADDRESS`, `ADDRESS:PORT/PROTOCOL` or `[ADDRESS]:PORT/PROTOCOL`.
@@ -373,14 +403,26 @@ mod tests {
             ("clent reaches ldap", "clent", "did you mean `client`?"),
             ("client reachs ldap", "reachs", "did you mean `reaches`?"),
             ("client reaches ldap at 203.0.113.10:389", "203.0.113.10:389", "like 443/tcp or 53/udp"),
-            ("client reaches ldap at 203.0.113.10:389/sctp", "203.0.113.10:389/sctp", "like 443/tcp or 53/udp"),
-            ("client reaches ldap at 2001:db8::x", "2001:db8::x", "write ADDRESS, ADDRESS:PORT/PROTOCOL or, in IPv6, [ADDRESS]:PORT/PROTOCOL"),
+            (
+                "client reaches ldap at 203.0.113.10:389/sctp",
+                "203.0.113.10:389/sctp",
+                "like 443/tcp or 53/udp",
+            ),
+            (
+                "client reaches ldap at 2001:db8::x",
+                "2001:db8::x",
+                "write ADDRESS, ADDRESS:PORT/PROTOCOL or, in IPv6, [ADDRESS]:PORT/PROTOCOL",
+            ),
             ("client reaches ldap quickly", "quickly", "leave the rest out"),
             ("client cannot reach ldap at 1.2.3.4:5/tcp as 1.1.1.1", "as", "leave `as` out"),
             ("nobody answers for 1.2.3.4 on ineternet", "ineternet", "did you mean `internet`?"),
             ("mallory sending as 1.2.3.4 is heard", "is", "write `is heard by` here"),
             ("mallory sending in VLAN 4095 is heard by nobody", "4095", "like `in VLAN 5`"),
-            ("mallory answering ARP for fd00::1 is heard by nobody", "fd00::1", "`answering ARP for` takes an IPv4 address, `answering ND for` an IPv6 one"),
+            (
+                "mallory answering ARP for fd00::1 is heard by nobody",
+                "fd00::1",
+                "`answering ARP for` takes an IPv4 address, `answering ND for` an IPv6 one",
+            ),
             (r#"ve0 runs "ip route and sees"#, r#""ip route and sees"#, "close it with \""),
             ("client reaches", "", "write one, this lab has `client`, `ldap`, `mallory` and `ve0`"),
         ] {
