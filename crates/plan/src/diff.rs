@@ -41,15 +41,14 @@ impl Plan {
         let mut lines = Vec::new();
         let mut settings: BTreeMap<&str, usize> = BTreeMap::new();
         for op in &self.ops {
-            match op {
-                Op::SetSysctl { key, journal: false, .. } if key.link().is_some() => {
-                    *settings.entry(key.link().unwrap_or_default()).or_default() += 1;
-                }
-                _ => {
-                    lines.extend(settings_lines(&mut settings));
-                    lines.extend(op.to_string().lines().map(str::to_owned));
-                }
+            if let Op::SetSysctl { key, journal: false, .. } = op
+                && let Some(link) = key.link()
+            {
+                *settings.entry(link).or_default() += 1;
+                continue;
             }
+            lines.extend(settings_lines(&mut settings));
+            lines.extend(op.to_string().lines().map(str::to_owned));
         }
         lines.extend(settings_lines(&mut settings));
         lines

@@ -1,5 +1,7 @@
 //! What the examples become, as text: the plan on a fresh host with every guest attached, and the filter.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{attach_all, config, host, look};

@@ -1,6 +1,8 @@
 //! What holds for every configuration: a plan leads where it should, the next one is empty, the way there is closed
 //! and the host stays reachable, and what is ours goes without a trace.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::fmt::Write as _;

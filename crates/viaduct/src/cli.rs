@@ -86,6 +86,9 @@ pub(crate) enum Command {
     },
     /// Take everything of ours away: links, addresses, routes, filter; sysctls as they were
     Down,
+    /// Try whole hosts in namespaces of this machine; no real interface is touched
+    #[command(subcommand)]
+    Lab(Lab),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Print a completion script
@@ -97,6 +100,47 @@ pub(crate) enum Command {
     Man {
         /// Where to
         directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Lab {
+    /// Build a lab, check what its lab.toml expects with real packets, and take it away
+    Run {
+        /// The directory with lab.toml and the hosts' configurations
+        directory: PathBuf,
+        /// Check only expectations that contain this text
+        #[arg(long, value_name = "TEXT")]
+        only: Option<String>,
+        /// Leave the lab up afterwards
+        #[arg(long)]
+        keep: bool,
+        /// Print every expectation with its result, not only the table and what fails
+        #[arg(long)]
+        all: bool,
+    },
+    /// Build a lab and leave it up
+    Up {
+        /// The directory with lab.toml and the hosts' configurations
+        directory: PathBuf,
+    },
+    /// End a lab that is up
+    Down {
+        /// Its name; needed when several are up
+        name: Option<String>,
+    },
+    /// List the labs that are up
+    List,
+    /// Run a command on a machine of a lab that is up; `viaduct` is the host's own there
+    Exec {
+        /// The lab's name; needed when several are up
+        #[arg(long, value_name = "NAME")]
+        lab: Option<String>,
+        /// The host, guest or outside machine
+        machine: String,
+        /// The command with its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
     },
 }
 

@@ -182,10 +182,10 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     let context = Context::new(config, attachments, observed);
     let mut notices = checks::notices(&context);
     let mut wanted = Desired::default();
-    uplinks::add(&context, &mut wanted, &mut notices);
+    let claimed = uplinks::add(&context, &mut wanted, &mut notices);
     links::add(&context, &mut wanted);
     wanted.nft.tables = [
-        inet_filter::table(&context),
+        inet_filter::table(&context, &claimed),
         bridge_filter::table(&context),
         inet_filter::arp_table(&context),
         uplink_filter::table(&context),

@@ -58,7 +58,12 @@ fn settings(link: &IfName, proxy: bool) -> BTreeMap<Sysctl, DesiredSysctl> {
     settings
 }
 
-pub(super) fn add(context: &Context<'_>, wanted: &mut Desired, notices: &mut Vec<Notice>) {
+/// Adds what uplinks need, and gives the addresses that the host has for its guests only.
+pub(super) fn add(
+    context: &Context<'_>,
+    wanted: &mut Desired,
+    notices: &mut Vec<Notice>,
+) -> BTreeSet<IpAddr> {
     let claims = claims(context, notices);
     for (name, uplink, l3) in context.uplinks() {
         let routed = context.config.networks.values().any(|n| {
@@ -101,11 +106,12 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired, notices: &mut Vec
             wanted.routes.insert(default_route(l3, *gateway));
         }
     }
-    for (l3, address) in claims {
-        add_claim(l3, address, wanted);
+    for (l3, address) in &claims {
+        add_claim(l3, *address, wanted);
     }
     add_unreachable(context, wanted);
     add_ipv6_forwarding(context, wanted);
+    claims.into_iter().map(|(_, address)| address).collect()
 }
 
 fn default_route(l3: &IfName, via: IpAddr) -> Route {

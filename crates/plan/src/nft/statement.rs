@@ -281,6 +281,13 @@ impl Const {
         Self { bytes, text: format!("{:?}", name.as_str()) }
     }
 
+    /// A device's name that is one by itself, like `lo`.
+    pub fn name_text(name: &str) -> Self {
+        let mut bytes = name.as_bytes().to_vec();
+        bytes.resize(16, 0);
+        Self { bytes, text: format!("{name:?}") }
+    }
+
     /// An IPv4 address.
     pub fn v4(address: std::net::Ipv4Addr) -> Self {
         Self { bytes: address.octets().to_vec(), text: address.to_string() }

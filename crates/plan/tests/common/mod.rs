@@ -1,5 +1,5 @@
 //! Hosts and configurations for the tests of the plan.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a test may panic")]
 
 use viaduct_model::{Config, Source};
 use viaduct_plan::{

@@ -6,6 +6,7 @@ mod attach;
 mod check;
 mod exec;
 mod generate;
+mod lab;
 mod plan;
 //mod set;
 mod status;
@@ -30,6 +31,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Set(_) => todo!(),
         Command::Announce { address } => announce::run(global, *address),
         Command::Exec { nic, command } => exec::run(global, nic, command),
+        Command::Lab(command) => lab::run(global, command),
         Command::Schema => generate::schema(),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

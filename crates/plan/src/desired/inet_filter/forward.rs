@@ -1,0 +1,243 @@
+//! Who may open flows to whom, through this host.
+
+use viaduct_model::{Mode, Network, Policy};
+use viaduct_types::IpNet;
+
+use super::{
+    super::{
+        context::{Context, bridge_of, prefixes},
+        elements::{Builder, words::*},
+        services::permissions,
+        uplinks::ip_forward,
+    },
+    FILTER, aggregate, ct_state,
+    families::{FAMILIES, FamilyWords, both},
+    known, published,
+};
+use crate::{
+    nft::{Hook, Key, Selector as S, Statement as St, Type as T},
+    state::Sysctl,
+};
+
+/// Who may open flows to whom, through this host.
+pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
+    table.set("inside", &[T::IfName]);
+    table.set("exits", &[T::IfName, T::IfName]);
+    table.set("switched", &[T::IfName, T::IfName]);
+    table.set("closed4", &[T::IfName]);
+    table.set("closed6", &[T::IfName]);
+    for counter in ["drop_out", "drop_in"] {
+        table.counted(counter);
+    }
+    for f in &FAMILIES {
+        let a = f.address;
+        table.set(both!(f, "attached4", "attached6"), &[a]);
+        table.set(both!(f, "listed_in4", "listed_in6"), &[a]);
+        table.set(both!(f, "listed_out4", "listed_out6"), &[a]);
+        table.ranges(both!(f, "in_protocol4", "in_protocol6"), &[a, a, T::Proto]);
+        table.ranges(both!(f, "out_protocol4", "out_protocol6"), &[a, a, T::Proto]);
+        table.ranges(both!(f, "in_port4", "in_port6"), &[a, a, T::Proto, T::Port]);
+        table.ranges(both!(f, "out_port4", "out_port6"), &[a, a, T::Proto, T::Port]);
+        table.ranges(both!(f, "between4", "between6"), &[a, a]);
+        table.ranges(both!(f, "inbound4", "inbound6"), &[T::IfName, a]);
+    }
+    fill_zones(context, table);
+    fill_permissions(context, table);
+    let invalid = || vec![ct_state(0b001, "invalid"), drop()];
+    table.base(
+        "through",
+        Hook::Forward,
+        FILTER,
+        vec![
+            vec![known(), accept()],
+            vec![St::In(vec![S::IifName], "inside"), goto("from_guest")],
+            vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
+            vec![from_ours(), drop()],
+            vec![to_ours(), drop()],
+            // With br_netfilter frames that only cross a bridge come here, too.
+            vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+            // We made this host forward for our guests, not for whatever else is connected to it.
+            vec![v4(), St::In(vec![S::IifName], "closed4"), drop()],
+            vec![v6(), St::In(vec![S::IifName], "closed6"), drop()],
+        ],
+    );
+    let listed_out = |f: &FamilyWords| {
+        let set = both!(f, "listed_out4", "listed_out6");
+        vec![(f.is)(), St::In(vec![f.saddr], set), jump(both!(f, "allow_out4", "allow_out6"))]
+    };
+    table.chain(
+        "from_guest",
+        vec![
+            invalid(),
+            vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+            listed_out(&FAMILIES[0]),
+            listed_out(&FAMILIES[1]),
+            vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
+            vec![St::In(vec![S::IifName, S::OifName], "exits"), accept()],
+            vec![goto("refuse_out")],
+        ],
+    );
+    let between = |f: &FamilyWords| {
+        vec![(f.is)(), St::In(vec![f.saddr, f.daddr], both!(f, "between4", "between6")), accept()]
+    };
+    table.chain(
+        "from_guest_to_guest",
+        vec![vec![jump("to_guest")], between(&FAMILIES[0]), between(&FAMILIES[1]), vec![goto("refuse_out")]],
+    );
+    let pretender = |f: &FamilyWords| {
+        vec![(f.is)(), St::In(vec![f.saddr], both!(f, "attached4", "attached6")), goto("refuse_in")]
+    };
+    let inbound = |f: &FamilyWords| {
+        vec![(f.is)(), St::In(vec![S::IifName, f.daddr], both!(f, "inbound4", "inbound6")), accept()]
+    };
+    table.chain(
+        "from_outside",
+        vec![
+            invalid(),
+            // A guest's address does not come from outside while the guest is here.
+            pretender(&FAMILIES[0]),
+            pretender(&FAMILIES[1]),
+            vec![jump("to_guest")],
+            inbound(&FAMILIES[0]),
+            inbound(&FAMILIES[1]),
+            vec![goto("refuse_in")],
+        ],
+    );
+    let listed_in = |f: &FamilyWords| {
+        let set = both!(f, "listed_in4", "listed_in6");
+        vec![(f.is)(), St::In(vec![f.daddr], set), goto(both!(f, "allow_in4", "allow_in6"))]
+    };
+    table.chain(
+        "to_guest",
+        vec![
+            // Its translation is the permission of a published port.
+            vec![published(), accept()],
+            listed_in(&FAMILIES[0]),
+            listed_in(&FAMILIES[1]),
+        ],
+    );
+    for f in &FAMILIES {
+        let protocol = || vec![f.saddr, f.daddr, S::L4Proto];
+        let port = || vec![f.saddr, f.daddr, S::L4Proto, S::ThDport];
+        table.chain(
+            both!(f, "allow_in4", "allow_in6"),
+            vec![
+                vec![St::In(protocol(), both!(f, "in_protocol4", "in_protocol6")), accept()],
+                vec![St::In(port(), both!(f, "in_port4", "in_port6")), accept()],
+                vec![goto("refuse_in")],
+            ],
+        );
+        table.chain(
+            both!(f, "allow_out4", "allow_out6"),
+            vec![
+                vec![St::In(protocol(), both!(f, "out_protocol4", "out_protocol6")), back()],
+                vec![St::In(port(), both!(f, "out_port4", "out_port6")), back()],
+                vec![goto("refuse_out")],
+            ],
+        );
+    }
+    table.chain("refuse_out", vec![vec![St::CountIn("drop_out", vec![S::IifName]), drop()]]);
+    table.chain("refuse_in", vec![vec![St::CountIn("drop_in", vec![S::OifName]), drop()]]);
+}
+
+fn fill_zones(context: &Context<'_>, table: &mut Builder) {
+    for (device, network) in context.inside() {
+        table.insert("inside", Key::new().name(device));
+        if let (Mode::Nat { .. } | Mode::Routed { .. }, Some((_, l3))) =
+            (&network.mode, context.uplink(network))
+        {
+            table.insert("exits", Key::new().name(device).name(l3));
+        }
+    }
+    for (name, network) in &context.config.networks {
+        // A bridge whose frames do not pass the IP filter; with br_netfilter they come here all the same.
+        if let Some(bridge) = bridge_of(network).filter(|_| !context.is_redirected(name, network)) {
+            table.insert("switched", Key::new().name(bridge).name(bridge));
+        }
+        let own = aggregate(prefixes(network));
+        if network.between_guests == Policy::Allow {
+            open_between(&own, &own, table);
+        }
+        // Who may come from outside may come from our other networks that have a way there.
+        let goes_out = |n: &Network| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. });
+        if network.inbound == Policy::Allow && context.uplink(network).is_some() {
+            for (_, other) in
+                context.config.networks.iter().filter(|(n, other)| *n != name && goes_out(other))
+            {
+                open_between(&aggregate(prefixes(other)), &own, table);
+            }
+        }
+        if let (Policy::Allow, Some((_, l3))) = (network.inbound, context.uplink(network)) {
+            for prefix in own {
+                let set = if prefix.addr().is_ipv6() { "inbound6" } else { "inbound4" };
+                table.insert(set, Key::new().name(l3).prefix(prefix));
+            }
+        }
+    }
+    for port in context.ports.iter().filter(|p| !matches!(p.network.mode, Mode::Bridged { .. })) {
+        for address in port.nic.addresses.iter().map(|net| net.addr()) {
+            table.insert(if address.is_ipv6() { "attached6" } else { "attached4" }, Key::new().ip(address));
+        }
+    }
+    // Whether forwarding is on, or about to be, because of us alone.
+    let opened = |key: Sysctl| {
+        let was = context.observed.journal.get(&key).or_else(|| context.observed.sysctls.get(&key));
+        was.map(String::as_str) == Some("0")
+    };
+    let everywhere = context.observed.sysctls.get(&ip_forward()).map(String::as_str) == Some("1");
+    for (_, uplink, l3) in context.uplinks() {
+        // A bridge that we made for an uplink forwards because of us just the same.
+        let ours = *l3 != uplink.interface || opened(Sysctl::ipv4(l3, "forwarding"));
+        if ours && !everywhere {
+            table.insert("closed4", Key::new().name(l3));
+        }
+        if opened(Sysctl::all("ipv6", "forwarding")) {
+            table.insert("closed6", Key::new().name(l3));
+        }
+    }
+}
+
+fn open_between(from: &[IpNet], to: &[IpNet], table: &mut Builder) {
+    for (from, to) in from.iter().flat_map(|from| to.iter().map(move |to| (from, to))) {
+        if from.addr().is_ipv4() == to.addr().is_ipv4() {
+            let set = if from.addr().is_ipv6() { "between6" } else { "between4" };
+            table.insert(set, Key::new().prefix(*from).prefix(*to));
+        }
+    }
+}
+
+fn fill_permissions(context: &Context<'_>, table: &mut Builder) {
+    for (_, guest) in context.guests() {
+        for f in &FAMILIES {
+            let own = || context.addresses_of(guest).map(|(a, _)| a).filter(|a| a.is_ipv6() == f.v6);
+            if let Some(list) = &guest.allow_in {
+                let allowed = permissions(context, list, f.v6);
+                for to in own() {
+                    table.insert(both!(f, "listed_in4", "listed_in6"), Key::new().ip(to));
+                    for (peer, protocols) in &allowed.protocols {
+                        let key = Key::new().prefix(*peer).ip(to).protocols(protocols.0, protocols.1);
+                        table.insert(both!(f, "in_protocol4", "in_protocol6"), key);
+                    }
+                    for (peer, proto, ports) in &allowed.ports {
+                        let key = Key::new().prefix(*peer).ip(to).proto(*proto).ports(*ports);
+                        table.insert(both!(f, "in_port4", "in_port6"), key);
+                    }
+                }
+            }
+            if let Some(list) = &guest.allow_out {
+                let allowed = permissions(context, list, f.v6);
+                for from in own() {
+                    table.insert(both!(f, "listed_out4", "listed_out6"), Key::new().ip(from));
+                    for (peer, protocols) in &allowed.protocols {
+                        let key = Key::new().ip(from).prefix(*peer).protocols(protocols.0, protocols.1);
+                        table.insert(both!(f, "out_protocol4", "out_protocol6"), key);
+                    }
+                    for (peer, proto, ports) in &allowed.ports {
+                        let key = Key::new().ip(from).prefix(*peer).proto(*proto).ports(*ports);
+                        table.insert(both!(f, "out_port4", "out_port6"), key);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What guests may send, on links of their own: anti-spoofing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use viaduct_model::{Mode, Spoofing};
+
+use super::{
+    super::{
+        context::{Context, Port, bridge_of},
+        elements::{Builder, words::*},
+        links::GATEWAY_V6,
+    },
+    FILTER,
+    families::{FAMILIES, FamilyWords, both},
+};
+use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
+
+/// Before defragmentation (-400), so that every fragment shows its sender.
+const BEFORE_DEFRAG: i32 = -450;
+
+/// Anti-spoofing of routed ports.
+pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
+    table.verdicts("ports", &[T::IfName]);
+    table.set("source4", &[T::IfName, T::Ether, T::Ipv4]);
+    table.set("source6", &[T::IfName, T::Ether, T::Ipv6]);
+    table.set("port_mac", &[T::IfName, T::Ether]);
+    for counter in ["drop_unknown", "drop_mac", "drop_address", "drop_nd", "drop_ra", "drop_loopback"] {
+        table.counted(counter);
+    }
+    for (bridge, _) in context.inside().filter(|(_, n)| bridge_of(n).is_some()) {
+        table.judge("ports", Key::new().name(bridge), Verdict::Goto("no_loopback".to_owned()));
+    }
+    for port in context.ports.iter().filter(|p| p.is_routed()) {
+        table.judge("ports", Key::new().name(port.device()), guard_of(port));
+        add_own_addresses(port, table, false);
+    }
+    table.base(
+        "guard",
+        Hook::Prerouting,
+        BEFORE_DEFRAG,
+        vec![
+            vec![St::VerdictMap(vec![S::IifName], "ports")],
+            // A link of ours that the map does not know: not yet, or no longer, a guest's.
+            vec![from_ours(), St::CountIn("drop_unknown", vec![S::IifName]), drop()],
+        ],
+    );
+    let source = |f: &FamilyWords| {
+        vec![
+            (f.is)(),
+            St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6")),
+            goto("no_loopback"),
+        ]
+    };
+    table.chain(
+        "from_port",
+        vec![
+            vec![v6(), icmpv6(), goto("from_port_icmpv6")],
+            source(&FAMILIES[0]),
+            source(&FAMILIES[1]),
+            vec![
+                St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac"),
+                St::CountIn("drop_mac", vec![S::IifName]),
+                drop(),
+            ],
+            // A client that has no address yet asks for one (RFC 2131, 4.1).
+            vec![v4(), St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
+            vec![v6(), goto("from_port_link_local")],
+            vec![St::CountIn("drop_address", vec![S::IifName]), drop()],
+        ],
+    );
+    let dropped = |counter| vec![St::CountIn(counter, vec![S::IifName]), drop()];
+    let message = |number, word, end: Vec<St>| [vec![icmpv6_type(number, word)], end].concat();
+    table.chain(
+        "from_port_icmpv6",
+        vec![
+            message(134, "nd-router-advert", dropped("drop_ra")),
+            message(137, "nd-redirect", dropped("drop_ra")),
+            message(136, "nd-neighbor-advert", vec![jump("from_port_advert")]),
+            source(&FAMILIES[1]),
+            [vec![St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac")], dropped("drop_mac")].concat(),
+            vec![St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), accept()],
+            vec![goto("from_port_link_local")],
+        ],
+    );
+    table.chain(
+        "from_port_advert",
+        vec![
+            vec![St::In(vec![S::IifName, S::EtherSaddr, S::NdTarget], "source6"), back()],
+            vec![link_local(S::NdTarget), St::Not(S::NdTarget, Const::v6(GATEWAY_V6)), back()],
+            dropped("drop_nd"),
+        ],
+    );
+    table.chain(
+        "from_port_link_local",
+        vec![
+            // No other guest shares the link: any link-local address but ours is the guest's own.
+            vec![link_local(S::Ip6Saddr), St::Not(S::Ip6Saddr, Const::v6(GATEWAY_V6)), accept()],
+            dropped("drop_address"),
+        ],
+    );
+    table.chain(
+        "from_port_mac",
+        vec![
+            vec![St::In(vec![S::IifName, S::EtherSaddr], "port_mac"), goto("no_loopback")],
+            vec![St::CountIn("drop_mac", vec![S::IifName]), drop()],
+        ],
+    );
+    // Where 127.0.0.1 may leave by a guest's link (ports published on all addresses), nothing may come in for it.
+    table.chain(
+        "no_loopback",
+        vec![
+            vec![v4(), loopback_v4(S::IpDaddr), St::CountIn("drop_loopback", vec![S::IifName]), drop()],
+            vec![accept()],
+        ],
+    );
+}
+
+/// The chain that looks at what a port sends.
+pub(in super::super) fn guard_of(port: &Port<'_>) -> Verdict {
+    match port.nic.spoofing {
+        Spoofing::None => Verdict::Goto("from_port".to_owned()),
+        Spoofing::Ip => Verdict::Goto("from_port_mac".to_owned()),
+        Spoofing::Mac if port.is_routed() => Verdict::Goto("no_loopback".to_owned()),
+        Spoofing::Mac => Verdict::Goto("from_port_any".to_owned()),
+    }
+}
+
+/// What a port may send from: its addresses with its MAC; with `link_local` also the address made of the MAC.
+pub(in super::super) fn add_own_addresses(port: &Port<'_>, table: &mut Builder, link_local: bool) {
+    let own = || Key::new().name(port.device()).mac(port.nic.mac);
+    table.insert("port_mac", own());
+    for address in port.nic.addresses.iter().map(|net| net.addr()) {
+        let set = if address.is_ipv6() { "source6" } else { "source4" };
+        table.insert(set, own().ip(address));
+    }
+    if link_local {
+        table.insert("source6", own().ip(IpAddr::V6(port.nic.mac.link_local())));
+    }
+}
+
+/// Table `arp viaduct`: on routed ports only the host hears ARP, and it must not learn lies from it.
+pub(in super::super) fn arp_table(context: &Context<'_>) -> Option<(Family, Table)> {
+    if !context.observed.features.nft_arp
+        || !context.config.networks.values().any(|n| matches!(n.mode, Mode::Routed { .. }))
+    {
+        return None;
+    }
+    let mut table = Builder::default();
+    table.verdicts("ports", &[T::IfName]);
+    table.set("source4", &[T::IfName, T::Ether, T::Ipv4]);
+    table.set("port_mac", &[T::IfName, T::Ether]);
+    table.counted("drop_arp");
+    for port in context.ports.iter().filter(|p| p.is_routed() && p.nic.spoofing != Spoofing::Mac) {
+        let verdict = guard_of(port);
+        table.judge("ports", Key::new().name(port.device()), verdict);
+        table.insert("port_mac", Key::new().name(port.device()).mac(port.nic.mac));
+        for address in port.nic.addresses.iter().map(|net| net.addr()).filter(IpAddr::is_ipv4) {
+            table.insert("source4", Key::new().name(port.device()).mac(port.nic.mac).ip(address));
+        }
+    }
+    let sender = || vec![S::IifName, S::ArpSaddrEther];
+    let dropped = || vec![St::CountIn("drop_arp", vec![S::IifName]), drop()];
+    table.base("guard", Hook::Input, FILTER, vec![vec![St::VerdictMap(vec![S::IifName], "ports")]]);
+    table.chain(
+        "from_port",
+        vec![
+            vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), accept()],
+            // An address conflict probe has no sender address (RFC 5227, 2.1.1).
+            vec![
+                St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)),
+                St::In(sender(), "port_mac"),
+                accept(),
+            ],
+            dropped(),
+        ],
+    );
+    table.chain("from_port_mac", vec![vec![St::In(sender(), "port_mac"), accept()], dropped()]);
+    Some((Family::Arp, table.finish()))
+}

@@ -1,0 +1,67 @@
+//! What may come to the host itself.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use viaduct_model::Policy;
+
+use super::{
+    super::{
+        context::Context,
+        elements::{Builder, words::*},
+    },
+    FILTER,
+    families::{FAMILIES, FamilyWords, both},
+    known,
+};
+use crate::nft::{Const, Hook, Key, Selector as S, Statement as St, Type as T};
+
+/// What guests may want of the host itself.
+pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut Builder) {
+    table.set("open_host", &[T::IfName]);
+    table.counted("drop_host");
+    table.counted("drop_claimed");
+    for (device, _) in context.inside().filter(|(_, n)| n.to_host == Policy::Allow) {
+        table.insert("open_host", Key::new().name(device));
+    }
+    for f in &FAMILIES {
+        table.set(both!(f, "claimed4", "claimed6"), &[f.address]);
+    }
+    for address in claimed {
+        table.insert(if address.is_ipv6() { "claimed6" } else { "claimed4" }, Key::new().ip(*address));
+    }
+    let to_claimed = |f: &FamilyWords| {
+        vec![(f.is)(), St::In(vec![f.daddr], both!(f, "claimed4", "claimed6")), goto("to_claimed")]
+    };
+    table.base(
+        "to_host",
+        Hook::Input,
+        FILTER,
+        vec![
+            vec![St::In(vec![S::IifName], "inside"), goto("from_guest_to_host")],
+            vec![from_ours(), drop()],
+            to_claimed(&FAMILIES[0]),
+            to_claimed(&FAMILIES[1]),
+        ],
+    );
+    // An address that the host has only for its guests' published ports is no way to the host's own services.
+    table.chain(
+        "to_claimed",
+        vec![
+            vec![known(), accept()],
+            vec![v4(), icmp(), accept()],
+            vec![v6(), icmpv6(), accept()],
+            vec![St::Is(S::IifName, Const::name_text("lo")), accept()],
+            vec![St::CountIn("drop_claimed", vec![S::IifName]), drop()],
+        ],
+    );
+    table.chain(
+        "from_guest_to_host",
+        vec![
+            vec![known(), accept()],
+            vec![v4(), icmp(), St::Is(S::IcmpType, Const::u8(8, "echo-request")), accept()],
+            vec![v6(), icmpv6(), accept()],
+            vec![St::In(vec![S::IifName], "open_host"), accept()],
+            vec![St::CountIn("drop_host", vec![S::IifName]), drop()],
+        ],
+    );
+}

@@ -1,0 +1,53 @@
+//! Table `inet viaduct`: who may send what, who may reach whom, and what is translated; and table `arp viaduct`, which
+//! guards what routed ports say in ARP.
+//!
+//! Rules are constant: whatever depends on guests, ports or permissions stands in sets and maps, so that a packet costs
+//! the same with ten guests and ten thousand.
+
+mod families;
+mod forward;
+mod guard;
+mod input;
+mod translation;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+pub(super) use guard::{add_own_addresses, arp_table, guard_of};
+use viaduct_types::IpNet;
+
+use super::{context::Context, elements::Builder};
+use crate::nft::{Const, Family, Selector, Statement, Table};
+
+const FILTER: i32 = 0;
+
+/// The table, when there is anything to filter.
+pub(super) fn table(context: &Context<'_>, claimed: &BTreeSet<IpAddr>) -> Option<(Family, Table)> {
+    if context.config.networks.is_empty() {
+        return None;
+    }
+    let mut table = Builder::default();
+    guard::add(context, &mut table);
+    forward::add(context, &mut table);
+    input::add(context, claimed, &mut table);
+    translation::add(context, &mut table);
+    Some((Family::Inet, table.finish()))
+}
+
+/// The connection's state is one of the words; `bits` are the kernel's for them (NF_CT_STATE_BIT).
+fn ct_state(bits: u32, words: &str) -> Statement {
+    Statement::Any(Selector::CtState, Const::u32(bits, words))
+}
+
+/// Of a connection that was let through, or that belongs to one.
+fn known() -> Statement {
+    ct_state(0b110, "established,related")
+}
+
+/// The connection's destination was translated: it goes to a published port (IPS_DST_NAT).
+fn published() -> Statement {
+    Statement::Any(Selector::CtStatus, Const::u32(0x20, "dnat"))
+}
+
+fn aggregate(prefixes: Vec<IpNet>) -> Vec<IpNet> {
+    IpNet::aggregate(&prefixes)
+}

@@ -1,0 +1,144 @@
+//! Published ports, and the way out of translated networks.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use viaduct_model::Mode;
+use viaduct_types::IpNet;
+
+use super::{
+    super::{
+        context::{Context, bridge_of, prefixes},
+        elements::{Builder, words::*},
+    },
+    aggregate,
+    families::{FAMILIES, both},
+    published,
+};
+use crate::nft::{Base, ChainKind, Const, Hook, Key, NatKind, Selector as S, Statement as St, Type as T};
+
+const DSTNAT: i32 = -100;
+const SRCNAT: i32 = 100;
+
+/// Published ports, and the way out of translated networks.
+pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
+    table.set("transport", &[T::Proto]);
+    for proto in viaduct_types::Proto::ALL {
+        table.insert("transport", Key::new().proto(proto));
+    }
+    for f in &FAMILIES {
+        let a = f.address;
+        table.map(both!(f, "publish4", "publish6"), &[a, T::Proto, T::Port], &[a, T::Port]);
+        table.range_map(both!(f, "publish_range4", "publish_range6"), &[a, T::Proto, T::Port], &[a]);
+        table.map(both!(f, "publish_all4", "publish_all6"), &[T::Proto, T::Port], &[a, T::Port]);
+        table.range_map(both!(f, "publish_all_range4", "publish_all_range6"), &[T::Proto, T::Port], &[a]);
+        table.ranges(both!(f, "hairpin4", "hairpin6"), &[a, a]);
+        table.range_map(both!(f, "snat4", "snat6"), &[T::IfName, a], &[a]);
+        table.ranges(both!(f, "masquerade4", "masquerade6"), &[T::IfName, a]);
+    }
+    fill_published(context, table);
+    fill_ways_out(context, table);
+    let mut ports = vec![vec![St::NotIn(vec![S::L4Proto], "transport"), accept()]];
+    for f in &FAMILIES {
+        let to =
+            |key: Vec<S>, map, port| St::Translate { kind: NatKind::Dnat, family: f.proto, key, map, port };
+        let exact = || vec![f.daddr, S::L4Proto, S::ThDport];
+        let any = || vec![S::L4Proto, S::ThDport];
+        // RTN_LOCAL
+        let local = || St::Is(S::FibDaddrType, Const::u32(2, "local"));
+        ports.push(vec![(f.is)(), to(exact(), both!(f, "publish4", "publish6"), true)]);
+        ports.push(vec![(f.is)(), to(exact(), both!(f, "publish_range4", "publish_range6"), false)]);
+        ports.push(vec![(f.is)(), local(), to(any(), both!(f, "publish_all4", "publish_all6"), true)]);
+        let map = both!(f, "publish_all_range4", "publish_all_range6");
+        ports.push(vec![(f.is)(), local(), to(any(), map, false)]);
+    }
+    let nat = |hook, priority| Base { kind: ChainKind::Nat, hook, priority, device: None };
+    table.base_chain("published", nat(Hook::Prerouting, DSTNAT), ports.clone());
+    // ::1 cannot leave the loopback device, so nothing that is sent to it is led elsewhere.
+    let to_localhost = vec![v6(), St::Is(S::Ip6Daddr, Const::v6(Ipv6Addr::LOCALHOST)), accept()];
+    ports.insert(0, to_localhost);
+    table.base_chain("published_to_host", nat(Hook::Output, DSTNAT), ports);
+    let mut leaving = vec![vec![published(), v4(), loopback_v4(S::IpSaddr), St::Masquerade]];
+    for f in &FAMILIES {
+        // Answers within one subnet would not come back through us.
+        let hairpin = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin4", "hairpin6"));
+        leaving.push(vec![published(), (f.is)(), hairpin, St::Masquerade]);
+        let key = || vec![S::OifName, f.saddr];
+        let map = both!(f, "snat4", "snat6");
+        leaving.push(vec![
+            (f.is)(),
+            St::Translate { kind: NatKind::Snat, family: f.proto, key: key(), map, port: false },
+        ]);
+        leaving.push(vec![(f.is)(), St::In(key(), both!(f, "masquerade4", "masquerade6")), St::Masquerade]);
+    }
+    table.base_chain("leaving", nat(Hook::Postrouting, SRCNAT), leaving);
+}
+
+fn fill_published(context: &Context<'_>, table: &mut Builder) {
+    for (_, guest) in context.guests() {
+        for publish in guest.publish.iter().map(|p| p.publish) {
+            for f in FAMILIES.iter().filter(|f| publish.address.is_none_or(|a| a.is_ipv6() == f.v6)) {
+                let Some(target) = context.publish_target(guest, f.v6) else { continue };
+                let key = || publish.address.map_or_else(Key::new, |a| Key::new().ip(a)).proto(publish.proto);
+                let exact = match publish.address {
+                    Some(_) => both!(f, "publish4", "publish6"),
+                    None => both!(f, "publish_all4", "publish_all6"),
+                };
+                if publish.host.count() > 1 && publish.host == publish.guest {
+                    let range = match publish.address {
+                        Some(_) => both!(f, "publish_range4", "publish_range6"),
+                        None => both!(f, "publish_all_range4", "publish_all_range6"),
+                    };
+                    table.relate(range, key().ports(publish.host), Key::new().ip(target));
+                    continue;
+                }
+                // The kernel cannot shift a range of ports, so each port of a shifted one is an element.
+                let pairs = (publish.host.first()..=publish.host.last())
+                    .zip(publish.guest.first()..=publish.guest.last());
+                for (host, port) in pairs {
+                    table.relate(exact, key().port(host), Key::new().ip(target).port(port));
+                }
+            }
+        }
+    }
+    fill_hairpins(context, table);
+}
+
+/// Who reaches a published port from the same subnet: guests of one bridge, and a routed guest its own.
+fn fill_hairpins(context: &Context<'_>, table: &mut Builder) {
+    let mut insert = |prefix: IpNet| {
+        let set = if prefix.addr().is_ipv6() { "hairpin6" } else { "hairpin4" };
+        table.insert(set, Key::new().prefix(prefix).prefix(prefix));
+    };
+    for network in context.config.networks.values().filter(|n| bridge_of(n).is_some()) {
+        aggregate(prefixes(network)).into_iter().for_each(&mut insert);
+    }
+    for (_, guest) in context.guests().filter(|(_, g)| !g.publish.is_empty()) {
+        for (address, nic) in context.addresses_of(guest) {
+            let network = context.config.networks.get(&nic.network);
+            if network.is_some_and(|n| matches!(n.mode, Mode::Routed { .. })) {
+                insert(IpNet::from(address));
+            }
+        }
+    }
+}
+
+fn fill_ways_out(context: &Context<'_>, table: &mut Builder) {
+    for network in context.config.networks.values() {
+        let Some((_, l3)) = context.uplink(network) else { continue };
+        let (sources, translated): (&[IpAddr], Vec<IpNet>) = match &network.mode {
+            Mode::Nat { source_address, subnets, .. } => {
+                (source_address, subnets.iter().map(|s| s.prefix).collect())
+            }
+            Mode::Routed { install_pool, .. } => (&[], install_pool.clone()),
+            Mode::Bridged { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => continue,
+        };
+        for prefix in translated {
+            let v6 = prefix.addr().is_ipv6();
+            let key = Key::new().name(l3).prefix(prefix);
+            match sources.iter().find(|a| a.is_ipv6() == v6) {
+                Some(source) => table.relate(if v6 { "snat6" } else { "snat4" }, key, Key::new().ip(*source)),
+                None => table.insert(if v6 { "masquerade6" } else { "masquerade4" }, key),
+            }
+        }
+    }
+}
