@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 fn check() -> Result<(), String> {
     cargo("fmt --all --check")?;
     cargo("clippy --workspace --all-targets --locked -- -D warnings")?;
-    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).map_err(|e| format!("ARCHITECTURE.md: {e}"))?;
+    let text =
+        fs::read_to_string(root().join("ARCHITECTURE.md")).map_err(|e| format!("ARCHITECTURE.md: {e}"))?;
     let pure = architecture::table(&text)?.into_iter().filter(|row| row.pure);
     let packages: Vec<String> = pure.map(|row| format!("--package {}", row.name)).collect();
     match wasm() {
@@ -65,7 +66,8 @@ const WASM: &str = "wasm32-unknown-unknown";
 /// Makes sure that the target is installed.
 fn wasm() -> Result<(), String> {
     let installed = || {
-        let output = Command::new("rustc").args(["--print", "sysroot"]).output().map_err(|e| e.to_string())?;
+        let output =
+            Command::new("rustc").args(["--print", "sysroot"]).output().map_err(|e| e.to_string())?;
         let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         Ok::<_, String>(Path::new(&sysroot).join("lib/rustlib").join(WASM).is_dir())
     };
@@ -87,7 +89,9 @@ fn test() -> Result<(), String> {
     if has_nextest() {
         return cargo("nextest run --workspace --locked");
     }
-    println!("There is no cargo-nextest here; cargo's own runner does it, too, one test program after the other.");
+    println!(
+        "There is no cargo-nextest here; cargo's own runner does it, too, one test program after the other."
+    );
     cargo("test --workspace --locked --lib --bins --tests --no-fail-fast")
 }
 

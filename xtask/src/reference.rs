@@ -69,7 +69,8 @@ fn is_table(schema: &Value) -> bool {
 /// orders them.
 fn keys(table: &Value) -> Vec<(String, &Value)> {
     let properties = table["properties"].as_object();
-    let mut keys: Vec<_> = properties.into_iter().flatten().map(|(key, value)| (key.clone(), value)).collect();
+    let mut keys: Vec<_> =
+        properties.into_iter().flatten().map(|(key, value)| (key.clone(), value)).collect();
     keys.sort_by_key(|(key, _)| (!requires(table, key), key.clone()));
     keys
 }
@@ -91,7 +92,8 @@ fn condition(key: &str, table: &Value) -> String {
         if !rules.iter().any(|rule| refused(&rule)) {
             return String::new();
         }
-        let optional = rules.iter().filter(|rule| !refused(rule)).map(value).filter(|mode| !needed.contains(mode));
+        let optional =
+            rules.iter().filter(|rule| !refused(rule)).map(value).filter(|mode| !needed.contains(mode));
         let optional: Vec<_> = optional.collect();
         return match (needed.is_empty(), optional.is_empty()) {
             (true, _) => format!("Only in mode {}.", list(&optional)),

@@ -17,9 +17,32 @@ use xtask::{
 
 /// What a pure crate has no use for, whatever it offers besides. A `*` at the end stands for anything.
 const IMPURE: [&str; 26] = [
-    "async-std", "chrono", "dirs", "getrandom", "home", "hyper", "jiff", "libc", "memmap2", "mio", "netlink-*", "nix",
-    "num_cpus", "quinn", "rand", "reqwest", "rtnetlink", "rustix", "smol", "socket2", "tempfile", "time", "tokio",
-    "tokio-*", "tracing-subscriber", "walkdir",
+    "async-std",
+    "chrono",
+    "dirs",
+    "getrandom",
+    "home",
+    "hyper",
+    "jiff",
+    "libc",
+    "memmap2",
+    "mio",
+    "netlink-*",
+    "nix",
+    "num_cpus",
+    "quinn",
+    "rand",
+    "reqwest",
+    "rtnetlink",
+    "rustix",
+    "smol",
+    "socket2",
+    "tempfile",
+    "time",
+    "tokio",
+    "tokio-*",
+    "tracing-subscriber",
+    "walkdir",
 ];
 
 const LONGEST_FILE: usize = 600;
@@ -107,7 +130,11 @@ fn tests_use_only_what_is_below() {
     let place = |name: &str| order.iter().position(|other| other == name).unwrap();
     for (package, _) in packages_and_rows() {
         for (used, _) in &package.inside {
-            assert!(place(used) >= place(&package.name), "{} depends on {used}, which is above it", package.name);
+            assert!(
+                place(used) >= place(&package.name),
+                "{} depends on {used}, which is above it",
+                package.name
+            );
         }
     }
 }
@@ -136,7 +163,11 @@ fn unsafe_is_forbidden_where_it_may_not_be() {
         let roots = ["src/lib.rs", "src/main.rs"].map(|file| package.directory.join(file));
         for file in roots.iter().filter(|file| file.exists()) {
             let text = fs::read_to_string(file).unwrap();
-            assert!(text.contains("#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", file.display());
+            assert!(
+                text.contains("#![forbid(unsafe_code)]"),
+                "{} does not forbid unsafe code",
+                file.display()
+            );
         }
     }
 }
