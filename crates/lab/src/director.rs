@@ -51,25 +51,12 @@ pub(crate) fn build(lab: &Lab, binary: &Path, reporter: &Reporter) -> Result<Wor
             .map_err(Failure::because("answer on the machines' ports"))?;
     }
     stage("applying");
-    let hosts: Vec<&Name> = lab.hosts().map(|(name, _)| name).collect();
-    let results: Vec<Result<(), Failure>> = thread::scope(|scope| {
-        let bring_up = |host| {
-            scope.spawn({
-                let world = &world;
-                move || bring_up(lab, world, host, reporter)
-            })
-        };
-        let threads: Vec<_> = hosts.into_iter().map(bring_up).collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| {
-                    Err(Failure::because("bring a host up")(io::Error::other("a thread panicked")))
-                })
-            })
-            .collect()
-    });
-    results.into_iter().collect::<Result<(), Failure>>()?;
+    thread::scope(|scope| {
+        let hosts: Vec<_> =
+            lab.hosts().map(|(host, _)| scope.spawn(|| bring_up(lab, &world, host, reporter))).collect();
+        let panicked = || Failure { what: "a thread panicked".to_owned(), output: String::new() };
+        hosts.into_iter().try_for_each(|host| host.join().unwrap_or_else(|_| Err(panicked())))
+    })?;
     Ok(world)
 }
 

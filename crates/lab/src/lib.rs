@@ -39,6 +39,7 @@ pub use event::Event;
 pub use file::Lab;
 pub use report::{Outcome, Report, Verdict};
 
+use director::Failure;
 use event::{Message, Reporter, messages};
 use record::{Claim, Record};
 use sandbox::{Life, RELEASE, Sandbox};
@@ -78,10 +79,9 @@ pub fn run(dir: &Path, options: &mut Options<'_>) -> Result<Report, LabError> {
     let life = if options.keep { Life::Stays } else { Life::Tied };
     let only = options.only.clone();
     let sandbox = start_lab(&lab, life, options, |lab, world, reporter| {
-        match director::perform(lab, world, only.as_deref(), reporter) {
-            Ok(outcomes) => reporter.say(&Message::Done(outcomes, director::since(start))),
-            Err(failure) => director::give_up(reporter, failure),
-        }
+        let outcomes = director::perform(lab, world, only.as_deref(), reporter)?;
+        reporter.say(&Message::Done(outcomes, director::since(start)));
+        Ok(())
     });
     let (outcomes, milliseconds) = attend(&lab, sandbox, claim, options)?;
     Ok(Report { lab: lab.name.clone(), outcomes, milliseconds })
@@ -94,8 +94,10 @@ pub fn run(dir: &Path, options: &mut Options<'_>) -> Result<Report, LabError> {
 pub fn up(dir: &Path, options: &mut Options<'_>) -> Result<Lab, LabError> {
     let lab = Lab::load(dir)?;
     let claim = Some(Claim::new(&lab.name)?);
-    let sandbox =
-        start_lab(&lab, Life::Stays, options, |_, _, reporter| reporter.say(&Message::Done(Vec::new(), 0)));
+    let sandbox = start_lab(&lab, Life::Stays, options, |_, _, reporter| {
+        reporter.say(&Message::Done(Vec::new(), 0));
+        Ok(())
+    });
     attend(&lab, sandbox, claim, options)?;
     Ok(lab)
 }
@@ -142,15 +144,19 @@ fn start_lab(
     lab: &Lab,
     life: Life,
     options: &Options<'_>,
-    work: impl FnOnce(&Lab, &world::World, &Reporter),
+    work: impl FnOnce(&Lab, &world::World, &Reporter) -> Result<(), Failure>,
 ) -> Result<Sandbox, LabError> {
     Sandbox::start(life, |reporter: Arc<Reporter>| {
-        let world = match director::build(lab, &options.binary, &reporter) {
+        let result = director::build(lab, &options.binary, &reporter).and_then(|world| {
+            reporter.say(&Message::Ready(director::handles(&world)));
+            work(lab, &world, &reporter)?;
+            Ok(world)
+        });
+        // Whoever has the world keeps it: its namespaces live as long as it is there.
+        let _world = match result {
             Ok(world) => world,
             Err(failure) => return director::give_up(&reporter, failure),
         };
-        reporter.say(&Message::Ready(director::handles(&world)));
-        work(lab, &world, &reporter);
         if life == Life::Stays {
             sandbox::rest();
         }

@@ -70,14 +70,14 @@ impl Sandbox {
 fn keep(life: Life, parent: Pid, stream: UnixStream, work: impl FnOnce(Arc<Reporter>)) -> ! {
     let reporter = Arc::new(Reporter::new(match stream.try_clone() {
         Ok(stream) => stream,
-        Err(_) => std::process::exit(1),
+        Err(_) => leave(1),
     }));
     let result = (|| {
         if life == Life::Tied {
             tie()?;
             if rustix::process::getppid() != Some(parent) {
                 // It ended before we were tied to it.
-                std::process::exit(1);
+                leave(1);
             }
         } else {
             // Signals of the terminal are not for a lab that stays.
@@ -86,30 +86,34 @@ fn keep(life: Life, parent: Pid, stream: UnixStream, work: impl FnOnce(Arc<Repor
         let all = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWNET;
         // SAFETY: no file descriptors are unshared.
         unsafe { unshare_unsafe(all) }?;
-        fork()
+        let (told, tell) = io::pipe()?;
+        Ok((fork()?, told, tell))
     })();
-    let fail = |what: &str, e: io::Error| {
+    let fail = |what: &str, e: io::Error| -> ! {
         let hint = if e.kind() == io::ErrorKind::PermissionDenied { " (a lab needs root)" } else { "" };
         reporter.say(&Message::Failed { what: format!("cannot {what}: {e}{hint}"), output: String::new() });
-        std::process::exit(1)
+        leave(1)
     };
     match result {
         Err(e) => fail("make namespaces", e),
-        Ok(None) => {
+        Ok((None, mut told, tell)) => {
+            drop(tell);
+            // Nothing is said before the process id is.
+            let _ = told.read(&mut [0]);
             if let Err(e) = become_init(life, stream) {
                 fail("set up the lab's own mounts", e);
             }
             // A panic must not unwind into what the caller goes on with: that is the other process's.
             let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(reporter)));
-            std::process::exit(i32::from(worked.is_err()))
+            leave(i32::from(worked.is_err()))
         }
-        Ok(Some(init)) => {
+        Ok((Some(init), told, tell)) => {
             reporter.say(&Message::Init(init.as_raw_pid().unsigned_abs()));
-            drop((reporter, stream));
+            drop((reporter, stream, told, tell));
             if life == Life::Tied {
                 let _ = waitpid(Some(init), WaitOptions::empty());
             }
-            std::process::exit(0)
+            leave(0)
         }
     }
 }
@@ -137,7 +141,7 @@ fn watch(life: Life, mut stream: UnixStream) {
         let mut byte = [0];
         match stream.read(&mut byte) {
             Ok(1) if byte[0] == RELEASE && life == Life::Stays => {}
-            _ => std::process::exit(1),
+            _ => leave(1),
         }
     });
 }
@@ -155,6 +159,12 @@ pub(crate) fn rest() -> ! {
     loop {
         thread::park();
     }
+}
+
+/// Ends a child without the end of the program that it was: what its parent has not written out yet is not ours.
+fn leave(status: i32) -> ! {
+    // SAFETY: it does not return, and nothing of this process is used after it.
+    unsafe { libc::_exit(status) }
 }
 
 fn fork() -> io::Result<Option<Pid>> {

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::process::{CommandExt, ExitStatusExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -14,13 +15,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal};
 use viaduct_lab::{Event, LabError, Options, Report, Verdict};
 
-const TESTS: [(&str, fn()); 7] = [
+const TESTS: [(&str, fn()); 10] = [
     ("every_sentence_finds_out_what_is_so", every_sentence_finds_out_what_is_so),
     ("a_killed_runner_leaves_nothing", a_killed_runner_leaves_nothing),
+    ("an_interrupted_runner_leaves_nothing", an_interrupted_runner_leaves_nothing),
+    ("a_killed_lab_is_noticed", a_killed_lab_is_noticed),
     ("two_labs_at_once", two_labs_at_once),
     ("up_exec_down", up_exec_down),
+    ("a_kept_lab_stays", a_kept_lab_stays),
     ("a_lab_that_stays_can_be_killed", a_lab_that_stays_can_be_killed),
     ("failures_are_told", failures_are_told),
     ("only_some", only_some),
@@ -95,12 +100,12 @@ fn perform(command: &str, arguments: &[String]) -> Option<ExitCode> {
     let mut options = Options {
         binary: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in.sh"),
         only: arguments.get(1).cloned(),
-        keep: false,
+        keep: command == "keep",
         progress: &mut progress,
     };
     let dir = arguments.first().map(Path::new);
     match command {
-        "run" => Some(match viaduct_lab::run(dir?, &mut options) {
+        "run" | "keep" => Some(match viaduct_lab::run(dir?, &mut options) {
             Ok(report) => {
                 print!("{}\n{report}", serde_json::to_string(&report).unwrap());
                 ExitCode::from(u8::from(!report.holds()))
@@ -170,6 +175,29 @@ fn a_killed_runner_leaves_nothing() {
     }
 }
 
+fn an_interrupted_runner_leaves_nothing() {
+    let before = Traces::now();
+    let mut runner = ourselves(&["run", &small()]).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&mut runner, "checking");
+    // As the terminal does on ctrl-C: to all of the foreground.
+    rustix::process::kill_process_group(Pid::from_child(&runner), Signal::INT).unwrap();
+    assert_eq!(runner.wait().unwrap().signal(), Some(2));
+    before.are_all();
+}
+
+fn a_killed_lab_is_noticed() {
+    let before = Traces::now();
+    let mut runner = ourselves(&["run", &small()]).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for(&mut runner, "checking");
+    let keeper = child_of(runner.id());
+    let init = child_of(keeper);
+    rustix::process::kill_process(Pid::from_raw(i32::try_from(init).unwrap()).unwrap(), Signal::KILL)
+        .unwrap();
+    let output = runner.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("the lab ended by itself"), "{output:?}");
+    before.are_all();
+}
+
 fn two_labs_at_once() {
     let before = Traces::now();
     let spawn =
@@ -208,6 +236,15 @@ fn up_exec_down() {
     assert!(String::from_utf8_lossy(&gone.stdout).contains("is up"), "{gone:?}");
 }
 
+fn a_kept_lab_stays() {
+    let before = Traces::now();
+    let output = ourselves(&["keep", &small(), "client reaches web at 192.168.1.3"]).output().unwrap();
+    assert_eq!(report(&String::from_utf8(output.stdout).unwrap()).outcomes[0].result, Verdict::Holds);
+    assert!(ourselves(&["exec", "small", "client", "true"]).status().unwrap().success());
+    assert!(ourselves(&["down", "small"]).status().unwrap().success());
+    before.are_all();
+}
+
 fn a_lab_that_stays_can_be_killed() {
     let before = Traces::now();
     assert!(ourselves(&["up", &small()]).stdout(Stdio::null()).status().unwrap().success());
@@ -243,13 +280,25 @@ fn only_some() {
     let output = ourselves(&["run", &small(), "resolves"]).output().unwrap();
     let report = report(&String::from_utf8(output.stdout).unwrap());
     let commands = report.outcomes.iter().filter(|outcome| outcome.sentence.starts_with("ve0: ")).count();
-    assert_eq!((report.outcomes.len(), commands), (7, 3), "{report}");
+    assert_eq!((report.outcomes.len(), commands), (8, 4), "{report}");
 }
 
 fn ourselves(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(arguments);
     command
+}
+
+fn child_of(parent: u32) -> u32 {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let stats = processes.filter_map(|process| fs::read_to_string(process.join("stat")).ok());
+    // proc_pid_stat(5): the process id, the name in brackets, the state, the parent's process id.
+    let found = stats.filter_map(|stat| {
+        let (pid, rest) = stat.split_once(" (")?;
+        let is_child = rest.rsplit_once(") ")?.1.split(' ').nth(1)? == parent.to_string();
+        is_child.then(|| pid.parse().unwrap())
+    });
+    found.last().unwrap()
 }
 
 fn small() -> String {
