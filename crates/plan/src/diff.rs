@@ -10,7 +10,7 @@ use viaduct_types::{IfName, MacAddr, NicId};
 
 use crate::{
     desired::{ADOPTED, Desired, DesiredLink, UPLINK, When},
-    nft::{self, Change, Family, Value},
+    nft::{self, Change, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     state::{Address, GROUP, Link, Observed, PROTOCOL, Route, RouteKind},
 };
@@ -108,12 +108,15 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
 /// Whether a change of the filter can forbid what was allowed.
 fn may_end_flows(change: &Change) -> bool {
     match change {
-        // A list that comes into being narrows.
-        Change::AddElements { name, set, .. } => {
-            name.starts_with("listed_") || set.elements.values().any(|v| matches!(v, Value::Fields(_)))
+        // A list that comes into being narrows, and a published port may lead elsewhere.
+        Change::AddElements { family: Family::Inet, name, .. } => {
+            name.starts_with("listed_") || name.starts_with("publish")
         }
-        Change::DeleteElements { .. } | Change::ReplaceRules { .. } | Change::DeleteTable(_) => true,
-        Change::AddTable(..) => false,
+        Change::DeleteElements { family, .. } | Change::ReplaceRules { family, .. } => {
+            *family == Family::Inet
+        }
+        Change::DeleteTable(family) => *family == Family::Inet,
+        Change::AddElements { .. } | Change::AddTable(..) => false,
     }
 }
 

@@ -90,8 +90,10 @@ impl<'a> View<'a> {
             return true;
         }
         let pair = || Key::new().ip(flow.original.source).ip(to).protocol(flow.protocol);
-        self.has(v6, &format!("{list}_protocol"), &pair())
-            || self.has(v6, &format!("{list}_port"), &pair().port(flow.reply.source_port))
+        let service = || pair().port(flow.reply.source_port);
+        self.has(v6, &format!("{list}_service"), &service())
+            || self.has(v6, &format!("{list}_protocols"), &pair())
+            || self.has(v6, &format!("{list}_ports"), &service())
     }
 
     /// Whether any uplink lets new flows in to an address: a tracked flow does not tell its device.

@@ -116,12 +116,18 @@ pub fn converge<K: Observe + Apply>(
         let total = plan.ops.len();
         let keep = |flow: &viaduct_plan::Flow| !ends(&observed.nft, &desired.nft, flow);
         let results = kernel.apply(&plan.ops, &keep, &mut |done| progress(done, total));
-        failures.clear();
-        for (op, result) in plan.ops.iter().zip(results) {
+        let before = std::mem::take(&mut failures);
+        let mut done = Plan::default();
+        for (op, result) in plan.ops.into_iter().zip(results) {
             match result {
-                Ok(()) => outcome.done.extend(op.to_string().lines().map(str::to_owned)),
+                Ok(()) => done.ops.push(op),
                 Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
             }
+        }
+        outcome.done.extend(done.lines());
+        // What failed twice in the same way will not succeed the third time.
+        if !failures.is_empty() && failures == before {
+            break;
         }
     }
     if failures.is_empty() {

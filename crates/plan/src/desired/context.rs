@@ -24,8 +24,8 @@ pub(super) struct Context<'a> {
     pub(super) wildcard_published: BTreeSet<&'a NetworkName>,
     /// Networks with a guest that has a list of its own of whom it may talk to.
     listed: BTreeSet<&'a NetworkName>,
-    /// The IPv4 address that the world knows the host by, for each uplink.
-    main_addresses: BTreeMap<&'a UplinkName, IpAddr>,
+    /// The global addresses of each uplink, the file's before the system's.
+    uplink_addresses: BTreeMap<&'a UplinkName, Vec<IpAddr>>,
 }
 
 /// An attached NIC.
@@ -104,18 +104,20 @@ pub(super) fn uplink_bridge<'a>(config: &'a Config, name: &UplinkName) -> Option
     })
 }
 
-/// For each uplink the first global IPv4 address that the file gives it, or else that it has.
-fn main_addresses<'a>(config: &'a Config, observed: &Observed) -> BTreeMap<&'a UplinkName, IpAddr> {
-    let main = |name: &UplinkName, uplink: &Uplink| {
+/// For each uplink the global addresses that the file gives it, then those that it has.
+fn uplink_addresses<'a>(config: &'a Config, observed: &Observed) -> BTreeMap<&'a UplinkName, Vec<IpAddr>> {
+    let addresses = |name: &UplinkName, uplink: &Uplink| {
         let l3 = layer3(config, name, uplink);
         let has = observed
             .addresses
             .iter()
-            .filter(|(a, info)| info.scope == 0 && (a.link == *l3 || a.link == uplink.interface));
-        let given = uplink.addresses.iter().map(|net| net.addr());
-        given.chain(has.map(|(a, _)| a.address.addr())).find(IpAddr::is_ipv4)
+            .filter(|(a, info)| info.scope == 0 && (a.link == *l3 || a.link == uplink.interface))
+            .map(|(a, _)| a.address.addr());
+        let mut addresses: Vec<IpAddr> = uplink.addresses.iter().map(|net| net.addr()).collect();
+        addresses.extend(has.filter(|a| !uplink.addresses.iter().any(|net| net.addr() == *a)));
+        addresses
     };
-    config.uplinks.iter().filter_map(|(name, uplink)| Some((name, main(name, uplink)?))).collect()
+    config.uplinks.iter().map(|(name, uplink)| (name, addresses(name, uplink))).collect()
 }
 
 /// A MAC for the host's end of a NIC's link: the NIC's own with another first byte, so that the two differ.
@@ -162,13 +164,19 @@ impl<'a> Context<'a> {
             host_addresses: observed.addresses.keys().map(|a| a.address.addr()).collect(),
             wildcard_published: networks_of(&|g| g.publish.iter().any(|p| p.publish.address.is_none())),
             listed: networks_of(&|g| g.allow_in.is_some() || g.allow_out.is_some()),
-            main_addresses: main_addresses(config, observed),
+            uplink_addresses: uplink_addresses(config, observed),
         }
     }
 
     /// The IPv4 address that the world knows the host by on a network's uplink.
     pub(super) fn main_address(&self, network: &Network) -> Option<IpAddr> {
-        self.main_addresses.get(network.uplink.as_ref()?).copied()
+        self.uplink_addresses(network).iter().copied().find(IpAddr::is_ipv4)
+    }
+
+    /// The global addresses of a network's uplink.
+    pub(super) fn uplink_addresses(&self, network: &Network) -> &[IpAddr] {
+        let of_uplink = network.uplink.as_ref().and_then(|name| self.uplink_addresses.get(name));
+        of_uplink.map_or(&[], Vec::as_slice)
     }
 
     /// The uplink of a network, with the device that has its addresses.

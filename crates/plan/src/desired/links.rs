@@ -208,9 +208,13 @@ fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: 
             wanted.proxies.insert(entry);
         }
     }
-    // An IPv6 gateway other than fe80::1 is answered for by name; for IPv4 proxy_arp answers for any.
-    for gateway in port.nic.gateways.iter().filter(|g| g.is_ipv6() && **g != IpAddr::V6(GATEWAY_V6)) {
-        wanted.proxies.insert(Proxy { link: device.clone(), address: *gateway });
+    // For IPv4 proxy_arp answers for any gateway. For IPv6 the kernel answers for those it is told: what the file says
+    // to the guest, and the host's own addresses.
+    if port.nic.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        let gateways = port.nic.gateways.iter().chain(context.uplink_addresses(port.network));
+        for gateway in gateways.filter(|g| g.is_ipv6() && **g != IpAddr::V6(GATEWAY_V6)) {
+            wanted.proxies.insert(Proxy { link: device.clone(), address: *gateway });
+        }
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     };
     if !global.json {
         eprint!("{}", loaded.warnings.render(show::color_on_stderr()));
+        outcome.notices.iter().for_each(|notice| eprintln!("{notice}"));
     }
     report(global, &outcome);
     Ok(ExitCode::SUCCESS)
@@ -77,7 +78,6 @@ pub(super) fn report(global: &Global, outcome: &Outcome) {
         );
         return;
     }
-    outcome.notices.iter().for_each(|notice| eprintln!("{notice}"));
     outcome.done.iter().for_each(|line| println!("{line}"));
     if outcome.done.is_empty() {
         println!("Nothing to do.");

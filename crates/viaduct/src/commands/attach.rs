@@ -4,7 +4,7 @@ use serde_json::json;
 use viaduct_kernel::{Netns, NetnsRef};
 use viaduct_model::Config;
 use viaduct_plan::{Attachments, Target};
-use viaduct_types::NicId;
+use viaduct_types::{IfName, NicId};
 
 use super::apply::{report, undo};
 use crate::{
@@ -36,6 +36,9 @@ pub(super) fn attach(global: &Global, arguments: &Attach) -> Result<ExitCode, Fa
         return Ok(ExitCode::SUCCESS);
     };
     let target = target(arguments, config)?;
+    if let Target::Device { name } = &target {
+        check_there(&mut host, name)?;
+    }
     let before = host.store.attachments()?;
     check_free(&before, nic, &target)?;
     let mut attachments = before.clone();
@@ -124,6 +127,26 @@ fn user(name: &str) -> Result<u32, Failure> {
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
     });
     number.ok_or_else(|| Failure::Usage(format!("there is no user {name} on this host")))
+}
+
+/// A device to adopt has to be there.
+fn check_there(host: &mut Host, name: &IfName) -> Result<(), Failure> {
+    let links = host.kernel.links()?;
+    match links.get(name) {
+        Some(link) if link.is_ours() && !link.alias.starts_with("viaduct:adopted:") => Err(Failure::Usage(
+            format!("{name} is a device that Viaduct made ({}); it cannot be a guest's", link.alias),
+        )),
+        Some(_) => Ok(()),
+        None => {
+            let names: Vec<&str> = links
+                .iter()
+                .filter(|(_, l)| !l.is_ours())
+                .map(|(n, _)| n.as_str())
+                .filter(|n| *n != "lo")
+                .collect();
+            Err(Failure::Usage(format!("this host has no device {name}; it has {}", names.join(", "))))
+        }
+    }
 }
 
 /// One device or one name in a namespace is one NIC's.

@@ -43,7 +43,13 @@ fn check(
     } else {
         println!("{}", matrix(&lab, &report));
         for outcome in report.failures() {
-            println!("FAIL {}:{} {}\n     {}", directory.join("lab.toml").display(), outcome.line, outcome.sentence, outcome.detail);
+            println!(
+                "FAIL {}:{} {}\n     {}",
+                directory.join("lab.toml").display(),
+                outcome.line,
+                outcome.sentence,
+                outcome.detail
+            );
         }
         let good = report.outcomes.len() - report.failures().count();
         println!("{}: {good} of {} expectations hold", report.lab, report.outcomes.len());
@@ -71,7 +77,12 @@ fn up(global: &Global, directory: &Path) -> Result<ExitCode, Failure> {
 fn list(global: &Global) -> Result<ExitCode, Failure> {
     let labs = viaduct_lab::list();
     if global.json {
-        println!("{}", json!(labs.iter().map(|(name, dir)| json!({ "lab": name, "directory": dir })).collect::<Vec<_>>()));
+        println!(
+            "{}",
+            json!(
+                labs.iter().map(|(name, dir)| json!({ "lab": name, "directory": dir })).collect::<Vec<_>>()
+            )
+        );
     } else if labs.is_empty() {
         println!("No lab is up.");
     } else {
@@ -87,27 +98,36 @@ fn exec(lab: Option<&str>, machine: &str, command: &[OsString]) -> Result<ExitCo
 }
 
 fn own_path() -> Result<std::path::PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::failed(format!("cannot find this program's own file: {error}")))
+    std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("cannot find this program's own file: {error}")))
 }
 
 /// What happens, on standard error, while a person watches or asked for it.
 fn progress(global: &Global) -> impl FnMut(&Event) {
     let (watched, verbose) = (std::io::stderr().is_terminal() && !global.json, global.verbose > 0);
-    move |event| match event {
-        Event::Stage(stage) if watched || verbose => eprintln!("… {stage}"),
-        Event::Ran { machine, command, output, .. } if verbose => eprintln!("{machine}# {command}\n{output}"),
-        Event::Checked(outcome) if verbose || (watched && outcome.result != Verdict::Holds) => {
+    move |event| {
+        if let Event::Stage(stage) = event
+            && (watched || verbose)
+        {
+            eprintln!("… {stage}");
+        }
+        if let (Event::Ran { machine, command, output, .. }, true) = (event, verbose) {
+            eprintln!("{machine}# {command}\n{output}");
+        }
+        if let Event::Checked(outcome) = event
+            && (verbose || (watched && outcome.result != Verdict::Holds))
+        {
             eprintln!("{:?} {}", outcome.result, outcome.sentence);
         }
-        _ => {}
     }
 }
 
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
-        match error {
-            LabError::Wrong(_) | LabError::NothingSelected(_) | LabError::Read { .. } => Self::Usage(error.to_string()),
-            _ => Self::failed(error.to_string()),
+        if matches!(error, LabError::Wrong(_) | LabError::NothingSelected(_) | LabError::Read { .. }) {
+            Self::Usage(error.to_string())
+        } else {
+            Self::failed(error.to_string())
         }
     }
 }

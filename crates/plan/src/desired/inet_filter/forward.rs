@@ -7,7 +7,7 @@ use super::{
     super::{
         context::{Context, bridge_of, prefixes},
         elements::{Builder, words::*},
-        services::permissions,
+        services::{Permissions, permissions},
         uplinks::ip_forward,
     },
     FILTER, aggregate, ct_state,
@@ -34,10 +34,11 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         table.set(both!(f, "attached4", "attached6"), &[a]);
         table.set(both!(f, "listed_in4", "listed_in6"), &[a]);
         table.set(both!(f, "listed_out4", "listed_out6"), &[a]);
-        table.ranges(both!(f, "in_protocol4", "in_protocol6"), &[a, a, T::Proto]);
-        table.ranges(both!(f, "out_protocol4", "out_protocol6"), &[a, a, T::Proto]);
-        table.ranges(both!(f, "in_port4", "in_port6"), &[a, a, T::Proto, T::Port]);
-        table.ranges(both!(f, "out_port4", "out_port6"), &[a, a, T::Proto, T::Port]);
+        for side in [&IN, &OUT] {
+            table.set(side.service[usize::from(f.v6)], &[a, a, T::Proto, T::Port]);
+            table.ranges(side.ports[usize::from(f.v6)], &[a, a, T::Proto, T::Port]);
+            table.ranges(side.protocols[usize::from(f.v6)], &[a, a, T::Proto]);
+        }
         table.ranges(both!(f, "between4", "between6"), &[a, a]);
         table.ranges(both!(f, "inbound4", "inbound6"), &[T::IfName, a]);
     }
@@ -117,24 +118,21 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         ],
     );
     for f in &FAMILIES {
-        let protocol = || vec![f.saddr, f.daddr, S::L4Proto];
-        let port = || vec![f.saddr, f.daddr, S::L4Proto, S::ThDport];
-        table.chain(
-            both!(f, "allow_in4", "allow_in6"),
+        let family = usize::from(f.v6);
+        let flow = || vec![f.saddr, f.daddr, S::L4Proto];
+        let to_port = || vec![f.saddr, f.daddr, S::L4Proto, S::ThDport];
+        let allowed = |side: &Side, end: fn() -> St| {
             vec![
-                vec![St::In(protocol(), both!(f, "in_protocol4", "in_protocol6")), accept()],
-                vec![St::In(port(), both!(f, "in_port4", "in_port6")), accept()],
-                vec![goto("refuse_in")],
-            ],
-        );
-        table.chain(
-            both!(f, "allow_out4", "allow_out6"),
-            vec![
-                vec![St::In(protocol(), both!(f, "out_protocol4", "out_protocol6")), back()],
-                vec![St::In(port(), both!(f, "out_port4", "out_port6")), back()],
-                vec![goto("refuse_out")],
-            ],
-        );
+                vec![St::In(to_port(), side.service[family]), end()],
+                vec![St::In(flow(), side.protocols[family]), end()],
+                vec![St::In(to_port(), side.ports[family]), end()],
+            ]
+        };
+        let refuse = |chain| vec![vec![goto(chain)]];
+        let name = both!(f, "allow_in4", "allow_in6");
+        table.chain(name, [allowed(&IN, accept), refuse("refuse_in")].concat());
+        let name = both!(f, "allow_out4", "allow_out6");
+        table.chain(name, [allowed(&OUT, back), refuse("refuse_out")].concat());
     }
     table.chain("refuse_out", vec![vec![St::CountIn("drop_out", vec![S::IifName]), drop()]]);
     table.chain("refuse_in", vec![vec![St::CountIn("drop_in", vec![S::OifName]), drop()]]);
@@ -206,6 +204,25 @@ fn open_between(from: &[IpNet], to: &[IpNet], table: &mut Builder) {
     }
 }
 
+/// The sets with what one side of a flow allows, by family. A single service between two addresses stands in a hash,
+/// as taking one out of a large set of ranges is slow.
+struct Side {
+    service: [&'static str; 2],
+    ports: [&'static str; 2],
+    protocols: [&'static str; 2],
+}
+
+const IN: Side = Side {
+    service: ["in_service4", "in_service6"],
+    ports: ["in_ports4", "in_ports6"],
+    protocols: ["in_protocols4", "in_protocols6"],
+};
+const OUT: Side = Side {
+    service: ["out_service4", "out_service6"],
+    ports: ["out_ports4", "out_ports6"],
+    protocols: ["out_protocols4", "out_protocols6"],
+};
+
 fn fill_permissions(context: &Context<'_>, table: &mut Builder) {
     for (_, guest) in context.guests() {
         for f in &FAMILIES {
@@ -214,30 +231,34 @@ fn fill_permissions(context: &Context<'_>, table: &mut Builder) {
                 let allowed = permissions(context, list, f.v6);
                 for to in own() {
                     table.insert(both!(f, "listed_in4", "listed_in6"), Key::new().ip(to));
-                    for (peer, protocols) in &allowed.protocols {
-                        let key = Key::new().prefix(*peer).ip(to).protocols(protocols.0, protocols.1);
-                        table.insert(both!(f, "in_protocol4", "in_protocol6"), key);
-                    }
-                    for (peer, proto, ports) in &allowed.ports {
-                        let key = Key::new().prefix(*peer).ip(to).proto(*proto).ports(*ports);
-                        table.insert(both!(f, "in_port4", "in_port6"), key);
-                    }
+                    fill_side(&IN, f, &allowed, |peer| Key::new().prefix(peer).ip(to), table);
                 }
             }
             if let Some(list) = &guest.allow_out {
                 let allowed = permissions(context, list, f.v6);
                 for from in own() {
                     table.insert(both!(f, "listed_out4", "listed_out6"), Key::new().ip(from));
-                    for (peer, protocols) in &allowed.protocols {
-                        let key = Key::new().ip(from).prefix(*peer).protocols(protocols.0, protocols.1);
-                        table.insert(both!(f, "out_protocol4", "out_protocol6"), key);
-                    }
-                    for (peer, proto, ports) in &allowed.ports {
-                        let key = Key::new().ip(from).prefix(*peer).proto(*proto).ports(*ports);
-                        table.insert(both!(f, "out_port4", "out_port6"), key);
-                    }
+                    fill_side(&OUT, f, &allowed, |peer| Key::new().ip(from).prefix(peer), table);
                 }
             }
         }
+    }
+}
+
+/// `pair` makes the key's addresses, sender first, of the other end's prefix.
+fn fill_side(
+    side: &Side,
+    f: &FamilyWords,
+    allowed: &Permissions,
+    pair: impl Fn(IpNet) -> Key,
+    table: &mut Builder,
+) {
+    let family = usize::from(f.v6);
+    for (peer, (first, last)) in &allowed.protocols {
+        table.insert(side.protocols[family], pair(*peer).protocols(*first, *last));
+    }
+    for (peer, proto, ports) in &allowed.ports {
+        let key = pair(*peer).proto(*proto).ports(*ports);
+        table.insert(if key.is_single() { side.service[family] } else { side.ports[family] }, key);
     }
 }
