@@ -4,7 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use viaduct_types::{IfName, IpNet, NicId, Publish};
+use viaduct_model::Address;
+use viaduct_types::{IfName, NicId, Publish};
 
 /// The network of virtualization hosts.
 ///
@@ -174,11 +175,11 @@ pub(crate) struct Set {
     #[arg(value_name = "GUEST[.N]")]
     pub(crate) nic: NicId,
     /// Give the NIC one more address
-    #[arg(long, group = "change", value_name = "ADDRESS", value_parser = address)]
-    pub(crate) address_add: Vec<IpNet>,
+    #[arg(long, group = "change", value_name = "ADDRESS")]
+    pub(crate) address_add: Vec<Address>,
     /// Take an address from the NIC
-    #[arg(long, group = "change", value_name = "ADDRESS", value_parser = address)]
-    pub(crate) address_del: Vec<IpNet>,
+    #[arg(long, group = "change", value_name = "ADDRESS")]
+    pub(crate) address_del: Vec<Address>,
     /// Make a port of the guest reachable: [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO]
     #[arg(long, group = "change", value_name = "PUBLISH")]
     pub(crate) publish: Vec<Publish>,
@@ -188,10 +189,4 @@ pub(crate) struct Set {
     /// Write it into the configuration file, too, with comments and order kept; otherwise it lasts until `apply`
     #[arg(long)]
     pub(crate) save: bool,
-}
-
-/// An address with or without a prefix length.
-fn address(text: &str) -> Result<IpNet, String> {
-    let bare = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| bare()).map_err(|_| "not an IP address".to_owned())
 }

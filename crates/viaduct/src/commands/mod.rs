@@ -8,7 +8,7 @@ mod exec;
 mod generate;
 mod lab;
 mod plan;
-//mod set;
+mod set;
 mod status;
 
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status => status::run(global),
         Command::Attach(arguments) => attach::attach(global, arguments),
         Command::Detach { nic } => attach::detach(global, nic),
-        Command::Set(_) => todo!(),
+        Command::Set(arguments) => set::run(global, arguments),
         Command::Announce { address } => announce::run(global, *address),
         Command::Exec { nic, command } => exec::run(global, nic, command),
         Command::Lab(command) => lab::run(global, command),

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use viaduct_model::{
     Source,
-    edit::{self, Edit},
+    edit::{self, Edit, EditError, EditOutcome},
 };
 
 use super::apply::{report, undo};
@@ -24,7 +24,7 @@ pub(super) fn run(global: &Global, arguments: &Set) -> Result<ExitCode, Failure>
     }
     let edits = edits(arguments);
     let mut sources = before.clone();
-    edit_all(&mut sources, &edits)?;
+    let idle = edit_all(&mut sources, &edits)?;
     let loaded = viaduct_model::load(&sources)?;
     let saved = if arguments.save { Some(edited_files(global, &edits)?) } else { None };
     let attachments = host.store.attachments()?;
@@ -38,6 +38,9 @@ pub(super) fn run(global: &Global, arguments: &Set) -> Result<ExitCode, Failure>
     };
     for file in saved.iter().flatten() {
         files::replace(file)?;
+    }
+    if !global.json {
+        idle.iter().for_each(|line| println!("{line}"));
     }
     report(global, &outcome);
     Ok(ExitCode::SUCCESS)
@@ -53,11 +56,25 @@ fn edits(arguments: &Set) -> Vec<Edit> {
     remove.chain(add).chain(unpublish).chain(publish).collect()
 }
 
-fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<(), Failure> {
+/// Makes the edits, and says of those that changed nothing why.
+fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<String>, Failure> {
+    let mut idle = Vec::new();
     for edit in edits {
-        edit::apply(sources, edit).map_err(|error| Failure::Usage(error.to_string()))?;
+        let outcome = edit::apply(sources, edit).map_err(|error| match error {
+            EditError::Refused(diagnostics) => Failure::Configuration(Box::new(diagnostics)),
+            other => Failure::Usage(other.to_string()),
+        })?;
+        let what = || match edit {
+            Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => format!("{address} of {nic}"),
+            Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => format!("{publish} of {guest}"),
+        };
+        match outcome {
+            EditOutcome::Changed { .. } => {}
+            EditOutcome::AlreadyThere => idle.push(format!("{} is there already.", what())),
+            EditOutcome::NotThere => idle.push(format!("{} is not there.", what())),
+        }
     }
-    Ok(())
+    Ok(idle)
 }
 
 /// The files that the edits change, as they will be; checked before anything is done.
