@@ -31,6 +31,8 @@ pub(crate) struct Inventory {
 pub(crate) struct Card {
     pub(crate) index: u32,
     pub(crate) mac: MacAddr,
+    /// Whether it is a bridge's own interface.
+    pub(crate) bridge: bool,
     /// Global ones first, in the kernel's order, each with its prefix length.
     pub(crate) addresses: Vec<(IpAddr, u8)>,
 }
@@ -48,7 +50,7 @@ impl Inventory {
             let mut tentative = false;
             let mut cards = BTreeMap::new();
             for (name, place) in &world.machines {
-                let links: Vec<Link> = ask(place.net.as_fd(), &["addr", "show", "up"])?;
+                let links: Vec<Link> = ask(place.net.as_fd(), &["-details", "addr", "show", "up"])?;
                 tentative |= links.iter().flat_map(|link| &link.addr_info).any(|a| a.tentative);
                 cards.insert(name.clone(), links.into_iter().filter_map(Card::new).collect());
             }
@@ -90,7 +92,8 @@ impl Card {
         let mac = link.address.filter(|_| link.link_type == "ether")?.parse().ok()?;
         let mut addresses: Vec<_> = link.addr_info.into_iter().map(|a| (a.local, a.prefixlen)).collect();
         addresses.sort_by_key(|&(a, _)| is_link_local(a));
-        Some(Self { index: link.ifindex, mac, addresses })
+        let bridge = link.linkinfo.is_some_and(|info| info.info_kind == "bridge");
+        Some(Self { index: link.ifindex, mac, bridge, addresses })
     }
 
     /// The own address to speak to that one from: of its subnet, or the first of its family.
@@ -150,8 +153,15 @@ struct Link {
     #[serde(default)]
     link_type: String,
     address: Option<String>,
+    linkinfo: Option<LinkInfo>,
     #[serde(default)]
     addr_info: Vec<Address>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LinkInfo {
+    #[serde(default)]
+    info_kind: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -31,6 +31,11 @@ impl PacketSocket {
         Self::open(0)
     }
 
+    /// Hears what one interface takes for its own.
+    pub(crate) fn of(interface: u32) -> io::Result<Self> {
+        Self::open(i32::try_from(interface).map_err(|_| io::ErrorKind::InvalidInput)?)
+    }
+
     /// Hears and sends on one interface, and hears what is for others, too.
     pub(crate) fn on(interface: u32) -> io::Result<Self> {
         let index = i32::try_from(interface).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -8,7 +8,7 @@ use super::{Scene, packets::Token};
 use crate::{
     file::{Name, Role},
     packet::PacketSocket,
-    sentence::{Forge, Heard},
+    sentence::{Forge, Forgery, Heard},
     world::inside,
 };
 
@@ -75,6 +75,13 @@ impl Scene<'_> {
             if Some(name) == own_host || is_host && shares_segment(name) {
                 for socket in self.inside(name, local_sockets)? {
                     ears.hosts.push((name.to_string(), socket));
+                }
+                if let Forgery::Claim(_) = forge.what {
+                    // ARP has no raw sockets, but a bridge's own interface gets what has passed the bridge's filter.
+                    for card in self.cards(name).iter().filter(|card| card.bridge) {
+                        let ear = self.inside(name, || PacketSocket::of(card.index))?;
+                        ears.wires.push((name.to_string(), ear));
+                    }
                 }
             } else if named.contains(name) || !shares_segment(name) {
                 ears.wires.push((name.to_string(), self.inside(name, PacketSocket::everywhere)?));

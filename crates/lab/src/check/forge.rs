@@ -56,6 +56,10 @@ impl Scene<'_> {
                 }
                 std::thread::sleep(ROUND);
                 ears.listen(&token, &mut heard);
+                if let Forgery::Claim(address) = forge.what {
+                    // At once: the right owner may speak up, too.
+                    self.who_believes(forge, address, &mut heard)?;
+                }
             }
             Ok(outlets.iter().map(|(_, frames)| frames.len()).sum::<usize>())
         })?;
@@ -74,9 +78,6 @@ impl Scene<'_> {
         while Instant::now() < end && !all_heard(&heard) {
             std::thread::sleep(Duration::from_millis(20));
             ears.listen(&token, &mut heard);
-        }
-        if let Forgery::Claim(address) = forge.what {
-            self.who_believes(forge, address, &mut heard)?;
         }
         if ears.overrun() && !all_heard(&heard) {
             return Err(io::Error::other("more frames than could be looked at"));
