@@ -20,6 +20,7 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
     table.set("open_host", &[T::IfName]);
     table.counted("drop_host");
     table.counted("drop_claimed");
+    table.counted("drop_pretender");
     for (device, _) in context.inside().filter(|(_, n)| n.to_host == Policy::Allow) {
         table.insert("open_host", Key::new().name(device));
     }
@@ -32,6 +33,11 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
     let to_claimed = |f: &FamilyWords| {
         vec![(f.is)(), St::In(vec![f.daddr], both!(f, "claimed4", "claimed6")), goto("to_claimed")]
     };
+    // A guest's address does not come from outside while the guest is here; the host would answer the guest.
+    let pretender = |f: &FamilyWords| {
+        let sender = St::In(vec![f.saddr], both!(f, "attached4", "attached6"));
+        vec![(f.is)(), sender, St::CountIn("drop_pretender", vec![S::IifName]), drop()]
+    };
     table.base(
         "to_host",
         Hook::Input,
@@ -39,6 +45,8 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
         vec![
             vec![St::In(vec![S::IifName], "inside"), goto("from_guest_to_host")],
             vec![from_ours(), drop()],
+            pretender(&FAMILIES[0]),
+            pretender(&FAMILIES[1]),
             to_claimed(&FAMILIES[0]),
             to_claimed(&FAMILIES[1]),
         ],
