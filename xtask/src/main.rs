@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["check"] => check(),
         ["test"] => test(),
-        ["ci"] => check().and_then(|()| test()),
+        ["ci"] => both(check, test),
         ["bench"] => bench(),
         ["docs"] => docs(),
         _ => {
@@ -42,8 +42,11 @@ fn main() -> ExitCode {
 }
 
 fn check() -> Result<(), String> {
-    cargo("fmt --all --check")?;
-    cargo("clippy --workspace --all-targets --locked -- -D warnings")?;
+    let lints = || cargo("clippy --workspace --all-targets --locked -- -D warnings");
+    both(|| cargo("fmt --all --check"), || both(lints, build_pure_crates))
+}
+
+fn build_pure_crates() -> Result<(), String> {
     let text =
         fs::read_to_string(root().join("ARCHITECTURE.md")).map_err(|e| format!("ARCHITECTURE.md: {e}"))?;
     let pure = architecture::table(&text)?.into_iter().filter(|row| row.pure);
@@ -85,7 +88,10 @@ fn wasm() -> Result<(), String> {
 /// The runner's summary comes last, so that a log ends with the count of tests.
 fn test() -> Result<(), String> {
     require_root("test")?;
-    cargo("test --workspace --locked --doc")?;
+    both(|| cargo("test --workspace --locked --doc"), run_tests)
+}
+
+fn run_tests() -> Result<(), String> {
     if has_nextest() {
         return cargo("nextest run --workspace --locked");
     }
@@ -93,6 +99,15 @@ fn test() -> Result<(), String> {
         "There is no cargo-nextest here; cargo's own runner does it, too, one test program after the other."
     );
     cargo("test --workspace --locked --lib --bins --tests --no-fail-fast")
+}
+
+/// One and then the other, whether the first failed or not: a run shows everything that is broken.
+fn both(
+    first: impl FnOnce() -> Result<(), String>,
+    second: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let first = first().inspect_err(|problem| eprintln!("error: {problem}; the rest is run all the same"));
+    second().and(first)
 }
 
 fn has_nextest() -> bool {
