@@ -5,7 +5,7 @@ set -eu
 
 purpose=${1:?"usage: $0 demo|test|bench|check|ci"}
 cd "$(dirname "$0")/.."
-PATH=$PATH:$HOME/.cargo/bin:/usr/sbin:/sbin
+PATH=$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin
 
 fail() {
     printf '%s\n' "$@" >&2
