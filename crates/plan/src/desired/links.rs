@@ -187,8 +187,10 @@ fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: 
     let device = port.device();
     wanted.addresses.insert(Address { link: device.clone(), address: link_local_gateway() }, SCOPE_LINK);
     let uplink = context.uplink(port.network);
-    if let (true, Some((uplink, _))) = (port.nic.uplink_mac, uplink) {
+    if let (true, Some((uplink, l3))) = (port.nic.uplink_mac, uplink) {
         wanted.unicast.insert((uplink.interface.clone(), port.nic.mac));
+        // A bridge must know the MAC as its own, or it would look for it behind its ports.
+        wanted.unicast.insert((l3.clone(), port.nic.mac));
     }
     for address in port.nic.addresses.iter().map(|net| net.addr()) {
         wanted.routes.insert(Route {

@@ -27,7 +27,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     table.map("mac_of4", &[T::Ipv4], &[T::Ether]);
     table.map("mac_of6", &[T::Ipv6], &[T::Ether]);
     table.counted("drop_leak");
-    for (name, uplink, _) in context.uplinks() {
+    for (name, uplink, l3) in context.uplinks() {
         let Some(link) = context.observed.links.get(&uplink.interface) else { continue };
         let device = || Key::new().name(&uplink.interface);
         for mac in link.mac.into_iter().chain(bridged_macs(context, name)) {
@@ -36,6 +36,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
         for nic in with_uplink_mac(context, name) {
             table.insert("macs", device().mac(nic.mac));
             table.insert("listening", device().mac(nic.mac));
+            table.insert("listening", Key::new().name(l3).mac(nic.mac));
             for address in nic.addresses.iter().map(|net| net.addr()) {
                 let map = if address.is_ipv6() { "mac_of6" } else { "mac_of4" };
                 table.relate(map, Key::new().ip(address), Key::new().mac(nic.mac));
@@ -98,8 +99,8 @@ fn outgoing(own_mac: bool, free: bool) -> Vec<Vec<St>> {
             icmpv6_type(136, "nd-neighbor-advert"),
             // The option with the link-layer address: type 2, eight bytes (RFC 4861, 4.6.1).
             St::Is(S::NaOption, Const::be16(0x0201, "0x0201")),
+            // The frame itself is the host's: its source address is.
             St::WriteMapped(S::NaTargetLinkLayer, vec![S::NdTarget], "mac_of6"),
-            St::WriteMapped(S::EtherSaddr, vec![S::NdTarget], "mac_of6"),
         ]);
         rules.push(vec![of_type(IP6), St::WriteMapped(S::EtherSaddr, vec![S::Ip6Saddr], "mac_of6")]);
     }

@@ -1,10 +1,8 @@
 //! Rules in the terms of nft's language, and their translation to the kernel's expressions.
 
-use viaduct_types::IfName;
-
 use super::{
     BitOp, CmpOp, CtKey, DynsetOp, Expr, ExthdrOp, FibResult, LookupTo, MetaKey, NatKind, NfProto,
-    PayloadBase, PayloadChecksum, Reg, Type, Verdict,
+    PayloadBase, PayloadChecksum, Reg, Verdict,
 };
 
 /// One rule: the expressions that the kernel has, and nft's text of it for people. Only the expressions count when
@@ -275,14 +273,7 @@ impl Const {
     }
 
     /// A device's name.
-    pub fn name(name: &IfName) -> Self {
-        let mut bytes = name.as_str().as_bytes().to_vec();
-        bytes.resize(16, 0);
-        Self { bytes, text: format!("{:?}", name.as_str()) }
-    }
-
-    /// A device's name that is one by itself, like `lo`.
-    pub fn name_text(name: &str) -> Self {
+    pub fn name(name: &str) -> Self {
         let mut bytes = name.as_bytes().to_vec();
         bytes.resize(16, 0);
         Self { bytes, text: format!("{name:?}") }
@@ -487,41 +478,6 @@ impl std::fmt::Display for Statement {
             Self::Masquerade => f.write_str("masquerade"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => verdict.fmt(f),
-        }
-    }
-}
-
-/// The register type of a selector, for sets that are looked up with it.
-impl From<Selector> for Option<Type> {
-    fn from(selector: Selector) -> Self {
-        match selector {
-            Selector::IifName | Selector::OifName => Some(Type::IfName),
-            Selector::EtherSaddr
-            | Selector::EtherDaddr
-            | Selector::ArpSaddrEther
-            | Selector::NaTargetLinkLayer => Some(Type::Ether),
-            Selector::IpSaddr | Selector::IpDaddr | Selector::ArpSaddrIp | Selector::ArpDaddrIp => {
-                Some(Type::Ipv4)
-            }
-            Selector::Ip6Saddr | Selector::Ip6Daddr | Selector::NdTarget => Some(Type::Ipv6),
-            Selector::L4Proto => Some(Type::Proto),
-            Selector::ThSport | Selector::ThDport => Some(Type::Port),
-            Selector::IifGroup
-            | Selector::OifGroup
-            | Selector::Mark
-            | Selector::PktType
-            | Selector::Protocol
-            | Selector::NfProto
-            | Selector::EtherType
-            | Selector::ArpOperation
-            | Selector::NaOption
-            | Selector::IcmpType
-            | Selector::Icmpv6Type
-            | Selector::FragExists
-            | Selector::FragOffset
-            | Selector::CtState
-            | Selector::CtStatus
-            | Selector::FibDaddrType => None,
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
             vec![known(), accept()],
             vec![v4(), icmp(), accept()],
             vec![v6(), icmpv6(), accept()],
-            vec![St::Is(S::IifName, Const::name_text("lo")), accept()],
+            vec![St::Is(S::IifName, Const::name("lo")), accept()],
             vec![St::CountIn("drop_claimed", vec![S::IifName]), drop()],
         ],
     );
