@@ -12,6 +12,7 @@ use crate::state::{RouteKind, Target};
 pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     let mut notices = Notices(Vec::new());
     not_carried(context, &mut notices);
+    hooks(context, &mut notices);
     missing_features(context, &mut notices);
     uplinks(context, &mut notices);
     overlaps(context, &mut notices);
@@ -57,11 +58,34 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
             ),
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {}
         }
+        let served = [("DHCP and router advertisements", network.dhcp), ("DNS", network.dns)];
+        for (what, _) in served.iter().filter(|(_, wanted)| *wanted) {
+            notices.warn(
+                &network.origin,
+                format!("network {name}: this version does not answer guests' {what} yet"),
+            );
+        }
+        if let Mode::Routed { install_pool, .. } = &network.mode
+            && !install_pool.is_empty()
+        {
+            let text =
+                format!("network {name}: this version gives no addresses of the install-pool to guests yet");
+            notices.warn(&network.origin, text);
+        }
         if let Some(namespace) = &network.namespace {
             notices.error(
                 &network.origin,
                 format!("this version does not put network {name} into the namespace {namespace} yet"),
             );
+        }
+    }
+}
+
+/// Programs that would have to be run.
+fn hooks(context: &Context<'_>, notices: &mut Notices) {
+    for (name, guest) in &context.config.guests {
+        if guest.hooks != viaduct_model::Hooks::default() {
+            notices.warn(&guest.origin, format!("guest {name}: this version does not run hooks yet"));
         }
     }
 }
