@@ -53,9 +53,18 @@ pub(crate) enum MacOrigin {
     Derived,
 }
 
+/// What a device is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceUse {
+    /// An uplink's, which is there.
+    Uplink,
+    /// Ours to make.
+    Made,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    devices: Map<(Option<NamespaceName>, IfName), ()>,
+    devices: Map<(Option<NamespaceName>, IfName), DeviceUse>,
     addresses: Map<(Segment, IpAddr), Holder>,
     written_macs: Map<MacAddr, MacOrigin>,
     macs: Map<(Segment, MacAddr), MacOrigin>,
@@ -96,9 +105,17 @@ impl Claims {
         stack: Option<&NamespaceName>,
         device: &IfName,
         span: Span,
+        how: DeviceUse,
         report: &mut Report<'_>,
     ) {
-        if let Some((earlier, ())) = claim(&mut self.devices, (stack.cloned(), device.clone()), span, ()) {
+        let Some((earlier, by)) = claim(&mut self.devices, (stack.cloned(), device.clone()), span, how)
+        else {
+            return;
+        };
+        if how == DeviceUse::Uplink && by == DeviceUse::Uplink {
+            twice(report, earlier, span, format!("two uplinks have the interface `{device}`"))
+                .help("make them one uplink, or give one of them another `interface`");
+        } else {
             twice(report, earlier, span, format!("two devices are called `{device}`"))
                 .help("give one of them another name");
         }
@@ -118,8 +135,14 @@ impl Claims {
             let Some((earlier, by)) = claim(&mut self.addresses, (segment.clone(), ip), span, holder) else {
                 continue;
             };
-            // Several routers may share an address (VRRP), and one may serve several uplinks.
-            if reported || (by == Holder::Router && holder == Holder::Router) {
+            let is_no_clash = match holder {
+                // Several routers may share an address (VRRP), and one may serve several uplinks.
+                Holder::Router => by == Holder::Router,
+                // Then the subnets overlap, which is reported as such.
+                Holder::FirstOfSubnet => by == Holder::FirstOfSubnet,
+                Holder::Machine | Holder::Gateway => false,
+            };
+            if reported || is_no_clash {
                 continue;
             }
             reported = true;

@@ -87,7 +87,8 @@ pub struct Network {
     pub uplink: Option<UplinkName>,
     /// MTU in bytes of our devices and of guests; none: the uplink's, or 1500.
     pub mtu: Option<u32>,
-    /// New flows from outside (by the uplink) to guests without an `allow-in` of their own.
+    /// New flows from outside (by the uplink, and from our other networks that have one) to guests without an
+    /// `allow-in` of their own.
     pub inbound: Policy,
     /// New flows from guest to guest of this network, for receivers without an `allow-in` of their own.
     pub between_guests: Policy,

@@ -109,10 +109,10 @@ pub fn no_guest_prefix(prefix: IpNet) -> Option<&'static str> {
         IpNet::V4(p) if p.prefix_len() < 8 => Some("a large part of all IPv4 addresses"),
         IpNet::V6(p) if p.prefix_len() < 16 => Some("a large part of all IPv6 addresses"),
         IpNet::V4(p) if LOOPBACK.contains(&p) => Some("the loopback network"),
-        IpNet::V4(p) if MULTICAST.contains(&p) => Some("multicast addresses"),
+        IpNet::V4(p) if MULTICAST.contains(&p) => Some("a range of multicast addresses"),
         IpNet::V4(p) if p.network().octets()[0] == 0 => Some("\"this network\" (RFC 1122)"),
-        IpNet::V6(p) if MAPPED.contains(&p) => Some("IPv4 addresses written as IPv6"),
-        IpNet::V6(p) if MULTICAST6.contains(&p) => Some("multicast addresses"),
+        IpNet::V6(p) if MAPPED.contains(&p) => Some("a range of IPv4 addresses written as IPv6"),
+        IpNet::V6(p) if MULTICAST6.contains(&p) => Some("a range of multicast addresses"),
         IpNet::V6(p) if p.prefix_len() == 128 => no_host_address(p.addr().into()),
         IpNet::V4(_) | IpNet::V6(_) => None,
     }

@@ -10,6 +10,7 @@ mod claims;
 mod config;
 mod convert;
 mod diagnostics;
+pub mod edit;
 pub mod ipam;
 mod names;
 mod raw;
@@ -23,6 +24,7 @@ pub use config::*;
 pub use diagnostics::*;
 pub use ipam::Family;
 pub use schema::schema;
+pub use shape::{Address, ParseAddressError};
 
 use report::{Report, Span};
 use shape::Read;

@@ -1,14 +1,13 @@
 //! What is derived from names: the same for ever, whatever else the configuration holds.
 
-use viaduct_types::IfName;
+use viaduct_types::{IfName, stable_hash};
 
 use crate::GuestId;
 
 /// A guest's (or namespace's) number when none is written: its name's hash, folded to 16 bits, never 0.
 pub(crate) fn id(name: &str) -> GuestId {
-    let hash = fnv1a(name);
-    #[expect(clippy::cast_possible_truncation, reason = "a fold takes the low bits of both halves")]
-    let folded = (hash >> 16) as u16 ^ hash as u16;
+    let bytes = stable_hash(name.as_bytes()).to_be_bytes();
+    let folded = bytes.chunks_exact(2).fold(0, |fold, pair| fold ^ u16::from_be_bytes([pair[0], pair[1]]));
     GuestId::Derived(folded.max(1))
 }
 
@@ -36,29 +35,19 @@ fn fit(before: &str, name: &str, after: &str) -> Option<IfName> {
     }
     let room = FITS - before.len() - after.len() - HASH;
     let start: String = name.chars().take(room).collect();
-    let hash: String = (0..HASH).map(|digit| base32(fnv1a(name) >> (5 * digit))).collect();
+    let hash = stable_hash(name.as_bytes());
+    let hash: String = (0..HASH).map(|digit| base32(hash >> (5 * digit))).collect();
     format!("{before}{start}{hash}{after}").parse().ok()
 }
 
 /// The lowest five bits as one letter or digit.
-fn base32(bits: u32) -> char {
+fn base32(bits: u64) -> char {
     char::from(b"abcdefghijklmnopqrstuvwxyz234567"[(bits & 31) as usize])
-}
-
-/// FNV-1a (32 bits): small and fixed by its definition, unlike the standard library's hashes.
-fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fnv1a_is_the_standard_one() {
-        assert_eq!(fnv1a(""), 0x811c_9dc5);
-        assert_eq!(fnv1a("foobar"), 0xbf9c_f968);
-    }
 
     #[test]
     fn device_names_fit_and_tell_guests_apart() {

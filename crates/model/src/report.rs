@@ -126,6 +126,10 @@ impl<'s> Report<'s> {
     /// The line is not TOML. Only the first such problem of a line is kept, the rest follow from it.
     pub(crate) fn syntax(&mut self, span: Span, message: impl Into<String>) -> &mut Problem {
         self.errors = true;
+        if self.broken.len() >= MOST {
+            self.omitted += 1;
+            return &mut self.spill;
+        }
         if self.broken.insert((span.file, self.line(span))) {
             let problem = self.push(Severity::Error, span, message.into());
             problem.syntax = true;
@@ -166,9 +170,29 @@ impl<'s> Report<'s> {
         let mut found = std::mem::take(&mut self.found);
         // Stable: of problems at one place, the one found first comes first.
         found.sort_by_key(|p| (p.span.file, p.span.start));
-        found.retain(|p| p.syntax || !self.broken.contains(&(p.span.file, self.line(p.span))));
+        let unclear = self.unclear_lines();
+        found.retain(|p| {
+            let line = self.line(p.span);
+            p.syntax || !unclear.iter().any(|(file, lines)| *file == p.span.file && lines.contains(&line))
+        });
         let found = found.into_iter().map(|p| self.diagnostic(p)).collect();
         Diagnostics::new(found, self.omitted)
+    }
+
+    /// Broken lines; and after a broken header, the lines of its table, which are taken for another's.
+    fn unclear_lines(&self) -> Vec<(usize, Range<usize>)> {
+        let is_header = |file: &File<'_>, line: usize| {
+            file.line_starts
+                .get(line - 1)
+                .is_none_or(|&start| file.text[start..].trim_start_matches([' ', '\t']).starts_with('['))
+        };
+        let unclear = |&(index, line): &(usize, usize)| {
+            let file = &self.files[index];
+            let next = || (line + 1..).find(|&next| is_header(file, next));
+            let end = if is_header(file, line) { next() } else { None };
+            (index, line..end.unwrap_or(line + 1))
+        };
+        self.broken.iter().map(unclear).collect()
     }
 
     fn diagnostic(&self, problem: Problem) -> Diagnostic {

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// All files together; far more than the largest host needs.
-const MOST_BYTES: usize = 64 << 20;
+const MOST_BYTES: usize = 16 << 20;
 
 /// What the parser says of a key that stands twice.
 const DUPLICATE: &str = "duplicate key";

@@ -35,8 +35,8 @@ fn permission(
 ) -> Vec<Allow> {
     // An empty list reads like "nothing", yet a permission without services is for everything.
     for (key, empty) in [
-        ("ports", ports.get().is_some_and(|list| list.items.is_empty()).then_some(ports.key)),
-        ("protocols", protocols.get().is_some_and(|list| list.items.is_empty()).then_some(protocols.key)),
+        ("ports", is_empty(ports).then_some(ports.key)),
+        ("protocols", is_empty(protocols).then_some(protocols.key)),
     ] {
         if let Some(at) = empty.flatten() {
             cx.report
@@ -77,4 +77,8 @@ fn permission(
         }
     }
     peers.into_iter().map(|peer| Allow { peer, services: services.clone(), origin: origin.clone() }).collect()
+}
+
+fn is_empty<T>(slot: &Slot<List<T>>) -> bool {
+    slot.get().is_some_and(|list| list.whole && list.items.is_empty())
 }

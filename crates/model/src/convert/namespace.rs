@@ -3,7 +3,7 @@ use viaduct_types::{IfName, MacAddr, NamespaceName, UplinkName};
 use super::{Context, mtu, one_per_family};
 use crate::{
     Family, GuestId, InterfaceKind, Namespace, NamespaceInterface,
-    claims::{Holder, MacOrigin, Segment},
+    claims::{DeviceUse, Holder, MacOrigin, Segment},
     names,
     raw::{self, InterfaceKeys, InterfaceWord},
     report::{At, Span},
@@ -43,7 +43,7 @@ fn interface(
     cx: &mut Context<'_, '_>,
 ) -> Option<NamespaceInterface> {
     if let Some(name) = &raw.name.value {
-        cx.claims.device(Some(namespace), &name.value, name.span, cx.report);
+        cx.claims.device(Some(namespace), &name.value, name.span, DeviceUse::Made, cx.report);
     }
     let kind = kind(span, raw, cx)?;
     let (parent, vlan) = match &kind {

@@ -5,7 +5,7 @@ use viaduct_types::{IfName, IpNet, NetworkName};
 use super::{Context, Use, UseKind, copied, mtu, one_per_family};
 use crate::{
     Family, Mode, Network, Policy, Subnet,
-    claims::{Holder, Segment},
+    claims::{DeviceUse, Holder, Segment},
     ipam, names,
     raw::{MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
     report::{At, Report, Span},
@@ -25,6 +25,8 @@ pub(crate) struct Ground {
     pub(crate) interface: Option<IfName>,
     /// Its subnets or pool, with their places.
     pub(crate) prefixes: Vec<At<IpNet>>,
+    /// Whether these are all that were written.
+    pub(crate) is_whole: bool,
 }
 
 pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_, '_>) -> Ground {
@@ -41,8 +43,14 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         let known = cx.root.namespaces.get();
         is_known(namespace, "namespace", known.unwrap_or(&Default::default()), cx.report);
     }
-    let mut ground =
-        Ground { network: None, stacks: Vec::new(), segment: None, interface: None, prefixes: Vec::new() };
+    let mut ground = Ground {
+        network: None,
+        stacks: Vec::new(),
+        segment: None,
+        interface: None,
+        prefixes: Vec::new(),
+        is_whole: raw.pool.is_whole() && raw.subnets.is_whole(),
+    };
     let Some(&word) = raw.mode.get() else { return ground };
     keys_of_mode(name, word, span, raw, cx.report);
 
@@ -66,7 +74,10 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         mode,
         uplink: uplink.cloned(),
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
-        inbound: policy(raw.inbound.get(), matches!(word, ModeWord::Bridged | ModeWord::Vnet)),
+        inbound: policy(
+            raw.inbound.get(),
+            matches!(word, ModeWord::Routed | ModeWord::Bridged | ModeWord::Vnet),
+        ),
         between_guests: policy(raw.between_guests.get(), !matches!(word, ModeWord::Nat | ModeWord::Routed)),
         to_host: policy(raw.to_host.get(), word == ModeWord::Bridged),
         dhcp: raw.dhcp.is_set(),
@@ -130,8 +141,8 @@ fn instead(rule: &ModeKey, mode: ModeWord) -> String {
 fn segments(name: &NetworkName, mode: ModeWord, raw: &NetworkKeys, ground: &mut Ground) {
     let stack = Segment::Stack(raw.namespace.get().cloned());
     let own = Segment::Network(name.clone());
-    let vlan = raw.vlan.get().and_then(|vlan| u16::try_from(vlan.0).ok());
     let device = |vlan| ground.interface.clone().map(|interface| Segment::Device(interface, vlan));
+    let tagged = || vlan(raw).and_then(device);
     let has_gateway = raw.gateways.items().next().is_some();
     let is_open = ground.prefixes.is_empty();
     (ground.stacks, ground.segment) = match mode {
@@ -141,13 +152,21 @@ fn segments(name: &NetworkName, mode: ModeWord, raw: &NetworkKeys, ground: &mut 
             ([Some(stack), device(None)].into_iter().flatten().collect(), None)
         }
         ModeWord::Routed => (vec![stack], None),
-        ModeWord::Bridged => (device(vlan).into_iter().collect(), device(vlan)),
+        ModeWord::Bridged => (tagged().into_iter().collect(), tagged()),
         ModeWord::Isolated if is_open => (vec![own.clone()], Some(own)),
         ModeWord::Isolated => (vec![stack], Some(own)),
         // Without an address of the host's in it, it never meets the host's routes.
         ModeWord::Vnet if has_gateway => (vec![stack], Some(own)),
         ModeWord::Vnet => (vec![own.clone()], Some(own)),
     };
+}
+
+/// The VLAN, if any; none when one is written that could not be read.
+fn vlan(raw: &NetworkKeys) -> Option<Option<u16>> {
+    match (raw.vlan.key, raw.vlan.get()) {
+        (Some(_), vlan) => Some(Some(u16::try_from(vlan?.0).ok()?)),
+        (None, _) => Some(None),
+    }
 }
 
 fn mode(
@@ -179,7 +198,7 @@ fn mode(
             install_pool: raw.install_pool.each().map(|at| at.value.0).collect(),
         },
         ModeWord::Bridged => {
-            let vlan = raw.vlan.get().and_then(|vlan| u16::try_from(vlan.0).ok());
+            let vlan = vlan(raw)?;
             if let Some(interface) = &ground.interface {
                 cx.claims.vlan(interface, vlan, span, "bridged network", cx.report);
             }
@@ -201,7 +220,7 @@ fn bridge(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_
         Some(at) => (at.value.clone(), at.span),
         None => (names::bridge(name.as_str())?, span),
     };
-    cx.claims.device(raw.namespace.get(), &bridge, at, cx.report);
+    cx.claims.device(raw.namespace.get(), &bridge, at, DeviceUse::Made, cx.report);
     Some(bridge)
 }
 
@@ -211,6 +230,9 @@ fn gateways(raw: &NetworkKeys, ground: &Ground, cx: &mut Context<'_, '_>) -> Vec
     for at in raw.gateways.items() {
         let ip = at.value;
         let Some(subnet) = ground.prefixes.iter().find(|subnet| subnet.value.contains(&ip)) else {
+            if !ground.is_whole {
+                continue;
+            }
             let problem =
                 cx.report.error(at.span, format!("the gateway {ip} is outside the network's subnets"));
             match ground.prefixes.first() {
@@ -255,7 +277,8 @@ fn subnets(raw: &NetworkKeys, ground: &Ground, cx: &mut Context<'_, '_>) -> Vec<
 fn source_address(raw: &NetworkKeys, ground: &Ground, report: &mut Report<'_>) -> Vec<IpAddr> {
     for at in raw.source_address.each() {
         let family = Family::of(at.value);
-        if !ground.prefixes.is_empty()
+        if ground.is_whole
+            && !ground.prefixes.is_empty()
             && !ground.prefixes.iter().any(|p| Family::of(p.value.addr()) == family)
         {
             report

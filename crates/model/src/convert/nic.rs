@@ -5,7 +5,7 @@ use viaduct_types::{GuestName, IpNet, MacAddr};
 use super::{Context, mtu, network::Ground, one_per_family};
 use crate::{
     Family, GuestId, Mode, Nic, Spoofing,
-    claims::{Holder, MacOrigin, Segment},
+    claims::{DeviceUse, Holder, MacOrigin, Segment},
     ipam, names, raw,
     report::{At, Report, Span},
     shape::{Address, is_known},
@@ -32,7 +32,7 @@ pub(crate) fn nic(
         Some(at) => (at.value.clone(), at.span),
         None => (names::device(guest.as_str(), id, index)?, span),
     };
-    cx.claims.device(stack, &device, at, cx.report);
+    cx.claims.device(stack, &device, at, DeviceUse::Made, cx.report);
 
     let uplink_segment = uplink_mac(raw, mode, cx.report)
         .then(|| ground.interface.clone().map(|interface| Segment::Device(interface, None)))
@@ -100,6 +100,10 @@ fn address(
 ) -> Option<IpNet> {
     let Address { ip, length } = at.value;
     let family = Family::of(ip);
+    if !ground.is_whole && !ground.prefixes.iter().any(|prefix| prefix.value.contains(&ip)) {
+        // It may be in a prefix that could not be read, which has been reported.
+        return None;
+    }
     let open = match mode {
         Mode::Bridged { .. } => true,
         Mode::Isolated { subnets, .. } => subnets.is_empty(),
@@ -111,7 +115,7 @@ fn address(
     }
     let Some(prefix) = ground.prefixes.iter().find(|prefix| prefix.value.contains(&ip)) else {
         if ground.prefixes.is_empty() {
-            // That the network has no prefixes at all has been reported.
+            // A nat or routed network without any: that has been reported.
             return None;
         }
         let word = if matches!(mode, Mode::Routed { .. }) { "pool" } else { "subnets" };
@@ -202,7 +206,7 @@ fn gateway(at: &At<IpAddr>, mode: &Mode, ground: &Ground, addresses: &[IpNet], r
     };
     if open || !addresses.is_empty() {
         gateway_on_segment(at, addresses, report);
-    } else if !ground.prefixes.iter().any(|prefix| prefix.value.contains(&at.value)) {
+    } else if ground.is_whole && !ground.prefixes.iter().any(|prefix| prefix.value.contains(&at.value)) {
         report
             .error(at.span, format!("the gateway {} is outside the network's subnets", at.value))
             .help(format!("use an address of {}", one_of(ground.prefixes.iter().map(|p| p.value))));

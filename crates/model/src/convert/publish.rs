@@ -42,7 +42,10 @@ pub(crate) fn published(
             let family = at.value.address.map(|ip| format!("{} ", Family::of(ip))).unwrap_or_default();
             cx.report
                 .error(at.span, format!("guest `{name}` has no {family}address that the port could lead to"))
-                .help(format!("add an {family}address to one of its NICs"));
+                .help(match raw.namespace.key {
+                    Some(_) => format!("add an {family}address to its namespace's interfaces"),
+                    None => format!("add an {family}address to one of its NICs"),
+                });
         }
         cx.published.push(*at);
         published.push(Published { publish: at.value, origin: cx.report.origin(at.span) });

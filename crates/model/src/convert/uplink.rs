@@ -3,7 +3,7 @@ use viaduct_types::UplinkName;
 use super::{Context, Use, UseKind, mtu, one_per_family};
 use crate::{
     Family, Uplink,
-    claims::{Holder, Segment},
+    claims::{DeviceUse, Holder, Segment},
     raw,
     report::Span,
 };
@@ -15,7 +15,7 @@ pub(crate) fn uplink(
     cx: &mut Context<'_, '_>,
 ) -> Option<Uplink> {
     let interface = raw.interface.value.as_ref()?;
-    cx.claims.device(None, &interface.value, interface.span, cx.report);
+    cx.claims.device(None, &interface.value, interface.span, DeviceUse::Uplink, cx.report);
 
     let segment = Segment::Device(interface.value.clone(), None);
     let stack = Segment::Stack(None);

@@ -1,7 +1,7 @@
 use viaduct_types::VnetName;
 
 use super::Context;
-use crate::{Peer, Security, Vnet, names, raw, report::Span, shape::is_known};
+use crate::{Peer, Security, Vnet, claims::DeviceUse, names, raw, report::Span, shape::is_known};
 
 pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
@@ -27,7 +27,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         Some(at) => (at.value.clone(), at.span),
         None => (names::bridge(name.as_str())?, span),
     };
-    cx.claims.device(None, &bridge, at, cx.report);
+    cx.claims.device(None, &bridge, at, DeviceUse::Made, cx.report);
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);

@@ -9,8 +9,9 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt::Display};
 use serde_json::{Value as Json, json};
 
 pub(crate) use number::{Integer, Timeout};
+pub use text::{Address, ParseAddressError};
 pub(crate) use text::{
-    Address, AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, ProtocolSpec,
+    AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, ProtocolSpec,
     SubnetPrefix, Text,
 };
 

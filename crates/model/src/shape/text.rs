@@ -1,8 +1,10 @@
 //! The forms of text: each with its parser, its pattern for the JSON Schema, and what to say when it does not match.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
 };
 
 use serde_json::{Value as Json, json};
@@ -148,7 +150,7 @@ text!(
 text!(MacAddr, "a MAC address", "[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}", |text| {
     const HELP: &str = "write six pairs of hex digits with colons, like 02:00:00:00:64:00";
     match text.parse::<MacAddr>() {
-        Err(error) => wrong(error.to_string(), HELP),
+        Err(_) => wrong("it does not have that form", HELP),
         Ok(mac) if mac.is_zero() => wrong("all zeroes is no address", HELP),
         Ok(mac) if mac.is_multicast() => wrong(
             "it is a multicast address, which nobody can have as their own",
@@ -173,11 +175,38 @@ text!(IpAddr, "an IP address", ip!(), |text| match text.parse() {
     Err(_) => not_an_address(text),
 });
 
-/// An address that a machine can have, and the prefix length if one is written.
+/// An address that a machine can have, as a NIC's is written: `IP` or `IP/LENGTH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    pub(crate) ip: IpAddr,
-    pub(crate) length: Option<u8>,
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its prefix length, if that is written.
+    pub length: Option<u8>,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ip)?;
+        self.length.map_or(Ok(()), |length| write!(f, "/{length}"))
+    }
+}
+
+/// Not an address that a machine can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text} cannot be an address: {problem}; {help}")]
+pub struct ParseAddressError {
+    text: String,
+    problem: String,
+    help: String,
+}
+
+impl FromStr for Address {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        let error = |Wrong { problem, help }| ParseAddressError { text: quote(text), problem, help };
+        <Self as Text>::parse(text).map_err(error)
+    }
 }
 
 text!(Address, "an address", concat!(ip!(), "|", net!()), |text| {
@@ -215,8 +244,11 @@ text!(PoolPrefix, "a prefix", concat!(ip!(), "|", net!()), |text| {
 pub(crate) struct SubnetPrefix(pub(crate) IpNet);
 
 text!(SubnetPrefix, "a subnet", net!(), |text| {
-    let PoolPrefix(net) =
-        if text.contains('/') { PoolPrefix::parse(text)? } else { PoolPrefix(any_net(text)?) };
+    let net = any_net(text)?;
+    if net != net.trunc() {
+        return wrong("it has bits set beyond its prefix length", format!("write {}", net.trunc()));
+    }
+    let PoolPrefix(net) = PoolPrefix::parse(text)?;
     if net.prefix_len() == net.max_prefix_len() {
         return wrong("it has no room for a gateway and a guest", "write a shorter prefix length");
     }
@@ -474,7 +506,7 @@ fn not_an_address<T>(text: &str) -> Result<T, Wrong> {
     if text.split('.').count() == 4 && text.split('.').any(|part| part.len() > 1 && part.starts_with('0')) {
         return wrong("a number in it begins with 0, which some read as octal", "leave out leading zeroes");
     }
-    wrong(format!("{} is no IP address", quote(text)), help)
+    wrong("it is neither an IPv4 nor an IPv6 address", help)
 }
 
 fn is_host_name(text: &str) -> bool {

@@ -1,0 +1,277 @@
+//! What users are told about each mistake, word for word. A case is the end of a file, after `BASE`.
+
+mod common;
+
+use common::{load_text, said, source};
+use viaduct_model::load;
+
+const BASE: &str = r#"[uplinks.wan]
+interface = "eth0"
+[networks.lan]
+mode = "nat"
+uplink = "wan"
+subnets = ["192.168.1.0/24"]
+[networks.public]
+mode = "routed"
+uplink = "wan"
+pool = ["198.51.100.112/29", "2001:db8:1::/64"]
+proxy = true
+[networks.wire]
+mode = "bridged"
+uplink = "wan"
+"#;
+
+/// Without the cases in the head of the snapshot: they stand in it anyway.
+macro_rules! assert_told {
+    ($told:expr) => {
+        insta::with_settings!({ omit_expression => true }, { insta::assert_snapshot!($told) })
+    };
+}
+
+/// All of what is said about each case.
+fn told(cases: &[&str]) -> String {
+    cases
+        .iter()
+        .map(|case| format!("{case}\n\n{}\n", said(&format!("{BASE}{case}"))))
+        .collect::<Vec<_>>()
+        .join("————\n")
+}
+
+/// The same without anything before the cases.
+fn told_bare(cases: &[&str]) -> String {
+    cases.iter().map(|case| format!("{case}\n{}", said(case))).collect::<Vec<_>>().join("————\n")
+}
+
+fn guest(nic: &str) -> String {
+    format!("[[guests.web.nics]]\n{nic}")
+}
+
+#[test]
+fn the_base_of_the_cases_is_right() {
+    assert_eq!(said(BASE), "nothing is wrong\n");
+}
+
+#[test]
+fn syntax() {
+    assert_told!(told_bare(&[
+        "[host]\nname = \"a\"\nname = \"b\"\n",
+        "[uplinks.a]\ninterface = \"eth0\"\n[host]\nname = \"a\"\n[uplinks.a]\ninterface = \"eth1\"\n",
+        "[host]\nname = \n[uplinks.wan]\ninterface = eth0\nmtu = 15OO\n",
+        "[uplinks.wan\ninterface = \"eth0\"\n",
+        "[host]\nname = \"a\n",
+        "[host]\nname = 'a' 'b'\n[uplinks.wan]\ninterfase = \"eth0\"\n",
+    ]));
+}
+
+#[test]
+fn keys() {
+    assert_told!(told(&[
+        "[uplink.lan]\ninterface = \"eth1\"\n",
+        "[uplinks.lan]\nadresses = [\"192.0.2.1/24\"]\n",
+        "[[guests.web.nics]]\nnetwork = \"lan\"\nspoof_check = true\nuplink_mac = true\n",
+        "[vnets.blue]\npeers = []\n",
+        "[guests.\"a b\"]\n[networks.-x]\nmode = \"isolated\"\n",
+    ]));
+}
+
+#[test]
+fn values() {
+    assert_told!(told(&[
+        "[guests.web]\nid = \"12\"\npublish = \"80:80\"\nallow-in = 3\n",
+        "[guests.web]\nid = 0\n[guests.web.hooks]\nprepare = \"log\"\ntimeout = \"10h\"\n",
+        "[networks.x]\nmode = \"rooted\"\nproxy = \"yes\"\n",
+        "[[guests.web.nics]]\nnetwork = \"lan\"\nmac = \"01:00:5e:00:00:01\"\nname = \"a-much-too-long-name\"\ndevice = \"a/b\"\n",
+        "[[guests.web.nics]]\nnetwork = \"lan\"\nmac = \"00:00:00:00:00:00\"\nmtu = 67\nspoofing = \"all\"\n",
+        "[[guests.web.nics]]\nnetwork = \"lan\"\nmac = \"00-16-3e-00-00-01\"\naddresses = [\"192.168.1.300\", \"192.168.1.02\"]\n",
+        "[networks.lan2]\nmode = \"bridged\"\nuplink = \"wan\"\nvlan = 4095\nmtu = 65536\n",
+        "[guests]\nweb = [1]\n",
+        "[guests.web]\nnics = { network = \"lan\" }\n",
+    ]));
+}
+
+#[test]
+fn references() {
+    assert_told!(told(&[
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wam\"\nsubnets = [\"10.0.0.0/24\"]\n",
+        "[[guests.web.nics]]\nnetwork = \"pubic\"\n",
+        "[networks.x]\nmode = \"vnet\"\nvnet = \"blue\"\n",
+        "[vnets.blue]\nid = \"97\"\npeers = [\"hostb\"]\n[peers.hostc]\nkey = \"k\"\n",
+        "[guests.web]\nnamespace = \"dmx\"\n[namespaces.dmz]\n",
+        "[guests.web]\nnamespace = \"dmz\"\nallow-in = [{ from = \"guest:wep\" }, { from = [\"network:lam\", \"any\"] }]\n[namespaces.dmz]\n",
+        "[networks.x]\nmode = \"isolated\"\nnamespace = \"nowhere\"\n",
+    ]));
+}
+
+#[test]
+fn addresses() {
+    let cases = [
+        "network = \"lan\"\naddresses = [\"192.168.2.5\"]\n",
+        "network = \"lan\"\naddresses = [\"2001:db8::5\"]\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.5/16\"]\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.0\", \"192.168.1.255\"]\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.1\"]\n",
+        "network = \"public\"\naddresses = [\"198.51.100.120\", \"2001:db8:2::1\"]\n",
+        "network = \"public\"\naddresses = [\"198.51.100.113/29\"]\n",
+        "network = \"wire\"\naddresses = [\"203.0.113.77\"]\n",
+        "network = \"wire\"\naddresses = [\"203.0.113.0/24\", \"203.0.113.7/33\"]\n",
+        "network = \"public\"\naddresses = [\"127.0.0.1\", \"224.0.0.1\", \"0.0.0.0\", \"::ffff:10.0.0.1\", \"ff02::1\"]\n",
+    ]
+    .map(guest);
+    assert_told!(told(&cases.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn gateways() {
+    let nics = [
+        "network = \"lan\"\naddresses = [\"192.168.1.5\"]\ngateway = \"192.168.2.1\"\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.5\"]\ngateway = \"192.168.1.5\"\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.5\"]\ngateway = \"fe80::1\"\n",
+        "network = \"lan\"\naddresses = [\"192.168.1.5\"]\ngateway = [\"192.168.1.1\", \"192.168.1.2\"]\n",
+        "network = \"wire\"\naddresses = [\"203.0.113.77/24\"]\ngateway = \"203.0.114.1\"\n",
+        "network = \"public\"\naddresses = [\"198.51.100.113\"]\ngateway = \"2001:db8::1\"\n",
+    ]
+    .map(guest);
+    let networks = [
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\ngateways = [\"10.0.1.1\"]\n",
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\ngateways = [\"10.0.0.255\"]\n",
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\ngateways = [\"10.0.0.1\", \"10.0.0.2\"]\n",
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\nsource-address = \"2001:db8::1\"\n",
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\nsource-address = [\"192.0.2.1\", \"192.0.2.2\"]\n",
+        "[uplinks.b]\ninterface = \"eth1\"\naddresses = [\"192.0.2.1/24\"]\ngateways = [\"192.0.2.254\", \"192.0.2.253\", \"fe80::1\"]\n",
+    ];
+    let cases: Vec<&str> = nics.iter().map(String::as_str).chain(networks).collect();
+    assert_told!(told(&cases));
+}
+
+#[test]
+fn prefixes() {
+    let network = |rest: &str| format!("[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\n{rest}\n");
+    let cases = [
+        network("subnets = [\"192.168.2.1/24\"]"),
+        network("subnets = [\"192.168.2.0/33\", \"2001:db8:5::/129\", \"10.0.0.0\", \"10.0.0.0/x\"]"),
+        network("subnets = [\"0.0.0.0/0\", \"127.0.0.0/16\", \"10.0.0.1/32\", \"ff00::/64\"]"),
+        network("subnets = [\"192.168.0.0/16\"]"),
+        network("subnets = [\"198.51.100.0/24\", \"198.51.100.0/24\"]"),
+        network("subnets = [\"2001:db8:5::/64\"]\nmtu = 1279"),
+        "[networks.x]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"203.0.113.9/29\"]\ninstall-pool = \"0.0.0.0/0\"\n".into(),
+        "[uplinks.b]\ninterface = \"eth1\"\naddresses = [\"192.168.1.200/24\"]\n".into(),
+    ];
+    assert_told!(told(&cases.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn modes() {
+    assert_told!(told(&[
+        "[networks.x]\nmode = \"routed\"\n",
+        "[networks.x]\nmode = \"nat\"\n",
+        "[networks.x]\nmode = \"bridged\"\nproxy = true\n",
+        "[networks.x]\nmode = \"vnet\"\nbridge = \"br7\"\n",
+        "[networks.x]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"10.0.0.0/24\"]\nsubnets = [\"10.1.0.0/24\"]\nsource-address = \"192.0.2.1\"\nbridge = \"br7\"\nvlan = 2\n",
+        "[networks.x]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.1.0.0/24\"]\npool = [\"10.0.0.0/24\"]\nproxy = true\ninstall-pool = \"10.2.0.0/24\"\n",
+        "[networks.x]\nmode = \"isolated\"\nuplink = \"wan\"\nvnet = \"b\"\n",
+        "[[guests.web.nics]]\nnetwork = \"lan\"\nuplink-mac = true\n",
+        "[networks.x]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"10.0.0.0/24\"]\n[[guests.web.nics]]\nnetwork = \"x\"\nuplink-mac = true\n",
+    ]));
+}
+
+#[test]
+fn twice() {
+    assert_told!(told(&[
+        "[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n[[guests.b.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n",
+        "[[guests.z.nics]]\nnetwork = \"lan\"\nmac = \"02:00:00:00:00:01\"\n[[guests.a.nics]]\nnetwork = \"public\"\nmac = \"02:00:00:00:00:01\"\n",
+        "[[guests.a.nics]]\nnetwork = \"lan\"\ndevice = \"vm1\"\n[[guests.b.nics]]\nnetwork = \"public\"\ndevice = \"vm1\"\n",
+        "[networks.x]\nmode = \"isolated\"\nbridge = \"br-lan\"\n",
+        "[uplinks.b]\ninterface = \"eth0\"\n",
+        "[networks.x]\nmode = \"bridged\"\nuplink = \"wan\"\n",
+        "[guests.a]\nid = 7\n[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.b]\nid = 7\n[[guests.b.nics]]\nnetwork = \"lan\"\n",
+        "[guests.a]\nid = 1\n[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.b]\nid = 65537\n[[guests.b.nics]]\nnetwork = \"lan\"\n",
+        "[[guests.a.nics]]\nnetwork = \"lan\"\n[[guests.a.nics]]\nnetwork = \"public\"\nname = \"eth0\"\n",
+        "[vnets.a]\nid = \"97\"\n[vnets.b]\nid = \"0097\"\nbridge = \"br-a\"\n[networks.x]\nmode = \"vnet\"\nvnet = \"a\"\n[networks.y]\nmode = \"vnet\"\nvnet = \"a\"\n",
+    ]));
+}
+
+#[test]
+fn publish() {
+    assert_told!(told(&[
+        "[guests.a]\npublish = [\"203.0.113.1:80:80\"]\n[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n[guests.b]\npublish = [\"203.0.113.1:70-90:70-90/tcp\", \"203.0.113.1:80:80/udp\"]\n[[guests.b.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.6\"]\n",
+        "[guests.a]\npublish = [\"80:80\", \"203.0.113.1:80:8080\"]\n[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n",
+        "[guests.a]\npublish = [\"[2001:db8::1]:80:80\"]\n[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n",
+        "[guests.a]\npublish = [\"80:80\"]\n[[guests.a.nics]]\nnetwork = \"wire\"\n",
+        "[guests.a]\npublish = [\"80:80\"]\nnamespace = \"dmz\"\n[namespaces.dmz]\n",
+        "[guests.a]\npublish = [\"0:80\", \"80-70:80-70\", \"80-81:80\", \"80\", \"2001:db8::1:80:80\", \"80:80/icmp\", \"224.0.0.1:80:80\"]\n",
+    ]));
+}
+
+#[test]
+fn permissions() {
+    assert_told!(told(&[
+        "[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.a]\nallow-in = [{ from = \"192.0.2.1/24\" }, { from = \"web\" }, { form = \"any\" }]\n",
+        "[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.a]\nallow-out = [{ to = \"any\", ports = [\"90-80/tcp\", \"80/tpc\", \"http\", \"0\"] }]\n",
+        "[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.a]\nallow-out = [{ to = \"any\", protocols = [\"256\", \"greh\"] }, { to = \"any\", ports = [] }, { to = \"any\", icmp = false }]\n",
+    ]));
+}
+
+#[test]
+fn namespaces_peers_and_vnets() {
+    let interface = |rest: &str| format!("[[namespaces.dmz.interfaces]]\nname = \"x0\"\n{rest}\n");
+    let cases = [
+        interface("type = \"vlan\"\nparent = \"wan\""),
+        interface("type = \"macvlan\"\nparent = \"wann\"\nvlan = 3"),
+        interface("type = \"macvlan\"\nparent = \"no-device-has-this-name\""),
+        interface("type = \"vlan\"\nparent = \"wan\"\nvlan = 2\n[[namespaces.lab.interfaces]]\nname = \"x0\"\ntype = \"vlan\"\nparent = \"eth0\"\nvlan = 2"),
+        interface("type = \"vlan\"\nparent = \"wan\"\nvlan = 2\naddresses = [\"10.0.0.5\", \"10.0.0.6/24\"]\ngateways = [\"10.0.1.1\"]"),
+        "[namespaces.dmz]\n[guests.web]\nnamespace = \"dmz\"\n[[guests.web.nics]]\nnetwork = \"lan\"\n".into(),
+        "[guests.web]\n".into(),
+        "[peers.b]\nendpoint = [\"10.0.0.1\", \"2001:db8::1:1798\", \"host:0\", \"300.0.0.1:1798\"]\nkey = \"two words\"\n".into(),
+        "[vnets.blue]\nid = \"1\"\nsecurity = \"strong\"\npeers = [\"wan\"]\n".into(),
+    ];
+    assert_told!(told(&cases.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn several_files() {
+    let sources = [
+        source("viaduct.toml", &format!("{BASE}[guests.web]\nid = 5\n")),
+        source("conf.d/10-web.toml", "[guests.web]\nid = 6\n[[guests.web.nics]]\nnetwork = \"lam\"\n"),
+        source(
+            "conf.d/20-more.toml",
+            "[networks.lan]\nmode = \"routed\"\n[[guests.é.nics]]\nnetwork = \"lan\"\n",
+        ),
+    ];
+    let diagnostics = load(&sources).unwrap_err();
+    insta::assert_snapshot!(diagnostics.render(false));
+    insta::assert_snapshot!(
+        "several_files_json",
+        format!("{:#}", serde_json::to_value(&diagnostics).unwrap())
+    );
+}
+
+#[test]
+fn files_add_to_each_other() {
+    let sources = [
+        source("viaduct.toml", BASE),
+        source(
+            "10.toml",
+            "[guests.web]\nid = 6\n[[guests.web.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n",
+        ),
+        source("20.toml", "[guests.web]\npublish = [\"80:80\"]\n"),
+    ];
+    let config = load(&sources).unwrap().config;
+    let web = &config.guests["web"];
+    assert_eq!((web.nics.len(), web.publish.len()), (1, 1));
+    assert_eq!(web.publish[0].origin.to_string(), "20.toml:2");
+}
+
+#[test]
+fn everything_is_reported_at_once_in_the_order_of_the_file() {
+    let text = "[uplinks.wan]\nintreface = \"eth0\"\n[networks.a]\nmode = \"nat\"\nuplink = \"wam\"\nsubnets = [\"10.0.0.1/24\"]\nmtu = \"1500\"\n[guests.x]\nid = -1\n";
+    let lines: Vec<usize> = load_text(text).unwrap_err().iter().map(|d| d.place.line).collect();
+    assert_eq!(lines, [1, 2, 5, 6, 7, 8, 9]);
+}
+
+#[test]
+fn colour_is_there_when_asked_for() {
+    let diagnostics = load_text("[host]\nnam = \"a\"\n").unwrap_err();
+    assert!(diagnostics.render(true).contains("\u{1b}["));
+    assert!(!diagnostics.render(false).contains('\u{1b}'));
+}
