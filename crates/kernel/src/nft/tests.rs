@@ -26,7 +26,7 @@ fn batch() -> Vec<u8> {
             offset: 26,
             len: 6,
             from: reg,
-            checksum: Some(PayloadChecksum { offset: 2 }),
+            checksum: Some(PayloadChecksum::Here { offset: 2 }),
         },
         Expr::Bitwise { from: reg, to: reg, op: BitOp::MaskXor { mask: vec![1; 4], xor: vec![0; 4] } },
         Expr::Cmp { from: reg, op: CmpOp::Eq, data: vec![7; 16] },

@@ -85,7 +85,7 @@ numbers! {
         DREG = 1, BASE = 2, OFFSET = 3, LEN = 4, SREG = 5, CSUM_TYPE = 6, CSUM_OFFSET = 7, CSUM_FLAGS = 8,
     }
     /// nft_payload_csum_types
-    checksum: u32 { NONE = 0, INTERNET = 1 }
+    checksum: u32 { NONE = 0, INTERNET = 1, PSEUDO_HEADER = 1 }
     /// nft_exthdr_attributes
     exthdr: u16 { DREG = 1, TYPE = 2, OFFSET = 3, LEN = 4, FLAGS = 5, OP = 6, SREG = 7 }
     /// nft_exthdr_op and nft_exthdr_flags

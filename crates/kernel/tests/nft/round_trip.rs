@@ -224,7 +224,7 @@ fn lookups() -> Vec<viaduct_plan::nft::Rule> {
                 offset: 26,
                 len: 6,
                 from: Reg(4),
-                checksum: Some(PayloadChecksum { offset: 2 }),
+                checksum: Some(PayloadChecksum::Here { offset: 2 }),
             },
         ]),
         exprs([device(), Expr::Dynset { set: "d_names".to_owned(), from: Reg(0), op: DynsetOp::Update }]),

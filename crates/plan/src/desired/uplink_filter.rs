@@ -99,8 +99,10 @@ fn outgoing(own_mac: bool, free: bool) -> Vec<Vec<St>> {
             icmpv6_type(136, "nd-neighbor-advert"),
             // The option with the link-layer address: type 2, eight bytes (RFC 4861, 4.6.1).
             St::Is(S::NaOption, Const::be16(0x0201, "0x0201")),
-            // The frame itself is the host's: its source address is.
             St::WriteMapped(S::NaTargetLinkLayer, vec![S::NdTarget], "mac_of6"),
+            St::WriteMapped(S::EtherSaddr, vec![S::NdTarget], "mac_of6"),
+            // The address speaks for itself, so that each source address has one MAC on the wire.
+            St::Copy(S::Ip6Saddr, S::NdTarget),
         ]);
         rules.push(vec![of_type(IP6), St::WriteMapped(S::EtherSaddr, vec![S::Ip6Saddr], "mac_of6")]);
     }

@@ -44,7 +44,7 @@ pub enum Expr {
         len: u32,
         /// From.
         from: Reg,
-        /// An Internet checksum (RFC 1071) that covers the bytes.
+        /// A checksum that covers the bytes.
         checksum: Option<PayloadChecksum>,
     },
     /// Load from an IPv6 extension header.
@@ -180,11 +180,16 @@ pub enum PayloadBase {
     Transport = 2,
 }
 
-/// Where the checksum stands that has to follow a change.
+/// The Internet checksum (RFC 1071) that has to follow a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PayloadChecksum {
-    /// In bytes from the start of the same header.
-    pub offset: u32,
+pub enum PayloadChecksum {
+    /// It stands in the same header.
+    Here {
+        /// In bytes from the header's start.
+        offset: u32,
+    },
+    /// It stands in the transport header, which counts addresses in (RFC 8200, 8.1; NFT_PAYLOAD_L4CSUM_PSEUDOHDR).
+    Transport,
 }
 
 /// What to load from an extension header.

@@ -228,9 +228,13 @@ impl Selector {
         let len = self.len() as u32;
         match self.place() {
             Place::Payload(base, offset) => {
-                // ICMPv6 carries its checksum at byte 2 and counts its options in; Ethernet and ARP have none.
-                let checksum =
-                    matches!(self, Self::NaTargetLinkLayer).then_some(PayloadChecksum { offset: 2 });
+                // ICMPv6 carries its checksum at byte 2 and counts its options in; the header after IPv6 counts its
+                // addresses in; Ethernet and ARP have none.
+                let checksum = if matches!(self, Self::NaTargetLinkLayer) {
+                    Some(PayloadChecksum::Here { offset: 2 })
+                } else {
+                    matches!(self, Self::Ip6Saddr).then_some(PayloadChecksum::Transport)
+                };
                 Expr::PayloadSet { base, offset, len, from, checksum }
             }
             Place::Meta(key) => Expr::MetaSet { key, from },
@@ -316,6 +320,8 @@ pub enum Statement {
     Write(Selector, Const),
     /// Write what a map gives; go on to the next rule when it gives nothing.
     WriteMapped(Selector, Vec<Selector>, &'static str),
+    /// Write what another field of the packet has.
+    Copy(Selector, Selector),
     /// Count in the element of a dynamic set, made when new.
     CountIn(&'static str, Vec<Selector>),
     /// Translate the destination (or source) to what a map gives, [`Type::Ipv4`]/[`Type::Ipv6`] alone or with a port.
@@ -398,6 +404,10 @@ impl Statement {
                 out.push(Expr::Lookup { set: (*map).to_owned(), from: reg, to, invert: false });
                 out.push(selector.store(reg));
             }
+            Self::Copy(to, from) => {
+                out.push(from.load(reg));
+                out.push(to.store(reg));
+            }
             Self::CountIn(set, key) => {
                 load_key(key, out);
                 out.push(Expr::Dynset { set: (*set).to_owned(), from: reg, op: DynsetOp::Update });
@@ -463,6 +473,7 @@ impl std::fmt::Display for Statement {
             Self::WriteMapped(selector, key, map) => {
                 write!(f, "{} set {} map @{map}", selector.text(), join(key))
             }
+            Self::Copy(to, from) => write!(f, "{} set {}", to.text(), from.text()),
             Self::CountIn(set, key) => write!(f, "update @{set} {{ {} counter }}", join(key)),
             Self::Translate { kind, family, key, map, .. } => {
                 let kind = match kind {

@@ -160,7 +160,10 @@ impl<'a> Attributes<'a> {
         };
         let checksum = match (self.flags(payload::CSUM_TYPE)?, self.flags(payload::CSUM_FLAGS)?) {
             (checksum::NONE, 0) => None,
-            (checksum::INTERNET, 0) => Some(PayloadChecksum { offset: self.flags(payload::CSUM_OFFSET)? }),
+            (checksum::INTERNET, 0) => {
+                Some(PayloadChecksum::Here { offset: self.flags(payload::CSUM_OFFSET)? })
+            }
+            (checksum::NONE, checksum::PSEUDO_HEADER) => Some(PayloadChecksum::Transport),
             _ => return Ok(None),
         };
         Ok(Some(Expr::PayloadSet { base, offset, len, from, checksum }))

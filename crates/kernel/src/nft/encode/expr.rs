@@ -1,6 +1,6 @@
 //! Expressions for the kernel, each as net/netfilter/nft_*.c parses it.
 
-use viaduct_plan::nft::{BitOp, Expr, ExthdrOp, LookupTo, Reg, Verdict};
+use viaduct_plan::nft::{BitOp, Expr, ExthdrOp, LookupTo, PayloadChecksum, Reg, Verdict};
 
 use crate::nft::{
     attr::Writer,
@@ -88,9 +88,14 @@ fn write_attributes(w: &mut Writer, e: &Expr) {
             w.be32(payload::BASE, *base as u32);
             w.be32(payload::OFFSET, *offset);
             w.be32(payload::LEN, *len);
-            w.be32(payload::CSUM_TYPE, if checksum.is_some() { checksum::INTERNET } else { checksum::NONE });
-            w.be32(payload::CSUM_OFFSET, checksum.map_or(0, |c| c.offset));
-            w.be32(payload::CSUM_FLAGS, 0);
+            let (kind, at, flags) = match *checksum {
+                None => (checksum::NONE, 0, 0),
+                Some(PayloadChecksum::Here { offset }) => (checksum::INTERNET, offset, 0),
+                Some(PayloadChecksum::Transport) => (checksum::NONE, 0, checksum::PSEUDO_HEADER),
+            };
+            w.be32(payload::CSUM_TYPE, kind);
+            w.be32(payload::CSUM_OFFSET, at);
+            w.be32(payload::CSUM_FLAGS, flags);
         }
         Expr::Exthdr { op, header, offset, len, to } => {
             w.be32(exthdr::DREG, register(*to));
