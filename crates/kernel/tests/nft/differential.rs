@@ -185,7 +185,7 @@ fn inet() -> Table {
                 [
                     rule([v4(), source(vec![S::IpSaddr], "m_source4", NfProto::V4)]),
                     rule([v6(), source(vec![S::Ip6Saddr], "m_source6", NfProto::V6)]),
-                    rule([St::Is(S::OifName, Const::name(&name("eth0"))), St::Masquerade]),
+                    rule([St::Is(S::OifName, Const::name("eth0")), St::Masquerade]),
                 ],
             ),
         ),
@@ -206,7 +206,7 @@ fn inet_writes() -> Vec<Rule> {
 }
 
 fn inet_matches() -> Vec<Rule> {
-    let eth0 = || Const::name(&name("eth0"));
+    let eth0 = || Const::name("eth0");
     vec![
         rule([St::Any(S::CtState, Const::u32(6, "established,related")), accept()]),
         rule([St::Any(S::CtState, Const::u32(1, "invalid")), drop()]),
