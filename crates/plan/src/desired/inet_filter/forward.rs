@@ -24,6 +24,8 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     table.set("inside", &[T::IfName]);
     table.set("exits", &[T::IfName, T::IfName]);
     table.set("switched", &[T::IfName, T::IfName]);
+    table.set("redirected", &[T::IfName, T::IfName]);
+    table.set("confined", &[T::IfName]);
     table.set("closed4", &[T::IfName]);
     table.set("closed6", &[T::IfName]);
     for counter in ["drop_out", "drop_in"] {
@@ -66,11 +68,18 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         let set = both!(f, "listed_out4", "listed_out6");
         vec![(f.is)(), St::In(vec![f.saddr], set), jump(both!(f, "allow_out4", "allow_out6"))]
     };
+    // Neighbour discovery stays between the guests of a bridge; with br_netfilter it comes here on its way.
+    let discovery = |number, word| {
+        let on_bridge = St::In(vec![S::IifName, S::OifName], "redirected");
+        vec![v6(), icmpv6(), icmpv6_type(number, word), on_bridge, accept()]
+    };
     table.chain(
         "from_guest",
         vec![
             invalid(),
             vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+            discovery(135, "nd-neighbor-solicit"),
+            discovery(136, "nd-neighbor-advert"),
             listed_out(&FAMILIES[0]),
             listed_out(&FAMILIES[1]),
             vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
@@ -83,7 +92,18 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     };
     table.chain(
         "from_guest_to_guest",
-        vec![vec![jump("to_guest")], between(&FAMILIES[0]), between(&FAMILIES[1]), vec![goto("refuse_out")]],
+        vec![
+            // From an isolated network there is no way out, whoever would let it in.
+            vec![
+                St::In(vec![S::IifName], "confined"),
+                St::NotIn(vec![S::IifName, S::OifName], "redirected"),
+                goto("refuse_out"),
+            ],
+            vec![jump("to_guest")],
+            between(&FAMILIES[0]),
+            between(&FAMILIES[1]),
+            vec![goto("refuse_out")],
+        ],
     );
     let pretender = |f: &FamilyWords| {
         vec![(f.is)(), St::In(vec![f.saddr], both!(f, "attached4", "attached6")), goto("refuse_in")]
@@ -148,9 +168,13 @@ fn fill_zones(context: &Context<'_>, table: &mut Builder) {
         }
     }
     for (name, network) in &context.config.networks {
-        // A bridge whose frames do not pass the IP filter; with br_netfilter they come here all the same.
-        if let Some(bridge) = bridge_of(network).filter(|_| !context.is_redirected(name, network)) {
-            table.insert("switched", Key::new().name(bridge).name(bridge));
+        if let Some(bridge) = bridge_of(network) {
+            // A bridge whose frames do not pass the IP filter; with br_netfilter they come here all the same.
+            let set = if context.is_redirected(name, network) { "redirected" } else { "switched" };
+            table.insert(set, Key::new().name(bridge).name(bridge));
+            if matches!(network.mode, Mode::Isolated { .. }) {
+                table.insert("confined", Key::new().name(bridge));
+            }
         }
         let own = aggregate(prefixes(network));
         if network.between_guests == Policy::Allow {
