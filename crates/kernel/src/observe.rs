@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt,
     sync::{Arc, OnceLock},
 };
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{
-    Address, Ask, Features, GuestLink, Kind, Link, Observe, Observed, ObservedGuest, Proxy, Sysctl, nft,
+    Address, Ask, Features, GuestLink, Inside, Kind, Link, Observe, Observed, ObservedGuest, Proxy, Sysctl,
+    nft,
 };
 use viaduct_types::{IfName, IpNet, MacAddr};
 
@@ -77,10 +79,14 @@ impl Observe for Kernel {
 
 impl Kernel {
     fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
-        let wanted: BTreeSet<&str> = ask.guests.values().map(|(path, _)| path.as_str()).collect();
+        let wanted: BTreeSet<&str> = ask.guests.values().map(|inside| inside.path.as_str()).collect();
         self.sockets.retain(|path| wanted.contains(path));
         let mut guests = BTreeMap::new();
-        for (nic, (path, device)) in &ask.guests {
+        for (nic, Inside { path, inode, device }) in &ask.guests {
+            let there = || std::fs::metadata(path).map(|metadata| metadata.ino()).ok();
+            if inode.is_some_and(|inode| there() != Some(inode)) {
+                continue;
+            }
             match self.sockets.with(path, |socket| look_into(socket, device)) {
                 Ok(Ok(guest)) => {
                     guests.insert(nic.clone(), guest);

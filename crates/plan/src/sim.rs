@@ -382,9 +382,9 @@ impl Observe for Host {
         observed.guests = ask
             .guests
             .iter()
-            .filter_map(|(nic, (path, device))| {
-                let inside = self.namespaces.get(path)?;
-                Some((nic.clone(), inside.get(device).cloned().unwrap_or_default()))
+            .filter_map(|(nic, asked)| {
+                let inside = self.namespaces.get(&asked.path)?;
+                Some((nic.clone(), inside.get(&asked.device).cloned().unwrap_or_default()))
             })
             .collect();
         Ok(observed)

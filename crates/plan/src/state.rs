@@ -213,8 +213,19 @@ pub struct Ask {
     pub sysctls: BTreeSet<Sysctl>,
     /// Settings of every link, by their path with `*` for the link's name.
     pub link_sysctls: BTreeSet<String>,
-    /// The namespaces of attached guests, as paths, and the device's name inside.
-    pub guests: BTreeMap<NicId, (String, IfName)>,
+    /// Where attached guests are.
+    pub guests: BTreeMap<NicId, Inside>,
+}
+
+/// A device inside a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// The namespace's path.
+    pub path: String,
+    /// The namespace's inode number when it has to be this one and no other that came to stand at the path.
+    pub inode: Option<u64>,
+    /// The device's name there.
+    pub device: IfName,
 }
 
 /// What a host has.
@@ -287,7 +298,8 @@ pub enum Target {
     Netns {
         /// /run/netns/NAME, another path, or /proc/PID/ns/net.
         path: String,
-        /// The namespace's inode number, so that another one at the same path is told apart.
+        /// The namespace's inode number. A name under /run/netns stands for whatever has it; a process id may come to
+        /// be another process's, so there the number has to be the same.
         inode: u64,
     },
     /// A persistent tap of ours.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use viaduct_kernel::{Netns, NetnsRef, command_in};
-use viaduct_plan::{Ask, GuestChange, GuestRoute, Observe, ObservedGuest, Op};
+use viaduct_plan::{Ask, GuestChange, GuestRoute, Inside, Observe, ObservedGuest, Op};
 use viaduct_types::NicId;
 
 use crate::world::{Guest, World, isolated, mac, name, net, up, veth};
@@ -15,7 +15,10 @@ fn change(guest: &Guest, change: GuestChange) -> Op {
 }
 
 fn look(world: &mut World, guest: &Guest) -> Option<ObservedGuest> {
-    let ask = Ask { guests: BTreeMap::from([(nic(), (guest.path(), name("eth0")))]), ..Ask::default() };
+    let ask = Ask {
+        guests: BTreeMap::from([(nic(), Inside { path: guest.path(), inode: None, device: name("eth0") })]),
+        ..Ask::default()
+    };
     world.kernel.observe(&ask).unwrap().guests.remove(&nic())
 }
 
@@ -84,7 +87,10 @@ fn a_guest_that_ended_is_let_go() {
         // The test's own handle would keep the namespace, too.
         let other = Guest::new();
         drop(std::mem::replace(&mut guest.netns, Netns::open(&other.path()).unwrap()));
-        let ask = Ask { guests: [(nic(), (path, name("eth0")))].into(), ..Ask::default() };
+        let ask = Ask {
+            guests: [(nic(), Inside { path, inode: None, device: name("eth0") })].into(),
+            ..Ask::default()
+        };
         assert!(world.kernel.observe(&ask).unwrap().guests.is_empty());
         // No socket keeps it: the kernel takes the pair away, in its own time.
         let gone = (0..100).any(|_| {
@@ -107,5 +113,21 @@ fn a_namespace_is_found_and_entered() {
         assert!(text.contains("eth0:") && !text.contains("v0:"), "{text}");
         let own = Netns::find(&NetnsRef::Process(std::process::id())).unwrap();
         assert_ne!(own.inode(), guest.netns.inode());
+    });
+}
+
+#[test]
+fn another_namespace_at_the_path_is_told_apart_where_it_matters() {
+    isolated(|| {
+        let mut world = World::new();
+        let guest = Guest::new();
+        world.apply(&[veth("v0", &guest)]);
+        let mut seen = |inode| {
+            let inside = Inside { path: guest.path(), inode, device: name("eth0") };
+            let ask = Ask { guests: [(nic(), inside)].into(), ..Ask::default() };
+            world.kernel.observe(&ask).unwrap().guests.contains_key(&nic())
+        };
+        assert!(seen(None) && seen(Some(guest.netns.inode())));
+        assert!(!seen(Some(guest.netns.inode() + 1)));
     });
 }

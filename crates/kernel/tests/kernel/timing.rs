@@ -1,7 +1,8 @@
 use std::time::{Duration, Instant};
 
 use viaduct_plan::{
-    Ask, GuestChange, GuestRoute, LinkChange, NewLink, Observe, Op, PROTOCOL, Route, RouteKind, Sysctl,
+    Ask, GuestChange, GuestRoute, Inside, LinkChange, NewLink, Observe, Op, PROTOCOL, Route, RouteKind,
+    Sysctl,
 };
 
 use crate::world::{Guest, World, isolated, mac, name, net, set, up, veth};
@@ -51,7 +52,7 @@ fn a_thousand_routed_guests() {
                     via: None,
                 })),
             ]);
-            guests.insert(nic.clone(), (guest.path(), peer.clone()));
+            guests.insert(nic.clone(), Inside { path: guest.path(), inode: None, device: peer.clone() });
             names.push(link);
         }
         for (stage, ops) in ["links", "sysctls and up", "routes", "inside"].iter().zip(&stages) {
@@ -78,8 +79,12 @@ fn guests_in_namespaces_of_their_own() {
         let links: Vec<_> =
             guests.iter().enumerate().map(|(i, guest)| veth(&format!("v{i}"), guest)).collect();
         println!("{} namespaces, links: {:?}", guests.len(), time(|| world.apply(&links)));
-        let asked =
-            |(i, guest): (usize, &Guest)| (format!("g{i}.0").parse().unwrap(), (guest.path(), name("eth0")));
+        let asked = |(i, guest): (usize, &Guest)| {
+            (
+                format!("g{i}.0").parse().unwrap(),
+                Inside { path: guest.path(), inode: None, device: name("eth0") },
+            )
+        };
         let ask = Ask { guests: guests.iter().enumerate().map(asked).collect(), ..Ask::default() };
         for look in ["first", "second"] {
             let took = time(|| {

@@ -54,6 +54,14 @@ impl<'a> Port<'a> {
         }
     }
 
+    /// The namespace's inode number when it was attached.
+    pub(super) fn inode(&self) -> Option<u64> {
+        match self.target {
+            Target::Netns { inode, .. } => Some(*inode),
+            Target::Tap { .. } | Target::Device { .. } => None,
+        }
+    }
+
     pub(super) fn is_routed(&self) -> bool {
         matches!(self.network.mode, Mode::Routed { .. })
     }

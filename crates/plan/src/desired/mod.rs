@@ -22,7 +22,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 use crate::{
     nft::Ruleset,
     op::NewLink,
-    state::{Address, Ask, Attachments, GuestRoute, Observed, Proxy, Route, Sysctl},
+    state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
 };
 use context::Context;
 
@@ -167,7 +167,9 @@ pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
     for port in context::ports(config, attachments) {
         ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
         if let Some(netns) = port.netns() {
-            ask.guests.insert(port.id.clone(), (netns.to_owned(), port.nic.name.clone()));
+            let inode = port.inode().filter(|_| netns.starts_with("/proc/"));
+            let inside = Inside { path: netns.to_owned(), inode, device: port.nic.name.clone() };
+            ask.guests.insert(port.id.clone(), inside);
         }
     }
     for (bridge, _, network) in context::bridges(config) {
