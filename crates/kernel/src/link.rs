@@ -11,9 +11,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
-        InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
-        LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState,
+        In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
     },
 };
 use rustix::net::netdevice;
@@ -144,6 +144,13 @@ pub(crate) fn make(
                 InfoBridge::ForwardDelay(0),
                 InfoBridge::StpState(BridgeStpState::Disabled),
                 InfoBridge::MulticastSnooping(false),
+                // Frames to 01:80:c2:00:00:0X go past the filter at prerouting, so that a bridge which learned from
+                // them would send a guest's frames to whoever claims its MAC (net/bridge/br_input.c,
+                // `br_handle_frame`).
+                InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+                    value: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+                    mask: BridgeBooleanOptionFlags::NoLinkLocalLearn,
+                }),
             ])),
         ],
         Make::Veth { netns, peer, peer_mac } => {
