@@ -38,8 +38,10 @@ labs! {
     }
     own in OWN {
         live = "live",
+        mallory = "mallory",
         policy = "policy",
         published = "published",
+        uplink_mac = "uplink-mac",
     }
 }
 
