@@ -1,0 +1,129 @@
+//! What is said when configuration and host do not fit together: with the line of the file, and what to do.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{attach_all, config, host, look};
+use viaduct_model::Config;
+use viaduct_plan::{Features, Kind, Route, RouteKind, Severity, sim::Host};
+
+const BASE: &str = r#"[host]
+name = "h"
+[uplinks.wan]
+interface = "eth0"
+[networks.inside]
+mode = "nat"
+uplink = "wan"
+subnets = ["192.168.1.0/24"]
+[networks.public]
+mode = "routed"
+uplink = "wan"
+pool = ["198.51.100.0/28"]
+[guests.web]
+publish = ["203.0.113.2:80:80"]
+nics = [{ network = "inside", addresses = ["192.168.1.10"] }]
+[guests.own]
+nics = [{ network = "public", addresses = ["198.51.100.3"] }]
+"#;
+
+/// Every notice as it is shown, sorted as they are shown.
+fn notices(host: &mut Host, config: &Config) -> Vec<String> {
+    let attachments = attach_all(host, config);
+    look(host, config, &attachments).2.iter().map(ToString::to_string).collect()
+}
+
+fn assert_says(notices: &[String], words: &[&str]) {
+    assert!(notices.iter().any(|n| words.iter().all(|w| n.contains(w))), "{words:?} not in {notices:#?}");
+}
+
+#[test]
+fn nothing_when_all_fits() {
+    assert_eq!(notices(&mut host(), &config(BASE)), Vec::<String>::new());
+}
+
+#[test]
+fn a_missing_uplink_is_named_with_what_there_is() {
+    let text = BASE.replace("\"eth0\"", "\"eht0\"");
+    let said = notices(&mut host(), &config(&text));
+    assert_says(&said, &["error: viaduct.toml:3:", "no device eht0", "it has eth0"]);
+}
+
+#[test]
+fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
+    let none = Features {
+        nft_egress: false,
+        nft_bridge: false,
+        nft_arp: false,
+        bridge: false,
+        veth: false,
+        tun: false,
+        vlan: false,
+    };
+    let mut host = host();
+    host.state.features = none;
+    let said = notices(&mut host, &config(BASE));
+    assert_says(&said, &["error: viaduct.toml:5:", "CONFIG_BRIDGE"]);
+    assert_says(&said, &["error: viaduct.toml:5:", "CONFIG_NF_TABLES_BRIDGE"]);
+    assert_says(&said, &["warning: viaduct.toml:9:", "CONFIG_NF_TABLES_ARP"]);
+    assert_says(&said, &["warning: viaduct.toml:3:", "CONFIG_NETFILTER_EGRESS"]);
+    assert_says(&said, &["error: viaduct.toml:15:", "CONFIG_VETH"]);
+}
+
+#[test]
+fn a_subnet_that_the_host_reaches_otherwise_is_refused() {
+    let mut host = host();
+    host.hardware(&"eth1".parse().unwrap(), Some("52:54:00:00:00:01".parse().unwrap()));
+    host.state.routes.insert(Route {
+        destination: "192.168.0.0/16".parse().unwrap(),
+        kind: RouteKind::Unicast,
+        link: Some("eth1".parse().unwrap()),
+        via: None,
+        onlink: false,
+        source: None,
+        metric: 0,
+        protocol: 2,
+    });
+    let said = notices(&mut host, &config(BASE));
+    assert_says(&said, &["error: viaduct.toml:5:", "192.168.1.0/24 overlaps", "192.168.0.0/16"]);
+}
+
+#[test]
+fn a_device_of_somebody_else_is_not_taken() {
+    let mut host = host();
+    host.hardware(&"br-inside".parse().unwrap(), None);
+    host.state.links.get_mut("br-inside").unwrap().kind = Kind::Bridge;
+    let said = notices(&mut host, &config(BASE));
+    assert_says(&said, &["error: viaduct.toml:5:", "br-inside exists and is not Viaduct's", "`bridge`"]);
+}
+
+#[test]
+fn an_address_that_the_host_lacks_is_told() {
+    let elsewhere = BASE.replace("203.0.113.2:80:80", "192.0.2.9:80:80");
+    let said = notices(&mut host(), &config(&elsewhere));
+    assert_says(&said, &["warning: viaduct.toml:14:", "192.0.2.9 is not on this host", "routed here"]);
+    let beside = BASE.replace("203.0.113.2:80:80", "203.0.113.9:80:80");
+    let said = notices(&mut host(), &config(&beside));
+    assert_says(&said, &["warning: viaduct.toml:14:", "203.0.113.9 is not on this host", "answered for"]);
+}
+
+#[test]
+fn what_cannot_be_kept_on_a_bridged_network_is_refused() {
+    let text = format!(
+        "{BASE}[networks.lan]\nmode = \"bridged\"\nuplink = \"wan\"\ninbound = \"deny\"\n[guests.b]\n\
+         allow-in = []\nnics = [{{ network = \"lan\", addresses = [\"203.0.113.9/24\"] }}]\n"
+    );
+    let said = notices(&mut host(), &config(&text));
+    assert_says(&said, &["error: ", "network lan", "inbound"]);
+    assert_says(&said, &["error: ", "guest b", "allow-in"]);
+}
+
+#[test]
+fn errors_come_before_warnings() {
+    let text = BASE.replace("\"eth0\"", "\"eht0\"").replace("203.0.113.2:80:80", "192.0.2.9:80:80");
+    let config = config(&text);
+    let mut host = host();
+    let attachments = attach_all(&mut host, &config);
+    let severities: Vec<Severity> =
+        look(&mut host, &config, &attachments).2.iter().map(|n| n.severity).collect();
+    assert!(severities.is_sorted() && severities.len() > 1, "{severities:?}");
+}
