@@ -9,6 +9,7 @@ use std::{
 use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Uplink};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
 
+use super::links::default_nic;
 use crate::state::{Attachments, Observed, Target};
 
 pub(super) struct Context<'a> {
@@ -261,9 +262,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Where a guest's published port leads: its first address of a family.
+    /// Where a guest's published port leads: its first address of a family on the NIC that answers leave by, else its
+    /// first one at all.
     pub(super) fn publish_target(&self, guest: &'a Guest, v6: bool) -> Option<IpAddr> {
-        self.addresses_of(guest).map(|(address, _)| address).find(|a| a.is_ipv6() == v6)
+        let way_out = default_nic(self.config, guest, v6);
+        let of_family = || self.addresses_of(guest).filter(|(address, _)| address.is_ipv6() == v6);
+        let answering = of_family().find(|(_, nic)| way_out.is_some_and(|out| std::ptr::eq(*nic, out)));
+        answering.or_else(|| of_family().next()).map(|(address, _)| address)
     }
 
     /// Every guest.

@@ -5,8 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_model::{Mode, Network, Policy};
-use viaduct_types::{IfName, IpNet, NetworkName, NicId};
+use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy};
+use viaduct_types::{IfName, IpNet, NetworkName};
 
 use super::{
     ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
@@ -225,7 +225,8 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
     let nic = port.nic;
     let mut routes = BTreeSet::new();
     for (v6, destination) in [(false, any_v4()), (true, any_v6())] {
-        if let Some(via) = gateway(port, v6).filter(|_| has_default(context, port, v6)) {
+        let default = default_nic(context.config, port.guest, v6).filter(|nic| std::ptr::eq(*nic, port.nic));
+        if let Some(via) = default.and_then(|nic| gateway(nic, port.network, v6)) {
             routes.insert(GuestRoute { destination, via: Some(via) });
         }
     }
@@ -242,18 +243,17 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
 }
 
 /// The gateway of a family that a NIC is told; none when it has no address of that family.
-fn gateway(port: &Port<'_>, v6: bool) -> Option<IpAddr> {
-    if !port.nic.addresses.iter().any(|net| net.addr().is_ipv6() == v6) {
+fn gateway(nic: &Nic, network: &Network, v6: bool) -> Option<IpAddr> {
+    if !nic.addresses.iter().any(|net| net.addr().is_ipv6() == v6) {
         return None;
     }
-    let written = port.nic.gateways.iter().copied().find(|g| g.is_ipv6() == v6);
-    written.or_else(|| match &port.network.mode {
+    let written = nic.gateways.iter().copied().find(|g| g.is_ipv6() == v6);
+    written.or_else(|| match &network.mode {
         Mode::Routed { .. } if v6 => Some(IpAddr::V6(GATEWAY_V6)),
         Mode::Routed { .. } => Some(IpAddr::V4(ROUTED_GATEWAY_V4)),
         Mode::Nat { subnets, .. } => {
-            let own = |s: &&viaduct_model::Subnet| {
-                port.nic.addresses.iter().any(|net| s.prefix.contains(&net.addr()))
-            };
+            let own =
+                |s: &&viaduct_model::Subnet| nic.addresses.iter().any(|net| s.prefix.contains(&net.addr()));
             subnets.iter().filter(|s| s.gateway.is_ipv6() == v6).find(own).map(|s| s.gateway)
         }
         Mode::Vnet { gateways, .. } => gateways.iter().copied().find(|g| g.is_ipv6() == v6),
@@ -263,17 +263,9 @@ fn gateway(port: &Port<'_>, v6: bool) -> Option<IpAddr> {
 
 /// A guest has one default route per family: by the first NIC with a gateway written for it, else by the first NIC
 /// whose network has one.
-fn has_default(context: &Context<'_>, port: &Port<'_>, v6: bool) -> bool {
-    let nics: Vec<Port<'_>> = (0u8..)
-        .zip(&port.guest.nics)
-        .filter_map(|(index, nic)| {
-            let id = NicId { guest: port.id.guest.clone(), index };
-            let network = context.config.networks.get(&nic.network)?;
-            Some(Port { id, nic, guest: port.guest, network, target: port.target })
-        })
-        .collect();
-    let written = nics.iter().find(|p| p.nic.gateways.iter().any(|g| g.is_ipv6() == v6));
-    written
-        .or_else(|| nics.iter().find(|p| gateway(p, v6).is_some()))
-        .is_some_and(|first| first.id == port.id)
+pub(super) fn default_nic<'a>(config: &Config, guest: &'a Guest, v6: bool) -> Option<&'a Nic> {
+    let written = guest.nics.iter().find(|nic| nic.gateways.iter().any(|g| g.is_ipv6() == v6));
+    let has_one =
+        |nic: &&Nic| config.networks.get(&nic.network).is_some_and(|n| gateway(nic, n, v6).is_some());
+    written.or_else(|| guest.nics.iter().find(has_one))
 }
