@@ -127,6 +127,15 @@ impl Host {
         self.next_index
     }
 
+    /// IPv6 forwarding of all devices, those to come included, is switched at once.
+    fn forward_everywhere(&mut self, key: &Sysctl, value: &str) {
+        if *key == Sysctl::all("ipv6", "forwarding") {
+            for name in self.state.links.keys() {
+                self.sysctls.insert(Sysctl::ipv6(name, "forwarding"), value.to_owned());
+            }
+        }
+    }
+
     fn device_sysctls(&mut self, name: &IfName) {
         for (key, value) in [
             ("forwarding", "0"),
@@ -138,9 +147,15 @@ impl Host {
         ] {
             self.sysctls.insert(Sysctl::ipv4(name, key), value.to_owned());
         }
-        for (key, value) in
-            [("disable_ipv6", "0"), ("accept_ra", "1"), ("accept_redirects", "1"), ("proxy_ndp", "0")]
-        {
+        let forwarding = self.sysctls.get(&Sysctl::all("ipv6", "forwarding")).cloned();
+        let forwarding = forwarding.as_deref().unwrap_or("0");
+        for (key, value) in [
+            ("forwarding", forwarding),
+            ("disable_ipv6", "0"),
+            ("accept_ra", "1"),
+            ("accept_redirects", "1"),
+            ("proxy_ndp", "0"),
+        ] {
             self.sysctls.insert(Sysctl::ipv6(name, key), value.to_owned());
         }
         for family in ["ipv4", "ipv6"] {
@@ -174,10 +189,12 @@ impl Host {
                     self.state.journal.entry(key.clone()).or_insert_with(|| now.clone());
                 }
                 now.clone_from(value);
+                self.forward_everywhere(key, value);
             }
             Op::RestoreSysctl { key, value } => {
                 if let Some(now) = self.sysctls.get_mut(key) {
                     now.clone_from(value);
+                    self.forward_everywhere(key, value);
                 }
                 self.state.journal.remove(key);
             }

@@ -35,7 +35,7 @@ pub(super) fn asked(config: &Config) -> BTreeSet<Sysctl> {
 
 /// The settings that must be known of every link.
 pub(super) fn asked_of_links() -> BTreeSet<String> {
-    BTreeSet::from(["net/ipv6/conf/*/accept_ra".to_owned()])
+    ["accept_ra", "forwarding"].map(|key| format!("net/ipv6/conf/*/{key}")).into()
 }
 
 /// Forwarding of every device at once, which we never set.
@@ -243,19 +243,30 @@ fn add_ipv6_forwarding(context: &Context<'_>, wanted: &mut Desired) {
     }
     let setting = |value: &str, when| DesiredSysctl { value: value.to_owned(), journal: true, when };
     wanted.sysctls.insert(Sysctl::all("ipv6", "forwarding"), setting("1", When::Last));
-    for (name, link) in &context.observed.links {
-        let key = accept_ra(name);
-        let now = context.observed.sysctls.get(&key).map(String::as_str);
-        let ours = context.observed.journal.contains_key(&key);
-        if !link.is_ours() && name.as_str() != "lo" && (now == Some("1") || now == Some("2") && ours) {
-            wanted.sysctls.insert(key, setting("2", When::First));
+    for (name, _) in context.observed.links.iter().filter(|(n, l)| !l.is_ours() && n.as_str() != "lo") {
+        // Who takes them by itself though it forwards needs nothing of us.
+        let by_itself = context.observed.sysctls.get(&accept_ra(name)).is_some_and(|now| now == "2")
+            && !context.observed.journal.contains_key(&accept_ra(name));
+        if takes_advertisements(context, name) && !by_itself {
+            wanted.sysctls.insert(accept_ra(name), setting("2", When::First));
         }
     }
     // A bridge takes advertisements as its uplink did.
     for (interface, bridge) in &wanted.moves {
-        let takes = context.observed.sysctls.get(&accept_ra(interface)).is_some_and(|now| now != "0");
-        let value = if takes { "2" } else { "0" };
+        let value = if takes_advertisements(context, interface) { "2" } else { "0" };
         let setting = DesiredSysctl { journal: false, ..setting(value, When::WithLink) };
         wanted.sysctls.insert(accept_ra(bridge), setting);
+    }
+}
+
+/// Whether a device takes router advertisements, or did before we had it forward: 1 means only while it does not. A
+/// device that came later, like a guest's that somebody else made, takes none, and must not begin to because of us.
+fn takes_advertisements(context: &Context<'_>, name: &IfName) -> bool {
+    let sysctl = |key: &Sysctl| context.observed.sysctls.get(key).map_or("0", String::as_str);
+    let ours = context.observed.journal.contains_key(&accept_ra(name));
+    match sysctl(&accept_ra(name)) {
+        "2" => true,
+        "1" => ours || sysctl(&Sysctl::ipv6(name, "forwarding")) == "0",
+        _ => false,
     }
 }
