@@ -39,8 +39,10 @@ labs! {
     own in OWN {
         live = "live",
         mallory = "mallory",
+        nics = "nics",
         policy = "policy",
         published = "published",
+        spoofing = "spoofing",
         uplink_mac = "uplink-mac",
     }
 }
