@@ -349,15 +349,22 @@ impl Planner<'_> {
     /// Where a bridge of ours held an uplink and is no longer to, its addresses and routes return to the uplink.
     fn move_back(&mut self) {
         let observed = self.observed;
-        for (bridge, _) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
-            for (interface, _) in
-                observed.links.iter().filter(|(_, l)| l.master.as_ref() == Some(bridge) && !l.is_ours())
-            {
+        for (bridge, link) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
+            let foreign = || observed.links.iter().filter(|(_, l)| !l.is_ours());
+            let ports: Vec<_> = foreign().filter(|(_, l)| l.master.as_ref() == Some(bridge)).collect();
+            // Stopped after it was released, before its addresses and routes had returned: it is known by its MAC, which
+            // the bridge has from it.
+            let released =
+                foreign().filter(|(_, l)| ports.is_empty() && l.mac.is_some() && l.mac == link.mac);
+            for (interface, port) in ports.iter().copied().chain(released) {
                 if self.desired.moves.get(interface) == Some(bridge) && self.stays(bridge) {
                     continue;
                 }
-                let release = Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) };
-                self.carry(bridge, interface, Some(release));
+                let release = port
+                    .master
+                    .is_some()
+                    .then(|| Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
+                self.carry(bridge, interface, release);
             }
         }
     }
