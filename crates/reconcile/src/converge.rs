@@ -1,7 +1,8 @@
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
-    Apply, Ask, Attachments, Desired, Notice, Observe, Observed, Plan, Severity, ask, desired, ends, plan,
+    Apply, Ask, Attachments, Desired, Flow, Notice, Observe, Observed, Op, PROTOCOL, Plan, Severity, ask,
+    desired, ends, plan,
 };
 
 /// Passes until a host must have become what was wanted. The second pass verifies; a third is for what moved meanwhile.
@@ -56,8 +57,17 @@ pub enum ConvergeError {
     /// Configuration and host do not fit together; nothing was changed.
     #[error("this configuration cannot be applied on this host")]
     Unfit(Vec<Notice>),
+    /// Some of it was done; then what happened meanwhile on the host was in the way.
+    #[error("the host changed while it was being changed")]
+    Interrupted {
+        /// What was in the way.
+        #[source]
+        cause: Box<Self>,
+        /// The steps that were done before.
+        done: Vec<String>,
+    },
     /// Steps failed, also when tried again.
-    #[error("{} of the steps failed", failures.len())]
+    #[error("{}", count(failures.len()))]
     Failed {
         /// Each step that failed.
         failures: Vec<Failure>,
@@ -65,11 +75,36 @@ pub enum ConvergeError {
         done: Vec<String>,
     },
     /// Every step succeeds, and yet something remains to do: somebody else keeps changing it back.
-    #[error("something keeps undoing what was done")]
+    #[error("another program keeps undoing what was done; what remains to do:")]
     Unstable {
         /// What remains.
         remaining: Vec<String>,
     },
+}
+
+impl ConvergeError {
+    /// What it is when this many passes were done before it.
+    fn after(self, passes: usize, outcome: &Outcome) -> Self {
+        if passes == 0 {
+            return self;
+        }
+        Self::Interrupted { cause: Box::new(self), done: outcome.done.clone() }
+    }
+
+    /// Whether steps were tried, so that the host may have changed.
+    pub fn began(&self) -> bool {
+        match self {
+            Self::Observe(_) | Self::Unfit(_) => false,
+            Self::Interrupted { .. } | Self::Failed { .. } | Self::Unstable { .. } => true,
+        }
+    }
+}
+
+fn count(failures: usize) -> String {
+    match failures {
+        1 => "a step failed, also when tried again".to_owned(),
+        n => format!("{n} steps failed, also when tried again"),
+    }
 }
 
 /// Looks at a host without changing it.
@@ -102,10 +137,8 @@ pub fn converge<K: Observe + Apply>(
     let mut outcome = Outcome::default();
     let mut failures = Vec::new();
     for pass in 0..PASSES {
-        let Outlook { observed, desired, notices, plan } = look(kernel, wish)?;
-        if notices.iter().any(|n| n.severity == Severity::Error) {
-            return Err(ConvergeError::Unfit(notices));
-        }
+        let outlook = look_fit(kernel, wish).map_err(|error| error.after(pass, &outcome))?;
+        let Outlook { observed, desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
         }
@@ -114,14 +147,21 @@ pub fn converge<K: Observe + Apply>(
             return Ok(outcome);
         }
         let total = plan.ops.len();
-        let keep = |flow: &viaduct_plan::Flow| !ends(&observed.nft, &desired.nft, flow);
-        let results = kernel.apply(&plan.ops, &keep, &mut |done| progress(done, total));
+        let keep = |flow: &Flow| !ends(&observed.nft, &desired.nft, flow);
         let before = std::mem::take(&mut failures);
         let mut done = Plan::default();
-        for (op, result) in plan.ops.into_iter().zip(results) {
-            match result {
-                Ok(()) => done.ops.push(op),
-                Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
+        let mut tried = 0;
+        for part in parts(&plan.ops, &observed) {
+            let results = kernel.apply(part, &keep, &mut |done| progress(tried + done, total));
+            tried += part.len();
+            for (op, result) in part.iter().zip(results) {
+                match result {
+                    Ok(()) => done.ops.push(op.clone()),
+                    Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
+                }
+            }
+            if !failures.is_empty() {
+                break;
             }
         }
         outcome.done.extend(done.lines());
@@ -132,7 +172,7 @@ pub fn converge<K: Observe + Apply>(
     }
     if failures.is_empty() {
         // The last pass did something without an error; only a look tells whether it holds.
-        let remaining = look(kernel, wish)?.plan;
+        let remaining = look_fit(kernel, wish).map_err(|error| error.after(PASSES, &outcome))?.plan;
         if remaining.is_empty() {
             return Ok(outcome);
         }
@@ -141,6 +181,43 @@ pub fn converge<K: Observe + Apply>(
         });
     }
     Err(ConvergeError::Failed { failures, done: outcome.done })
+}
+
+/// The steps up to the first one that takes away what is not ours, and those from there on. An uplink's address and
+/// way out go to its bridge; they leave the uplink only when all is well with the bridge.
+fn parts<'a>(ops: &'a [Op], observed: &Observed) -> impl Iterator<Item = &'a [Op]> {
+    let takes = |op: &Op| match op {
+        Op::DeleteAddress(address) => {
+            observed.addresses.get(address).is_some_and(|info| info.protocol != PROTOCOL)
+        }
+        Op::DeleteRoute(route) => route.protocol != PROTOCOL,
+        Op::Nft(_)
+        | Op::SetSysctl { .. }
+        | Op::RestoreSysctl { .. }
+        | Op::AddLink { .. }
+        | Op::SetLink { .. }
+        | Op::DeleteLinks(_)
+        | Op::AddAddress { .. }
+        | Op::AddRoute(_)
+        | Op::AddProxy(_)
+        | Op::DeleteProxy(_)
+        | Op::AddUnicast(..)
+        | Op::DeleteUnicast(..)
+        | Op::Guest { .. }
+        | Op::EndFlows
+        | Op::Announce { .. } => false,
+    };
+    let (first, rest) = ops.split_at(ops.iter().position(takes).unwrap_or(ops.len()));
+    [first, rest].into_iter().filter(|part| !part.is_empty())
+}
+
+/// Looks at a host that the configuration fits.
+fn look_fit<K: Observe>(kernel: &mut K, wish: Wish<'_>) -> Result<Outlook, ConvergeError> {
+    let outlook = look(kernel, wish)?;
+    if outlook.notices.iter().any(|n| n.severity == Severity::Error) {
+        return Err(ConvergeError::Unfit(outlook.notices));
+    }
+    Ok(outlook)
 }
 
 /// An error with its causes, in one line.

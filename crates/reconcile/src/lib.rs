@@ -3,8 +3,10 @@
 //! runs: the applied configuration and the attachments.
 #![forbid(unsafe_code)]
 
+mod change;
 mod converge;
 mod store;
 
+pub use change::{Aftermath, ChangeError, change};
 pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, converge, look};
 pub use store::{Lock, Store, StoreError};

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use viaduct_model::Source;
 use viaduct_plan::Attachments;
@@ -40,16 +43,14 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A file of ours that is not as we write it.
-    #[error(
-        "{} is damaged ({reason}); the network goes on as it is. Move the file away and run `viaduct apply` \
-         (and attach the guests again if it is the list of attachments)",
-        path.display()
-    )]
+    #[error("{} is damaged ({reason}); the network goes on as it is. {way_out}", path.display())]
     Damaged {
         /// Which.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+        /// What to do.
+        way_out: &'static str,
     },
 }
 
@@ -83,11 +84,11 @@ impl Store {
         Self { state: state.to_owned(), run: run.to_owned() }
     }
 
-    /// Waits until nobody else changes the host, and keeps others waiting.
+    /// Waits until nobody else changes the host, and keeps others waiting. `waiting` is called when it has to wait.
     ///
     /// # Errors
     /// When the lock file cannot be opened.
-    pub fn lock(&self) -> Result<Lock, StoreError> {
+    pub fn lock(&self, waiting: impl FnOnce()) -> Result<Lock, StoreError> {
         let path = self.run.join("lock");
         let file = File::options()
             .create(true)
@@ -95,10 +96,20 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(|source| io_error("open", &path, source))?;
+        let mut waiting = Some(waiting);
         loop {
-            match flock(&file, FlockOperation::LockExclusive) {
+            let operation = match waiting {
+                Some(_) => FlockOperation::NonBlockingLockExclusive,
+                None => FlockOperation::LockExclusive,
+            };
+            match flock(&file, operation) {
                 Ok(()) => return Ok(Lock { _file: file }),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    if let Some(tell) = waiting.take() {
+                        tell();
+                    }
+                }
                 Err(errno) => return Err(io_error("lock", &path, errno.into())),
             }
         }
@@ -109,8 +120,13 @@ impl Store {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn applied(&self) -> Result<Option<Vec<Source>>, StoreError> {
-        let applied: Option<Applied> = read(&self.applied_path())?;
-        Ok(applied.map(|a| a.sources.into_iter().map(|s| Source { name: s.name, text: s.text }).collect()))
+        let way_out = "Run `viaduct apply`, which writes it anew";
+        let path = self.applied_path();
+        let Some(Applied { sources }) = read(&path, way_out)? else { return Ok(None) };
+        if sources.is_empty() {
+            return Err(StoreError::Damaged { path, reason: "no file is in it".to_owned(), way_out });
+        }
+        Ok(Some(sources.into_iter().map(|s| Source { name: s.name, text: s.text }).collect()))
     }
 
     /// Remembers a configuration as applied.
@@ -139,7 +155,8 @@ impl Store {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn attachments(&self) -> Result<Attachments, StoreError> {
-        Ok(read(&self.attachments_path())?.unwrap_or_default())
+        let way_out = "Move it away, and attach the guests again: until a guest is, the next change takes its link away";
+        Ok(read(&self.attachments_path(), way_out)?.unwrap_or_default())
     }
 
     /// Remembers the attachments.
@@ -163,15 +180,17 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError 
     StoreError::Io { action, path: path.to_owned(), source }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+fn read<T: DeserializeOwned>(path: &Path, way_out: &'static str) -> Result<Option<T>, StoreError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error("read", path, source)),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| StoreError::Damaged { path: path.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| StoreError::Damaged {
+        path: path.to_owned(),
+        reason: error.to_string(),
+        way_out,
+    })
 }
 
 /// Writes beside and renames over, so that a crash leaves the old file or the new one.

@@ -48,7 +48,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Is the configuration right? Needs no root and touches nothing
     Check {
-        /// Files to check instead of the configuration
+        /// Files or directories to check instead, as one configuration
         files: Vec<PathBuf>,
     },
     /// Show what would change, as a readable diff

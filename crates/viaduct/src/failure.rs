@@ -5,15 +5,17 @@ use std::{error::Error, fmt::Write as _, process::ExitCode};
 use serde_json::json;
 use viaduct_model::Diagnostics;
 use viaduct_plan::Notice;
-use viaduct_reconcile::{ConvergeError, StoreError};
+use viaduct_reconcile::{Aftermath, ChangeError, ConvergeError, StoreError};
 
-use crate::show;
+use crate::show::{self, tell};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The command line does not fit together, or names what is not there.
     Usage(String),
+    /// Files of the configuration that cannot be read, a line each.
+    Unreadable(Vec<String>),
     /// The configuration is wrong.
     Configuration(Box<Diagnostics>),
     /// The configuration is right by itself, but not on this host.
@@ -32,9 +34,19 @@ impl Failure {
         Self::Failed { message: message.into(), details: Vec::new() }
     }
 
+    /// Adds a detail where there is room for it.
+    pub(crate) fn with(mut self, detail: impl Into<String>) -> Self {
+        if let Self::Failed { details, .. } = &mut self {
+            details.push(detail.into());
+        }
+        self
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Configuration(_) | Self::Unfit(_) => ExitCode::from(2),
+            Self::Usage(_) | Self::Unreadable(_) | Self::Configuration(_) | Self::Unfit(_) => {
+                ExitCode::from(2)
+            }
             Self::Failed { .. } => ExitCode::from(1),
         }
     }
@@ -42,16 +54,19 @@ impl Failure {
     /// On standard error for people; on standard output as an object with `error` for programs.
     pub(crate) fn show(&self, json: bool) {
         if json {
-            println!("{}", self.json());
+            show::say!("{}", self.json());
             return;
         }
         match self {
-            Self::Configuration(diagnostics) => eprint!("{}", diagnostics.render(show::color_on_stderr())),
-            Self::Unfit(notices) => notices.iter().for_each(|notice| eprintln!("{notice}")),
-            Self::Usage(message) => eprintln!("error: {message}"),
+            Self::Configuration(diagnostics) => {
+                show::tell_text(&diagnostics.render(show::color_on_stderr()));
+            }
+            Self::Unreadable(lines) => lines.iter().for_each(|line| tell!("error: {line}")),
+            Self::Unfit(notices) => notices.iter().for_each(|notice| tell!("{notice}")),
+            Self::Usage(message) => tell!("error: {message}"),
             Self::Failed { message, details } => {
-                eprintln!("error: {message}");
-                details.iter().for_each(|detail| eprintln!("  {detail}"));
+                tell!("error: {message}");
+                details.iter().for_each(|detail| tell!("  {detail}"));
             }
         }
     }
@@ -61,9 +76,12 @@ impl Failure {
             Self::Configuration(diagnostics) => {
                 json!({ "error": "the configuration is wrong", "diagnostics": diagnostics })
             }
+            Self::Unreadable(lines) => {
+                json!({ "error": "the configuration cannot be read", "details": lines })
+            }
             Self::Unfit(notices) => json!({
                 "error": "the configuration does not fit this host",
-                "notices": notices.iter().map(show::notice_json).collect::<Vec<_>>(),
+                "notices": show::notices_json(notices),
             }),
             Self::Usage(message) => json!({ "error": message }),
             Self::Failed { message, details } => json!({ "error": message, "details": details }),
@@ -108,16 +126,63 @@ impl From<viaduct_kernel::nft::NftError> for Failure {
 
 impl From<ConvergeError> for Failure {
     fn from(error: ConvergeError) -> Self {
-        match error {
-            ConvergeError::Unfit(notices) => Self::Unfit(notices),
-            ConvergeError::Failed { ref failures, .. } => Self::Failed {
-                message: error.to_string(),
-                details: failures.iter().map(|f| format!("{}: {}", f.step, f.cause)).collect(),
-            },
-            ConvergeError::Unstable { ref remaining } => {
-                Self::Failed { message: error.to_string(), details: remaining.clone() }
+        if let ConvergeError::Unfit(notices) = error {
+            return Self::Unfit(notices);
+        }
+        Self::Failed { message: headline(&error), details: details(&error) }
+    }
+}
+
+fn headline(error: &ConvergeError) -> String {
+    match error {
+        ConvergeError::Observe(_) => chain(error),
+        ConvergeError::Unfit(_)
+        | ConvergeError::Interrupted { .. }
+        | ConvergeError::Failed { .. }
+        | ConvergeError::Unstable { .. } => error.to_string(),
+    }
+}
+
+fn details(error: &ConvergeError) -> Vec<String> {
+    match error {
+        ConvergeError::Observe(_) => Vec::new(),
+        ConvergeError::Unfit(notices) => notices.iter().map(ToString::to_string).collect(),
+        ConvergeError::Interrupted { cause, .. } if matches!(**cause, ConvergeError::Observe(_)) => {
+            vec![chain(cause)]
+        }
+        ConvergeError::Interrupted { cause, .. } => details(cause),
+        // What the kernel says of a step mostly begins with the step.
+        ConvergeError::Failed { failures, .. } => failures
+            .iter()
+            .map(|f| {
+                if f.cause.starts_with(&f.step) {
+                    f.cause.clone()
+                } else {
+                    format!("{}: {}", f.step, f.cause)
+                }
+            })
+            .collect(),
+        ConvergeError::Unstable { remaining } => remaining.clone(),
+    }
+}
+
+impl From<ChangeError> for Failure {
+    fn from(error: ChangeError) -> Self {
+        let failure = Self::from(error.cause);
+        match error.aftermath {
+            Aftermath::Untouched => failure,
+            Aftermath::Undone => failure.with("Everything is as it was before."),
+            Aftermath::Partial => failure.with(
+                "What was applied before is not known, so that nothing was undone: `viaduct plan` shows what is left \
+                 to do.",
+            ),
+            Aftermath::Stuck(stuck) => {
+                let because = details(&stuck);
+                let failure = failure.with(
+                    "Going back to what was before failed, too; `viaduct status` shows what is left to do:",
+                );
+                because.into_iter().fold(failure, Self::with)
             }
-            ConvergeError::Observe(_) => Self::failed(chain(&error)),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The `viaduct` command.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what talks to people")]
 
 mod cli;
 mod commands;
@@ -12,21 +11,47 @@ mod show;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde_json::json;
 
 use cli::Cli;
+use show::{say, tell};
 
 fn main() -> ExitCode {
-    // A reader that leaves early, like `head`, is no error of ours.
-    show::end_quietly_on_closed_pipe();
-    let cli = Cli::parse();
+    let code = match Cli::try_parse() {
+        Ok(cli) => run(&cli),
+        Err(error) => misunderstood(&error),
+    };
+    match show::finish() {
+        None => code,
+        Some(error) => {
+            tell!("error: what was to be said could not be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> ExitCode {
     start_log(cli.global.verbose);
-    match commands::run(&cli) {
+    match commands::run(cli) {
         Ok(code) => code,
         Err(failure) => {
             failure.show(cli.global.json);
             failure.code()
         }
     }
+}
+
+/// Wrong usage; also help and version, which are no errors.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let own_words = || std::env::args_os().take_while(|word| word != "--");
+    if error.use_stderr() && own_words().any(|word| word == "--json") {
+        let text = error.to_string();
+        say!("{}", json!({ "error": text.trim_start_matches("error: ").trim_end() }));
+    } else {
+        // Nobody is there to be told otherwise.
+        let _ = error.print();
+    }
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 fn start_log(verbose: u8) {
@@ -38,5 +63,10 @@ fn start_log(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("VIADUCT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .log_internal_errors(false)
+        .init();
 }

@@ -1,25 +1,72 @@
-//! Output: for people, and as JSON for programs.
+//! Output: for people, and as JSON for programs. Results go to standard output, everything else to standard error.
 
-use std::io::IsTerminal;
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+    sync::Mutex,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use viaduct_plan::{Notice, Severity};
 
-/// Whether messages on standard error may be coloured.
-pub(crate) fn color_on_stderr() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+/// Prints a line of results.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::show::write(&mut std::io::stdout(), format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Lets the process end by SIGPIPE instead of a panic when its reader is gone.
-pub(crate) fn end_quietly_on_closed_pipe() {
-    std::panic::set_hook(Box::new(|info| {
-        let text = info.to_string();
-        if text.contains("Broken pipe") {
-            std::process::exit(0);
-        }
-        eprintln!("{text}");
-    }));
+/// Prints a line on standard error.
+macro_rules! tell {
+    ($($text:tt)*) => { $crate::show::write(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))) };
+}
+
+pub(crate) use {say, tell};
+
+/// Why results could not be written.
+static LOST: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Writes, and goes on when it cannot: work on the network does not stop half-way because nobody listens.
+pub(crate) fn write(to: &mut impl Write, text: fmt::Arguments<'_>) {
+    keep_error(to.write_fmt(text));
+}
+
+fn keep_error(result: io::Result<()>) {
+    let Err(error) = result else { return };
+    // A reader that leaves early, like `head`, is no error.
+    if error.kind() != io::ErrorKind::BrokenPipe
+        && let Ok(mut lost) = LOST.lock()
+    {
+        lost.get_or_insert(error);
+    }
+}
+
+/// Writes what waits; whether results were lost on the way to where they should go.
+pub(crate) fn finish() -> Option<io::Error> {
+    keep_error(io::stdout().flush());
+    LOST.lock().ok()?.take()
+}
+
+/// Prints a text that ends its lines itself.
+pub(crate) fn say_text(text: &str) {
+    write(&mut io::stdout(), format_args!("{text}"));
+}
+
+/// Prints a text that ends its lines itself on standard error.
+pub(crate) fn tell_text(text: &str) {
+    write(&mut io::stderr(), format_args!("{text}"));
+}
+
+/// Whether messages on standard error may be coloured (<https://no-color.org>).
+pub(crate) fn color_on_stderr() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// How many columns a table may take.
+pub(crate) fn width() -> u16 {
+    const WITHOUT_TERMINAL: u16 = 120;
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let seen = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
+    told.or_else(seen).filter(|&columns| columns > 0).unwrap_or(WITHOUT_TERMINAL).max(60)
 }
 
 pub(crate) fn notice_json(notice: &Notice) -> Value {
@@ -32,6 +79,15 @@ pub(crate) fn notice_json(notice: &Notice) -> Value {
         "file": notice.origin.as_ref().map(|o| o.file.to_string()),
         "line": notice.origin.as_ref().map(|o| o.line),
     })
+}
+
+pub(crate) fn notices_json(notices: &[Notice]) -> Value {
+    notices.iter().map(notice_json).collect()
+}
+
+/// `1 step`, `2 steps`.
+pub(crate) fn count(n: usize, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
 }
 
 /// A bar for work that takes long enough to wonder; nothing where nobody watches.
@@ -48,7 +104,7 @@ impl Progress {
     }
 
     pub(crate) fn at(&mut self, done: usize, total: usize) {
-        if total < Self::WORTH_SHOWING || !std::io::stderr().is_terminal() {
+        if total < Self::WORTH_SHOWING || !io::stderr().is_terminal() {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {

@@ -5,19 +5,15 @@ use viaduct_plan::{Apply, Op, Proxy};
 use viaduct_reconcile::{Outlook, Wish, look};
 use viaduct_types::{IfName, MacAddr};
 
-use crate::{
-    cli::Global,
-    failure::Failure,
-    host::{Host, applied},
-};
+use crate::{cli::Global, failure::Failure, host::Host, show::say};
 
 pub(super) fn run(global: &Global, address: IpAddr) -> Result<ExitCode, Failure> {
     let mut host = Host::open(global)?;
-    let Some((_, config)) = applied(&host.store)? else {
+    let situation = host.situation()?;
+    let Some(applied) = &situation.applied else {
         return Err(Failure::failed("no configuration is applied yet: run `viaduct apply` first"));
     };
-    let attachments = host.store.attachments()?;
-    let outlook = look(&mut host.kernel, Wish::Be(&config, &attachments))?;
+    let outlook = look(&mut host.kernel, Wish::Be(&applied.config, &situation.attachments))?;
     let Some((link, mac)) = place(&outlook, address) else {
         return Err(Failure::Usage(format!(
             "{address} is neither an address of this host nor answered for on an uplink (a guest's address on a \
@@ -30,9 +26,9 @@ pub(super) fn run(global: &Global, address: IpAddr) -> Result<ExitCode, Failure>
         result?;
     }
     if global.json {
-        println!("{}", json!({ "address": address, "link": link, "mac": mac }));
+        say!("{}", json!({ "address": address, "link": link, "mac": mac }));
     } else {
-        println!("Told the neighbours on {link} that {address} is here.");
+        say!("Told the neighbours on {link} that {address} is here.");
     }
     Ok(ExitCode::SUCCESS)
 }

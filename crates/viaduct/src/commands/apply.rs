@@ -1,14 +1,14 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use viaduct_reconcile::{ConvergeError, Outcome};
+use viaduct_reconcile::Outcome;
 
 use crate::{
     cli::Global,
     failure::Failure,
     files,
-    host::{Host, applied},
-    show,
+    host::{Applied, Host, Situation, applied},
+    show::{self, say, tell},
 };
 
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
@@ -16,70 +16,56 @@ pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     let loaded = viaduct_model::load(&sources)?;
     let mut host = Host::open(global)?;
     let attachments = host.store.attachments()?;
-    let before = applied(&host.store);
-    // Remembered first: whoever finds a half-done change finishes it.
-    host.store.set_applied(&sources)?;
-    let outcome = match host.become_as(&loaded.config, &attachments) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            match before.as_ref().ok().and_then(Option::as_ref) {
-                Some((old, _)) => host.store.set_applied(old)?,
-                None => host.store.clear_applied()?,
+    let before = match applied(&host.store) {
+        Ok(applied) => Some(Situation { applied, attachments: attachments.clone() }),
+        // Not worth stopping for: this is what writes it anew.
+        Err(failure) => {
+            if !global.json {
+                tell!("warning: what was applied before is not known, as the following says; it is replaced");
+                failure.show(false);
             }
-            return Err(undo(&mut host, error, |host| {
-                let config = before.as_ref().ok().and_then(Option::as_ref).map(|(_, config)| config);
-                host.go_back(config, &attachments)
-            }));
+            None
         }
     };
-    if !global.json {
-        eprint!("{}", loaded.warnings.render(show::color_on_stderr()));
-        outcome.notices.iter().for_each(|notice| eprintln!("{notice}"));
+    let after = Situation { applied: Some(Applied { sources, config: loaded.config }), attachments };
+    let outcome = host.turn(before.as_ref(), &after)?;
+    if global.json {
+        say!(
+            "{}",
+            json!({
+                "done": outcome.done,
+                "notices": show::notices_json(&outcome.notices),
+                "diagnostics": loaded.warnings,
+            })
+        );
+    } else {
+        show::tell_text(&loaded.warnings.render(show::color_on_stderr()));
+        outcome.notices.iter().for_each(|notice| tell!("{notice}"));
+        say_done(&outcome);
     }
-    report(global, &outcome);
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn down(global: &Global) -> Result<ExitCode, Failure> {
     let mut host = Host::open(global)?;
-    let outcome = host.become_nothing()?;
+    let outcome = host.become_nothing().map_err(|error| {
+        Failure::from(error)
+            .with("The rest was taken away. What was applied is still known: `viaduct down` goes on.")
+    })?;
     host.store.set_attachments(&Default::default())?;
     host.store.clear_applied()?;
-    report(global, &outcome);
+    if global.json {
+        say!("{}", json!({ "done": outcome.done, "notices": [] }));
+    } else {
+        say_done(&outcome);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Goes back after a failed change and tells how that went; what never began needs no going back.
-pub(super) fn undo(
-    host: &mut Host,
-    error: ConvergeError,
-    back: impl FnOnce(&mut Host) -> &'static str,
-) -> Failure {
-    let began = !matches!(error, ConvergeError::Unfit(_) | ConvergeError::Observe(_));
-    let mut failure = Failure::from(error);
-    if began {
-        let how = back(host);
-        if let Failure::Failed { details, .. } = &mut failure {
-            details.push(how.to_owned());
-        }
-    }
-    failure
-}
-
-/// What was done.
-pub(super) fn report(global: &Global, outcome: &Outcome) {
-    if global.json {
-        println!(
-            "{}",
-            json!({
-                "done": outcome.done,
-                "notices": outcome.notices.iter().map(show::notice_json).collect::<Vec<_>>(),
-            })
-        );
-        return;
-    }
-    outcome.done.iter().for_each(|line| println!("{line}"));
+/// What was done, for people.
+pub(super) fn say_done(outcome: &Outcome) {
+    outcome.done.iter().for_each(|line| say!("{line}"));
     if outcome.done.is_empty() {
-        println!("Nothing to do.");
+        say!("Nothing to do.");
     }
 }

@@ -1,195 +1,176 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use viaduct_kernel::{Netns, NetnsRef};
-use viaduct_model::Config;
-use viaduct_plan::{Attachments, Target};
+use viaduct_model::{Config, Nic};
+use viaduct_plan::Target;
 use viaduct_types::{IfName, NicId};
 
-use super::apply::{report, undo};
+use super::{names, target};
 use crate::{
     cli::{Attach, Global},
     failure::Failure,
     files,
-    host::{Host, applied},
+    host::{Host, Situation},
+    show::{self, say},
 };
 
 pub(super) fn attach(global: &Global, arguments: &Attach) -> Result<ExitCode, Failure> {
     let mut host = Host::open(global)?;
-    let nic = &arguments.nic;
-    let current = applied(&host.store)?;
-    let config = current.as_ref().map(|(_, config)| config);
-    let Some(config) = config.filter(|config| config.nic(nic).is_some()) else {
-        // Not applied yet; if it is in the files, the attachment is kept for that.
-        let loaded = viaduct_model::load(&files::read(&global.config)?)?;
-        let target = target(arguments, &loaded.config)?;
-        let mut attachments = host.store.attachments()?;
-        check_free(&attachments, nic, &target)?;
-        attachments.insert(nic.clone(), target);
-        host.store.set_attachments(&attachments)?;
-        let text = format!("{nic} is not applied yet: it will be attached by `viaduct apply`");
-        if global.json {
-            println!("{}", json!({ "nic": nic, "attached": false, "pending": true }));
-        } else {
-            println!("{text}");
-        }
-        return Ok(ExitCode::SUCCESS);
+    let id = &arguments.nic;
+    let before = host.situation()?;
+    let applied = before.applied.as_ref().map(|applied| &applied.config);
+    let Some((config, nic)) = applied.and_then(|config| Some((config, config.nic(id)?))) else {
+        return attach_later(global, arguments, &host, before);
     };
-    let target = target(arguments, config)?;
-    if let Target::Device { name } = &target {
-        check_there(&mut host, name)?;
-    }
-    let before = host.store.attachments()?;
-    check_free(&before, nic, &target)?;
-    let mut attachments = before.clone();
-    attachments.insert(nic.clone(), target.clone());
-    host.store.set_attachments(&attachments)?;
-    match host.become_as(config, &attachments) {
-        Ok(outcome) => {
-            report(global, &outcome);
-            if let (Target::Tap { name, .. }, false) = (&target, global.json) {
-                let mac = config.nic(nic).map(|n| n.mac.to_string()).unwrap_or_default();
-                println!(
-                    "\nFor QEMU: -netdev tap,id={nic},ifname={name},script=no,downscript=no,vhost=on \
-                     -device virtio-net-pci,netdev={nic},mac={mac}"
-                );
-            }
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            host.store.set_attachments(&before)?;
-            Err(undo(&mut host, error, |host| host.go_back(Some(config), &before)))
-        }
-    }
-}
-
-pub(super) fn detach(global: &Global, nic: &NicId) -> Result<ExitCode, Failure> {
-    let mut host = Host::open(global)?;
-    let mut attachments = host.store.attachments()?;
-    if attachments.remove(nic).is_none() {
-        let known = applied(&host.store)?.is_some_and(|(_, config)| config.nic(nic).is_some());
-        if !known {
-            return Err(Failure::Usage(format!("{nic} is neither attached nor in the configuration")));
-        }
-        if global.json {
-            println!("{}", json!({ "done": [], "notices": [] }));
-        } else {
-            println!("{nic} is not attached. Nothing to do.");
-        }
+    let target = target::find(arguments, config, &before.attachments)?;
+    target::check_there(&mut host, &target)?;
+    let mut after = before.clone();
+    let old = after.attachments.insert(id.clone(), target.clone());
+    let outcome = host.turn(Some(&before), &after)?;
+    let view = View { id, nic, target: &target };
+    if global.json {
+        say!(
+            "{}",
+            json!({
+                "nic": id,
+                "attached": true,
+                "pending": false,
+                "target": target,
+                "device": view.device(),
+                "mac": nic.mac,
+                "addresses": nic.addresses,
+                "qemu": view.qemu(config),
+                "libvirt": view.libvirt(config),
+                "done": outcome.done,
+                "notices": show::notices_json(&outcome.notices),
+            })
+        );
         return Ok(ExitCode::SUCCESS);
     }
-    let current = applied(&host.store)?;
-    host.store.set_attachments(&attachments)?;
-    if let Some((_, config)) = current {
-        let outcome = host.become_as(&config, &attachments)?;
-        report(global, &outcome);
+    if outcome.done.is_empty() {
+        say!("{id} is attached already. Nothing to do.");
+    } else {
+        if let Some(old) = old.filter(|old| *old != target) {
+            say!("{id} is no longer {}.", target::words(&old));
+        }
+        view.print();
+    }
+    if let (Some(qemu), Some(libvirt)) = (view.qemu(config), view.libvirt(config)) {
+        say!("\nFor QEMU:\n  {qemu}\nFor libvirt:\n{libvirt}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the command line names, checked to exist.
-fn target(arguments: &Attach, config: &Config) -> Result<Target, Failure> {
+/// Not applied yet; if it is in the files, the attachment is kept for that.
+fn attach_later(
+    global: &Global,
+    arguments: &Attach,
+    host: &Host,
+    before: Situation,
+) -> Result<ExitCode, Failure> {
     let id = &arguments.nic;
-    let Some(nic) = config.nic(id) else { return Err(unknown(id, config)) };
-    if let Some(name) = &arguments.netns {
-        let reference = match name.parse() {
-            Ok(name) => NetnsRef::Name(name),
-            Err(_) => NetnsRef::Path(name.clone()),
-        };
-        return netns(&reference);
+    let loaded = viaduct_model::load(&files::read(&global.config)?)?;
+    let mut attachments = before.attachments;
+    let target = target::find(arguments, &loaded.config, &attachments)?;
+    attachments.insert(id.clone(), target.clone());
+    host.store.set_attachments(&attachments)?;
+    if global.json {
+        say!("{}", json!({ "nic": id, "attached": false, "pending": true, "target": target }));
+    } else {
+        say!("{id} is not applied yet. `viaduct apply` will attach it: {}.", target::words(&target));
     }
-    if let Some(pid) = arguments.pid {
-        return netns(&NetnsRef::Process(pid));
-    }
-    if let Some(name) = &arguments.tap {
-        let name = name.clone().unwrap_or_else(|| nic.device.clone());
-        return Ok(Target::Tap { name, owner: arguments.owner.as_deref().map(user).transpose()? });
-    }
-    match &arguments.device {
-        Some(name) => Ok(Target::Device { name: name.clone() }),
-        None => Err(Failure::Usage("say where the NIC is: --netns, --pid, --tap or --device".to_owned())),
-    }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn netns(reference: &NetnsRef) -> Result<Target, Failure> {
-    let found = Netns::find(reference).map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(Target::Netns { path: found.path().to_owned(), inode: found.inode() })
-}
-
-/// A user's number, from the number itself or from /etc/passwd.
-fn user(name: &str) -> Result<u32, Failure> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let number = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-    });
-    number.ok_or_else(|| Failure::Usage(format!("there is no user {name} on this host")))
-}
-
-/// A device to adopt has to be there.
-fn check_there(host: &mut Host, name: &IfName) -> Result<(), Failure> {
-    let links = host.kernel.links()?;
-    match links.get(name) {
-        Some(link) if link.is_ours() && !link.alias.starts_with("viaduct:adopted:") => Err(Failure::Usage(
-            format!("{name} is a device that Viaduct made ({}); it cannot be a guest's", link.alias),
-        )),
-        Some(_) => Ok(()),
-        None => {
-            let names: Vec<&str> = links
-                .iter()
-                .filter(|(_, l)| !l.is_ours())
-                .map(|(n, _)| n.as_str())
-                .filter(|n| *n != "lo")
-                .collect();
-            Err(Failure::Usage(format!("this host has no device {name}; it has {}", names.join(", "))))
+pub(super) fn detach(global: &Global, id: &NicId) -> Result<ExitCode, Failure> {
+    let mut host = Host::open(global)?;
+    let before = host.situation()?;
+    let mut after = before.clone();
+    let Some(old) = after.attachments.remove(id) else {
+        let config = before.applied.as_ref().map(|applied| &applied.config);
+        if config.is_none_or(|config| config.nic(id).is_none()) {
+            return Err(config.map_or_else(
+                || Failure::Usage(format!("{id} is not attached, and no configuration is applied yet")),
+                |config| names::unknown(id, config),
+            ));
         }
-    }
-}
-
-/// One device or one name in a namespace is one NIC's.
-fn check_free(attachments: &Attachments, nic: &NicId, target: &Target) -> Result<(), Failure> {
-    let device = |target: &Target| match target {
-        Target::Tap { name, .. } | Target::Device { name } => Some(name.clone()),
-        Target::Netns { .. } => None,
+        if global.json {
+            say!("{}", json!({ "nic": id, "done": [], "notices": [] }));
+        } else {
+            say!("{id} is not attached. Nothing to do.");
+        }
+        return Ok(ExitCode::SUCCESS);
     };
-    let taken = attachments
-        .iter()
-        .find(|(other, t)| *other != nic && device(t).is_some() && device(t) == device(target));
-    match taken {
-        Some((other, _)) => Err(Failure::Usage(format!(
-            "{} is attached as {other} already: `viaduct detach {other}` first",
-            device(target).map(|d| d.to_string()).unwrap_or_default()
-        ))),
-        None => Ok(()),
+    let outcome = host.turn(Some(&before), &after)?;
+    if global.json {
+        let notices = show::notices_json(&outcome.notices);
+        say!("{}", json!({ "nic": id, "done": outcome.done, "notices": notices }));
+    } else {
+        say!("{id} is no longer {}.", target::words(&old));
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// No such guest or NIC, and what there is.
-pub(super) fn unknown(id: &NicId, config: &Config) -> Failure {
-    match config.guests.get(&id.guest) {
-        Some(guest) if guest.nics.is_empty() => {
-            Failure::Usage(format!("the guest {} has no NICs of its own", id.guest))
+/// A NIC that is attached.
+struct View<'a> {
+    id: &'a NicId,
+    nic: &'a Nic,
+    target: &'a Target,
+}
+
+impl View<'_> {
+    fn device(&self) -> &IfName {
+        match self.target {
+            Target::Netns { .. } => &self.nic.device,
+            Target::Tap { name, .. } | Target::Device { name } => name,
         }
-        Some(guest) => Failure::Usage(format!(
-            "the guest {} has {} NICs, {}.0 to {}.{}; there is no {id}",
-            id.guest,
-            guest.nics.len(),
-            id.guest,
-            id.guest,
-            guest.nics.len() - 1
-        )),
-        None => {
-            const SHOWN: usize = 10;
-            let names: Vec<&str> = config.guests.keys().take(SHOWN).map(|g| g.as_str()).collect();
-            let more = if config.guests.len() > SHOWN { ", …" } else { "" };
-            Failure::Usage(format!(
-                "there is no guest {} in the configuration; there are {}{more}",
-                id.guest,
-                names.join(", ")
-            ))
+    }
+
+    fn print(&self) {
+        let addresses: Vec<String> = self.nic.addresses.iter().map(|a| a.addr().to_string()).collect();
+        let addresses = if addresses.is_empty() { "no addresses".to_owned() } else { addresses.join(", ") };
+        let mac = self.nic.mac;
+        match self.target {
+            Target::Netns { .. } => say!(
+                "{} is {}: {} with {addresses} and MAC {mac} there, {} here.",
+                self.id,
+                target::words(self.target),
+                self.nic.name,
+                self.device(),
+            ),
+            Target::Tap { .. } | Target::Device { .. } => say!(
+                "{} is {}. To be set up inside: {addresses}, MAC {mac}.",
+                self.id,
+                target::words(self.target),
+            ),
         }
+    }
+
+    /// What QEMU is to be told, of a tap.
+    fn qemu(&self, config: &Config) -> Option<String> {
+        let Target::Tap { name, .. } = self.target else { return None };
+        let net = format!("net{}", self.id.index);
+        let mtu = self.mtu(config).map(|mtu| format!(",host_mtu={mtu}")).unwrap_or_default();
+        Some(format!(
+            "-netdev tap,id={net},ifname={name},script=no,downscript=no,vhost=on \
+             -device virtio-net-pci,netdev={net},mac={}{mtu}",
+            self.nic.mac
+        ))
+    }
+
+    /// The same for libvirt. The tap is there and stays (`managed='no'`).
+    fn libvirt(&self, config: &Config) -> Option<String> {
+        let Target::Tap { name, .. } = self.target else { return None };
+        let mtu = self.mtu(config).map(|mtu| format!("\n    <mtu size='{mtu}'/>")).unwrap_or_default();
+        Some(format!(
+            "  <interface type='ethernet'>\n    <mac address='{}'/>\n    <target dev='{name}' managed='no'/>\n    \
+             <model type='virtio'/>{mtu}\n  </interface>",
+            self.nic.mac
+        ))
+    }
+
+    /// Only what is written: whatever else it is, guests take for granted.
+    fn mtu(&self, config: &Config) -> Option<u32> {
+        self.nic.mtu.or_else(|| config.networks.get(&self.nic.network)?.mtu)
     }
 }

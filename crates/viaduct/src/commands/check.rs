@@ -1,20 +1,21 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, slice};
 
 use serde_json::json;
 
-use crate::{cli::Global, failure::Failure, files, show};
+use crate::{
+    cli::Global,
+    failure::Failure,
+    files,
+    show::{self, count, say},
+};
 
 pub(super) fn run(global: &Global, named: &[PathBuf]) -> Result<ExitCode, Failure> {
-    let sources = if named.is_empty() {
-        files::read(&global.config)?
-    } else {
-        let read: Result<Vec<_>, _> = named.iter().map(|path| files::read(path)).collect();
-        read?.concat()
-    };
+    let paths = if named.is_empty() { slice::from_ref(&global.config) } else { named };
+    let sources = files::read_all(paths)?;
     let loaded = viaduct_model::load(&sources)?;
     let config = &loaded.config;
     if global.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "host": config.host,
@@ -25,13 +26,13 @@ pub(super) fn run(global: &Global, named: &[PathBuf]) -> Result<ExitCode, Failur
             })
         );
     } else {
-        eprint!("{}", loaded.warnings.render(show::color_on_stderr()));
-        println!(
-            "{} is right: {} uplinks, {} networks, {} guests in {}",
+        show::tell_text(&loaded.warnings.render(show::color_on_stderr()));
+        say!(
+            "{} is right: {}, {}, {} in {}",
             config.host,
-            config.uplinks.len(),
-            config.networks.len(),
-            config.guests.len(),
+            count(config.uplinks.len(), "uplink"),
+            count(config.networks.len(), "network"),
+            count(config.guests.len(), "guest"),
             sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
         );
     }

@@ -5,7 +5,12 @@ use viaduct_plan::Target;
 use viaduct_reconcile::Store;
 use viaduct_types::NicId;
 
-use crate::{cli::Global, failure::Failure, host::require_root};
+use super::names;
+use crate::{
+    cli::Global,
+    failure::Failure,
+    host::{applied, require_root},
+};
 
 pub(super) fn run(global: &Global, nic: &NicId, command: &[OsString]) -> Result<ExitCode, Failure> {
     require_root()?;
@@ -18,6 +23,11 @@ pub(super) fn run(global: &Global, nic: &NicId, command: &[OsString]) -> Result<
             )));
         }
         None => {
+            // Of use for what it says only; without it the other message does.
+            let known = applied(&store).ok().flatten();
+            if let Some(applied) = known.filter(|applied| applied.config.nic(nic).is_none()) {
+                return Err(names::unknown(nic, &applied.config));
+            }
             return Err(Failure::Usage(format!(
                 "{nic} is not attached, so it has no namespace: `viaduct attach {nic} --netns NAME` first"
             )));

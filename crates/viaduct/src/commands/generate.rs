@@ -5,19 +5,23 @@ use std::{fs, io, path::Path, process::ExitCode};
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::{cli::Cli, failure::Failure};
+use crate::{
+    cli::Cli,
+    failure::Failure,
+    show::{self, say},
+};
 
 pub(super) fn schema() -> Result<ExitCode, Failure> {
     let text = serde_json::to_string_pretty(&viaduct_model::schema())
         .map_err(|error| Failure::failed(format!("cannot print the schema: {error}")))?;
-    println!("{text}");
+    say!("{text}");
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "viaduct", &mut script);
-    print!("{}", String::from_utf8_lossy(&script));
+    show::say_text(&String::from_utf8_lossy(&script));
     Ok(ExitCode::SUCCESS)
 }
 

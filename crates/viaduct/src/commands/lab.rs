@@ -6,6 +6,7 @@ use viaduct_lab::{Event, LabError, Options, Verdict, drawing, matrix};
 use crate::{
     cli::{Global, Lab},
     failure::Failure,
+    show::{say, tell},
 };
 
 pub(super) fn run(global: &Global, command: &Lab) -> Result<ExitCode, Failure> {
@@ -14,7 +15,7 @@ pub(super) fn run(global: &Global, command: &Lab) -> Result<ExitCode, Failure> {
         Lab::Up { directory } => up(global, directory),
         Lab::Down { name } => {
             let name = viaduct_lab::down(name.as_deref())?;
-            println!("The lab {name} has ended.");
+            say!("The lab {name} has ended.");
             Ok(ExitCode::SUCCESS)
         }
         Lab::List => list(global),
@@ -31,19 +32,19 @@ fn check(
 ) -> Result<ExitCode, Failure> {
     let lab = viaduct_lab::Lab::load(directory)?;
     if !global.json {
-        println!("{}", drawing(&lab));
+        say!("{}", drawing(&lab));
     }
     let mut progress = progress(global);
     let mut options = Options { binary: own_path()?, only, keep, progress: &mut progress };
     let report = viaduct_lab::run(directory, &mut options)?;
     if global.json {
-        println!("{}", json!(report));
+        say!("{}", json!(report));
     } else if all {
-        println!("{}\n{report}", matrix(&lab, &report));
+        say!("{}\n{report}", matrix(&lab, &report));
     } else {
-        println!("{}", matrix(&lab, &report));
+        say!("{}", matrix(&lab, &report));
         for outcome in report.failures() {
-            println!(
+            say!(
                 "FAIL {}:{} {}\n     {}",
                 directory.join("lab.toml").display(),
                 outcome.line,
@@ -52,8 +53,8 @@ fn check(
             );
         }
         let good = report.outcomes.len() - report.failures().count();
-        println!("{}: {good} of {} expectations hold", report.lab, report.outcomes.len());
-        println!("The configuration to play with: {}", directory.display());
+        say!("{}: {good} of {} expectations hold", report.lab, report.outcomes.len());
+        say!("The configuration to play with: {}", directory.display());
     }
     Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -63,10 +64,10 @@ fn up(global: &Global, directory: &Path) -> Result<ExitCode, Failure> {
     let mut options = Options { binary: own_path()?, only: None, keep: true, progress: &mut progress };
     let lab = viaduct_lab::up(directory, &mut options)?;
     if global.json {
-        println!("{}", json!({ "lab": lab.name }));
+        say!("{}", json!({ "lab": lab.name }));
     } else {
-        println!("{}", drawing(&lab));
-        println!(
+        say!("{}", drawing(&lab));
+        say!(
             "The lab {name} is up. Look around with `viaduct lab exec MACHINE -- CMD`, end it with `viaduct lab down {name}`.",
             name = lab.name
         );
@@ -77,16 +78,16 @@ fn up(global: &Global, directory: &Path) -> Result<ExitCode, Failure> {
 fn list(global: &Global) -> Result<ExitCode, Failure> {
     let labs = viaduct_lab::list();
     if global.json {
-        println!(
+        say!(
             "{}",
             json!(
                 labs.iter().map(|(name, dir)| json!({ "lab": name, "directory": dir })).collect::<Vec<_>>()
             )
         );
     } else if labs.is_empty() {
-        println!("No lab is up.");
+        say!("No lab is up.");
     } else {
-        labs.iter().for_each(|(name, dir)| println!("{name}\t{}", dir.display()));
+        labs.iter().for_each(|(name, dir)| say!("{name}\t{}", dir.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,15 +110,15 @@ fn progress(global: &Global) -> impl FnMut(&Event) {
         if let Event::Stage(stage) = event
             && (watched || verbose)
         {
-            eprintln!("… {stage}");
+            tell!("… {stage}");
         }
         if let (Event::Ran { machine, command, output, .. }, true) = (event, verbose) {
-            eprintln!("{machine}# {command}\n{output}");
+            tell!("{machine}# {command}\n{output}");
         }
         if let Event::Checked(outcome) = event
             && (verbose || (watched && outcome.result != Verdict::Holds))
         {
-            eprintln!("{:?} {}", outcome.result, outcome.sentence);
+            tell!("{:?} {}", outcome.result, outcome.sentence);
         }
     }
 }

@@ -7,9 +7,11 @@ mod check;
 mod exec;
 mod generate;
 mod lab;
+mod names;
 mod plan;
 mod set;
 mod status;
+mod target;
 
 use std::process::ExitCode;
 

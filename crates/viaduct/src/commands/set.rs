@@ -1,48 +1,60 @@
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
+use serde_json::json;
 use viaduct_model::{
-    Source,
+    Loaded, Source,
     edit::{self, Edit, EditError, EditOutcome},
 };
 
-use super::apply::{report, undo};
+use super::{apply::say_done, names};
 use crate::{
     cli::{Global, Set},
     failure::Failure,
-    files,
-    host::{Host, applied},
+    files::{self, Staged},
+    host::{Applied, Host, Situation},
+    show::{self, say},
 };
 
 /// Changes the applied configuration as one would edit its files, and with `--save` the files, too.
 pub(super) fn run(global: &Global, arguments: &Set) -> Result<ExitCode, Failure> {
     let mut host = Host::open(global)?;
-    let Some((before, old)) = applied(&host.store)? else {
+    let before = host.situation()?;
+    let Some(applied) = &before.applied else {
         return Err(Failure::failed("no configuration is applied yet: run `viaduct apply` first"));
     };
-    if old.nic(&arguments.nic).is_none() {
-        return Err(super::attach::unknown(&arguments.nic, &old));
+    if applied.config.nic(&arguments.nic).is_none() {
+        return Err(names::unknown(&arguments.nic, &applied.config));
     }
     let edits = edits(arguments);
-    let mut sources = before.clone();
+    let mut sources = applied.sources.clone();
     let idle = edit_all(&mut sources, &edits)?;
-    let loaded = viaduct_model::load(&sources)?;
-    let saved = if arguments.save { Some(edited_files(global, &edits)?) } else { None };
-    let attachments = host.store.attachments()?;
-    host.store.set_applied(&sources)?;
-    let outcome = match host.become_as(&loaded.config, &attachments) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            host.store.set_applied(&before)?;
-            return Err(undo(&mut host, error, |host| host.go_back(Some(&old), &attachments)));
-        }
-    };
-    for file in saved.iter().flatten() {
-        files::replace(file)?;
+    let Loaded { config, .. } = viaduct_model::load(&sources)?;
+    // Written beside the files before anything else is changed: a full or read-only disk shows now.
+    let staged = if arguments.save { stage(global, &edits)? } else { Vec::new() };
+    let after =
+        Situation { applied: Some(Applied { sources, config }), attachments: before.attachments.clone() };
+    let outcome = host.turn(Some(&before), &after)?;
+    let saved: Vec<PathBuf> = staged.into_iter().map(Staged::replace).collect::<Result<_, _>>()?;
+    if global.json {
+        say!(
+            "{}",
+            json!({
+                "done": outcome.done,
+                "unchanged": idle,
+                "saved": saved,
+                "notices": show::notices_json(&outcome.notices),
+            })
+        );
+        return Ok(ExitCode::SUCCESS);
     }
-    if !global.json {
-        idle.iter().for_each(|line| println!("{line}"));
+    idle.iter().for_each(|line| say!("{line}"));
+    say_done(&outcome);
+    for path in &saved {
+        say!("Saved in {}.", path.display());
     }
-    report(global, &outcome);
+    if !arguments.save && !outcome.done.is_empty() {
+        say!("This lasts until the next `viaduct apply`; with --save it stays.");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -62,11 +74,17 @@ fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<String>, Failu
     for edit in edits {
         let outcome = edit::apply(sources, edit).map_err(|error| match error {
             EditError::Refused(diagnostics) => Failure::Configuration(Box::new(diagnostics)),
-            other => Failure::Usage(other.to_string()),
+            EditError::UnknownGuest { .. } | EditError::UnknownNic { .. } | EditError::Broken { .. } => {
+                Failure::Usage(error.to_string())
+            }
         })?;
         let what = || match edit {
-            Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => format!("{address} of {nic}"),
-            Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => format!("{publish} of {guest}"),
+            Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => {
+                format!("{address} of {nic}")
+            }
+            Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => {
+                format!("{publish} of {guest}")
+            }
         };
         match outcome {
             EditOutcome::Changed { .. } => {}
@@ -77,11 +95,12 @@ fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<String>, Failu
     Ok(idle)
 }
 
-/// The files that the edits change, as they will be; checked before anything is done.
-fn edited_files(global: &Global, edits: &[Edit]) -> Result<Vec<Source>, Failure> {
+/// The files that the edits change, as they will be.
+fn stage(global: &Global, edits: &[Edit]) -> Result<Vec<Staged>, Failure> {
     let before = files::read(&global.config)?;
+    viaduct_model::load(&before)?;
     let mut after = before.clone();
     edit_all(&mut after, edits)?;
     viaduct_model::load(&after)?;
-    Ok(after.into_iter().zip(before).filter(|(new, old)| new != old).map(|(new, _)| new).collect())
+    after.iter().zip(&before).filter(|(new, old)| new != old).map(|(new, _)| Staged::new(new)).collect()
 }

@@ -1,21 +1,24 @@
 //! One screen: what is configured, what is attached, what is dropped, what has drifted.
 
+mod screen;
+
 use std::{collections::BTreeMap, process::ExitCode};
 
-use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::{Value, json};
-use viaduct_kernel::{Kernel, nft::DynamicCounter};
-use viaduct_model::{Config, Mode};
-use viaduct_plan::{Attachments, Severity, Target};
+use viaduct_kernel::nft::DynamicCounter;
+use viaduct_model::{Config, Mode, Source};
+use viaduct_plan::{Attachments, Target};
 use viaduct_reconcile::{Outlook, Store, Wish, look};
-use viaduct_types::{IfName, NicId};
+use viaduct_types::{GuestName, IfName, IpNet, NicId};
 
+use super::target;
 use crate::{
     cli::Global,
     failure::Failure,
-    host::{applied, require_root},
-    show,
+    files,
+    host::{Applied, applied, kernel, require_root},
+    show::{self, say},
 };
 
 #[derive(Clone, Copy, Default, Serialize)]
@@ -30,26 +33,40 @@ type Drops = BTreeMap<IfName, BTreeMap<String, Count>>;
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     require_root()?;
     let store = Store::read_only(&global.state_dir, &global.run_dir);
-    let Some((sources, config)) = applied(&store)? else {
-        if global.json {
-            println!("{}", json!({ "applied": false, "daemon": { "pid": null } }));
-        } else {
-            println!("No configuration is applied on this host.");
-        }
+    let attachments = store.attachments()?;
+    let Some(Applied { sources, config }) = applied(&store)? else {
+        not_applied(global, &attachments);
         return Ok(ExitCode::SUCCESS);
     };
-    let attachments = store.attachments()?;
-    let mut kernel = Kernel::new(&global.run_dir)?;
+    let mut kernel = kernel(global)?;
     let outlook = look(&mut kernel, Wish::Be(&config, &attachments))?;
     let drops = drops(&kernel.nft().counters()?);
-    let view = View { config: &config, attachments: &attachments, outlook: &outlook, drops: &drops };
+    let view = View {
+        sources: &sources,
+        config: &config,
+        attachments: &attachments,
+        outlook: &outlook,
+        drops: &drops,
+        edited: files::read(&global.config).is_ok_and(|now| now != sources),
+    };
     if global.json {
-        let files: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
-        println!("{}", view.json(&files));
+        say!("{}", view.json());
     } else {
         view.print();
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn not_applied(global: &Global, attachments: &Attachments) {
+    if global.json {
+        let waiting: BTreeMap<_, _> = attachments.iter().collect();
+        say!("{}", json!({ "applied": false, "daemon": { "pid": null }, "waiting": waiting }));
+        return;
+    }
+    say!("No configuration is applied on this host.");
+    for (id, target) in attachments {
+        say!("{id} waits for it: {}.", target::words(target));
+    }
 }
 
 fn drops(counters: &[DynamicCounter]) -> Drops {
@@ -68,10 +85,13 @@ fn drops(counters: &[DynamicCounter]) -> Drops {
 }
 
 struct View<'a> {
+    sources: &'a [Source],
     config: &'a Config,
     attachments: &'a Attachments,
     outlook: &'a Outlook,
     drops: &'a Drops,
+    /// Whether the files say something else by now.
+    edited: bool,
 }
 
 impl View<'_> {
@@ -96,7 +116,19 @@ impl View<'_> {
         device.and_then(|d| self.drops.get(d)).cloned().unwrap_or_default()
     }
 
-    fn json(&self, files: &[&str]) -> Value {
+    /// The addresses of an uplink, which are its bridge's when it has one.
+    fn addresses_of(&self, uplink: &IfName) -> Vec<IpNet> {
+        let device = self.outlook.desired.moves.get(uplink).unwrap_or(uplink);
+        let addresses = self.outlook.observed.addresses.keys().filter(|a| a.link == *device);
+        addresses.map(|a| a.address).filter(|a| !is_link_local(*a)).collect()
+    }
+
+    /// Attachments of NICs that the configuration does not have.
+    fn unknown(&self) -> BTreeMap<&NicId, &Target> {
+        self.attachments.iter().filter(|(id, _)| self.config.nic(id).is_none()).collect()
+    }
+
+    fn json(&self) -> Value {
         let networks: BTreeMap<_, _> = self
             .config
             .networks
@@ -130,6 +162,7 @@ impl View<'_> {
                         "up": link.map(|l| l.up),
                         "mac": link.and_then(|l| l.mac),
                         "bridge": link.and_then(|l| l.master.clone()),
+                        "addresses": self.addresses_of(&uplink.interface),
                         "leaks": self.drops_of(Some(&uplink.interface)),
                     }),
                 )
@@ -138,17 +171,19 @@ impl View<'_> {
         json!({
             "applied": true,
             "host": self.config.host,
-            "files": files,
+            "files": self.sources.iter().map(|s| &s.name).collect::<Vec<_>>(),
+            "edited": self.edited,
             "daemon": { "pid": null },
             "uplinks": uplinks,
             "networks": networks,
             "guests": guests,
+            "unknown": self.unknown(),
             "drift": self.outlook.plan,
-            "notices": self.outlook.notices.iter().map(show::notice_json).collect::<Vec<_>>(),
+            "notices": show::notices_json(&self.outlook.notices),
         })
     }
 
-    fn guest_json(&self, name: &viaduct_types::GuestName) -> Value {
+    fn guest_json(&self, name: &GuestName) -> Value {
         let guest = &self.config.guests[name];
         let nics: Vec<Value> = guest
             .nics
@@ -172,58 +207,10 @@ impl View<'_> {
         let publish: Vec<String> = guest.publish.iter().map(|p| p.publish.to_string()).collect();
         json!({ "nics": nics, "publish": publish })
     }
-
-    fn print(&self) {
-        println!("{}", self.config.host);
-        let mut table = new_table(&["network", "mode", "uplink", "device", "prefixes", "dropped"]);
-        for (name, network) in &self.config.networks {
-            let (bridge, prefixes) = bridge_and_prefixes(&network.mode);
-            table.add_row([
-                name.to_string(),
-                network.mode.word().to_owned(),
-                network.uplink.as_ref().map(ToString::to_string).unwrap_or_default(),
-                bridge.map_or_else(|| "a link per NIC".to_owned(), ToString::to_string),
-                prefixes.join(" "),
-                drops_text(&self.drops_of(bridge)),
-            ]);
-        }
-        println!("{table}\n");
-        let mut table = new_table(&["NIC", "state", "device", "addresses", "published", "dropped"]);
-        for (id, nic) in self.config.nics() {
-            let guest = &self.config.guests[&id.guest];
-            let published = if id.index == 0 { guest.publish.as_slice() } else { &[] };
-            table.add_row([
-                id.to_string(),
-                self.state(&id).to_owned(),
-                self.device(&id).map(ToString::to_string).unwrap_or_default(),
-                nic.addresses.iter().map(|a| a.addr().to_string()).collect::<Vec<_>>().join(" "),
-                published.iter().map(|p| p.publish.to_string()).collect::<Vec<_>>().join(" "),
-                drops_text(&self.drops_of(self.device(&id))),
-            ]);
-        }
-        println!("{table}");
-        for (name, uplink) in &self.config.uplinks {
-            let leaks = self.drops_of(Some(&uplink.interface));
-            if !leaks.is_empty() {
-                println!("\nuplink {name}: held back foreign MACs: {}", drops_text(&leaks));
-            }
-        }
-        for notice in self.outlook.notices.iter().filter(|n| n.severity == Severity::Warning) {
-            println!("\n{notice}");
-        }
-        if self.outlook.plan.is_empty() {
-            println!("\nThe kernel is as configured.");
-        } else {
-            println!("\nThe kernel has drifted; `viaduct apply` would do:");
-            print!("{}", self.outlook.plan);
-        }
-    }
 }
 
-fn new_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
-    table
+fn is_link_local(address: IpNet) -> bool {
+    matches!(address, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
 }
 
 fn bridge_and_prefixes(mode: &Mode) -> (Option<&IfName>, Vec<String>) {
@@ -235,8 +222,4 @@ fn bridge_and_prefixes(mode: &Mode) -> (Option<&IfName>, Vec<String>) {
         Mode::Bridged { bridge, .. } => (Some(bridge), Vec::new()),
         Mode::Vnet { subnets, .. } => (None, subnets.iter().map(ToString::to_string).collect()),
     }
-}
-
-fn drops_text(drops: &BTreeMap<String, Count>) -> String {
-    drops.iter().map(|(reason, count)| format!("{reason} {}", count.packets)).collect::<Vec<_>>().join(", ")
 }

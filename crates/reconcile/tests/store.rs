@@ -1,0 +1,99 @@
+//! What is remembered survives crashes, damage is told, and one holder of the lock keeps others waiting.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::{fs, sync::mpsc, thread, time::Duration};
+
+use viaduct_model::Source;
+use viaduct_plan::{Attachments, Target};
+use viaduct_reconcile::{Store, StoreError};
+
+fn source(text: &str) -> Source {
+    Source { name: "viaduct.toml".to_owned(), text: text.to_owned() }
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("state"), &directory.path().join("run")).unwrap();
+    (directory, store)
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let (_directory, store) = store();
+    assert!(store.applied().unwrap().is_none() && store.attachments().unwrap().is_empty());
+    let sources = vec![source("[host]\nname = \"é\"\n"), source("")];
+    store.set_applied(&sources).unwrap();
+    assert_eq!(store.applied().unwrap(), Some(sources));
+    let tap = Target::Tap { name: "tap0".parse().unwrap(), owner: Some(7) };
+    let attachments = Attachments::from([("web".parse().unwrap(), tap)]);
+    store.set_attachments(&attachments).unwrap();
+    assert_eq!(store.attachments().unwrap(), attachments);
+    store.clear_applied().unwrap();
+    store.clear_applied().unwrap();
+    assert!(store.applied().unwrap().is_none());
+}
+
+#[test]
+fn a_file_half_written_beside_is_nothing() {
+    let (directory, store) = store();
+    store.set_applied(&[source("")]).unwrap();
+    fs::write(directory.path().join("state/applied.new"), "{ half").unwrap();
+    assert_eq!(store.applied().unwrap(), Some(vec![source("")]));
+    store.set_applied(&[source("#")]).unwrap();
+    assert_eq!(store.applied().unwrap(), Some(vec![source("#")]));
+}
+
+#[test]
+fn damage_is_told_with_the_file() {
+    let (directory, store) = store();
+    let (applied, attachments) =
+        (directory.path().join("state/applied.json"), directory.path().join("run/attachments.json"));
+    for damage in
+        ["", "{", "null", "[]", r#"{"sources":[]}"#, r#"{"sources":[{"name":"x"}]}"#, "{\"web.0\":1}"]
+    {
+        fs::write(&applied, damage).unwrap();
+        let error = store.applied().unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Damaged { path, .. } if *path == applied),
+            "{damage}: {error:?}"
+        );
+        assert!(error.to_string().contains("viaduct apply"), "{error}");
+    }
+    for damage in ["", "{", "null", "[]", "{\"web.0\":1}", r#"{"not a nic":{"device":{"name":"x"}}}"#] {
+        fs::write(&attachments, damage).unwrap();
+        let error = store.attachments().unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Damaged { path, .. } if *path == attachments),
+            "{damage}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_the_old_one() {
+    let (directory, store) = store();
+    store.set_applied(&[source("old")]).unwrap();
+    // A directory stands where the new one would be written.
+    fs::create_dir(directory.path().join("state/applied.new")).unwrap();
+    let error = store.set_applied(&[source("new")]).unwrap_err();
+    assert!(error.to_string().contains("applied.json"), "{error}");
+    assert_eq!(store.applied().unwrap(), Some(vec![source("old")]));
+}
+
+#[test]
+fn the_lock_keeps_others_waiting_and_tells_them() {
+    let (_directory, store) = store();
+    let held = store.lock(|| panic!("nobody holds it")).unwrap();
+    let (tell, told) = mpsc::channel();
+    let other = store.clone();
+    let waiting = thread::spawn(move || {
+        let lock = other.lock(|| tell.send("waits").unwrap()).unwrap();
+        tell.send("has it").unwrap();
+        drop(lock);
+    });
+    assert_eq!(told.recv().unwrap(), "waits");
+    assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+    drop(held);
+    assert_eq!(told.recv().unwrap(), "has it");
+    waiting.join().unwrap();
+}

@@ -1,0 +1,172 @@
+//! What `attach` names: found, and checked to be nobody else's.
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use viaduct_kernel::{Netns, NetnsRef};
+use viaduct_model::{Config, Mode};
+use viaduct_plan::{Attachments, Target};
+use viaduct_types::{IfName, NicId};
+
+use super::names;
+use crate::{cli::Attach, failure::Failure, host::Host};
+
+/// What the command line names, checked to exist and to be free for this NIC.
+pub(super) fn find(
+    arguments: &Attach,
+    config: &Config,
+    attachments: &Attachments,
+) -> Result<Target, Failure> {
+    let id = &arguments.nic;
+    let Some(nic) = config.nic(id) else { return Err(names::unknown(id, config)) };
+    // The parser does not ask for what the option requires when that conflicts with another one.
+    if arguments.owner.is_some() && arguments.tap.is_none() {
+        return Err(Failure::Usage("--owner is for taps: it needs --tap".to_owned()));
+    }
+    let target = if let Some(name) = &arguments.netns {
+        let reference = match name.parse() {
+            Ok(name) => NetnsRef::Name(name),
+            Err(_) => NetnsRef::Path(name.clone()),
+        };
+        netns(&reference)?
+    } else if let Some(pid) = arguments.pid {
+        netns(&NetnsRef::Process(pid))?
+    } else if let Some(name) = &arguments.tap {
+        let name = name.clone().unwrap_or_else(|| nic.device.clone());
+        Target::Tap { name, owner: arguments.owner.as_deref().map(user).transpose()? }
+    } else if let Some(name) = &arguments.device {
+        Target::Device { name: name.clone() }
+    } else {
+        return Err(Failure::Usage("say where the NIC is: --netns, --pid, --tap or --device".to_owned()));
+    };
+    check_free(config, attachments, id, &target)?;
+    Ok(target)
+}
+
+/// Like `attached as tap NAME`.
+pub(super) fn words(target: &Target) -> String {
+    match target {
+        Target::Netns { .. } => format!("attached to {}", short(target)),
+        Target::Tap { name, .. } => format!("attached as tap {name}"),
+        Target::Device { name } => format!("attached as device {name}"),
+    }
+}
+
+/// Like `netns NAME`.
+pub(super) fn short(target: &Target) -> String {
+    match target {
+        Target::Netns { path, .. } => {
+            let process = || path.strip_prefix("/proc/")?.strip_suffix("/ns/net");
+            match (path.strip_prefix("/run/netns/"), process()) {
+                (Some(name), _) => format!("netns {name}"),
+                (None, Some(pid)) => format!("process {pid}"),
+                (None, None) => path.clone(),
+            }
+        }
+        Target::Tap { .. } => "tap".to_owned(),
+        Target::Device { .. } => "device".to_owned(),
+    }
+}
+
+fn netns(reference: &NetnsRef) -> Result<Target, Failure> {
+    let found = Netns::find(reference).map_err(|error| Failure::Usage(error.to_string()))?;
+    if fs::metadata("/proc/self/ns/net").is_ok_and(|own| own.ino() == found.inode()) {
+        return Err(Failure::Usage(format!(
+            "{} is this host's own network namespace, not a guest's: is the guest running, with a network namespace \
+             of its own?",
+            found.path()
+        )));
+    }
+    Ok(Target::Netns { path: found.path().to_owned(), inode: found.inode() })
+}
+
+/// A user's number, from the number itself or from /etc/passwd.
+fn user(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    number.ok_or_else(|| Failure::Usage(format!("there is no user {name} on this host")))
+}
+
+/// A device to adopt has to be there.
+pub(super) fn check_there(host: &mut Host, target: &Target) -> Result<(), Failure> {
+    let Target::Device { name } = target else { return Ok(()) };
+    let links = host.kernel.links()?;
+    match links.get(name) {
+        Some(link) if link.is_ours() && !link.alias.starts_with("viaduct:adopted:") => Err(Failure::Usage(
+            format!("{name} is a device that Viaduct made ({}); it cannot be a guest's", link.alias),
+        )),
+        Some(_) => Ok(()),
+        None => {
+            let names = links.iter().filter(|(name, l)| !l.is_ours() && name.as_str() != "lo");
+            let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+            let has = if names.is_empty() { "no other".to_owned() } else { names.join(", ") };
+            Err(Failure::Usage(format!("this host has no device {name}; it has {has}")))
+        }
+    }
+}
+
+/// One device, or one name in a namespace, is one NIC's; and never the host's own.
+fn check_free(
+    config: &Config,
+    attachments: &Attachments,
+    id: &NicId,
+    target: &Target,
+) -> Result<(), Failure> {
+    let holder = match target {
+        Target::Netns { inode, .. } => same_inside(config, attachments, id, *inode),
+        Target::Tap { name, .. } | Target::Device { name } => {
+            holder(config, attachments, id, name).map(|what| format!("{name} is {what}"))
+        }
+    };
+    holder.map_or(Ok(()), |text| Err(Failure::Usage(text)))
+}
+
+/// What a device's name stands for already, if not for this NIC.
+fn holder(config: &Config, attachments: &Attachments, id: &NicId, name: &IfName) -> Option<String> {
+    if name.as_str() == "lo" {
+        return Some("this host's loopback device; it cannot be a guest's".to_owned());
+    }
+    if let Some((uplink, _)) = config.uplinks.iter().find(|(_, uplink)| uplink.interface == *name) {
+        return Some(format!("the device of uplink {uplink}; it cannot be a guest's"));
+    }
+    let bridge = config.networks.iter().find(|(_, network)| match &network.mode {
+        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => {
+            bridge == name
+        }
+        Mode::Routed { .. } | Mode::Vnet { .. } => false,
+    });
+    if let Some((network, _)) = bridge {
+        return Some(format!("the bridge of network {network}; it cannot be a guest's"));
+    }
+    let attached = attachments.iter().find(|(other, target)| match target {
+        Target::Tap { name: other_name, .. } | Target::Device { name: other_name } => {
+            *other != id && other_name == name
+        }
+        Target::Netns { .. } => false,
+    });
+    if let Some((other, _)) = attached {
+        return Some(format!("attached as {other} already: `viaduct detach {other}` first"));
+    }
+    let (other, _) = config.nics().find(|(other, nic)| other != id && nic.device == *name)?;
+    Some(format!("the name of the link of {other}; choose another"))
+}
+
+/// Another NIC that has the same name inside the same namespace.
+fn same_inside(config: &Config, attachments: &Attachments, id: &NicId, inode: u64) -> Option<String> {
+    let name = |id: &NicId| config.nic(id).map(|nic| &nic.name);
+    let (other, target) = attachments.iter().find(|(other, target)| {
+        let same = matches!(target, Target::Netns { inode: there, .. } if *there == inode);
+        same && *other != id && name(other) == name(id)
+    })?;
+    Some(format!(
+        "{other} is {0} already and is called {1} there, as {id} would be: give one of them another `name`, or \
+         `viaduct detach {other}` first",
+        words(target),
+        name(id)?,
+    ))
+}
