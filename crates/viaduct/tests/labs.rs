@@ -37,6 +37,7 @@ labs! {
         openvz = "openvz",
     }
     own in OWN {
+        drift = "drift",
         live = "live",
         mallory = "mallory",
         nics = "nics",
@@ -44,6 +45,7 @@ labs! {
         published = "published",
         spoofing = "spoofing",
         uplink_mac = "uplink-mac",
+        uplinks = "uplinks",
     }
 }
 
