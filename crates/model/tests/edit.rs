@@ -1,5 +1,7 @@
 //! `viaduct set … --save` changes what it was asked to, and nothing else.
 
+#![expect(clippy::unwrap_used, reason = "in tests; the lint's own exception does not reach their helpers")]
+
 mod common;
 
 use common::{EXAMPLES, source};

@@ -229,6 +229,34 @@ fn namespaces_peers_and_vnets() {
 }
 
 #[test]
+fn a_guest_has_at_most_256_nics() {
+    let nics = |count| format!("{BASE}{}", "[[guests.a.nics]]\nnetwork = \"public\"\n".repeat(count));
+    assert_eq!(load_text(&nics(256)).unwrap().config.guests["a"].nics.len(), 256);
+    assert!(said(&nics(257)).contains("error: guest `a` has more than 256 NICs\n   --> viaduct.toml:527:1"));
+}
+
+#[test]
+fn addresses_may_repeat_where_they_never_meet() {
+    let text = "[networks.a]\nmode = \"vnet\"\nvnet = \"a\"\nsubnets = [\"10.0.0.0/24\"]\n\
+        [networks.b]\nmode = \"vnet\"\nvnet = \"b\"\nsubnets = [\"10.0.0.0/24\"]\n\
+        [vnets.a]\nid = \"a\"\n[vnets.b]\nid = \"b\"\n\
+        [[guests.a.nics]]\nnetwork = \"a\"\naddresses = [\"10.0.0.1\"]\n\
+        [[guests.b.nics]]\nnetwork = \"b\"\naddresses = [\"10.0.0.1\"]\n";
+    assert_eq!(said(text), "nothing is wrong\n");
+    let with_gateways = text.replace("mode = \"vnet\"", "mode = \"vnet\"\ngateways = [\"10.0.0.254\"]");
+    let diagnostics = load_text(&with_gateways).unwrap_err();
+    let messages: Vec<&str> = diagnostics.iter().map(|d| d.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "the address 10.0.0.254 is used twice",
+            "the prefix 10.0.0.0/24 is used twice",
+            "the address 10.0.0.1 is used twice"
+        ]
+    );
+}
+
+#[test]
 fn several_files() {
     let sources = [
         source("viaduct.toml", &format!("{BASE}[guests.web]\nid = 5\n")),

@@ -1,5 +1,7 @@
 //! The JSON Schema and the loader agree on shape: what the one refuses, the other refuses, too.
 
+#![expect(clippy::unwrap_used, reason = "in tests; the lint's own exception does not reach their helpers")]
+
 mod common;
 
 use common::{EXAMPLES, load_text};

@@ -1,6 +1,7 @@
 //! A large host loads at once. Run it in release to see the figure: `cargo test --release --test size -- --nocapture`.
 
 #![expect(clippy::disallowed_methods, reason = "this measures time")]
+#![expect(clippy::unwrap_used, reason = "in tests; the lint's own exception does not reach their helpers")]
 
 mod common;
 
