@@ -385,9 +385,6 @@ impl Planner<'_> {
             }
         }
         self.ops.extend(switch);
-        for (address, _) in &theirs {
-            self.ops.push(Op::DeleteAddress((*address).clone()));
-        }
         let routes: Vec<&Route> = observed
             .routes
             .iter()
@@ -400,6 +397,10 @@ impl Planner<'_> {
             // The kernel refuses a route that differs in the device only, so the old one goes first.
             self.ops.push(Op::DeleteRoute((*route).clone()));
             self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), ..(*route).clone() }));
+        }
+        // With the last address of a family the kernel takes all routes from a device: killed then, nobody knew them.
+        for (address, _) in &theirs {
+            self.ops.push(Op::DeleteAddress((*address).clone()));
         }
     }
 
