@@ -105,10 +105,17 @@ impl World {
         // A checkout may lie where only root can go.
         fs::write(BINARY, "").unwrap();
         mount_bind(env!("CARGO_BIN_EXE_viaduct"), BINARY).unwrap();
+        let world = Self;
+        world.plug_in();
+        world.write(CONFIG, GOOD);
+        world
+    }
+
+    /// A network as the system makes it when it starts.
+    fn plug_in(&self) {
         for settings in ["all", "default"] {
             fs::write(format!("/proc/sys/net/ipv6/conf/{settings}/accept_dad"), "0").unwrap();
         }
-        let world = Self;
         for line in [
             "ip link set lo up",
             "ip netns add outside",
@@ -118,12 +125,18 @@ impl World {
             "ip address add 203.0.113.2/24 dev eth0",
             "ip address add 2001:db8:28::2/64 dev eth0",
             "ip route add default via 203.0.113.1",
-            "ip -6 route add default via 2001:db8:28::1",
+            "ip -6 route add default via fe80::1 dev eth0",
         ] {
-            world.sh(line);
+            self.sh(line);
         }
-        world.write(CONFIG, GOOD);
-        world
+    }
+
+    /// Everything in the kernel is lost, and what stands under names of namespaces.
+    pub(crate) fn reboot(&self) {
+        self.sh("cd /run/netns && for name in *; do ip netns del $name; done");
+        // SAFETY: only this thread's network namespace changes.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        self.plug_in();
     }
 
     /// Runs a command line that has to succeed.
@@ -148,8 +161,11 @@ impl World {
     /// The program with this host's directories.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(BINARY);
+        if !arguments.iter().any(|argument| argument.as_ref() == "--config") {
+            command.args(["--config", CONFIG]);
+        }
         command
-            .args(["--config", CONFIG, "--state-dir", STATE, "--run-dir", RUN])
+            .args(["--state-dir", STATE, "--run-dir", RUN])
             .args(arguments)
             .env_remove("VIADUCT_CONFIG")
             .env_remove("VIADUCT_LOG")
@@ -251,9 +267,9 @@ impl World {
         for address in ["203.0.113.2/24", "2001:db8:28::2/64"] {
             assert!(addresses.contains(address), "{address} is gone:\n{addresses}");
         }
-        for (family, via) in [("-4", "203.0.113.1"), ("-6", "2001:db8:28::1")] {
+        for (family, via) in [("-4", "203.0.113.1"), ("-6", "fe80::1")] {
             let routes = self.sh(&format!("ip {family} route show default"));
-            assert!(routes.contains(via), "the default route is gone:\n{routes}");
+            assert!(routes.contains(via), "the default route by {via} is gone:\n{routes}");
         }
     }
 }

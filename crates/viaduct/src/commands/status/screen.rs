@@ -109,17 +109,25 @@ fn print(mut table: Table) {
     if table.row_count() == 0 {
         return;
     }
-    let header = table.header().map(|row| row.cell_iter().map(|cell| cell.content()).collect::<Vec<_>>());
-    for (column, name) in table.column_iter_mut().zip(header.unwrap_or_default()) {
-        column.set_padding((0, 2));
-        // Lists of words can be broken; names and addresses are for copying.
-        column.set_constraint(match name.as_str() {
-            "PUBLISHED" => ColumnConstraint::LowerBoundary(Width::Fixed(30)),
-            "DROPPED" | "HELD BACK" => ColumnConstraint::LowerBoundary(Width::Fixed(12)),
-            _ => ColumnConstraint::ContentWidth,
-        });
+    let names = table.header().into_iter().flat_map(|row| row.cell_iter().map(|cell| cell.content()));
+    let constraints: Vec<ColumnConstraint> =
+        names.enumerate().map(|(index, name)| constraint(&table, index, &name)).collect();
+    for (column, constraint) in table.column_iter_mut().zip(constraints) {
+        column.set_padding((0, 2)).set_constraint(constraint);
     }
     say!("\n{}", table.trim_fmt());
+}
+
+/// Names and addresses are for copying; what else there is can be broken between words, or left out.
+fn constraint(table: &Table, index: usize, name: &str) -> ColumnConstraint {
+    let least = |columns| ColumnConstraint::LowerBoundary(Width::Fixed(columns));
+    let is_empty = || table.column_cells_iter(index).flatten().all(|cell| cell.content().is_empty());
+    match name {
+        "DROPPED" | "HELD BACK" if is_empty() => ColumnConstraint::Hidden,
+        "ATTACHED" | "DROPPED" | "HELD BACK" => least(12),
+        "PUBLISHED" => least(30),
+        _ => ColumnConstraint::ContentWidth,
+    }
 }
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
