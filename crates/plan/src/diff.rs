@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use viaduct_types::{IfName, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
     desired::{ADOPTED, Desired, DesiredLink, UPLINK, When},
@@ -349,23 +349,23 @@ impl Planner<'_> {
     /// Where a bridge of ours held an uplink and is no longer to, its addresses and routes return to the uplink.
     fn move_back(&mut self) {
         let observed = self.observed;
-        for (bridge, link) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
+        for (bridge, held) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(UPLINK)) {
             let foreign = || observed.links.iter().filter(|(_, l)| !l.is_ours());
-            let ports: Vec<_> = foreign().filter(|(_, l)| l.master.as_ref() == Some(bridge)).collect();
-            // Stopped after it was released, before its addresses and routes had returned: it is known by its MAC, which
-            // the bridge has from it.
-            let released =
-                foreign().filter(|(_, l)| ports.is_empty() && l.mac.is_some() && l.mac == link.mac);
-            for (interface, port) in ports.iter().copied().chain(released) {
-                if self.desired.moves.get(interface) == Some(bridge) && self.stays(bridge) {
-                    continue;
-                }
-                let release = port
-                    .master
-                    .is_some()
-                    .then(|| Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
-                self.carry(bridge, interface, release);
+            // The bridge has its MAC from the uplink, which is known by it: others may have put devices of theirs into
+            // the bridge, and an uplink that was released before a stop is no port any more.
+            let has_mac = |link: &Link| link.mac.is_some() && link.mac == held.mac;
+            let is_port = |link: &Link| link.master.as_ref() == Some(bridge);
+            let stays = self.stays(bridge);
+            let wanted = |name: &IfName| self.desired.moves.get(name) == Some(bridge);
+            if stays && foreign().any(|(name, l)| wanted(name) && (is_port(l) || has_mac(l))) {
+                continue;
             }
+            let candidates = foreign().filter(|(_, l)| has_mac(l) || is_port(l) && !stays);
+            let uplink = candidates.min_by_key(|(_, l)| (!has_mac(l), !is_port(l), l.index));
+            let Some((interface, link)) = uplink else { continue };
+            let release = is_port(link)
+                .then(|| Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
+            self.carry(bridge, interface, release);
         }
     }
 
@@ -391,6 +391,14 @@ impl Planner<'_> {
             // 2 is the kernel's own, which comes with the address.
             .filter(|r| r.link.as_ref() == Some(from) && r.protocol != PROTOCOL && r.protocol != 2)
             .collect();
+        // The kernel's own go with their addresses, but for those of prefixes that a router advertised: they would
+        // lead past the bridge.
+        for route in observed.routes.iter().filter(|r| {
+            let global = matches!(r.destination, IpNet::V6(net) if !net.addr().is_unicast_link_local());
+            r.link.as_ref() == Some(from) && r.protocol == 2 && global
+        }) {
+            self.ops.push(Op::DeleteRoute(route.clone()));
+        }
         // On-link routes first: gateways are reached by them.
         let (on_link, via): (Vec<&Route>, Vec<&Route>) = routes.into_iter().partition(|r| r.via.is_none());
         for route in on_link.iter().chain(&via) {
