@@ -1,0 +1,35 @@
+//! The fuzzers' seeds, without the fuzzers.
+#![allow(missing_docs, unreachable_pub, reason = "of the fuzzers' crate")]
+
+#[path = "../../../fuzz/src/lib.rs"]
+mod checks;
+
+use std::{fs, path::Path};
+
+fn replay(seeds: &str, check: impl Fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(seeds);
+    let mut count = 0;
+    for entry in fs::read_dir(directory).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        check(&bytes);
+        // What a fuzzer does first.
+        for end in 0..bytes.len() {
+            check(&bytes[..end]);
+            let mut changed = bytes.clone();
+            changed[end] ^= 1 << (end % 7);
+            check(&changed);
+        }
+        count += 1;
+    }
+    assert!(count > 0, "there are no seeds for {seeds}");
+}
+
+#[test]
+fn configurations() {
+    replay("load", checks::configuration);
+}
+
+#[test]
+fn words() {
+    replay("words", checks::words);
+}

@@ -1,0 +1,51 @@
+//! What holds for every input.
+
+use std::{fmt, str::FromStr};
+
+use viaduct_model::{Source, load};
+use viaduct_types::{IfName, MacAddr, NicId, PortRange, Publish, VnetId};
+
+/// Files, separated by NUL, come back as a configuration, or as diagnostics that can be shown.
+pub fn configuration(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let sources: Vec<Source> = text
+        .split('\0')
+        .enumerate()
+        .map(|(number, text)| Source { name: format!("{number}.toml"), text: text.to_owned() })
+        .collect();
+    let diagnostics = match load(&sources) {
+        Ok(loaded) => loaded.warnings,
+        Err(diagnostics) => {
+            assert!(!diagnostics.is_empty(), "refused without a word");
+            diagnostics
+        }
+    };
+    // What is in a file must not reach a terminal as it stands.
+    let shown = diagnostics.render(false);
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    for diagnostic in diagnostics.iter() {
+        assert!(diagnostic.place.line >= 1 && diagnostic.place.column <= diagnostic.place.end_column);
+    }
+    assert!(serde_json::to_string(&diagnostics).is_ok());
+}
+
+/// What is a word is the same word when it is printed and read again.
+pub fn words(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    word::<Publish>(text);
+    word::<PortRange>(text);
+    word::<MacAddr>(text);
+    word::<VnetId>(text);
+    word::<IfName>(text);
+    word::<NicId>(text);
+}
+
+fn word<T: FromStr<Err: fmt::Display> + fmt::Display + fmt::Debug + PartialEq>(text: &str) {
+    match text.parse::<T>() {
+        Ok(word) => {
+            let again = word.to_string().parse::<T>();
+            assert!(again.as_ref().is_ok_and(|again| *again == word), "{text:?} is {word:?}, printed {word}");
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
