@@ -1,5 +1,10 @@
 //! The fuzzers' seeds, without the fuzzers.
 #![allow(missing_docs, unreachable_pub, reason = "of the fuzzers' crate")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "the seeds are files, as many as there are"
+)]
 
 #[path = "../../../fuzz/src/lib.rs"]
 mod checks;

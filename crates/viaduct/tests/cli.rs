@@ -1,4 +1,5 @@
 //! Every command, used rightly, on hosts of the tests' own.
+#![expect(clippy::unwrap_used, reason = "what a test stands on either works or ends it")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What a host is like after kills, full disks, reboots and failed steps; and that two at once do no harm.
+#![expect(clippy::unwrap_used, reason = "what a test stands on either works or ends it")]
 
 mod support;
 

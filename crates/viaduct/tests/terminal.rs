@@ -1,4 +1,5 @@
 //! What people see on a terminal, and programs do not: colours and a progress bar.
+#![expect(clippy::unwrap_used, reason = "what a test stands on either works or ends it")]
 
 mod support;
 
