@@ -83,6 +83,8 @@ pub enum Selector {
     ThSport,
     /// Destination port.
     ThDport,
+    /// Flags of TCP.
+    TcpFlags,
     /// ICMP type.
     IcmpType,
     /// ICMPv6 type.
@@ -130,6 +132,7 @@ impl Selector {
             Self::ArpDaddrIp => "arp daddr ip",
             Self::ThSport => "th sport",
             Self::ThDport => "th dport",
+            Self::TcpFlags => "tcp flags",
             Self::IcmpType => "icmp type",
             Self::Icmpv6Type => "icmpv6 type",
             Self::NdTarget => "@th,64,128",
@@ -168,6 +171,7 @@ impl Selector {
             Self::PktType
             | Self::NfProto
             | Self::L4Proto
+            | Self::TcpFlags
             | Self::IcmpType
             | Self::Icmpv6Type
             | Self::FragExists => 1,
@@ -199,6 +203,7 @@ impl Selector {
             Self::ArpDaddrIp => Place::Payload(Network, 24),
             Self::ThSport | Self::IcmpType | Self::Icmpv6Type => Place::Payload(Transport, 0),
             Self::ThDport => Place::Payload(Transport, 2),
+            Self::TcpFlags => Place::Payload(Transport, 13),
             Self::NdTarget => Place::Payload(Transport, 8),
             Self::NaOption => Place::Payload(Transport, 24),
             Self::NaTargetLinkLayer => Place::Payload(Transport, 26),

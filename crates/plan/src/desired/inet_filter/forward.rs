@@ -12,7 +12,7 @@ use super::{
     },
     FILTER, aggregate, ct_state,
     families::{FAMILIES, FamilyWords, both},
-    known, published,
+    known, midway, published,
 };
 use crate::{
     nft::{Hook, Key, Selector as S, Statement as St, Type as T},
@@ -80,6 +80,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
             discovery(135, "nd-neighbor-solicit"),
             discovery(136, "nd-neighbor-advert"),
+            midway::check("midway_from_guest"),
             listed_out(&FAMILIES[0]),
             listed_out(&FAMILIES[1]),
             vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
@@ -118,6 +119,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             // A guest's address does not come from outside while the guest is here.
             pretender(&FAMILIES[0]),
             pretender(&FAMILIES[1]),
+            midway::check("midway_from_outside"),
             vec![jump("to_guest")],
             inbound(&FAMILIES[0]),
             inbound(&FAMILIES[1]),

@@ -8,6 +8,7 @@ mod families;
 mod forward;
 mod guard;
 mod input;
+mod midway;
 mod translation;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -28,6 +29,7 @@ pub(super) fn table(context: &Context<'_>, claimed: &BTreeSet<IpAddr>) -> Option
     let mut table = Builder::default();
     guard::add(context, &mut table);
     forward::add(context, &mut table);
+    midway::add(&mut table);
     input::add(context, claimed, &mut table);
     translation::add(context, &mut table);
     Some((Family::Inet, table.finish()))
