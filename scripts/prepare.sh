@@ -46,6 +46,7 @@ case $purpose in test | ci)
     need procps kill "ends processes in tests"
     need util-linux unshare "gives tests namespaces of their own"
     need mount mount "gives tests a /run of their own"
+    need python3 python3 "plays servers, attackers and virtual machines in tests"
     ;;
 esac
 

@@ -1,7 +1,7 @@
 //! Labs, each a test: real packets, seen from users' and attackers' machines. Those of `examples/` are what the
 //! documentation shows; those beside this file try one subject each as far as it goes. `viaduct lab run DIR` runs one
 //! by itself.
-#![expect(clippy::unwrap_used, reason = "what a test stands on either works or ends it")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test; it says why it was left out")]
 
 use std::{
     collections::BTreeSet,
@@ -38,6 +38,7 @@ labs! {
     }
     own in OWN {
         drift = "drift",
+        flows = "flows",
         live = "live",
         mallory = "mallory",
         nics = "nics",
