@@ -65,7 +65,7 @@ pub(super) fn add(
     notices: &mut Vec<Notice>,
 ) -> BTreeSet<IpAddr> {
     let claims = claims(context, notices);
-    for (name, uplink, l3) in context.uplinks() {
+    for ((name, uplink, l3), rank) in context.uplinks().zip(0u32..) {
         let routed = context.config.networks.values().any(|n| {
             n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. })
         });
@@ -103,7 +103,7 @@ pub(super) fn add(
             wanted.addresses.insert(Address { link: l3.clone(), address: *address }, 0);
         }
         for gateway in &uplink.gateways {
-            wanted.routes.insert(default_route(l3, *gateway));
+            wanted.routes.insert(default_route(l3, *gateway, rank));
         }
     }
     for (l3, address) in &claims {
@@ -114,7 +114,8 @@ pub(super) fn add(
     claims.into_iter().map(|(_, address)| address).collect()
 }
 
-fn default_route(l3: &IfName, via: IpAddr) -> Route {
+/// The first uplink, by name, is the one that the host itself leaves by.
+fn default_route(l3: &IfName, via: IpAddr, rank: u32) -> Route {
     Route {
         destination: if via.is_ipv4() { any_v4() } else { any_v6() },
         kind: RouteKind::Unicast,
@@ -122,7 +123,7 @@ fn default_route(l3: &IfName, via: IpAddr) -> Route {
         via: Some(via),
         onlink: true,
         source: None,
-        metric: if via.is_ipv4() { 0 } else { 1024 },
+        metric: if via.is_ipv4() { rank } else { 1024 + rank },
         protocol: PROTOCOL,
     }
 }

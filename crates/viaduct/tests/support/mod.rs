@@ -215,12 +215,12 @@ impl World {
 
     /// All that the kernel has of this host.
     pub(crate) fn kernel(&self) -> String {
-        // A link's carrier shows up to a second late.
+        // A link's carrier, and a port's state with it, shows up to a second late.
         self.sh(
             "{ nft --stateless list ruleset; ip link; bridge -details link; ip address; ip route show table all; \
              ip -6 route show table all; ip neighbour show proxy; ip -6 neighbour show proxy; \
              cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/forwarding \
-             /proc/sys/net/ipv4/conf/eth0/*; } | sed -E 's/NO-CARRIER,|,LOWER_UP|state [A-Z]+| linkdown//g'",
+             /proc/sys/net/ipv4/conf/eth0/*; } | sed -E 's/NO-CARRIER,|,LOWER_UP|state [A-Za-z]+| linkdown//g'",
         )
     }
 
