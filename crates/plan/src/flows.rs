@@ -49,10 +49,10 @@ impl<'a> View<'a> {
         if !from_guest && !to_guest {
             return None;
         }
-        let out = !from_guest || self.may(v6, "out", flow.original.source, flow, to);
+        let out = !from_guest || self.may(v6, "out", flow, [flow.original.source, to]);
         let into = !to_guest
             || if self.has(v6, "listed_in", &Key::new().ip(to)) {
-                self.may(v6, "in", to, flow, to)
+                self.may(v6, "in", flow, [to, flow.original.source])
             } else if from_guest {
                 self.has(v6, "between", &Key::new().ip(flow.original.source).ip(to))
             } else {
@@ -84,12 +84,12 @@ impl<'a> View<'a> {
         Some((address(find(ranges)?.get(..len)?)?, tuple.destination_port))
     }
 
-    /// Whether a guest's own list allows the flow; a guest without one is not narrowed.
-    fn may(&self, v6: bool, list: &str, whose: IpAddr, flow: &Flow, to: IpAddr) -> bool {
+    /// Whether a guest's own list allows the flow with the other end; a guest without one is not narrowed.
+    fn may(&self, v6: bool, list: &str, flow: &Flow, [whose, peer]: [IpAddr; 2]) -> bool {
         if !self.has(v6, &format!("listed_{list}"), &Key::new().ip(whose)) {
             return true;
         }
-        let pair = || Key::new().ip(flow.original.source).ip(to).protocol(flow.protocol);
+        let pair = || Key::new().ip(whose).ip(peer).protocol(flow.protocol);
         let service = || pair().port(flow.reply.source_port);
         self.has(v6, &format!("{list}_service"), &service())
             || self.has(v6, &format!("{list}_protocols"), &pair())

@@ -141,9 +141,10 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     );
     for f in &FAMILIES {
         let family = usize::from(f.v6);
-        let flow = || vec![f.saddr, f.daddr, S::L4Proto];
-        let to_port = || vec![f.saddr, f.daddr, S::L4Proto, S::ThDport];
-        let allowed = |side: &Side, end: fn() -> St| {
+        let allowed = |side: &Side, own: S, peer: S, end: fn() -> St| {
+            // The guest's own address first: see [`fill_side`].
+            let flow = || vec![own, peer, S::L4Proto];
+            let to_port = || vec![own, peer, S::L4Proto, S::ThDport];
             vec![
                 vec![St::In(to_port(), side.service[family]), end()],
                 vec![St::In(flow(), side.protocols[family]), end()],
@@ -152,9 +153,9 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         };
         let refuse = |chain| vec![vec![goto(chain)]];
         let name = both!(f, "allow_in4", "allow_in6");
-        table.chain(name, [allowed(&IN, accept), refuse("refuse_in")].concat());
+        table.chain(name, [allowed(&IN, f.daddr, f.saddr, accept), refuse("refuse_in")].concat());
         let name = both!(f, "allow_out4", "allow_out6");
-        table.chain(name, [allowed(&OUT, back), refuse("refuse_out")].concat());
+        table.chain(name, [allowed(&OUT, f.saddr, f.daddr, back), refuse("refuse_out")].concat());
     }
     table.chain("refuse_out", vec![vec![St::CountIn("drop_out", vec![S::IifName]), drop()]]);
     table.chain("refuse_in", vec![vec![St::CountIn("drop_in", vec![S::OifName]), drop()]]);
@@ -257,7 +258,7 @@ fn fill_permissions(context: &Context<'_>, table: &mut Builder) {
                 let allowed = permissions(context, list, f.v6);
                 for to in own() {
                     table.insert(both!(f, "listed_in4", "listed_in6"), Key::new().ip(to));
-                    fill_side(&IN, f, &allowed, |peer| Key::new().prefix(peer).ip(to), table);
+                    fill_side(&IN, f, &allowed, |peer| Key::new().ip(to).prefix(peer), table);
                 }
             }
             if let Some(list) = &guest.allow_out {
@@ -271,7 +272,11 @@ fn fill_permissions(context: &Context<'_>, table: &mut Builder) {
     }
 }
 
-/// `pair` makes the key's addresses, sender first, of the other end's prefix.
+/// `pair` makes the key's addresses, the guest's own first, of the other end's prefix.
+///
+/// The kernel looks ranges up field by field and goes on with every element that the fields so far match (nft_set_pipapo).
+/// By the guest's address few are left, while many guests let the same others in. The same search is done for each
+/// element that is added, so that the order also decides whether a large set is filled in a moment.
 fn fill_side(
     side: &Side,
     f: &FamilyWords,
