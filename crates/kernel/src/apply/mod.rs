@@ -5,7 +5,7 @@ mod conflict;
 mod guest;
 mod links;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use viaduct_plan::{Address, Apply, Flow, Op, PROTOCOL, Route, RouteKind, Sysctl};
 use viaduct_types::IfName;
@@ -115,7 +115,11 @@ impl Run<'_> {
         match doing.op {
             Op::Nft(changes) => {
                 self.send();
-                self.kernel.nft.commit(changes).map_err(|e| KernelError::Filter { source: Arc::new(e) })
+                let start = Instant::now();
+                let done = self.kernel.nft.commit(changes);
+                let elapsed_us = start.elapsed().as_micros();
+                tracing::debug!(changes = changes.len(), elapsed_us, "filter's transaction");
+                done.map_err(|e| KernelError::Filter { source: Arc::new(e) })
             }
             Op::SetSysctl { key, value, journal } => {
                 self.send();

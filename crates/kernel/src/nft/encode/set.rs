@@ -101,7 +101,9 @@ fn byte_order(types: &[Type]) -> u32 {
 pub(super) fn write_element(w: &mut Writer, def: &SetDef, key: &Key, value: &Value) {
     w.nest(list::ELEM, |w| {
         write_data(w, elem::KEY, unpadded(&def.key, &key.first));
-        if def.interval && !key.is_single() {
+        // Also of a single key, for which the kernel needs none: where it is missing, nft takes the next element's key
+        // for the end of this one's, and shows ranges that are not there.
+        if def.interval {
             write_data(w, elem::KEY_END, &key.last);
         }
         match (value, &def.value) {
