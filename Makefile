@@ -11,7 +11,7 @@ LABS := openvz hetzner dedicated-xen
 help:
 	@echo "make demo     three hosts as examples/ describes them, in namespaces: who reaches whom"
 	@echo "make test     everything that is tested"
-	@echo "make bench    what the kernel side costs"
+	@echo "make bench    what guests and packets cost, beside the hand-made way"
 	@echo "make check    formatting and lints"
 	@echo "make docs     docs/configuration.md from the configuration's own descriptions"
 	@echo "make install  the program, its man pages and completions into $(PREFIX)"

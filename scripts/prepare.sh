@@ -50,6 +50,14 @@ case $purpose in test | ci)
     ;;
 esac
 
+case $purpose in bench)
+    need iptables iptables "the hand-made way that is measured beside ours"
+    need procps sysctl "sets up the hosts that are measured"
+    need util-linux unshare "gives measurements namespaces of their own"
+    need mount mount "gives measurements a /run of their own"
+    ;;
+esac
+
 if [ -n "$lacking" ]; then
     command -v apt-get >/dev/null || fail "This is no Debian: install what these packages hold, and try again."
     [ "$(id -u)" -eq 0 ] || fail "Only root may install them. Try: sudo apt-get install$lacking"

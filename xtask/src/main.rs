@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what talks to people")]
 
+mod bench;
+
 use std::{
     fs, io,
     os::unix::fs::MetadataExt,
@@ -15,7 +17,8 @@ const USAGE: &str = "\
 cargo xtask check   formatting, lints, and the pure crates built for a target without an operating system
 cargo xtask test    everything that is tested; needs root, for it makes network namespaces
 cargo xtask ci      check, then test
-cargo xtask bench   what the kernel side costs; needs root
+cargo xtask bench   what guests and packets cost, beside the hand-made way; needs root. Of its parts cost, datapath and
+                    kernel those that are named; --quick for a short look, --write for docs/benchmarks.md
 cargo xtask docs    docs/configuration.md from the configuration's own descriptions
 ";
 
@@ -25,7 +28,11 @@ fn main() -> ExitCode {
         ["check"] => check(),
         ["test"] => test(),
         ["ci"] => both(check, test),
-        ["bench"] => bench(),
+        ["bench"] => bench(&[]),
+        ["bench", ref options @ ..] => bench(options),
+        // What the benchmarks run of this program again, in namespaces of their own.
+        [bench::INSIDE, ref options @ ..] => return bench::inside(options),
+        [bench::WORK, ref options @ ..] => return bench::work(options),
         ["docs"] => docs(),
         _ => {
             eprint!("{USAGE}");
@@ -115,11 +122,9 @@ fn has_nextest() -> bool {
     version.is_ok_and(|output| output.status.success())
 }
 
-fn bench() -> Result<(), String> {
+fn bench(options: &[&str]) -> Result<(), String> {
     require_root("bench")?;
-    let kernel = "test --release --locked --package viaduct-kernel";
-    cargo(&format!("{kernel} --test nft -- --ignored --nocapture --test-threads=1 measure"))?;
-    cargo(&format!("{kernel} --test kernel -- --include-ignored --nocapture --test-threads=1 timing"))
+    bench::run(&bench::Options::parse(options)?, cargo)
 }
 
 fn docs() -> Result<(), String> {

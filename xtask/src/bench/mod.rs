@@ -1,0 +1,156 @@
+//! `cargo xtask bench`: what Viaduct costs, with the hand-made way measured in the same run.
+//!
+//! The parts run in a process of their own, in namespaces of their own: mounts, processes and network. Whatever they
+//! make ends with it, however it ends; see [`sandbox`].
+
+mod cost;
+mod datapath;
+mod guests;
+mod sandbox;
+mod table;
+mod traffic;
+
+use std::{fs, path::PathBuf, process::ExitCode};
+
+use xtask::root;
+
+pub(crate) use sandbox::INSIDE;
+pub(crate) use traffic::{WORK, work};
+
+/// Where the tables are kept.
+const PATH: &str = "docs/benchmarks.md";
+
+/// The words after `cargo xtask bench`.
+const USAGE: &str = "cargo xtask bench [cost] [datapath] [kernel] [--quick] [--write] [--program PATH]";
+
+/// What to measure, and how thoroughly.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    cost: bool,
+    datapath: bool,
+    /// The kernel crate's own measurements, which have no competitor.
+    kernel: bool,
+    quick: bool,
+    write: bool,
+    /// The program, when it is not to be built from this workspace.
+    program: Option<PathBuf>,
+}
+
+impl Options {
+    /// All parts unless some are named.
+    pub(crate) fn parse(arguments: &[&str]) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match *argument {
+                "cost" => options.cost = true,
+                "datapath" => options.datapath = true,
+                "kernel" => options.kernel = true,
+                "--quick" => options.quick = true,
+                "--write" => options.write = true,
+                "--program" => options.program = Some(rest.next().ok_or("--program needs a path")?.into()),
+                other => return Err(format!("what is \"{other}\"? {USAGE}")),
+            }
+        }
+        if !(options.cost || options.datapath || options.kernel) {
+            (options.cost, options.datapath, options.kernel) = (true, true, true);
+        }
+        if options.write && !(options.cost && options.datapath && !options.quick) {
+            return Err("--write keeps whole runs only: not with --quick, nor with one part".to_owned());
+        }
+        Ok(options)
+    }
+
+    /// How many guests are configured.
+    fn sizes(&self) -> &'static [u32] {
+        if self.quick { &[10, 1_000] } else { &[10, 100, 1_000, 10_000] }
+    }
+
+    fn words(&self) -> Vec<String> {
+        let flags = [
+            (self.cost, "cost"),
+            (self.datapath, "datapath"),
+            (self.quick, "--quick"),
+            (self.write, "--write"),
+        ];
+        flags.iter().filter(|(set, _)| *set).map(|(_, word)| (*word).to_owned()).collect()
+    }
+}
+
+/// Builds what is measured, and measures it in a sandbox.
+pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> Result<(), String> {
+    if options.cost || options.datapath {
+        // This program, too: it makes the traffic.
+        cargo("build --release --locked --package viaduct --package xtask")?;
+        let release = release_directory()?;
+        let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
+        sandbox::enter(&release.join("xtask"), &program, &options.words())?;
+    }
+    if options.kernel {
+        let kernel = "test --release --locked --package viaduct-kernel";
+        cargo(&format!("{kernel} --test nft -- --ignored --nocapture --test-threads=1 measure"))?;
+        cargo(&format!("{kernel} --test kernel -- --include-ignored --nocapture --test-threads=1 timing"))?;
+    }
+    Ok(())
+}
+
+/// In the sandbox: the program first, then the options.
+pub(crate) fn inside(arguments: &[&str]) -> ExitCode {
+    match measure(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &[&str]) -> Result<(), String> {
+    let (program, words) = arguments.split_first().ok_or("the program to measure is missing")?;
+    let options = Options::parse(words)?;
+    let sandbox = sandbox::Sandbox::prepare(program.into())?;
+    let mut page = table::Page::new(options.write.then(|| head(&sandbox)));
+    if options.cost {
+        cost::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.datapath {
+        datapath::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.write {
+        let path = root().join(PATH);
+        fs::write(&path, page.text()).map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("Written to {PATH}.");
+    }
+    Ok(())
+}
+
+fn release_directory() -> Result<PathBuf, String> {
+    // Cargo puts each profile's programs beside the other's: target/debug/xtask, target/release/xtask.
+    let this = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
+    let target =
+        this.parent().and_then(|profile| profile.parent()).ok_or("this program stands in no target")?;
+    Ok(target.join("release"))
+}
+
+/// What stands before the tables, with the machine they are from.
+fn head(sandbox: &sandbox::Sandbox) -> String {
+    let said = |command: &str, arguments: &[&str]| {
+        sandbox.here(command, arguments).map(|text| text.lines().next().unwrap_or_default().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let kernel = kernel.split('-').next().unwrap_or_default().trim();
+    let versions = [said("nft", &["--version"]), said("iptables", &["--version"])];
+    let versions: Vec<_> = versions.into_iter().flatten().collect();
+    format!(
+        "# Benchmarks\n\n\
+         <!-- Written by `cargo xtask bench --write`. -->\n\n\
+         `make bench` measures all of this again, as root, in namespaces of its own; nothing of the machine's network is \
+         touched. `cargo xtask bench --quick` takes about a minute.\n\n\
+         The numbers below are from a virtual machine with {cores} cores, Linux {kernel}, {}. Others are other \
+         machines: compare rows, not machines. Outside, host and guest are namespaces of one machine, so that every \
+         number contains the sender and the receiver, too. The ways take turns in every round; a cell is the median of \
+         the rounds with the least and the greatest, a ratio is the median of each round's own ratio.\n",
+        versions.join(", ")
+    )
+}
