@@ -162,7 +162,8 @@ fn report(samples: &Samples, sizes: &[u32], rounds: u32, slice: u32, page: &mut 
             "From outside through the host to the last of so many guests; {rounds} rounds of {slice} ms for each cell. \
              Linear iptables has a DNAT rule and two rules in FORWARD for each guest, in the guests' order; plain routing \
              and routing with conntrack have nothing that depends on the number of guests, so that what differs in their \
-             rows is the machine's unrest. Each host has the last two of the guests for real. A new connection is \
+             rows is the machine's unrest. The host with one DNAT rule has one MASQUERADE rule, too, for what its guest \
+             sends. Each host has the last two of the guests for real. A new connection is \
              opened, accepted, closed by the server and seen closed."
         ),
     );

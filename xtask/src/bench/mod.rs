@@ -37,7 +37,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// All parts unless some are named.
+    /// All parts unless some are named; in a hurry only those with a competitor.
     pub(crate) fn parse(arguments: &[&str]) -> Result<Self, String> {
         let mut options = Self::default();
         let mut rest = arguments.iter();
@@ -53,7 +53,7 @@ impl Options {
             }
         }
         if !(options.cost || options.datapath || options.kernel) {
-            (options.cost, options.datapath, options.kernel) = (true, true, true);
+            (options.cost, options.datapath, options.kernel) = (true, true, !options.quick);
         }
         if options.write && !(options.cost && options.datapath && !options.quick) {
             return Err("--write keeps whole runs only: not with --quick, nor with one part".to_owned());
@@ -146,8 +146,8 @@ fn head(sandbox: &sandbox::Sandbox) -> String {
         "# Benchmarks\n\n\
          <!-- Written by `cargo xtask bench --write`. -->\n\n\
          `make bench` measures all of this again, as root, in namespaces of its own; nothing of the machine's network is \
-         touched. `cargo xtask bench --quick` takes about a minute.\n\n\
-         The numbers below are from a virtual machine with {cores} cores, Linux {kernel}, {}. Others are other \
+         touched. `cargo xtask bench --quick` takes about a minute once everything is built.\n\n\
+         The numbers below are from a machine with {cores} cores, Linux {kernel}, {}. Others are other \
          machines: compare rows, not machines. Outside, host and guest are namespaces of one machine, so that every \
          number contains the sender and the receiver, too. The ways take turns in every round; a cell is the median of \
          the rounds with the least and the greatest, a ratio is the median of each round's own ratio.\n",
