@@ -9,4 +9,4 @@ mod store;
 
 pub use change::{Aftermath, ChangeError, change};
 pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, converge, look};
-pub use store::{Lock, Store, StoreError};
+pub use store::{KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed};

@@ -5,7 +5,7 @@ use std::{fs, sync::mpsc, thread, time::Duration};
 
 use viaduct_model::Source;
 use viaduct_plan::{Attachments, Target};
-use viaduct_reconcile::{Store, StoreError};
+use viaduct_reconcile::{KEPT, Moment, Revision, Store, StoreError, Unconfirmed};
 
 fn source(text: &str) -> Source {
     Source { name: "viaduct.toml".to_owned(), text: text.to_owned() }
@@ -96,4 +96,52 @@ fn the_lock_keeps_others_waiting_and_tells_them() {
     drop(held);
     assert_eq!(told.recv().unwrap(), "has it");
     waiting.join().unwrap();
+}
+
+#[test]
+fn the_last_revisions_are_kept_and_what_says_the_same_is_none() {
+    let (directory, store) = store();
+    assert!(store.history().unwrap().is_empty());
+    let texts: Vec<String> = (0..KEPT + 5).map(|n| format!("# {n}\n")).collect();
+    for (text, time) in texts.iter().zip(1000..) {
+        let number = store.record(time, "apply", "root", &[source(text)]).unwrap();
+        assert_eq!(store.record(time, "set", "root", &[source(text)]).unwrap(), number, "the same again");
+    }
+    let last = store.record(2000, "down", "ann", &[]).unwrap();
+    let history = store.history().unwrap();
+    assert_eq!(history.len(), KEPT);
+    assert!(history.is_sorted_by_key(|revision| revision.number));
+    let expected =
+        Revision { number: last, time: 2000, action: "down".into(), by: "ann".into(), sources: vec![] };
+    assert_eq!(history.last(), Some(&expected));
+    assert_eq!(last, texts.len() as u64 + 1);
+    let damaged = directory.path().join(format!("state/history/{last}.json"));
+    fs::write(&damaged, "{").unwrap();
+    let error = store.history().unwrap_err();
+    assert!(matches!(&error, StoreError::Damaged { path, .. } if *path == damaged), "{error:?}");
+}
+
+#[test]
+fn an_unconfirmed_change_is_remembered_until_it_is_disarmed() {
+    let (directory, store) = store();
+    assert_eq!(store.unconfirmed().unwrap(), None);
+    let moment = |boot: &str, milliseconds| Moment { boot: boot.to_owned(), milliseconds };
+    let unconfirmed = Unconfirmed { deadline: moment("a", 5000), before: vec![source("old")] };
+    store.arm(&unconfirmed).unwrap();
+    assert_eq!(store.unconfirmed().unwrap(), Some(unconfirmed.clone()));
+    store.disarm().unwrap();
+    store.disarm().unwrap();
+    assert_eq!(store.unconfirmed().unwrap(), None);
+    for (now, left) in [
+        (moment("a", 0), Some(5000)),
+        (moment("a", 4999), Some(1)),
+        (moment("a", 5000), None),
+        (moment("a", 9000), None),
+        // The machine was booted since: the time is over, whatever its clock says.
+        (moment("b", 10), None),
+    ] {
+        assert_eq!(unconfirmed.deadline.left(&now), left, "{now:?}");
+    }
+    fs::write(directory.path().join("state/unconfirmed.json"), "{}").unwrap();
+    assert!(store.unconfirmed().unwrap_err().to_string().contains("viaduct history"));
 }

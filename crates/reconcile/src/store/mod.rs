@@ -1,5 +1,9 @@
 //! What is remembered between runs, as JSON files that a person can read: the applied configuration (state directory,
-//! survives a reboot) and the attachments (run directory, as short-lived as what they name).
+//! survives a reboot) with its history, a change that waits to be confirmed, and the attachments (run directory, as
+//! short-lived as what they name).
+
+mod history;
+mod unconfirmed;
 
 use std::{
     fs::{self, File},
@@ -14,6 +18,9 @@ use rustix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use viaduct_model::Source;
 use viaduct_plan::Attachments;
+
+pub use history::{KEPT, Revision};
+pub use unconfirmed::{Moment, Unconfirmed};
 
 /// The two directories.
 #[derive(Clone, Debug)]
@@ -65,6 +72,16 @@ struct Applied {
 struct AppliedSource {
     name: String,
     text: String,
+}
+
+impl From<&Source> for AppliedSource {
+    fn from(source: &Source) -> Self {
+        Self { name: source.name.clone(), text: source.text.clone() }
+    }
+}
+
+fn sources_of(written: Vec<AppliedSource>) -> Vec<Source> {
+    written.into_iter().map(|s| Source { name: s.name, text: s.text }).collect()
 }
 
 impl Store {
@@ -126,7 +143,7 @@ impl Store {
         if sources.is_empty() {
             return Err(StoreError::Damaged { path, reason: "no file is in it".to_owned(), way_out });
         }
-        Ok(Some(sources.into_iter().map(|s| Source { name: s.name, text: s.text }).collect()))
+        Ok(Some(sources_of(sources)))
     }
 
     /// Remembers a configuration as applied.
@@ -134,8 +151,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be written; then the old one is still there.
     pub fn set_applied(&self, sources: &[Source]) -> Result<(), StoreError> {
-        let sources = sources.iter().map(|s| AppliedSource { name: s.name.clone(), text: s.text.clone() });
-        write(&self.applied_path(), &Applied { sources: sources.collect() })
+        write(&self.applied_path(), &Applied { sources: sources.iter().map(AppliedSource::from).collect() })
     }
 
     /// Forgets the applied configuration.
@@ -143,11 +159,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be removed.
     pub fn clear_applied(&self) -> Result<(), StoreError> {
-        let path = self.applied_path();
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path, source)),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove(&self.applied_path())
     }
 
     /// The attachments.
@@ -178,6 +190,13 @@ impl Store {
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { action, path: path.to_owned(), source }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, source)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn read<T: DeserializeOwned>(path: &Path, way_out: &'static str) -> Result<Option<T>, StoreError> {

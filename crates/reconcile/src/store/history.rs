@@ -1,0 +1,107 @@
+//! The revisions of a host's configuration: the last ones that were made, oldest first, a file each.
+
+use std::{fs, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use viaduct_model::Source;
+
+use super::{AppliedSource, Store, StoreError, io_error, read, sources_of, write};
+
+/// How many revisions are kept.
+pub const KEPT: usize = 20;
+
+/// One state of the configuration that a host was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// Counts up from 1.
+    pub number: u64,
+    /// When, in seconds since 1970 (UTC).
+    pub time: u64,
+    /// By which command.
+    pub action: String,
+    /// By which user.
+    pub by: String,
+    /// The files' text; empty when everything was taken away.
+    pub sources: Vec<Source>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    time: u64,
+    action: String,
+    by: String,
+    sources: Vec<AppliedSource>,
+}
+
+const WAY_OUT: &str = "Remove it: only this revision is lost";
+
+impl Store {
+    /// The revisions that are kept, oldest first.
+    ///
+    /// # Errors
+    /// When one is there and cannot be read.
+    pub fn history(&self) -> Result<Vec<Revision>, StoreError> {
+        let mut revisions = Vec::new();
+        for number in self.numbers()? {
+            let Some(written) = read::<Written>(&self.revision_path(number), WAY_OUT)? else { continue };
+            let Written { time, action, by, sources } = written;
+            revisions.push(Revision { number, time, action, by, sources: sources_of(sources) });
+        }
+        Ok(revisions)
+    }
+
+    /// Adds a revision with the next number, unless it says what the last one says; the oldest go when there are
+    /// more than [`KEPT`]. Gives the number of the last one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn record(&self, time: u64, action: &str, by: &str, sources: &[Source]) -> Result<u64, StoreError> {
+        let mut numbers = self.numbers()?;
+        let last = numbers.last().copied();
+        if let Some(number) = last
+            && let Ok(Some(written)) = read::<Written>(&self.revision_path(number), WAY_OUT)
+            && sources_of(written.sources) == sources
+        {
+            return Ok(number);
+        }
+        let directory = self.history_path();
+        fs::create_dir_all(&directory).map_err(|e| io_error("create the directory", &directory, e))?;
+        let number = last.unwrap_or(0) + 1;
+        let sources = sources.iter().map(AppliedSource::from).collect();
+        let written = Written { time, action: action.to_owned(), by: by.to_owned(), sources };
+        write(&self.revision_path(number), &written)?;
+        numbers.push(number);
+        for old in numbers.iter().rev().skip(KEPT) {
+            let path = self.revision_path(*old);
+            fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
+        }
+        Ok(number)
+    }
+
+    /// The numbers of the revisions that are kept, in order.
+    fn numbers(&self) -> Result<Vec<u64>, StoreError> {
+        let directory = self.history_path();
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error("list", &directory, error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| io_error("list", &directory, e))?.file_name();
+            let number: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            numbers.extend(number);
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn history_path(&self) -> PathBuf {
+        self.state.join("history")
+    }
+
+    fn revision_path(&self, number: u64) -> PathBuf {
+        self.history_path().join(format!("{number}.json"))
+    }
+}
