@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
@@ -33,9 +32,13 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
-}
 
-impl Plan {
+    /// The plan for programs: each step by itself.
+    pub fn steps(&self) -> Vec<String> {
+        let lines = |op: &Op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
+        self.ops.iter().flat_map(lines).collect()
+    }
+
     /// The plan for people, a line each. The settings of a device that we make take one line together.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -62,15 +65,6 @@ fn settings_lines(settings: &mut BTreeMap<&str, usize>) -> Vec<String> {
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
-    }
-}
-
-/// For programs: each step by itself.
-impl Serialize for Plan {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let lines =
-            self.ops.iter().flat_map(|op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>());
-        serializer.collect_seq(lines)
     }
 }
 

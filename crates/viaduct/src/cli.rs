@@ -1,11 +1,13 @@
 //! The command line: one definition gives the flags, their help, the man pages and the completions.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use viaduct_model::Address;
 use viaduct_types::{IfName, NicId, Publish};
+
+use crate::guard;
 
 /// The network of virtualization hosts.
 ///
@@ -58,7 +60,26 @@ pub(crate) enum Command {
         exit_code: bool,
     },
     /// Make the host what the configuration says
-    Apply,
+    Apply {
+        /// Take it back by itself after this time, like 60s or 5m, unless `viaduct confirm` comes before
+        #[arg(long, value_name = "TIME", value_parser = confirm_time)]
+        confirm: Option<Duration>,
+    },
+    /// Keep the change that waits to be confirmed
+    Confirm,
+    /// Return to what was before the last change, or to a revision of the history
+    Rollback {
+        /// The revision to return to
+        revision: Option<u64>,
+        /// Take it back by itself after this time, like 60s or 5m, unless `viaduct confirm` comes before
+        #[arg(long, value_name = "TIME", value_parser = confirm_time)]
+        confirm: Option<Duration>,
+    },
+    /// List the last revisions of the configuration, or show what one changed
+    History {
+        /// The revision to show
+        revision: Option<u64>,
+    },
     /// Show networks, guests, addresses, ports, drops and drift
     Status,
     /// Connect a guest's NIC that now exists as a namespace, tap or device
@@ -90,6 +111,9 @@ pub(crate) enum Command {
     /// Try whole hosts in namespaces of this machine; no real interface is touched
     #[command(subcommand)]
     Lab(Lab),
+    /// Wait until the unconfirmed change's time is over, and take it back; started by `apply --confirm`
+    #[command(name = guard::COMMAND, hide = true)]
+    ReturnUnconfirmed,
     /// Print the JSON Schema of the configuration
     Schema,
     /// Print a completion script
@@ -168,7 +192,7 @@ pub(crate) struct Attach {
     pub(crate) owner: Option<String>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true))]
 pub(crate) struct Set {
     /// The guest, or one of its NICs
@@ -189,4 +213,18 @@ pub(crate) struct Set {
     /// Write it into the configuration file, too, with comments and order kept; otherwise it lasts until `apply`
     #[arg(long)]
     pub(crate) save: bool,
+}
+
+/// How long an unconfirmed change may stay. Less than a second is over before anybody can confirm; a day is what nobody
+/// waits for.
+fn confirm_time(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let plain = text.parse().map(Duration::from_secs);
+    let time =
+        plain.or_else(|_| humantime::parse_duration(text)).map_err(|_| "write a time like 60s or 5m")?;
+    if (Duration::from_secs(1)..=LONGEST).contains(&time) {
+        Ok(time)
+    } else {
+        Err("write a time from 1s to 24h".to_owned())
+    }
 }

@@ -1,91 +1,124 @@
-//! Errors as the user sees them: what was tried, what the matter is, what to do; and the exit status.
+//! Errors as the user sees them: what was tried, what the matter is, what to do; and the exit status. They travel from
+//! the daemon to its clients as they are.
 
 use std::{error::Error, fmt::Write as _, process::ExitCode};
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use viaduct_model::Diagnostics;
-use viaduct_plan::Notice;
 use viaduct_reconcile::{Aftermath, ChangeError, ConvergeError, StoreError};
 
-use crate::show::{self, tell};
+use crate::{
+    operations::Remark,
+    show::{self, tell},
+};
 
 /// Why a command did not do what it was asked.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The command line does not fit together, or names what is not there.
-    Usage(String),
-    /// Files of the configuration that cannot be read, a line each.
-    Unreadable(Vec<String>),
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Failure {
+    /// What kind of failure it is.
+    pub(crate) kind: Kind,
+    /// What went wrong, in a sentence.
+    pub(crate) error: String,
+    /// Details, a line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) details: Vec<String>,
+    /// Why a configuration does not fit this host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notices: Vec<Remark>,
+    /// What is wrong in the configuration, with places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<serde_json::Value>>")]
+    pub(crate) diagnostics: Option<Box<Diagnostics>>,
+    /// The same as a text for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) text: String,
+}
+
+/// What kind of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// The command line or the request does not fit together, or names what is not there.
+    Usage,
+    /// Files of the configuration cannot be read.
+    Unreadable,
     /// The configuration is wrong.
-    Configuration(Box<Diagnostics>),
+    Configuration,
     /// The configuration is right by itself, but not on this host.
-    Unfit(Vec<Notice>),
+    Unfit,
+    /// Whoever asks may not.
+    Forbidden,
     /// Everything else.
-    Failed {
-        /// What went wrong.
-        message: String,
-        /// Details, a line each.
-        details: Vec<String>,
-    },
+    Failed,
 }
 
 impl Failure {
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::Failed { message: message.into(), details: Vec::new() }
+    fn new(kind: Kind, error: impl Into<String>) -> Self {
+        let error = error.into();
+        Self { kind, error, details: Vec::new(), notices: Vec::new(), diagnostics: None, text: String::new() }
     }
 
-    /// Adds a detail where there is room for it.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Kind::Usage, message)
+    }
+
+    /// Files that cannot be read, a line each.
+    pub(crate) fn unreadable(lines: Vec<String>) -> Self {
+        Self { details: lines, ..Self::new(Kind::Unreadable, "the configuration cannot be read") }
+    }
+
+    pub(crate) fn unfit(notices: Vec<Remark>) -> Self {
+        Self { notices, ..Self::new(Kind::Unfit, "the configuration does not fit this host") }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
+    /// Adds a detail.
     pub(crate) fn with(mut self, detail: impl Into<String>) -> Self {
-        if let Self::Failed { details, .. } = &mut self {
-            details.push(detail.into());
-        }
+        self.details.push(detail.into());
         self
     }
 
     pub(crate) fn code(&self) -> ExitCode {
-        match self {
-            Self::Usage(_) | Self::Unreadable(_) | Self::Configuration(_) | Self::Unfit(_) => {
-                ExitCode::from(2)
-            }
-            Self::Failed { .. } => ExitCode::from(1),
+        match self.kind {
+            Kind::Usage | Kind::Unreadable | Kind::Configuration | Kind::Unfit => ExitCode::from(2),
+            Kind::Forbidden | Kind::Failed => ExitCode::from(1),
         }
     }
 
     /// On standard error for people; on standard output as an object with `error` for programs.
     pub(crate) fn show(&self, json: bool) {
         if json {
-            show::say!("{}", self.json());
+            show::say_json(self);
             return;
         }
-        match self {
-            Self::Configuration(diagnostics) => {
-                show::tell_text(&diagnostics.render(show::color_on_stderr()));
-            }
-            Self::Unreadable(lines) => lines.iter().for_each(|line| tell!("error: {line}")),
-            Self::Unfit(notices) => notices.iter().for_each(|notice| tell!("{notice}")),
-            Self::Usage(message) => tell!("error: {message}"),
-            Self::Failed { message, details } => {
-                tell!("error: {message}");
-                details.iter().for_each(|detail| tell!("  {detail}"));
-            }
+        match self.kind {
+            Kind::Configuration => show::tell_text(&self.report()),
+            Kind::Unreadable => self.details.iter().for_each(|line| tell!("error: {line}")),
+            Kind::Unfit => self.notices.iter().for_each(|notice| tell!("{notice}")),
+            Kind::Usage | Kind::Forbidden | Kind::Failed => tell!("error: {}", self.error),
+        }
+        if self.kind != Kind::Unreadable {
+            self.details.iter().for_each(|detail| tell!("  {detail}"));
         }
     }
 
-    fn json(&self) -> serde_json::Value {
-        match self {
-            Self::Configuration(diagnostics) => {
-                json!({ "error": "the configuration is wrong", "diagnostics": diagnostics })
-            }
-            Self::Unreadable(lines) => {
-                json!({ "error": "the configuration cannot be read", "details": lines })
-            }
-            Self::Unfit(notices) => json!({
-                "error": "the configuration does not fit this host",
-                "notices": show::notices_json(notices),
-            }),
-            Self::Usage(message) => json!({ "error": message }),
-            Self::Failed { message, details } => json!({ "error": message, "details": details }),
+    /// What is wrong in the configuration: in colours, if possible. What came from elsewhere has lost them.
+    fn report(&self) -> String {
+        let here = self.diagnostics.as_ref().filter(|_| self.text.is_empty());
+        here.map_or_else(|| self.text.clone(), |diagnostics| diagnostics.render(show::color_on_stderr()))
+    }
+
+    /// It in a line, for a log.
+    pub(crate) fn line(&self) -> String {
+        let mut line = self.error.clone();
+        for detail in self.details.iter().cloned().chain(self.notices.iter().map(ToString::to_string)) {
+            let _ = write!(line, "; {detail}");
         }
+        line
     }
 }
 
@@ -102,7 +135,8 @@ fn chain(error: &dyn Error) -> String {
 
 impl From<Diagnostics> for Failure {
     fn from(diagnostics: Diagnostics) -> Self {
-        Self::Configuration(Box::new(diagnostics))
+        let diagnostics = Some(Box::new(diagnostics));
+        Self { diagnostics, ..Self::new(Kind::Configuration, "the configuration is wrong") }
     }
 }
 
@@ -127,9 +161,9 @@ impl From<viaduct_kernel::nft::NftError> for Failure {
 impl From<ConvergeError> for Failure {
     fn from(error: ConvergeError) -> Self {
         if let ConvergeError::Unfit(notices) = error {
-            return Self::Unfit(notices);
+            return Self::unfit(notices.iter().map(Remark::from).collect());
         }
-        Self::Failed { message: headline(&error), details: details(&error) }
+        Self { details: details(&error), ..Self::failed(headline(&error)) }
     }
 }
 
@@ -142,7 +176,6 @@ fn headline(error: &ConvergeError) -> String {
         | ConvergeError::Unstable { .. } => error.to_string(),
     }
 }
-
 fn details(error: &ConvergeError) -> Vec<String> {
     match error {
         ConvergeError::Observe(_) => Vec::new(),

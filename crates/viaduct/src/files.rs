@@ -19,6 +19,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Source>, Failure> {
     read_all(&[path.to_owned()])
 }
 
+/// Keeps others from saving changes of the same files at the same time.
+pub(crate) fn lock(path: &Path) -> Result<File, Failure> {
+    let go = || -> io::Result<File> {
+        // A file is replaced when it is saved; its directory stays the same.
+        let parent = || path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let place = if path.is_dir() { path } else { parent().unwrap_or(Path::new(".")) };
+        let directory = File::open(place)?;
+        directory.lock()?;
+        Ok(directory)
+    };
+    go().map_err(|error| Failure::failed(format!("cannot lock {}: {error}", path.display())))
+}
+
 /// Reads several files or directories as one configuration; whatever cannot be read is named, all of it.
 pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
@@ -35,7 +48,7 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
             Err(line) => unreadable.push(line),
         }
     }
-    if unreadable.is_empty() { Ok(sources) } else { Err(Failure::Unreadable(unreadable)) }
+    if unreadable.is_empty() { Ok(sources) } else { Err(Failure::unreadable(unreadable)) }
 }
 
 /// The files of a configuration.

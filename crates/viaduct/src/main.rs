@@ -2,11 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod clock;
 mod commands;
 mod failure;
 mod files;
+mod guard;
 mod host;
+mod operations;
 mod show;
+mod user;
 
 use std::process::ExitCode;
 

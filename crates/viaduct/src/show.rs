@@ -7,8 +7,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
-use viaduct_plan::{Notice, Severity};
+use serde::Serialize;
 
 /// Prints a line of results.
 macro_rules! say {
@@ -69,20 +68,12 @@ pub(crate) fn width() -> u16 {
     told.or_else(seen).filter(|&columns| columns > 0).unwrap_or(WITHOUT_TERMINAL).max(60)
 }
 
-pub(crate) fn notice_json(notice: &Notice) -> Value {
-    json!({
-        "severity": match notice.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        "message": notice.text,
-        "file": notice.origin.as_ref().map(|o| o.file.to_string()),
-        "line": notice.origin.as_ref().map(|o| o.line),
-    })
-}
-
-pub(crate) fn notices_json(notices: &[Notice]) -> Value {
-    notices.iter().map(notice_json).collect()
+/// Prints an object for programs.
+pub(crate) fn say_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => say!("{text}"),
+        Err(error) => keep_error(Err(error.into())),
+    }
 }
 
 /// `1 step`, `2 steps`.

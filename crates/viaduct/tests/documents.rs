@@ -35,7 +35,7 @@ fn command_lines(page: &str) -> Vec<Vec<String>> {
 #[test]
 fn commands_in_the_documents_exist() {
     let mut seen = BTreeSet::new();
-    for page in ["README.md", "CHANGELOG.md", "docs/configuration.md", "docs/lab.md"] {
+    for page in ["README.md", "CHANGELOG.md", "docs/configuration.md", "docs/lab.md", "docs/operation.md"] {
         let text = fs::read_to_string(root().join(page)).unwrap();
         for words in command_lines(&text) {
             let command: Vec<&str> = words.iter().map(String::as_str).take_while(|w| is_command(w)).collect();
@@ -76,7 +76,7 @@ fn every_command_is_explained() {
     let commands = commands.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
     let commands: Vec<&str> = commands.filter_map(|line| line.split(' ').next()).collect();
     assert!(commands.len() > 10, "{help}");
-    let documents: String = ["README.md", "docs/configuration.md", "docs/lab.md"]
+    let documents: String = ["README.md", "docs/configuration.md", "docs/lab.md", "docs/operation.md"]
         .map(|p| fs::read_to_string(root().join(p)).unwrap())
         .concat();
     for command in commands {

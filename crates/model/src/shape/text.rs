@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use viaduct_types::{
     GuestName, IfName, IpNet, MacAddr, NameError, NamespaceName, NetworkName, PeerName, PortRange, Proto,
@@ -176,7 +177,8 @@ text!(IpAddr, "an IP address", ip!(), |text| match text.parse() {
 });
 
 /// An address that a machine can have, as a NIC's is written: `IP` or `IP/LENGTH`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
@@ -198,6 +200,20 @@ pub struct ParseAddressError {
     text: String,
     problem: String,
     help: String,
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = ParseAddressError;
+
+    fn try_from(text: String) -> Result<Self, ParseAddressError> {
+        text.parse()
+    }
 }
 
 impl FromStr for Address {

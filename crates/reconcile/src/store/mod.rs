@@ -179,7 +179,18 @@ impl Store {
         write(&self.attachments_path(), attachments)
     }
 
-    fn applied_path(&self) -> PathBuf {
+    /// The directory that survives a reboot.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The directory that does not.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// The file with the configuration that was applied last.
+    pub fn applied_path(&self) -> PathBuf {
         self.state.join("applied.json")
     }
 

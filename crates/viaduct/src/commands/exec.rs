@@ -5,11 +5,11 @@ use viaduct_plan::Target;
 use viaduct_reconcile::Store;
 use viaduct_types::NicId;
 
-use super::names;
 use crate::{
     cli::Global,
     failure::Failure,
-    host::{applied, require_root},
+    host::{loaded, require_root},
+    operations::unknown,
 };
 
 pub(super) fn run(global: &Global, nic: &NicId, command: &[OsString]) -> Result<ExitCode, Failure> {
@@ -18,23 +18,23 @@ pub(super) fn run(global: &Global, nic: &NicId, command: &[OsString]) -> Result<
     let path = match store.attachments()?.get(nic) {
         Some(Target::Netns { path, .. }) => path.clone(),
         Some(Target::Tap { name, .. } | Target::Device { name }) => {
-            return Err(Failure::Usage(format!(
+            return Err(Failure::usage(format!(
                 "{nic} is attached as the device {name}, so its network is inside a virtual machine: log in there"
             )));
         }
         None => {
             // Of use for what it says only; without it the other message does.
-            let known = applied(&store).ok().flatten();
+            let known = store.applied().ok().flatten().and_then(|sources| loaded(sources).ok());
             if let Some(applied) = known.filter(|applied| applied.config.nic(nic).is_none()) {
-                return Err(names::unknown(nic, &applied.config));
+                return Err(unknown(nic, &applied.config));
             }
-            return Err(Failure::Usage(format!(
+            return Err(Failure::usage(format!(
                 "{nic} is not attached, so it has no namespace: `viaduct attach {nic} --netns NAME` first"
             )));
         }
     };
     let Some((program, arguments)) = command.split_first() else {
-        return Err(Failure::Usage("say which command to run".to_owned()));
+        return Err(Failure::usage("say which command to run".to_owned()));
     };
     // Only returns when it fails.
     let error = command_in(&path, program)?.args(arguments).exec();

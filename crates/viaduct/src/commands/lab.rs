@@ -126,7 +126,7 @@ fn progress(global: &Global) -> impl FnMut(&Event) {
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
         if matches!(error, LabError::Wrong(_) | LabError::NothingSelected(_) | LabError::Read { .. }) {
-            Self::Usage(error.to_string())
+            Self::usage(error.to_string())
         } else {
             Self::failed(error.to_string())
         }

@@ -4,20 +4,25 @@ mod announce;
 mod apply;
 mod attach;
 mod check;
+mod confirm;
 mod exec;
 mod generate;
+mod history;
 mod lab;
-mod names;
 mod plan;
 mod set;
 mod status;
-mod target;
 
 use std::process::ExitCode;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Global},
     failure::Failure,
+    guard,
+    host::Host,
+    operations::{self, Caller, File, Operation, Remark},
+    show::{Progress, say, tell},
+    user,
 };
 
 pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
@@ -25,7 +30,11 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
         Command::Check { files } => check::run(global, files),
         Command::Plan { exit_code } => plan::run(global, *exit_code),
-        Command::Apply => apply::run(global),
+        Command::Apply { confirm } => apply::run(global, *confirm),
+        Command::Confirm => confirm::confirm(global),
+        Command::Rollback { revision, confirm } => confirm::rollback(global, *revision, *confirm),
+        Command::History { revision } => history::run(global, *revision),
+        Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
         Command::Down => apply::down(global),
         Command::Status => status::run(global),
         Command::Attach(arguments) => attach::attach(global, arguments),
@@ -37,5 +46,28 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Schema => generate::schema(),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
+    }
+}
+
+/// Has an operation performed.
+fn ask<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure> {
+    let mut bar = Progress::new();
+    let mut progress = |done, total| bar.at(done, total);
+    let waiting = |why: &str| tell!("{why}");
+    let mut caller = Caller { by: user::who(), progress: &mut progress, waiting: &waiting };
+    operations::perform(&mut Host::open(global)?, operation, &mut caller)
+}
+
+/// The configuration's files, to be sent with an operation.
+fn files_of(sources: &[viaduct_model::Source]) -> Vec<File> {
+    sources.iter().map(|source| File::from(source.clone())).collect()
+}
+
+/// What was done and what is to be said about it, for people.
+fn say_done(done: &[String], notices: &[Remark]) {
+    notices.iter().for_each(|notice| tell!("{notice}"));
+    done.iter().for_each(|line| say!("{line}"));
+    if done.is_empty() {
+        say!("Nothing to do.");
     }
 }

@@ -215,12 +215,12 @@ impl World {
 
     /// All that the kernel has of this host.
     pub(crate) fn kernel(&self) -> String {
-        // A link's carrier, and a port's state with it, shows up to a second late.
+        // A link's carrier, and a port's state and the route of multicasts with it, shows up to a second late.
         self.sh(
             "{ nft --stateless list ruleset; ip link; bridge -details link; ip address; ip route show table all; \
              ip -6 route show table all; ip neighbour show proxy; ip -6 neighbour show proxy; \
              cat /proc/sys/net/ipv4/conf/*/forwarding /proc/sys/net/ipv6/conf/*/forwarding \
-             /proc/sys/net/ipv4/conf/eth0/*; } | sed -E 's/NO-CARRIER,|,LOWER_UP|state [A-Za-z]+| linkdown//g'",
+             /proc/sys/net/ipv4/conf/eth0/*; } | sed -E 's/NO-CARRIER,|,LOWER_UP|state [A-Za-z]+| linkdown//g; /^multicast ff00/d'",
         )
     }
 
@@ -243,9 +243,10 @@ impl World {
 
     /// All that is remembered of this host.
     pub(crate) fn memory(&self) -> Memory {
-        let files = |directory| fs::read_dir(directory).into_iter().flatten();
-        let mut files: Vec<PathBuf> =
-            files(STATE).chain(files(RUN)).map(|file| file.unwrap().path()).collect();
+        let entries = |directory: &str| fs::read_dir(directory).into_iter().flatten();
+        let history = format!("{STATE}/history");
+        let all = entries(STATE).chain(entries(RUN)).chain(entries(&history));
+        let mut files: Vec<PathBuf> = all.map(|file| file.unwrap().path()).filter(|p| p.is_file()).collect();
         // The lock is empty, and nothing is known by it.
         files.retain(|path| !path.ends_with("lock"));
         files.sort();

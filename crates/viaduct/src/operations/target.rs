@@ -2,48 +2,63 @@
 
 use std::{fs, os::unix::fs::MetadataExt};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use viaduct_kernel::{Netns, NetnsRef};
 use viaduct_model::{Config, Mode};
-use viaduct_plan::{Attachments, Target};
+use viaduct_plan::Attachments;
+pub(crate) use viaduct_plan::Target;
 use viaduct_types::{IfName, NicId};
 
 use super::names;
-use crate::{cli::Attach, failure::Failure, host::Host};
+use crate::{failure::Failure, host::Host};
 
-/// What the command line names, checked to exist and to be free for this NIC.
+/// Where a NIC is, as `attach` is told.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Place {
+    /// In a network namespace, by its name under /run/netns or its path.
+    Netns(String),
+    /// In the network namespace of a process.
+    Pid(u32),
+    /// A persistent tap, made for the purpose.
+    Tap {
+        /// Named like the guest's link unless a name is given.
+        #[schemars(with = "Option<String>")]
+        name: Option<IfName>,
+        /// The user who may open it, by name or number.
+        owner: Option<String>,
+    },
+    /// A device that exists.
+    Device(#[schemars(with = "String")] IfName),
+}
+
+/// What is named, checked to exist and to be free for this NIC.
 pub(super) fn find(
-    arguments: &Attach,
+    id: &NicId,
+    place: &Place,
     config: &Config,
     attachments: &Attachments,
 ) -> Result<Target, Failure> {
-    let id = &arguments.nic;
     let Some(nic) = config.nic(id) else { return Err(names::unknown(id, config)) };
-    // The parser does not ask for what the option requires when that conflicts with another one.
-    if arguments.owner.is_some() && arguments.tap.is_none() {
-        return Err(Failure::Usage("--owner is for taps: it needs --tap".to_owned()));
-    }
-    let target = if let Some(name) = &arguments.netns {
-        let reference = match name.parse() {
+    let target = match place {
+        Place::Netns(name) => netns(&match name.parse() {
             Ok(name) => NetnsRef::Name(name),
             Err(_) => NetnsRef::Path(name.clone()),
-        };
-        netns(&reference)?
-    } else if let Some(pid) = arguments.pid {
-        netns(&NetnsRef::Process(pid))?
-    } else if let Some(name) = &arguments.tap {
-        let name = name.clone().unwrap_or_else(|| nic.device.clone());
-        Target::Tap { name, owner: arguments.owner.as_deref().map(user).transpose()? }
-    } else if let Some(name) = &arguments.device {
-        Target::Device { name: name.clone() }
-    } else {
-        return Err(Failure::Usage("say where the NIC is: --netns, --pid, --tap or --device".to_owned()));
+        })?,
+        Place::Pid(process) => netns(&NetnsRef::Process(*process))?,
+        Place::Tap { name, owner } => Target::Tap {
+            name: name.clone().unwrap_or_else(|| nic.device.clone()),
+            owner: owner.as_deref().map(user).transpose()?,
+        },
+        Place::Device(name) => Target::Device { name: name.clone() },
     };
     check_free(config, attachments, id, &target)?;
     Ok(target)
 }
 
 /// Like `attached as tap NAME`.
-pub(super) fn words(target: &Target) -> String {
+pub(crate) fn words(target: &Target) -> String {
     match target {
         Target::Netns { .. } => format!("attached to {}", short(target)),
         Target::Tap { name, .. } => format!("attached as tap {name}"),
@@ -52,7 +67,7 @@ pub(super) fn words(target: &Target) -> String {
 }
 
 /// Like `netns NAME`.
-pub(super) fn short(target: &Target) -> String {
+pub(crate) fn short(target: &Target) -> String {
     match target {
         Target::Netns { path, .. } => {
             let process = || path.strip_prefix("/proc/")?.strip_suffix("/ns/net");
@@ -68,9 +83,9 @@ pub(super) fn short(target: &Target) -> String {
 }
 
 fn netns(reference: &NetnsRef) -> Result<Target, Failure> {
-    let found = Netns::find(reference).map_err(|error| Failure::Usage(error.to_string()))?;
+    let found = Netns::find(reference).map_err(|error| Failure::usage(error.to_string()))?;
     if fs::metadata("/proc/self/ns/net").is_ok_and(|own| own.ino() == found.inode()) {
-        return Err(Failure::Usage(format!(
+        return Err(Failure::usage(format!(
             "{} is this host's own network namespace, not a guest's: is the guest running, with a network namespace \
              of its own?",
             found.path()
@@ -79,17 +94,10 @@ fn netns(reference: &NetnsRef) -> Result<Target, Failure> {
     Ok(Target::Netns { path: found.path().to_owned(), inode: found.inode() })
 }
 
-/// A user's number, from the number itself or from /etc/passwd.
+/// A user's number, from the number itself or by name.
 fn user(name: &str) -> Result<u32, Failure> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let number = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-    });
-    number.ok_or_else(|| Failure::Usage(format!("there is no user {name} on this host")))
+    let number = name.parse().ok().or_else(|| crate::user::number(name));
+    number.ok_or_else(|| Failure::usage(format!("there is no user {name} on this host")))
 }
 
 /// A device to adopt has to be there.
@@ -97,7 +105,7 @@ pub(super) fn check_there(host: &mut Host, target: &Target) -> Result<(), Failur
     let Target::Device { name } = target else { return Ok(()) };
     let links = host.kernel.links()?;
     match links.get(name) {
-        Some(link) if link.is_ours() && !link.alias.starts_with("viaduct:adopted:") => Err(Failure::Usage(
+        Some(link) if link.is_ours() && !link.alias.starts_with("viaduct:adopted:") => Err(Failure::usage(
             format!("{name} is a device that Viaduct made ({}); it cannot be a guest's", link.alias),
         )),
         Some(_) => Ok(()),
@@ -105,7 +113,7 @@ pub(super) fn check_there(host: &mut Host, target: &Target) -> Result<(), Failur
             let names = links.iter().filter(|(name, l)| !l.is_ours() && name.as_str() != "lo");
             let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
             let has = if names.is_empty() { "no other".to_owned() } else { names.join(", ") };
-            Err(Failure::Usage(format!("this host has no device {name}; it has {has}")))
+            Err(Failure::usage(format!("this host has no device {name}; it has {has}")))
         }
     }
 }
@@ -123,7 +131,7 @@ fn check_free(
             holder(config, attachments, id, name).map(|what| format!("{name} is {what}"))
         }
     };
-    holder.map_or(Ok(()), |text| Err(Failure::Usage(text)))
+    holder.map_or(Ok(()), |text| Err(Failure::usage(text)))
 }
 
 /// What a device's name stands for already, if not for this NIC.

@@ -6,8 +6,8 @@ use viaduct_types::NicId;
 use crate::failure::Failure;
 
 /// No such guest or NIC, and what there is.
-pub(super) fn unknown(id: &NicId, config: &Config) -> Failure {
-    Failure::Usage(match config.guests.get(&id.guest) {
+pub(crate) fn unknown(id: &NicId, config: &Config) -> Failure {
+    Failure::usage(match config.guests.get(&id.guest) {
         Some(guest) if guest.nics.is_empty() => format!("the guest {} has no NICs of its own", id.guest),
         Some(guest) if guest.nics.len() == 1 => {
             format!("the guest {0} has one NIC, {0}.0; there is no {id}", id.guest)

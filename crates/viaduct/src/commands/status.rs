@@ -1,0 +1,165 @@
+//! Status as people see it: one screen, as narrow as a terminal, a line per thing where there is room.
+
+use std::process::ExitCode;
+
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
+
+use super::ask;
+use crate::{
+    cli::Global,
+    failure::Failure,
+    operations::{Drops, Made, Status, StatusReport, target},
+    show::{self, count, say},
+};
+
+/// So many lines of drift are shown; nobody reads more before doing something about it.
+const DRIFT: usize = 12;
+
+pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
+    let report = ask(global, Status {})?;
+    if global.json {
+        show::say_json(&report);
+    } else {
+        print_all(&report);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_all(report: &StatusReport) {
+    let Some(made) = &report.made else {
+        say!("No configuration is applied on this host.");
+        for (id, target) in &report.unknown {
+            say!("{id} waits for it: {}.", target::words(target));
+        }
+        return;
+    };
+    say!("{}, as applied from {}", made.host, made.files.join(", "));
+    if made.edited {
+        say!("The files say something else by now; `viaduct plan` shows what.");
+    }
+    if let Some(left) = report.unconfirmed {
+        say!("The last change is taken back in {left} s, unless `viaduct confirm` keeps it.");
+    }
+    print(uplinks(made));
+    print(networks(made));
+    print(nics(made));
+    print(published(made));
+    for (id, target) in &report.unknown {
+        say!("\n{id} is {}, but not in the configuration.", target::words(target));
+    }
+    for notice in &made.notices {
+        say!("\n{notice}");
+    }
+    drift(&made.drift_lines);
+}
+
+fn uplinks(made: &Made) -> Table {
+    let mut table = new_table(["uplink", "device", "state", "addresses", "held back"]);
+    for (name, uplink) in &made.uplinks {
+        let device = &uplink.interface;
+        table.add_row([
+            name.to_string(),
+            uplink.bridge.as_ref().map_or_else(|| device.to_string(), |b| format!("{device} in {b}")),
+            uplink.up.map_or("gone", |up| if up { "up" } else { "down" }).to_owned(),
+            lines(&uplink.addresses),
+            drops_text(&uplink.leaks),
+        ]);
+    }
+    table
+}
+
+fn networks(made: &Made) -> Table {
+    let none = || "none".to_owned();
+    let mut table = new_table(["network", "mode", "uplink", "bridge", "prefixes", "dropped"]);
+    for (name, network) in &made.networks {
+        table.add_row([
+            name.to_string(),
+            network.mode.clone(),
+            network.uplink.as_ref().map_or_else(none, ToString::to_string),
+            network.bridge.as_ref().map_or_else(none, ToString::to_string),
+            lines(&network.prefixes),
+            drops_text(&network.drops),
+        ]);
+    }
+    table
+}
+
+fn nics(made: &Made) -> Table {
+    let mut table = new_table(["nic", "network", "state", "attached", "device", "addresses", "dropped"]);
+    for nic in made.guests.values().flat_map(|guest| &guest.nics) {
+        table.add_row([
+            nic.nic.to_string(),
+            nic.network.to_string(),
+            nic.state.clone(),
+            nic.attachment.as_ref().map(target::short).unwrap_or_default(),
+            nic.device.as_ref().map(ToString::to_string).unwrap_or_default(),
+            lines(nic.addresses.iter().map(|address| address.addr())),
+            drops_text(&nic.drops),
+        ]);
+    }
+    table
+}
+
+fn published(made: &Made) -> Table {
+    let mut table = new_table(["guest", "published"]);
+    for (name, guest) in made.guests.iter().filter(|(_, guest)| !guest.publish.is_empty()) {
+        table.add_row([name.to_string(), guest.publish.join(" ")]);
+    }
+    table
+}
+
+fn drift(lines: &[String]) {
+    if lines.is_empty() {
+        say!("\nThe kernel is as it was made.");
+        return;
+    }
+    say!("\nThe kernel has drifted. What it takes to put it right ({}):", count(lines.len(), "line"));
+    lines.iter().take(DRIFT).for_each(|line| say!("{line}"));
+    if lines.len() > DRIFT {
+        say!("… and {} more; `viaduct status --json` has them all", lines.len() - DRIFT);
+    }
+}
+
+/// A table with an empty line before it; none when it has no rows.
+fn print(mut table: Table) {
+    if table.row_count() == 0 {
+        return;
+    }
+    let names = table.header().into_iter().flat_map(|row| row.cell_iter().map(|cell| cell.content()));
+    let constraints: Vec<ColumnConstraint> =
+        names.enumerate().map(|(index, name)| constraint(&table, index, &name)).collect();
+    for (column, constraint) in table.column_iter_mut().zip(constraints) {
+        column.set_padding((0, 2)).set_constraint(constraint);
+    }
+    say!("\n{}", table.trim_fmt());
+}
+
+/// Names and addresses are for copying; what else there is can be broken between words, or left out.
+fn constraint(table: &Table, index: usize, name: &str) -> ColumnConstraint {
+    let least = |columns| ColumnConstraint::LowerBoundary(Width::Fixed(columns));
+    let is_empty = || table.column_cells_iter(index).flatten().all(|cell| cell.content().is_empty());
+    match name {
+        "DROPPED" | "HELD BACK" if is_empty() => ColumnConstraint::Hidden,
+        "ATTACHED" | "DROPPED" | "HELD BACK" => least(12),
+        "PUBLISHED" => least(30),
+        _ => ColumnConstraint::ContentWidth,
+    }
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(show::width())
+        .set_header(header.iter().map(|h| h.to_uppercase()));
+    table
+}
+
+fn lines(values: impl IntoIterator<Item = impl ToString>) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join("\n")
+}
+
+fn drops_text(drops: &Drops) -> String {
+    drops.iter().map(|(reason, count)| format!("{reason} {}", count.packets)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,209 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use viaduct_model::{Config, Nic};
+use viaduct_plan::Target;
+use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+
+use super::{
+    Caller, Operation, Remark, names,
+    target::{self, Place},
+};
+use crate::{
+    failure::Failure,
+    files,
+    host::{Host, Situation},
+};
+
+/// Connects a guest's NIC that now exists.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Attach {
+    /// The guest, or one of its NICs: GUEST[.N].
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// Where it is.
+    pub(crate) place: Place,
+}
+
+/// A NIC that is attached.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Attached {
+    /// Which.
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// Whether it is connected now.
+    pub(crate) attached: bool,
+    /// Whether it waits for the configuration to be applied.
+    pub(crate) pending: bool,
+    /// Where it is.
+    #[schemars(with = "serde_json::Value")]
+    pub(crate) target: Target,
+    /// Where it was until now, if elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub(crate) formerly: Option<Target>,
+    /// What is there of it, unless it waits.
+    #[serde(flatten)]
+    pub(crate) connected: Option<Connected>,
+}
+
+/// What there is of a NIC that is connected.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Connected {
+    /// The host's device for it.
+    #[schemars(with = "String")]
+    pub(crate) device: IfName,
+    /// Its name for the guest.
+    #[schemars(with = "String")]
+    pub(crate) name: IfName,
+    #[schemars(with = "String")]
+    pub(crate) mac: MacAddr,
+    #[schemars(with = "Vec<String>")]
+    pub(crate) addresses: Vec<IpNet>,
+    /// What QEMU is to be told, of a tap.
+    pub(crate) qemu: Option<String>,
+    /// The same for libvirt.
+    pub(crate) libvirt: Option<String>,
+    /// What was done, a line each.
+    pub(crate) done: Vec<String>,
+    /// What is to be said about it.
+    pub(crate) notices: Vec<Remark>,
+}
+
+/// What `detach` answers.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Detached {
+    /// Which.
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// Where it was; none when it was not attached.
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub(crate) target: Option<Target>,
+    /// What was done, a line each.
+    pub(crate) done: Vec<String>,
+    /// What is to be said about it.
+    pub(crate) notices: Vec<Remark>,
+}
+
+impl Operation for Attach {
+    const NAME: &'static str = "attach";
+    const WRITES: bool = true;
+    type Report = Attached;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Attached, Failure> {
+        let id = &self.nic;
+        let before = host.situation()?;
+        let Some((config, nic)) = before.config().and_then(|config| Some((config, config.nic(id)?))) else {
+            return self.later(host, before);
+        };
+        let target = target::find(id, &self.place, config, &before.attachments)?;
+        target::check_there(host, &target)?;
+        let mut after = before.clone();
+        let old = after.attachments.insert(id.clone(), target.clone());
+        let outcome = host.turn(Some(&before), &after, caller)?;
+        Ok(Attached {
+            attached: true,
+            pending: false,
+            formerly: old.filter(|old| *old != target),
+            connected: Some(Connected {
+                device: device(nic, &target).clone(),
+                name: nic.name.clone(),
+                mac: nic.mac,
+                addresses: nic.addresses.clone(),
+                qemu: qemu(id, nic, &target, config),
+                libvirt: libvirt(nic, &target, config),
+                done: outcome.done,
+                notices: Remark::all(&outcome.notices),
+            }),
+            nic: self.nic,
+            target,
+        })
+    }
+}
+
+impl Attach {
+    /// Not applied yet; if it is in the files, the attachment is kept for that.
+    fn later(self, host: &Host, before: Situation) -> Result<Attached, Failure> {
+        let loaded = viaduct_model::load(&files::read(&host.config)?)?;
+        let mut attachments = before.attachments;
+        let target = target::find(&self.nic, &self.place, &loaded.config, &attachments)?;
+        attachments.insert(self.nic.clone(), target.clone());
+        host.store.set_attachments(&attachments)?;
+        Ok(Attached {
+            nic: self.nic,
+            attached: false,
+            pending: true,
+            target,
+            formerly: None,
+            connected: None,
+        })
+    }
+}
+
+/// Disconnects a guest's NIC.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Detach {
+    /// The guest, or one of its NICs: GUEST[.N].
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+}
+
+impl Operation for Detach {
+    const NAME: &'static str = "detach";
+    const WRITES: bool = true;
+    type Report = Detached;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Detached, Failure> {
+        let id = &self.nic;
+        let before = host.situation()?;
+        let mut after = before.clone();
+        let Some(old) = after.attachments.remove(id) else {
+            let config = before.config();
+            if config.is_none_or(|config| config.nic(id).is_none()) {
+                return Err(config.map_or_else(
+                    || Failure::usage(format!("{id} is not attached, and no configuration is applied yet")),
+                    |config| names::unknown(id, config),
+                ));
+            }
+            return Ok(Detached { nic: self.nic, target: None, done: Vec::new(), notices: Vec::new() });
+        };
+        let outcome = host.turn(Some(&before), &after, caller)?;
+        let notices = Remark::all(&outcome.notices);
+        Ok(Detached { nic: self.nic, target: Some(old), done: outcome.done, notices })
+    }
+}
+
+/// The host's device for a NIC.
+pub(super) fn device<'a>(nic: &'a Nic, target: &'a Target) -> &'a IfName {
+    match target {
+        Target::Netns { .. } => &nic.device,
+        Target::Tap { name, .. } | Target::Device { name } => name,
+    }
+}
+
+/// What QEMU is to be told, of a tap.
+fn qemu(id: &NicId, nic: &Nic, target: &Target, config: &Config) -> Option<String> {
+    let Target::Tap { name, .. } = target else { return None };
+    let net = format!("net{}", id.index);
+    let mtu = mtu(nic, config).map(|mtu| format!(",host_mtu={mtu}")).unwrap_or_default();
+    Some(format!(
+        "-netdev tap,id={net},ifname={name},script=no,downscript=no,vhost=on \
+         -device virtio-net-pci,netdev={net},mac={}{mtu}",
+        nic.mac
+    ))
+}
+
+/// The same for libvirt. The tap is there and stays (`managed='no'`).
+fn libvirt(nic: &Nic, target: &Target, config: &Config) -> Option<String> {
+    let Target::Tap { name, .. } = target else { return None };
+    let mtu = mtu(nic, config).map(|mtu| format!("\n    <mtu size='{mtu}'/>")).unwrap_or_default();
+    Some(format!(
+        "  <interface type='ethernet'>\n    <mac address='{}'/>\n    <target dev='{name}' managed='no'/>\n    \
+         <model type='virtio'/>{mtu}\n  </interface>",
+        nic.mac
+    ))
+}
+
+/// Only what is written: whatever else it is, guests take for granted.
+fn mtu(nic: &Nic, config: &Config) -> Option<u32> {
+    nic.mtu.or_else(|| config.networks.get(&nic.network)?.mtu)
+}

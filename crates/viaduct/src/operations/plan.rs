@@ -1,0 +1,47 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use viaduct_model::Diagnostics;
+use viaduct_plan::Severity;
+use viaduct_reconcile::{Wish, look};
+
+use super::{Caller, File, Operation, Remark, sources};
+use crate::{failure::Failure, host::Host};
+
+/// Shows what a configuration would change.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Plan {
+    /// The configuration's files, in their order.
+    pub(crate) files: Vec<File>,
+}
+
+/// What would change.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Outlook {
+    /// Each step.
+    pub(crate) changes: Vec<String>,
+    /// The steps for people: what belongs together in a line.
+    pub(crate) lines: Vec<String>,
+    /// What is to be said about the configuration on this host.
+    pub(crate) notices: Vec<Remark>,
+    /// What is to be said about the configuration by itself.
+    #[schemars(with = "Vec<serde_json::Value>")]
+    pub(crate) diagnostics: Diagnostics,
+}
+
+impl Operation for Plan {
+    const NAME: &'static str = "plan";
+    const WRITES: bool = false;
+    type Report = Outlook;
+
+    fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Outlook, Failure> {
+        let loaded = viaduct_model::load(&sources(self.files))?;
+        let attachments = host.store.attachments()?;
+        let outlook = look(&mut host.kernel, Wish::Be(&loaded.config, &attachments))?;
+        let notices = Remark::all(&outlook.notices);
+        if outlook.notices.iter().any(|notice| notice.severity == Severity::Error) {
+            return Err(Failure::unfit(notices));
+        }
+        let plan = outlook.plan;
+        Ok(Outlook { changes: plan.steps(), lines: plan.lines(), notices, diagnostics: loaded.warnings })
+    }
+}

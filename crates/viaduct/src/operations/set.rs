@@ -1,0 +1,117 @@
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use viaduct_model::{
+    Address, Loaded, Source,
+    edit::{self, Edit, EditError, EditOutcome},
+};
+use viaduct_types::{NicId, Publish};
+
+use super::{Caller, Operation, Remark, confirm, names};
+use crate::{
+    failure::Failure,
+    host::{Applied, Host, Situation},
+};
+
+/// Changes a guest's addresses and published ports.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Set {
+    /// The guest, or one of its NICs: GUEST[.N].
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// One more address for it, as IP or IP/LENGTH.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) address_add: Vec<Address>,
+    /// One address less.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) address_del: Vec<Address>,
+    /// One more published port, as [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO].
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) publish: Vec<Publish>,
+    /// One published port less.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) unpublish: Vec<Publish>,
+}
+
+/// What `set` changed.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct WasSet {
+    /// What was done, a line each.
+    pub(crate) done: Vec<String>,
+    /// What was so already.
+    pub(crate) unchanged: Vec<String>,
+    /// What is to be said about it.
+    pub(crate) notices: Vec<Remark>,
+}
+
+impl Operation for Set {
+    const NAME: &'static str = "set";
+    const WRITES: bool = true;
+    type Report = WasSet;
+
+    /// Changes the applied configuration as one would edit its files.
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<WasSet, Failure> {
+        let before = host.situation()?;
+        let Some(config) = before.config() else {
+            return Err(Failure::failed("no configuration is applied yet: run `viaduct apply` first"));
+        };
+        if config.nic(&self.nic).is_none() {
+            return Err(names::unknown(&self.nic, config));
+        }
+        confirm::check_none_waits(host)?;
+        let mut sources = before.sources().to_vec();
+        let unchanged = edit_all(&mut sources, &self.edits())?;
+        let Loaded { config, .. } = viaduct_model::load(&sources)?;
+        let applied = Some(Arc::new(Applied { sources, config }));
+        let after = Situation { applied, attachments: before.attachments.clone() };
+        let outcome = host.turn(Some(&before), &after, caller)?;
+        let mut notices = Remark::all(&outcome.notices);
+        notices.extend(host.record(&format!("{} {}", Self::NAME, self.nic), caller, after.sources()));
+        Ok(WasSet { done: outcome.done, unchanged, notices })
+    }
+}
+
+impl Set {
+    /// It as edits of the files.
+    pub(crate) fn edits(&self) -> Vec<Edit> {
+        let nic = || self.nic.clone();
+        let guest = || self.nic.guest.clone();
+        let remove = self.address_del.iter().map(|a| Edit::RemoveAddress { nic: nic(), address: *a });
+        let add = self.address_add.iter().map(|a| Edit::AddAddress { nic: nic(), address: *a });
+        let unpublish = self.unpublish.iter().map(|p| Edit::Unpublish { guest: guest(), publish: *p });
+        let publish = self.publish.iter().map(|p| Edit::Publish { guest: guest(), publish: *p });
+        remove.chain(add).chain(unpublish).chain(publish).collect()
+    }
+}
+
+/// Makes the edits, and says of those that changed nothing why.
+pub(crate) fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<String>, Failure> {
+    let mut idle = Vec::new();
+    for edit in edits {
+        let outcome = edit::apply(sources, edit).map_err(|error| match error {
+            EditError::Refused(diagnostics) => Failure::from(diagnostics),
+            EditError::UnknownGuest { .. } | EditError::UnknownNic { .. } | EditError::Broken { .. } => {
+                Failure::usage(error.to_string())
+            }
+        })?;
+        let what = || match edit {
+            Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => {
+                format!("{address} of {nic}")
+            }
+            Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => {
+                format!("{publish} of {guest}")
+            }
+        };
+        match outcome {
+            EditOutcome::Changed { .. } => {}
+            EditOutcome::AlreadyThere => idle.push(format!("{} is there already.", what())),
+            EditOutcome::NotThere => idle.push(format!("{} is not there.", what())),
+        }
+    }
+    Ok(idle)
+}

@@ -1,0 +1,294 @@
+//! What is configured, what is attached, what is dropped, what has drifted.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use viaduct_kernel::nft::DynamicCounter;
+use viaduct_model::{Config, Guest, Mode};
+use viaduct_plan::{Attachments, Target};
+use viaduct_reconcile::{Outlook, look};
+use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
+
+use super::{Caller, Operation, Remark, attach::device, confirm};
+use crate::{
+    failure::Failure,
+    files,
+    host::{Applied, Host},
+};
+
+/// Looks at the host.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Status {}
+
+/// How the host is.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct StatusReport {
+    /// Whether a configuration is applied; if not, what follows of it is not there.
+    pub(crate) applied: bool,
+    /// Who keeps the host as it is.
+    pub(crate) daemon: Daemon,
+    /// Seconds until the last change is taken back, unless it is confirmed.
+    pub(crate) unconfirmed: Option<u64>,
+    /// Attachments of NICs that the configuration does not have.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub(crate) unknown: BTreeMap<NicId, Target>,
+    #[serde(flatten)]
+    pub(crate) made: Option<Made>,
+}
+
+/// The daemon of this host.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Daemon {
+    /// Its process; none when none runs.
+    pub(crate) pid: Option<u32>,
+}
+
+/// What the host was made.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Made {
+    /// The host's name.
+    pub(crate) host: String,
+    /// The files as they were applied.
+    pub(crate) files: Vec<String>,
+    /// Whether the files say something else by now.
+    pub(crate) edited: bool,
+    #[schemars(with = "BTreeMap<String, UplinkStatus>")]
+    pub(crate) uplinks: BTreeMap<UplinkName, UplinkStatus>,
+    #[schemars(with = "BTreeMap<String, NetworkStatus>")]
+    pub(crate) networks: BTreeMap<NetworkName, NetworkStatus>,
+    #[schemars(with = "BTreeMap<String, GuestStatus>")]
+    pub(crate) guests: BTreeMap<GuestName, GuestStatus>,
+    /// What it takes to put the kernel right, step by step.
+    pub(crate) drift: Vec<String>,
+    /// The same for people: what belongs together in a line.
+    pub(crate) drift_lines: Vec<String>,
+    /// What is to be said about the configuration on this host.
+    pub(crate) notices: Vec<Remark>,
+}
+
+/// Dropped packets by reason.
+pub(crate) type Drops = BTreeMap<String, Count>;
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct UplinkStatus {
+    #[schemars(with = "String")]
+    pub(crate) interface: IfName,
+    /// None when the device is not there.
+    pub(crate) up: Option<bool>,
+    #[schemars(with = "Option<String>")]
+    pub(crate) mac: Option<MacAddr>,
+    #[schemars(with = "Option<String>")]
+    pub(crate) bridge: Option<IfName>,
+    /// The addresses of its bridge when it has one.
+    #[schemars(with = "Vec<String>")]
+    pub(crate) addresses: Vec<IpNet>,
+    /// Frames that were not let out.
+    pub(crate) leaks: Drops,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct NetworkStatus {
+    pub(crate) mode: String,
+    #[schemars(with = "Option<String>")]
+    pub(crate) uplink: Option<UplinkName>,
+    #[schemars(with = "Option<String>")]
+    pub(crate) bridge: Option<IfName>,
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) drops: Drops,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct GuestStatus {
+    pub(crate) nics: Vec<NicStatus>,
+    /// Published ports.
+    pub(crate) publish: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct NicStatus {
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// Its name for the guest.
+    #[schemars(with = "String")]
+    pub(crate) name: IfName,
+    #[schemars(with = "String")]
+    pub(crate) network: NetworkName,
+    #[schemars(with = "String")]
+    pub(crate) mac: MacAddr,
+    #[schemars(with = "Vec<String>")]
+    pub(crate) addresses: Vec<IpNet>,
+    #[schemars(with = "Option<serde_json::Value>")]
+    pub(crate) attachment: Option<Target>,
+    /// The host's device for it, when it is attached.
+    #[schemars(with = "Option<String>")]
+    pub(crate) device: Option<IfName>,
+    /// `up`, `down`, `gone` or `detached`.
+    pub(crate) state: String,
+    pub(crate) drops: Drops,
+}
+
+impl Operation for Status {
+    const NAME: &'static str = "status";
+    const WRITES: bool = false;
+    type Report = StatusReport;
+
+    fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<StatusReport, Failure> {
+        let situation = host.situation()?;
+        let known = |id: &NicId| situation.config().is_some_and(|config| config.nic(id).is_some());
+        let mut report = StatusReport {
+            applied: situation.applied.is_some(),
+            daemon: host.daemon.clone(),
+            unconfirmed: confirm::left(host)?,
+            unknown: situation
+                .attachments
+                .iter()
+                .filter(|(id, _)| !known(id))
+                .map(|(id, t)| (id.clone(), t.clone()))
+                .collect(),
+            made: None,
+        };
+        if let Some(applied) = &situation.applied {
+            let outlook = look(&mut host.kernel, situation.wish())?;
+            let drops = drops(&host.kernel.nft().counters()?);
+            let view =
+                View { applied, attachments: &situation.attachments, outlook: &outlook, drops: &drops };
+            let edited = files::read(&host.config).is_ok_and(|now| now != applied.sources);
+            report.made = Some(view.made(edited));
+        }
+        Ok(report)
+    }
+}
+
+fn drops(counters: &[DynamicCounter]) -> BTreeMap<IfName, Drops> {
+    let mut drops = BTreeMap::<IfName, Drops>::new();
+    for counter in counters {
+        let name = counter.key.split(|&b| b == 0).next().and_then(|n| std::str::from_utf8(n).ok());
+        let (Some(Ok(device)), Some(reason)) = (name.map(str::parse), counter.set.strip_prefix("drop_"))
+        else {
+            continue;
+        };
+        let count = drops.entry(device).or_default().entry(reason.to_owned()).or_default();
+        count.packets += counter.packets;
+        count.bytes += counter.bytes;
+    }
+    drops
+}
+
+struct View<'a> {
+    applied: &'a Applied,
+    attachments: &'a Attachments,
+    outlook: &'a Outlook,
+    drops: &'a BTreeMap<IfName, Drops>,
+}
+
+impl View<'_> {
+    fn made(&self, edited: bool) -> Made {
+        let config = self.config();
+        Made {
+            host: config.host.to_string(),
+            files: self.applied.sources.iter().map(|source| source.name.clone()).collect(),
+            edited,
+            uplinks: config.uplinks.keys().map(|name| (name.clone(), self.uplink(name))).collect(),
+            networks: config.networks.keys().map(|name| (name.clone(), self.network(name))).collect(),
+            guests: config.guests.iter().map(|(name, g)| (name.clone(), self.guest(name, g))).collect(),
+            drift: self.outlook.plan.steps(),
+            drift_lines: self.outlook.plan.lines(),
+            notices: Remark::all(&self.outlook.notices),
+        }
+    }
+
+    fn config(&self) -> &Config {
+        &self.applied.config
+    }
+
+    fn uplink(&self, name: &UplinkName) -> UplinkStatus {
+        let interface = &self.config().uplinks[name].interface;
+        let link = self.outlook.observed.links.get(interface);
+        UplinkStatus {
+            interface: interface.clone(),
+            up: link.map(|link| link.up),
+            mac: link.and_then(|link| link.mac),
+            bridge: link.and_then(|link| link.master.clone()),
+            addresses: self.addresses_of(interface),
+            leaks: self.drops_of(Some(interface)),
+        }
+    }
+
+    /// The addresses of an uplink, which are its bridge's when it has one.
+    fn addresses_of(&self, uplink: &IfName) -> Vec<IpNet> {
+        let device = self.outlook.desired.moves.get(uplink).unwrap_or(uplink);
+        let addresses = self.outlook.observed.addresses.keys().filter(|a| a.link == *device);
+        addresses.map(|a| a.address).filter(|a| !is_link_local(*a)).collect()
+    }
+
+    fn network(&self, name: &NetworkName) -> NetworkStatus {
+        let network = &self.config().networks[name];
+        let (bridge, prefixes) = bridge_and_prefixes(&network.mode);
+        NetworkStatus {
+            mode: network.mode.word().to_owned(),
+            uplink: network.uplink.clone(),
+            bridge: bridge.cloned(),
+            prefixes,
+            drops: self.drops_of(bridge),
+        }
+    }
+
+    fn guest(&self, name: &GuestName, guest: &Guest) -> GuestStatus {
+        let nics = guest.nics.iter().zip(0u8..).map(|(nic, index)| {
+            let id = NicId { guest: name.clone(), index };
+            let attachment = self.attachments.get(&id);
+            let device = attachment.map(|target| device(nic, target));
+            NicStatus {
+                name: nic.name.clone(),
+                network: nic.network.clone(),
+                mac: nic.mac,
+                addresses: nic.addresses.clone(),
+                attachment: attachment.cloned(),
+                device: device.cloned(),
+                state: self.state(device).to_owned(),
+                drops: self.drops_of(device),
+                nic: id,
+            }
+        });
+        GuestStatus {
+            nics: nics.collect(),
+            publish: guest.publish.iter().map(|publish| publish.publish.to_string()).collect(),
+        }
+    }
+
+    /// What of a NIC's attachment is true right now.
+    fn state(&self, device: Option<&IfName>) -> &'static str {
+        let Some(device) = device else { return "detached" };
+        match self.outlook.observed.links.get(device) {
+            Some(link) if link.up => "up",
+            Some(_) => "down",
+            None => "gone",
+        }
+    }
+
+    fn drops_of(&self, device: Option<&IfName>) -> Drops {
+        device.and_then(|device| self.drops.get(device)).cloned().unwrap_or_default()
+    }
+}
+
+fn is_link_local(address: IpNet) -> bool {
+    matches!(address, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
+}
+
+fn bridge_and_prefixes(mode: &Mode) -> (Option<&IfName>, Vec<String>) {
+    match mode {
+        Mode::Nat { bridge, subnets, .. } | Mode::Isolated { bridge, subnets } => {
+            (Some(bridge), subnets.iter().map(|s| s.prefix.to_string()).collect())
+        }
+        Mode::Routed { pool, .. } => (None, pool.iter().map(ToString::to_string).collect()),
+        Mode::Bridged { bridge, .. } => (Some(bridge), Vec::new()),
+        Mode::Vnet { subnets, .. } => (None, subnets.iter().map(ToString::to_string).collect()),
+    }
+}
