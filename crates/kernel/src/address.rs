@@ -79,7 +79,8 @@ pub(crate) fn list(socket: &mut Socket, index: u32) -> Result<BTreeMap<(u32, IpN
     Ok(found.into_iter().filter(|((of, _), _)| index == 0 || *of == index).collect())
 }
 
-fn read(_kind: u16, body: &[u8]) -> Option<((u32, IpNet), AddressInfo)> {
+/// One address with its device's ifindex.
+pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<((u32, IpNet), AddressInfo)> {
     let header = AddressHeader::parse(body).ok()?;
     let attributes = body.get(8..)?;
     let get = |kind| find(attributes, kind);

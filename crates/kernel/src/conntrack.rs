@@ -43,6 +43,11 @@ impl Conntrack {
         Ok(Self { socket })
     }
 
+    /// The address of its socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// All flows.
     pub(crate) fn flows(&mut self) -> Result<Vec<Flow>, KernelError> {
         self.list(|flow, _| Some(flow), "listing tracked flows")

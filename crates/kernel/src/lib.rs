@@ -1,4 +1,5 @@
-//! The kernel side: looks at links, addresses, routes, neighbours, sysctls and nft tables, and changes them.
+//! The kernel side: looks at links, addresses, routes, neighbours, sysctls and nft tables, changes them, and hears of
+//! what others change.
 
 mod address;
 mod announce;
@@ -16,6 +17,7 @@ mod route;
 mod socket;
 mod sysctl;
 mod tap;
+mod watch;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -25,6 +27,7 @@ use viaduct_types::IfName;
 
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use netns::{Netns, NetnsRef, command_in};
+pub use watch::{By, Culprit, Event, Watch, What};
 
 /// The kernel of one host, seen from the network namespace of the thread that opened it: its netlink sockets stay
 /// there. Taps, announcements and everything under /proc/sys go by the namespace of the thread that observes or
@@ -63,6 +66,12 @@ impl Kernel {
     /// The packet filter by itself, for its counters.
     pub fn nft(&mut self) -> &mut nft::Nft {
         &mut self.nft
+    }
+
+    /// The addresses of its sockets in this namespace: those that a [`Watch`] is to leave out. The others that it
+    /// opens are in guests' namespaces.
+    pub fn port_ids(&self) -> [u32; 3] {
+        [self.route.port(), self.conntrack.port(), self.nft.port()]
     }
 
     /// The network devices alone.

@@ -280,14 +280,15 @@ pub(crate) fn describe(link: &Link) -> String {
     }
 }
 
-struct Found {
-    name: IfName,
-    link: Link,
+/// A link as the kernel tells it.
+pub(crate) struct Found {
+    pub(crate) name: IfName,
+    pub(crate) link: Link,
     /// ifindex, 0 for none.
     master: u32,
 }
 
-fn read(_kind: u16, body: &[u8]) -> Option<Found> {
+pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<Found> {
     let header = LinkHeader::parse(body).ok()?;
     let attributes = body.get(16..)?;
     let get = |kind| find(attributes, kind);

@@ -28,8 +28,8 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTNEXTHOP: usize = 8;
 const RTNH_F_ONLINK: u8 = 4;
-const TABLE_MAIN: u8 = 254;
-const TABLE_LOCAL: u8 = 255;
+pub(crate) const TABLE_MAIN: u8 = 254;
+pub(crate) const TABLE_LOCAL: u8 = 255;
 
 /// Makes a route; fails with EEXIST when one to the same destination with the same metric stands. `index` is the
 /// device's, 0 for none.
@@ -184,20 +184,23 @@ fn dump(
     }
 }
 
-struct Found {
-    destination: IpNet,
+/// A route as the kernel tells it.
+pub(crate) struct Found {
+    pub(crate) destination: IpNet,
     kind: RouteKind,
-    index: u32,
+    /// Of its device, 0 for none.
+    pub(crate) index: u32,
     via: Option<IpAddr>,
     onlink: bool,
     source: Option<IpAddr>,
     metric: u32,
-    protocol: u8,
-    table: u32,
+    pub(crate) protocol: u8,
+    pub(crate) table: u32,
 }
 
 impl Found {
-    fn into_route(self, name: impl Fn(u32) -> Option<IfName>) -> Option<Route> {
+    /// None when it leads through a device without a known name.
+    pub(crate) fn into_route(self, name: impl FnOnce(u32) -> Option<IfName>) -> Option<Route> {
         let link = match self.kind {
             // IPv6 says lo.
             RouteKind::Unreachable => None,
@@ -220,7 +223,8 @@ impl Found {
     }
 }
 
-fn read(family: AddressFamily, body: &[u8]) -> Option<Found> {
+/// None for kinds of routes that are nobody's business here, and for what is only cached.
+pub(crate) fn read(family: AddressFamily, body: &[u8]) -> Option<Found> {
     let header = RouteHeader::parse(body).ok()?;
     // Without IPv6 the kernel answers for all families instead.
     if header.address_family != family || header.flags.contains(RouteFlags::Cloned) {

@@ -90,6 +90,7 @@ impl Request {
 /// A netlink socket. It belongs to the network namespace that its thread was in when it was opened, for ever.
 pub(crate) struct Socket {
     inner: netlink_sys::Socket,
+    port: u32,
     sequence: u32,
     /// What one send may hold.
     room: usize,
@@ -101,7 +102,7 @@ impl Socket {
     /// Opens a socket of a protocol of [`netlink_sys::protocols`] in the calling thread's namespace.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(protocol)?;
-        inner.bind_auto()?;
+        let port = inner.bind_auto()?.port_number();
         inner.set_ext_ack(true)?;
         // Answers need not carry the request back.
         inner.set_cap_ack(true)?;
@@ -112,7 +113,12 @@ impl Socket {
         let _ = sockopt::set_socket_recv_buffer_size_force(&inner, BUFFER);
         sockopt::set_socket_timeout(&inner, sockopt::Timeout::Recv, Some(PATIENCE))?;
         let room = sockopt::socket_send_buffer_size(&inner)? / 2;
-        Ok(Self { inner, sequence: 1, room, capacity: 64 << 10 })
+        Ok(Self { inner, port, sequence: 1, room, capacity: 64 << 10 })
+    }
+
+    /// Its address: what the kernel tells others as the sender of its requests.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends the requests in order, as many per system call as fit, and gives each one's answer. A request that asks
@@ -250,11 +256,13 @@ impl AsFd for Socket {
     }
 }
 
-struct Message<'a> {
-    kind: u16,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    /// Of a notification: the port of the socket whose request it is about; 0 when the kernel does not say.
+    pub(crate) port: u32,
+    pub(crate) body: &'a [u8],
 }
 
 impl Message<'_> {
@@ -282,7 +290,7 @@ impl Message<'_> {
 }
 
 /// The messages of one datagram; ends at the first that does not fit.
-struct Messages<'a>(&'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
@@ -296,6 +304,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16::from_ne_bytes([h[4], h[5]]),
             flags: u16::from_ne_bytes([h[6], h[7]]),
             sequence: u32::from_ne_bytes([h[8], h[9], h[10], h[11]]),
+            port: u32::from_ne_bytes([h[12], h[13], h[14], h[15]]),
             body,
         })
     }

@@ -4,6 +4,7 @@ mod attr;
 mod decode;
 mod encode;
 mod error;
+mod notice;
 mod read;
 mod socket;
 mod uapi;
@@ -11,6 +12,7 @@ mod uapi;
 use std::io;
 
 pub use error::NftError;
+pub(crate) use notice::{Notice, notice};
 use viaduct_plan::nft::{Change, Family, Ruleset};
 
 use self::{
@@ -48,6 +50,11 @@ impl Nft {
     /// When the kernel has no nf_tables.
     pub fn open() -> Result<Self, NftError> {
         Ok(Self { connection: Connection::open().map_err(NftError::Open)? })
+    }
+
+    /// The address of its socket.
+    pub(crate) fn port(&self) -> u32 {
+        self.connection.port()
     }
 
     /// Our tables as they are at one moment, without the elements of dynamic sets and without counters' values.

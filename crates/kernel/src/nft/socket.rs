@@ -77,6 +77,7 @@ pub(super) struct Outcome {
 /// A netlink socket to netfilter in one network namespace.
 pub(super) struct Connection {
     socket: Socket,
+    port: u32,
     buffer: Vec<u8>,
     seq: u32,
 }
@@ -85,7 +86,7 @@ impl Connection {
     /// In the network namespace of the calling thread, for good.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         // To the kernel, so that nobody else is heard.
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
@@ -93,7 +94,12 @@ impl Connection {
         if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
         }
-        Ok(Self { socket, buffer: vec![0; DATAGRAM_MAX], seq: 1 })
+        Ok(Self { socket, port, buffer: vec![0; DATAGRAM_MAX], seq: 1 })
+    }
+
+    /// Its address: what the kernel tells others as the sender of its transactions.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// The sequence number of the next message.

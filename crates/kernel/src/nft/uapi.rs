@@ -22,15 +22,22 @@ pub(super) mod message {
     pub(in super::super) const DELETE_TABLE: u16 = number(2);
     pub(in super::super) const NEW_CHAIN: u16 = number(3);
     pub(in super::super) const GET_CHAIN: u16 = number(4);
+    pub(in super::super) const DELETE_CHAIN: u16 = number(5);
     pub(in super::super) const NEW_RULE: u16 = number(6);
     pub(in super::super) const GET_RULE: u16 = number(7);
     pub(in super::super) const DELETE_RULE: u16 = number(8);
     pub(in super::super) const NEW_SET: u16 = number(9);
     pub(in super::super) const GET_SET: u16 = number(10);
+    pub(in super::super) const DELETE_SET: u16 = number(11);
     pub(in super::super) const NEW_SET_ELEM: u16 = number(12);
     pub(in super::super) const GET_SET_ELEM: u16 = number(13);
     pub(in super::super) const DELETE_SET_ELEM: u16 = number(14);
+    pub(in super::super) const NEW_GENERATION: u16 = number(15);
     pub(in super::super) const GET_GENERATION: u16 = number(16);
+    pub(in super::super) const NEW_OBJECT: u16 = number(18);
+    pub(in super::super) const DELETE_OBJECT: u16 = number(20);
+    pub(in super::super) const NEW_FLOWTABLE: u16 = number(22);
+    pub(in super::super) const DELETE_FLOWTABLE: u16 = number(24);
 }
 
 macro_rules! numbers {
@@ -46,7 +53,7 @@ numbers! {
     /// nft_list_attributes
     list: u16 { ELEM = 1 }
     /// nft_gen_attributes
-    generation: u16 { ID = 1 }
+    generation: u16 { ID = 1, PROC_PID = 2, PROC_NAME = 3 }
     /// nft_table_attributes
     table: u16 { NAME = 1, FLAGS = 2 }
     /// nft_chain_attributes
@@ -62,6 +69,8 @@ numbers! {
         TABLE = 1, NAME = 2, FLAGS = 3, KEY_TYPE = 4, KEY_LEN = 5, DATA_TYPE = 6, DATA_LEN = 7, DESC = 9, ID = 10,
         USERDATA = 13,
     }
+    /// nft_object_attributes and nft_flowtable_attributes
+    object: u16 { NAME = 2 }
     /// nft_set_desc_attributes and nft_set_field_attributes
     set_desc: u16 { SIZE = 1, CONCAT = 2, FIELD_LEN = 1 }
     /// nft_set_flags

@@ -11,4 +11,5 @@ mod guests;
 mod links;
 mod sysctls;
 mod timing;
+mod watch;
 mod world;
