@@ -1,6 +1,6 @@
 //! Hears at once when something is changed in a network namespace, and by whom, as far as the kernel tells.
 //!
-//! What it tells (seen with Linux 6.18):
+//! What it tells (seen with Linux 6.1 and 6.18):
 //!
 //! | of | by whom |
 //! |---|---|
