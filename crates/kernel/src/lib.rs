@@ -8,6 +8,7 @@ mod attr;
 mod conntrack;
 mod error;
 mod link;
+mod lives;
 mod neighbour;
 mod netns;
 pub mod nft;
@@ -26,6 +27,7 @@ use viaduct_plan::{Flow, Link};
 use viaduct_types::IfName;
 
 pub use error::{KernelError, NetnsReason, Refusal};
+pub use lives::Lives;
 pub use netns::{Netns, NetnsRef, command_in};
 pub use watch::{By, Culprit, Event, Watch, What};
 

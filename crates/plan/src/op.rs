@@ -181,6 +181,32 @@ pub enum GuestChange {
     DeleteRoute(GuestRoute),
 }
 
+impl Op {
+    /// What it is about, as people call it. Steps about the same thing have the same.
+    pub fn object(&self) -> String {
+        match self {
+            Self::Nft(_) | Self::EndFlows => "the packet filter".to_owned(),
+            Self::SetSysctl { key, .. } | Self::RestoreSysctl { key, .. } => format!("sysctl {key}"),
+            Self::AddLink { name, .. } | Self::SetLink { name, .. } => format!("link {name}"),
+            Self::DeleteLinks(names) => {
+                names.iter().map(|name| format!("link {name}")).collect::<Vec<_>>().join(", ")
+            }
+            Self::AddAddress { address, .. } | Self::DeleteAddress(address) => {
+                format!("address {} on {}", address.address, address.link)
+            }
+            Self::AddRoute(route) | Self::DeleteRoute(route) => route.to_string(),
+            Self::AddProxy(proxy) | Self::DeleteProxy(proxy) => {
+                format!("answering for {} on {}", proxy.address, proxy.link)
+            }
+            Self::AddUnicast(link, mac) | Self::DeleteUnicast(link, mac) => {
+                format!("listening to {mac} on {link}")
+            }
+            Self::Guest { nic, .. } => format!("{nic} inside of its guest"),
+            Self::Announce { link, address, .. } => format!("the announcement of {address} on {link}"),
+        }
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

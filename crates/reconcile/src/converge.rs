@@ -1,9 +1,12 @@
+use std::collections::BTreeSet;
+
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Ask, Attachments, Desired, Flow, Notice, Observe, Observed, Op, PROTOCOL, Plan, Severity, ask,
     desired, ends, plan,
 };
+use viaduct_types::NicId;
 
 /// Passes until a host must have become what was wanted. The second pass verifies; a third is for what moved meanwhile.
 const PASSES: usize = 4;
@@ -35,8 +38,12 @@ pub struct Outlook {
 pub struct Outcome {
     /// The steps that were done, as lines for people.
     pub done: Vec<String>,
+    /// What they were about, each once.
+    pub objects: BTreeSet<String>,
     /// What is to be said about the configuration on this host.
     pub notices: Vec<Notice>,
+    /// Attachments whose namespace or device is gone.
+    pub stale: BTreeSet<NicId>,
 }
 
 /// A step that failed, and why.
@@ -134,13 +141,28 @@ pub fn converge<K: Observe + Apply>(
     wish: Wish<'_>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Outcome, ConvergeError> {
+    converge_except(kernel, wish, &|_| false, progress)
+}
+
+/// Puts a host right that should be as wanted already, but for the steps that are to be left alone for now.
+///
+/// # Errors
+/// As [`converge`].
+pub fn converge_except<K: Observe + Apply>(
+    kernel: &mut K,
+    wish: Wish<'_>,
+    leave: &dyn Fn(&Op) -> bool,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Outcome, ConvergeError> {
     let mut outcome = Outcome::default();
     let mut failures = Vec::new();
     for pass in 0..PASSES {
-        let outlook = look_fit(kernel, wish).map_err(|error| error.after(pass, &outcome))?;
+        let mut outlook = look_fit(kernel, wish).map_err(|error| error.after(pass, &outcome))?;
+        outlook.plan.ops.retain(|op| !leave(op));
         let Outlook { observed, desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
+            outcome.stale.clone_from(&desired.stale);
         }
         debug!(pass, steps = plan.ops.len(), "planned");
         if plan.is_empty() {
@@ -156,7 +178,10 @@ pub fn converge<K: Observe + Apply>(
             tried += part.len();
             for (op, result) in part.iter().zip(results) {
                 match result {
-                    Ok(()) => done.ops.push(op.clone()),
+                    Ok(()) => {
+                        outcome.objects.insert(op.object());
+                        done.ops.push(op.clone());
+                    }
                     Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
                 }
             }
@@ -172,7 +197,8 @@ pub fn converge<K: Observe + Apply>(
     }
     if failures.is_empty() {
         // The last pass did something without an error; only a look tells whether it holds.
-        let remaining = look_fit(kernel, wish).map_err(|error| error.after(PASSES, &outcome))?.plan;
+        let mut remaining = look_fit(kernel, wish).map_err(|error| error.after(PASSES, &outcome))?.plan;
+        remaining.ops.retain(|op| !leave(op));
         if remaining.is_empty() {
             return Ok(outcome);
         }

@@ -111,11 +111,19 @@ pub(crate) enum Command {
     /// Try whole hosts in namespaces of this machine; no real interface is touched
     #[command(subcommand)]
     Lab(Lab),
+    /// Keep the host as it was made: repair what others change, and do what clients ask; runs until it is told to end
+    Daemon,
+    /// Show what happens on the host, as the daemon sees it: changes, repairs, drops
+    Events,
     /// Wait until the unconfirmed change's time is over, and take it back; started by `apply --confirm`
     #[command(name = guard::COMMAND, hide = true)]
     ReturnUnconfirmed,
     /// Print the JSON Schema of the configuration
-    Schema,
+    Schema {
+        /// Describe the daemon's API instead (OpenAPI)
+        #[arg(long)]
+        api: bool,
+    },
     /// Print a completion script
     Completions {
         /// For which shell

@@ -72,6 +72,10 @@ impl Failure {
         Self { notices, ..Self::new(Kind::Unfit, "the configuration does not fit this host") }
     }
 
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(Kind::Forbidden, message)
+    }
+
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, message)
     }
@@ -112,6 +116,14 @@ impl Failure {
         here.map_or_else(|| self.text.clone(), |diagnostics| diagnostics.render(show::color_on_stderr()))
     }
 
+    /// Ready to travel: what can be rendered only here is.
+    pub(crate) fn packed(mut self) -> Self {
+        if let Some(diagnostics) = &self.diagnostics {
+            self.text = diagnostics.render(false);
+        }
+        self
+    }
+
     /// It in a line, for a log.
     pub(crate) fn line(&self) -> String {
         let mut line = self.error.clone();
@@ -123,7 +135,7 @@ impl Failure {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -81,6 +81,8 @@ pub(crate) struct Host {
     pub(crate) config: PathBuf,
     /// Who keeps this host as it is.
     pub(crate) daemon: Daemon,
+    /// Whether something was done with the kernel since the keeper last heard of changes.
+    pub(crate) touched: bool,
     /// What was applied, with the file that says so.
     known: Option<(Identity, Arc<Applied>)>,
     guards: Guards,
@@ -110,6 +112,7 @@ impl Host {
             kernel: kernel(&global.run_dir)?,
             config: global.config.clone(),
             daemon: Daemon::default(),
+            touched: false,
             known: None,
             guards: Guards::default(),
         })

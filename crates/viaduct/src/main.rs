@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod client;
 mod clock;
 mod commands;
+mod daemon;
 mod failure;
 mod files;
 mod guard;
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::json;
 
-use cli::Cli;
+use cli::{Cli, Command};
 use show::{say, tell};
 
 fn main() -> ExitCode {
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> ExitCode {
-    start_log(cli.global.verbose);
+    start_log(cli);
     match commands::run(cli) {
         Ok(code) => code,
         Err(failure) => {
@@ -58,8 +60,9 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
-fn start_log(verbose: u8) {
-    let level = match verbose {
+fn start_log(cli: &Cli) {
+    // A daemon's log is all that people see of it.
+    let level = match cli.global.verbose + u8::from(matches!(cli.command, Command::Daemon)) {
         0 => "warn",
         1 => "info",
         2 => "debug",

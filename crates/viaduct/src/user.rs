@@ -25,3 +25,12 @@ pub(crate) fn number(name: &str) -> Option<u32> {
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
     })
 }
+
+/// A group's number, by name.
+pub(crate) fn group(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}

@@ -126,3 +126,19 @@ fn tempdir() -> Directory {
     fs::create_dir_all(&path).unwrap();
     Directory(path)
 }
+
+#[test]
+fn the_api_s_description_is_up_to_date() {
+    let path = root().join("docs/openapi.json");
+    let output = viaduct(&["schema", "--api"]);
+    let (now, written) =
+        (String::from_utf8(output.stdout).unwrap(), fs::read_to_string(&path).unwrap_or_default());
+    assert!(now == written, "run `viaduct schema --api > docs/openapi.json`");
+    let document: serde_json::Value = serde_json::from_str(&now).unwrap();
+    let references: Vec<&str> =
+        now.split("\"$ref\": \"#/").skip(1).filter_map(|r| r.split('"').next()).collect();
+    assert!(references.len() > 20);
+    for reference in references {
+        assert!(document.pointer(&format!("/{reference}")).is_some(), "nothing at {reference}");
+    }
+}

@@ -59,6 +59,8 @@ pub struct Desired {
     /// Addresses that outside neighbours are told about when they come: on which link, with which MAC if not the
     /// link's own.
     pub announced: BTreeMap<Proxy, Option<MacAddr>>,
+    /// Attachments whose namespace or device is gone.
+    pub stale: BTreeSet<NicId>,
 }
 
 /// A link.
@@ -186,6 +188,7 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     let mut wanted = Desired::default();
     let claimed = uplinks::add(&context, &mut wanted, &mut notices);
     links::add(&context, &mut wanted);
+    wanted.stale = context.stale.iter().map(|port| port.id.clone()).collect();
     wanted.nft.tables = [
         inet_filter::table(&context, &claimed),
         bridge_filter::table(&context),

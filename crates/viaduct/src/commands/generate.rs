@@ -7,12 +7,14 @@ use clap_complete::Shell;
 
 use crate::{
     cli::Cli,
+    daemon,
     failure::Failure,
     show::{self, say},
 };
 
-pub(super) fn schema() -> Result<ExitCode, Failure> {
-    let text = serde_json::to_string_pretty(&viaduct_model::schema())
+pub(super) fn schema(api: bool) -> Result<ExitCode, Failure> {
+    let schema = if api { daemon::document() } else { viaduct_model::schema() };
+    let text = serde_json::to_string_pretty(&schema)
         .map_err(|error| Failure::failed(format!("cannot print the schema: {error}")))?;
     say!("{text}");
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ mod apply;
 mod attach;
 mod check;
 mod confirm;
+mod events;
 mod exec;
 mod generate;
 mod history;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 use crate::{
     cli::{Cli, Command, Global},
+    client, daemon,
     failure::Failure,
     guard,
     host::Host,
@@ -43,18 +45,23 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Announce { address } => announce::run(global, *address),
         Command::Exec { nic, command } => exec::run(global, nic, command),
         Command::Lab(command) => lab::run(global, command),
-        Command::Schema => generate::schema(),
+        Command::Daemon => daemon::run(global).map(|()| ExitCode::SUCCESS),
+        Command::Events => events::run(global),
+        Command::Schema { api } => generate::schema(*api),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
     }
 }
 
-/// Has an operation performed.
+/// Has an operation performed: by the daemon, when there is one.
 fn ask<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure> {
     let mut bar = Progress::new();
     let mut progress = |done, total| bar.at(done, total);
     let waiting = |why: &str| tell!("{why}");
     let mut caller = Caller { by: user::who(), progress: &mut progress, waiting: &waiting };
+    if let Some(report) = client::ask(&global.run_dir, &operation, &mut caller)? {
+        return Ok(report);
+    }
     operations::perform(&mut Host::open(global)?, operation, &mut caller)
 }
 

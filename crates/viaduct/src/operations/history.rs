@@ -48,6 +48,7 @@ pub(crate) struct Revision {
 impl Operation for History {
     const NAME: &'static str = "history";
     const WRITES: bool = false;
+    const QUERY: bool = true;
     type Report = Revisions;
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Revisions, Failure> {

@@ -27,7 +27,7 @@ pub(crate) use history::{History, Revision};
 pub(crate) use names::unknown;
 pub(crate) use plan::Plan;
 pub(crate) use set::{Set, WasSet, edit_all};
-pub(crate) use status::{Daemon, Drops, Made, Status, StatusReport};
+pub(crate) use status::{Count, Daemon, Drops, Made, Repair, Status, StatusReport, drops};
 
 use crate::{failure::Failure, host::Host};
 
@@ -37,11 +37,33 @@ pub(crate) trait Operation: Serialize + DeserializeOwned + JsonSchema + Send + '
     const NAME: &'static str;
     /// Whether it changes the host.
     const WRITES: bool;
+    /// Whether it can also be asked for by a query, without a body.
+    const QUERY: bool = false;
     /// What it answers.
     type Report: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
 
     /// Does it. Those that change the host are called under its lock.
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Self::Report, Failure>;
+}
+
+/// Sees each operation there is.
+pub(crate) trait Visit {
+    fn visit<O: Operation>(&mut self);
+}
+
+/// Shows all operations.
+pub(crate) fn visit(visitor: &mut impl Visit) {
+    visitor.visit::<Apply>();
+    visitor.visit::<Confirm>();
+    visitor.visit::<Rollback>();
+    visitor.visit::<History>();
+    visitor.visit::<Plan>();
+    visitor.visit::<Status>();
+    visitor.visit::<Attach>();
+    visitor.visit::<Detach>();
+    visitor.visit::<Set>();
+    visitor.visit::<Announce>();
+    visitor.visit::<Down>();
 }
 
 /// Who asks, and how they are told what happens meanwhile.
@@ -70,6 +92,7 @@ pub(crate) fn perform<O: Operation>(
         return operation.perform(host, caller);
     }
     let _lock = host.lock(caller)?;
+    host.touched = true;
     if let Err(failure) = confirm::settle(host, caller) {
         tracing::error!("the change that nobody confirmed could not be taken back: {}", failure.line());
     }
@@ -79,6 +102,7 @@ pub(crate) fn perform<O: Operation>(
 /// Takes the change back that nobody confirmed in time, if there is one.
 pub(crate) fn finish_return(host: &mut Host, caller: &mut Caller<'_>) -> Result<(), Failure> {
     let _lock = host.lock(caller)?;
+    host.touched = true;
     confirm::settle(host, caller)
 }
 

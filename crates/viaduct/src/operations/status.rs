@@ -42,6 +42,26 @@ pub(crate) struct StatusReport {
 pub(crate) struct Daemon {
     /// Its process; none when none runs.
     pub(crate) pid: Option<u32>,
+    /// What it put right lately, oldest first.
+    #[serde(default)]
+    pub(crate) repairs: Vec<Repair>,
+    /// What another program keeps changing, so that it is left alone for a while.
+    #[serde(default)]
+    pub(crate) disputed: Vec<String>,
+    /// Why it cannot make the host as it should be.
+    #[serde(default)]
+    pub(crate) trouble: Option<String>,
+}
+
+/// Something that the daemon put right.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Repair {
+    /// When, UTC.
+    pub(crate) time: String,
+    /// What others had changed, with who it was where that is known.
+    pub(crate) changed: Vec<String>,
+    /// What was done about it, a line each.
+    pub(crate) done: Vec<String>,
 }
 
 /// What the host was made.
@@ -70,10 +90,20 @@ pub(crate) struct Made {
 /// Dropped packets by reason.
 pub(crate) type Drops = BTreeMap<String, Count>;
 
-#[derive(Clone, Copy, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Count {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
+}
+
+impl Count {
+    /// What was added since; all of it, when counting began anew.
+    pub(crate) fn since(self, before: Self) -> Self {
+        if self.packets < before.packets {
+            return self;
+        }
+        Self { packets: self.packets - before.packets, bytes: self.bytes.saturating_sub(before.bytes) }
+    }
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -137,6 +167,7 @@ pub(crate) struct NicStatus {
 impl Operation for Status {
     const NAME: &'static str = "status";
     const WRITES: bool = false;
+    const QUERY: bool = true;
     type Report = StatusReport;
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<StatusReport, Failure> {
@@ -166,7 +197,8 @@ impl Operation for Status {
     }
 }
 
-fn drops(counters: &[DynamicCounter]) -> BTreeMap<IfName, Drops> {
+/// Dropped packets by device and reason.
+pub(crate) fn drops(counters: &[DynamicCounter]) -> BTreeMap<IfName, Drops> {
     let mut drops = BTreeMap::<IfName, Drops>::new();
     for counter in counters {
         let name = counter.key.split(|&b| b == 0).next().and_then(|n| std::str::from_utf8(n).ok());

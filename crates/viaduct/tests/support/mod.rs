@@ -7,12 +7,14 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
+    process::{Pid, Signal, kill_process},
     thread::UnshareFlags,
 };
 use serde_json::Value;
@@ -23,6 +25,7 @@ const NOBODY: u32 = 65534;
 pub(crate) const CONFIG: &str = "/run/etc/viaduct.toml";
 pub(crate) const STATE: &str = "/run/state";
 pub(crate) const RUN: &str = "/run/viaduct";
+const LOG: &str = "/run/daemon.log";
 const BINARY: &str = "/run/bin/viaduct";
 
 /// Two kinds of networks, four guests.
@@ -272,6 +275,59 @@ impl World {
             let routes = self.sh(&format!("ip {family} route show default"));
             assert!(routes.contains(via), "the default route by {via} is gone:\n{routes}");
         }
+    }
+}
+
+/// A daemon that runs on a host; it is killed when it is dropped.
+pub(crate) struct Daemon(Child);
+
+impl World {
+    /// Starts a daemon, and waits until it has looked at the host.
+    #[track_caller]
+    pub(crate) fn daemon(&self) -> Daemon {
+        let log = fs::File::create(LOG).unwrap();
+        let child = self.command(&["daemon"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut daemon = Daemon(child);
+        self.soon("the daemon answers", || {
+            assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended: {}", self.read(LOG));
+            self.good("status --json").json()["daemon"]["pid"] == daemon.id()
+        });
+        daemon
+    }
+
+    /// Waits until something is so, which is within seconds.
+    #[track_caller]
+    pub(crate) fn soon(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !is_so() {
+            assert!(begin.elapsed() < Duration::from_secs(15), "not so: {what}; {}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What the daemon has said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(LOG).unwrap_or_default()
+    }
+}
+
+impl Daemon {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Ends it as its user would, and waits until it has ended.
+    #[track_caller]
+    pub(crate) fn end(mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        assert!(self.0.wait().unwrap().success(), "the daemon failed: {}", World.log());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

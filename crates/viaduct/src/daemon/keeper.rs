@@ -1,0 +1,392 @@
+//! The keeper: looks at the host when something may be wrong with it, puts it right, and does what clients ask.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use tracing::{info, warn};
+use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
+use viaduct_plan::{Attachments, Target};
+use viaduct_reconcile::{Keeper, converge_except};
+use viaduct_types::{IfName, NicId};
+
+use super::{
+    jobs::{Job, Queue},
+    news::{Event, News},
+    service::Service,
+};
+use crate::{
+    clock,
+    failure::Failure,
+    host::Host,
+    operations::{self, Caller, Drops, Repair, drops},
+};
+
+/// A namespace or device that is away for longer does not come back.
+const GRACE: Duration = Duration::from_secs(2);
+/// After a look that failed, the next comes by itself after this.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The kernel does not say of all changes whose they are; after a change of ours this makes sure.
+const AFTER_OWN: Duration = Duration::from_secs(1);
+/// How often listeners hear of dropped packets.
+const DROPS: Duration = Duration::from_secs(1);
+/// So many repairs are remembered.
+const REPAIRS: usize = 20;
+/// So many changes are remembered while something is in dispute.
+const REMEMBERED: usize = 64;
+/// So many changes are named in one repair.
+const NAMED: usize = 8;
+
+pub(super) struct Run {
+    host: Host,
+    watch: Watch,
+    lives: Lives,
+    queue: Queue,
+    news: News,
+    service: Service,
+    keeper: Keeper,
+    start: Instant,
+    /// What others changed since the last look.
+    changes: Vec<Change>,
+    /// Whether the host was as wanted once.
+    kept: bool,
+    /// Attachments that led nowhere at the last look, and since when.
+    stale: BTreeMap<NicId, Duration>,
+    counted: Option<(Duration, BTreeMap<IfName, Drops>)>,
+}
+
+impl Run {
+    pub(super) fn new(
+        host: Host,
+        (watch, lives): (Watch, Lives),
+        queue: Queue,
+        news: News,
+        service: Service,
+    ) -> Self {
+        Self {
+            host,
+            watch,
+            lives,
+            queue,
+            news,
+            service,
+            keeper: Keeper::new(Duration::ZERO),
+            start: Instant::now(),
+            changes: Vec::new(),
+            kept: false,
+            stale: BTreeMap::new(),
+            counted: None,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<(), Failure> {
+        let mut ready = false;
+        loop {
+            self.finish_return();
+            if self.keeper.due() <= self.start.elapsed() {
+                self.look();
+            }
+            if !ready {
+                ready = true;
+                self.service.ready();
+            }
+            self.count_drops();
+            self.service.alive();
+            self.wait()?;
+            self.queue.clear();
+            let mut worked = false;
+            while let Some(job) = self.queue.next() {
+                match job {
+                    Job::Do(job) => job(&mut self.host),
+                    Job::End => {
+                        self.service.stopping();
+                        return Ok(());
+                    }
+                }
+                worked = true;
+            }
+            if worked && let Ok(attachments) = self.host.store.attachments() {
+                self.follow(&attachments);
+            }
+            self.hear()?;
+            if self.lives.changed() {
+                self.keeper.disturbed(self.now());
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Sleeps until something happens or is due.
+    fn wait(&self) -> Result<(), Failure> {
+        let now = self.now();
+        let mut sleep = self.keeper.due().saturating_sub(now);
+        if let Ok(Some(waiting)) = self.host.store.unconfirmed() {
+            let left = waiting.deadline.left(&clock::moment()).map_or(AGAIN, Duration::from_millis);
+            sleep = sleep.min(left);
+        }
+        if let Some(interval) = self.service.interval() {
+            sleep = sleep.min(interval);
+        }
+        if self.news.anybody() {
+            sleep = sleep.min(DROPS);
+        }
+        let mut sources = [
+            PollFd::from_borrowed_fd(self.queue.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.watch.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.lives.as_fd(), PollFlags::IN),
+        ];
+        // Rounded up, so that what was waited for is due.
+        let limit = Timespec::try_from(sleep + Duration::from_micros(100)).ok();
+        match poll(&mut sources, limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(Failure::failed(format!("cannot wait for events: {errno}"))),
+        }
+    }
+
+    /// What others changed. After work of our own, what cannot be told apart from it is taken for it.
+    fn hear(&mut self) -> Result<(), Failure> {
+        let own = self.host.kernel.port_ids();
+        let mut heard = self.watch.drain(&own)?;
+        let now = self.now();
+        if std::mem::take(&mut self.host.touched) {
+            let before = heard.len();
+            heard.retain(|change| change.by != By::Untold || change.what == What::Lost);
+            if heard.len() < before {
+                self.keeper.look_by(now + AFTER_OWN);
+            }
+        }
+        if !heard.is_empty() {
+            self.changes.extend(heard);
+            self.keeper.disturbed(now);
+        }
+        Ok(())
+    }
+
+    /// Takes the change back that nobody confirmed in time.
+    fn finish_return(&mut self) {
+        let over = |host: &Host| {
+            let waiting = host.store.unconfirmed().ok().flatten();
+            waiting.is_some_and(|waiting| waiting.deadline.left(&clock::moment()).is_none())
+        };
+        if !over(&self.host) {
+            return;
+        }
+        let mut caller = Caller { by: "viaduct".to_owned(), progress: &mut |_, _| (), waiting: &|_| () };
+        if let Err(failure) = operations::finish_return(&mut self.host, &mut caller) {
+            self.failed(&failure);
+        }
+    }
+
+    /// Looks at the host, and puts right what is not as it should be.
+    fn look(&mut self) {
+        let begun = self.now();
+        // What is seen in a look was heard of before.
+        if let Err(failure) = self.hear() {
+            self.failed(&failure);
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let outcome = self.converge(begun);
+        let (mut objects, mut stale) = (BTreeSet::new(), BTreeSet::new());
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(outcome)) => {
+                self.host.daemon.trouble = None;
+                (objects, stale) = (outcome.objects, outcome.stale);
+                self.host.touched = !objects.is_empty();
+                self.report(&changes, outcome.done);
+                self.kept = true;
+            }
+            Err(failure) => {
+                self.host.touched = true;
+                self.failed(&failure);
+            }
+        }
+        let ended = self.now();
+        for dispute in self.keeper.looked(begun, ended, &objects) {
+            let seconds = dispute.until.saturating_sub(ended).as_secs();
+            let object = dispute.object;
+            warn!("another program keeps changing {object}; it is left as it is for {seconds} s");
+            self.news.tell(Event::Disputed { object, seconds });
+        }
+        self.host.daemon.disputed =
+            self.keeper.disputes(ended).into_iter().map(|dispute| dispute.object).collect();
+        self.clean_up(stale);
+        if self.host.daemon.trouble.is_some() {
+            self.keeper.look_by(ended + AGAIN);
+        }
+        // What was left alone is put right later, and then it is of use to know who changed it.
+        if !self.host.daemon.disputed.is_empty() {
+            self.changes = changes;
+            self.changes.truncate(REMEMBERED);
+        }
+        // Of our own steps, too, the kernel does not say whose they were.
+        if let Err(failure) = self.hear() {
+            self.failed(&failure);
+        }
+    }
+
+    /// Listens for the end of what guests are attached as.
+    fn follow(&mut self, attachments: &Attachments) {
+        let path = |target: &Target| match target {
+            Target::Netns { path, .. } => Some(path.clone()),
+            Target::Tap { .. } | Target::Device { .. } => None,
+        };
+        let paths: Vec<String> = attachments.values().filter_map(path).collect();
+        self.lives.follow(paths.iter().map(String::as_str));
+    }
+
+    fn converge(&mut self, now: Duration) -> Result<Option<viaduct_reconcile::Outcome>, Failure> {
+        let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
+        let _lock = self.host.lock(&caller)?;
+        let situation = self.host.situation()?;
+        self.follow(&situation.attachments);
+        if situation.applied.is_none() {
+            return Ok(None);
+        }
+        let left: BTreeSet<String> = self.keeper.disputes(now).into_iter().map(|d| d.object).collect();
+        let leave = |op: &viaduct_plan::Op| left.contains(&op.object());
+        Ok(Some(converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut |_, _| ())?))
+    }
+
+    /// Tells of a repair, with who made it necessary.
+    fn report(&mut self, changes: &[Change], done: Vec<String>) {
+        if done.is_empty() {
+            return;
+        }
+        if !self.kept {
+            info!("made as configured, in {} steps", done.len());
+            return;
+        }
+        let changed = told(changes);
+        let repair = Repair { time: clock::calendar(clock::unix_seconds()), changed, done };
+        for line in &repair.changed {
+            warn!("{line}");
+        }
+        for line in &repair.done {
+            warn!("put right: {line}");
+        }
+        let repairs = &mut self.host.daemon.repairs;
+        repairs.push(repair.clone());
+        let surplus = repairs.len().saturating_sub(REPAIRS);
+        repairs.drain(..surplus);
+        self.service.status(&format!("last repair at {} UTC", repair.time));
+        self.news.tell(Event::Repaired(repair));
+    }
+
+    /// Attachments that lead nowhere for good are forgotten.
+    fn clean_up(&mut self, stale: BTreeSet<NicId>) {
+        let now = self.now();
+        let since = |nic: &NicId| self.stale.get(nic).copied().unwrap_or(now);
+        self.stale = stale.into_iter().map(|nic| (nic.clone(), since(&nic))).collect();
+        let (gone, waiting): (Vec<_>, Vec<_>) =
+            self.stale.iter().partition(|&(_, &since)| since + GRACE <= now);
+        if !waiting.is_empty() {
+            self.keeper.look_by(now + GRACE);
+        }
+        let gone: Vec<NicId> = gone.into_iter().map(|(nic, _)| nic.clone()).collect();
+        if gone.is_empty() {
+            return;
+        }
+        if let Err(failure) = forget(&self.host, &gone) {
+            self.failed(&failure);
+            return;
+        }
+        for nic in gone {
+            info!("{nic} is no longer attached: its namespace or device is gone");
+            self.news.tell(Event::Detached { nic: nic.to_string() });
+            self.stale.remove(&nic);
+        }
+    }
+
+    /// Says what is wrong, once.
+    fn failed(&mut self, failure: &Failure) {
+        let error = failure.line();
+        if self.host.daemon.trouble.as_ref() != Some(&error) {
+            warn!("{error}");
+            self.news.tell(Event::Failed { error: error.clone() });
+            self.host.daemon.trouble = Some(error);
+        }
+    }
+
+    /// Tells listeners which packets were dropped.
+    fn count_drops(&mut self) {
+        let now = self.now();
+        if !self.news.anybody() {
+            self.counted = None;
+            return;
+        }
+        if self.counted.as_ref().is_some_and(|(then, _)| *then + DROPS > now) {
+            return;
+        }
+        let Ok(counters) = self.host.kernel.nft().counters() else { return };
+        let drops = drops(&counters);
+        if let Some((_, before)) = &self.counted {
+            for (device, drops) in &drops {
+                let new = since(before.get(device), drops);
+                if !new.is_empty() {
+                    self.news.tell(Event::Dropped { device: device.to_string(), drops: new });
+                }
+            }
+        }
+        self.counted = Some((now, drops));
+    }
+}
+
+fn forget(host: &Host, gone: &[NicId]) -> Result<(), Failure> {
+    let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
+    let _lock = host.lock(&caller)?;
+    let mut attachments = host.store.attachments()?;
+    attachments.retain(|nic, _| !gone.contains(nic));
+    Ok(host.store.set_attachments(&attachments)?)
+}
+
+/// Changes for people: those first of which it is known who made them; of a table that went, not all that went with it.
+fn told(changes: &[Change]) -> Vec<String> {
+    let gone: Vec<String> = changes
+        .iter()
+        .filter(|change| change.removed && change.object.starts_with("table "))
+        .map(|change| format!(" in {}", change.object))
+        .collect();
+    let with_table = |change: &&Change| gone.iter().any(|table| change.object.ends_with(table.as_str()));
+    let mut changes: Vec<&Change> = changes.iter().filter(|change| !with_table(change)).collect();
+    changes.sort_by_key(|change| !matches!(change.by, By::Process(_)));
+    let more = changes.len().saturating_sub(NAMED);
+    let mut told: Vec<String> = changes.into_iter().take(NAMED).map(words).collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
+}
+
+/// Like `link vd-web was removed by ip (process 123, started by bash)`.
+fn words(change: &Change) -> String {
+    let verb = if change.object.starts_with("rules ") || change.object.starts_with("elements ") {
+        "were"
+    } else {
+        "was"
+    };
+    let what = if change.removed { "removed" } else { "changed" };
+    match &change.by {
+        By::Process(culprit) => format!("{} {verb} {what} by {culprit}", change.object),
+        By::Somebody | By::Untold => format!("{} {verb} {what}", change.object),
+    }
+}
+
+/// What was dropped since; a counter that was reset begins anew.
+fn since(before: Option<&Drops>, now: &Drops) -> Drops {
+    let new = |(reason, count): (&String, &operations::Count)| {
+        let before = before.and_then(|before| before.get(reason)).copied().unwrap_or_default();
+        let new = count.since(before);
+        (new.packets > 0).then(|| (reason.clone(), new))
+    };
+    now.iter().filter_map(new).collect()
+}
