@@ -50,6 +50,22 @@ pub struct Config {
 }
 
 impl Config {
+    /// Gives back what lists have room for beyond what they have; with many guests that is most of the memory.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        for guest in self.guests.values_mut() {
+            guest.nics.shrink_to_fit();
+            guest.publish.shrink_to_fit();
+            for nic in &mut guest.nics {
+                nic.addresses.shrink_to_fit();
+                nic.gateways.shrink_to_fit();
+            }
+            for allow in guest.allow_in.iter_mut().chain(&mut guest.allow_out) {
+                allow.shrink_to_fit();
+                allow.iter_mut().for_each(|allow| allow.services.shrink_to_fit());
+            }
+        }
+    }
+
     /// The NIC of that id, if the file has it.
     pub fn nic(&self, id: &NicId) -> Option<&Nic> {
         self.guests.get(&id.guest)?.nics.get(usize::from(id.index))

@@ -57,7 +57,10 @@ pub fn load(sources: &[Source]) -> Result<Loaded, Diagnostics> {
     let root = tree::Node { value: tree::Value::Table(tree), span: Span::new(0, 0..0) };
     let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, &mut report));
     match config {
-        Some(config) if !report.has_errors() => Ok(Loaded { config, warnings: report.finish() }),
+        Some(mut config) if !report.has_errors() => {
+            config.shrink_to_fit();
+            Ok(Loaded { config, warnings: report.finish() })
+        }
         Some(_) | None => Err(report.finish()),
     }
 }

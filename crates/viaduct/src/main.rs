@@ -22,6 +22,10 @@ use serde_json::json;
 use cli::{Cli, Command};
 use show::{say, tell};
 
+/// Gives memory back that a look at a large host needed for a moment; the C library's mostly keeps it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let code = match Cli::try_parse() {
         Ok(cli) => run(&cli),

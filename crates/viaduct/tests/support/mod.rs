@@ -8,6 +8,7 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -73,9 +74,34 @@ network = "services"
 
 /// Does the test on a thread with a host of its own.
 pub(crate) fn host(test: impl FnOnce(&World) + Send + 'static) {
-    let thread = thread::spawn(|| test(&World::new()));
-    if let Err(panic) = thread.join() {
+    let (sender, receiver) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let world = World::new();
+        sender.send(fs::read_link(MOUNTS).unwrap()).unwrap();
+        test(&world);
+    });
+    let place = receiver.recv();
+    let ended = thread.join();
+    if let Ok(place) = place {
+        end_all(&place);
+    }
+    if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// The namespace of mounts that the calling thread is in.
+const MOUNTS: &str = "/proc/thread-self/ns/mnt";
+
+/// Processes that a test left on its host, such as one that waits for the return of an unconfirmed change.
+fn end_all(place: &Path) {
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        if let Some(process) = number
+            && fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|there| there == place)
+        {
+            let _ = kill_process(process, Signal::KILL);
+        }
     }
 }
 
