@@ -25,6 +25,7 @@ pub use diagnostics::*;
 pub use ipam::Family;
 pub use schema::schema;
 pub use shape::{Address, ParseAddressError};
+pub use suggest::nearest;
 
 use report::{Report, Span};
 use shape::Read;

@@ -247,7 +247,7 @@ fn look_fit<K: Observe>(kernel: &mut K, wish: Wish<'_>) -> Result<Outlook, Conve
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -9,6 +9,6 @@ mod keeper;
 mod store;
 
 pub use change::{Aftermath, ChangeError, change};
-pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, converge, converge_except, look};
+pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, chain, converge, converge_except, look};
 pub use keeper::{Dispute, Keeper};
 pub use store::{KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed};

@@ -1,12 +1,12 @@
 //! Errors as the user sees them: what was tried, what the matter is, what to do; and the exit status. They travel from
 //! the daemon to its clients as they are.
 
-use std::{error::Error, fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::Diagnostics;
-use viaduct_reconcile::{Aftermath, ChangeError, ConvergeError, StoreError};
+use viaduct_reconcile::{Aftermath, ChangeError, ConvergeError, StoreError, chain};
 
 use crate::{
     operations::Remark,
@@ -132,17 +132,6 @@ impl Failure {
         }
         line
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl From<Diagnostics> for Failure {

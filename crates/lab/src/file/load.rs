@@ -7,6 +7,7 @@ use std::{
 };
 
 use toml::Spanned;
+use viaduct_model::nearest;
 use viaduct_types::{GuestName, IfName, IpNet, NicId, Proto};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     LabError,
     sentence::{self, Sentence},
-    suggest::{list, nearest},
+    suggest::list,
 };
 
 /// Words that sentences begin or end with.

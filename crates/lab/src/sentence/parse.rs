@@ -1,15 +1,13 @@
 use std::{collections::BTreeSet, fmt::Display, net::IpAddr, ops::Range};
 
+use viaduct_model::nearest;
 use viaduct_types::{MacAddr, Proto};
 
 use super::{
     Asker, Forge, Forgery, Frames, Heard, Reach, Resolve, Run, Sentence, SentenceError, Target, Then, Wrap,
     words::{Word, Words},
 };
-use crate::{
-    file::Name,
-    suggest::{list, nearest},
-};
+use crate::{file::Name, suggest::list};
 
 const VERBS: [&str; 9] = [
     "reaches",

@@ -31,7 +31,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let watch = Watch::open()?;
     let lives = Lives::open()?;
     if let Some(why) = watch.blind_to_settings() {
-        tracing::warn!("changes of most sysctls are seen late: {}", crate::failure::chain(why));
+        tracing::warn!("changes of most sysctls are seen late: {}", viaduct_reconcile::chain(why));
     }
     let (jobs, queue) = jobs::queue()?;
     let news = news::News::default();

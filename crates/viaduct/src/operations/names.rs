@@ -1,6 +1,6 @@
 //! Names that nobody has, and the one that was probably meant.
 
-use viaduct_model::Config;
+use viaduct_model::{Config, nearest};
 use viaduct_types::NicId;
 
 use crate::failure::Failure;
@@ -38,26 +38,9 @@ fn hint<'a, I: Iterator<Item = &'a str>>(wrong: &str, known: impl Fn() -> I) -> 
     format!("; there are {}{more}", names.join(", "))
 }
 
-/// The known name that differs by a slip of the hand.
-fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = 1 + wrong.chars().count() / 4;
-    known
-        .filter(|name| name.len().abs_diff(wrong.len()) <= allowed)
-        .map(|name| (strsim::osa_distance(wrong, name), name))
-        .filter(|&(distance, _)| distance <= allowed)
-        .min()
-        .map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_slip_is_recognized_and_another_name_is_not() {
-        assert_eq!(nearest("ldpa", ["deb6", "ldap"].into_iter()), Some("ldap"));
-        assert_eq!(nearest("web", ["deb6", "ldap"].into_iter()), None);
-    }
 
     #[test]
     fn names_are_shown_when_none_is_near() {
