@@ -1,6 +1,7 @@
 //! What to do: desired state, observed state, and the plan that turns one into the other. Pure.
 #![forbid(unsafe_code)]
 
+mod closed;
 mod desired;
 mod diff;
 mod flows;
@@ -11,6 +12,7 @@ mod port;
 pub mod sim;
 mod state;
 
+pub use closed::{closed, has_filter};
 pub use desired::{Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired};
 pub use diff::{Plan, plan};
 pub use flows::ends;

@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod close;
 mod converge;
 mod keeper;
 mod store;
 
 pub use change::{Aftermath, ChangeError, change};
+pub use close::{Closing, close};
 pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, chain, converge, converge_except, look};
 pub use keeper::{Dispute, Keeper};
 pub use store::{KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed};

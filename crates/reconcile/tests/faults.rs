@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use viaduct_model::{Config, Source};
 use viaduct_plan::{
     Apply, Ask, Attachments, Flow, Observe, Observed, Op, Route, RouteKind, Target,
+    nft::Family,
     sim::{Host, Refused},
 };
-use viaduct_reconcile::{Aftermath, ConvergeError, Wish, change, converge, look};
+use viaduct_reconcile::{Aftermath, ConvergeError, Wish, change, close, converge, look};
 
 const EXAMPLES: &[&str] = &[
     include_str!("../../../examples/openvz/viaduct.toml"),
@@ -350,4 +351,53 @@ fn stopped_at_any_step_the_next_apply_arrives() {
     {
         stopped_anywhere(before, after);
     }
+}
+
+/// Whether a host lets nothing pass, whatever else its filter says.
+fn is_closed(host: &Host) -> bool {
+    let inet = host.state.nft.tables.get(&Family::Inet);
+    inet.is_some_and(|table| table.chains.contains_key("until_made"))
+}
+
+#[test]
+fn a_host_is_closed_before_it_is_made_and_open_when_it_is() {
+    for text in EXAMPLES {
+        let config = config(text);
+        let attachments = Attachments::new();
+        let mut kernel = Kernel::new(&[&config]);
+        // Without the uplink this configuration fits no host.
+        kernel.host = Host::default();
+        let closing = close(&mut kernel, Some(&config)).unwrap();
+        assert!(closing.trouble.is_none() && !closing.done.is_empty());
+        assert!(is_closed(&kernel.host) && kernel.host.state.nft.tables[&Family::Inet].chains.len() > 10);
+        assert!(converge(&mut kernel, Wish::Be(&config, &attachments), &mut |_, _| ()).is_err());
+        assert!(is_closed(&kernel.host), "opened by what could not be made");
+        let again = close(&mut kernel, Some(&config)).unwrap();
+        assert!(again.done.is_empty());
+
+        let tables = kernel.host.state.nft.clone();
+        kernel.host = Kernel::new(&[&config]).host;
+        kernel.host.state.nft = tables;
+        kernel.becomes(Wish::Be(&config, &attachments));
+        assert!(!is_closed(&kernel.host));
+    }
+}
+
+#[test]
+fn a_filter_that_is_refused_leaves_a_closed_host() {
+    let config = config(EXAMPLES[0]);
+    let mut kernel = Kernel::new(&[&config]);
+    kernel.host.fail_at = Some(0);
+    let closing = close(&mut kernel, Some(&config)).unwrap();
+    assert!(matches!(closing.trouble, Some(ConvergeError::Failed { .. })) && is_closed(&kernel.host));
+
+    // The kernel tells nothing, and takes what it is told.
+    let mut kernel = Kernel::new(&[&config]);
+    kernel.trouble = Trouble::BlindAfter(0);
+    let closing = close(&mut kernel, Some(&config)).unwrap();
+    assert!(matches!(closing.trouble, Some(ConvergeError::Observe(_))) && is_closed(&kernel.host));
+
+    let mut kernel = Kernel::new(&[&config]);
+    close(&mut kernel, None).unwrap();
+    assert!(is_closed(&kernel.host));
 }

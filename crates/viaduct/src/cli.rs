@@ -108,6 +108,9 @@ pub(crate) enum Command {
     },
     /// Take everything of ours away: links, addresses, routes, filter; sysctls as they were
     Down,
+    /// Close the host when the machine starts, before it has a network: the filter of what was applied last, and nothing
+    /// passes through until the daemon has made the rest
+    Boot,
     /// Try whole hosts in namespaces of this machine; no real interface is touched
     #[command(subcommand)]
     Lab(Lab),

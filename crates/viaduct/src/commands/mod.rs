@@ -3,6 +3,7 @@
 mod announce;
 mod apply;
 mod attach;
+mod boot;
 mod check;
 mod confirm;
 mod events;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::History { revision } => history::run(global, *revision),
         Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
         Command::Down => apply::down(global),
+        Command::Boot => boot::run(global),
         Command::Status => status::run(global),
         Command::Attach(arguments) => attach::attach(global, arguments),
         Command::Detach { nic } => attach::detach(global, nic),

@@ -32,6 +32,8 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(2);
 /// After a look that failed, the next comes by itself after this.
 const AGAIN: Duration = Duration::from_secs(10);
+/// Who waits for the network to be made waits no longer than this: an uplink that is not there may never come.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The kernel does not say of all changes whose they are; after a change of ours this makes sure.
 const AFTER_OWN: Duration = Duration::from_secs(1);
 /// How often listeners hear of dropped packets.
@@ -92,7 +94,7 @@ impl Run {
             if self.keeper.due() <= self.start.elapsed() {
                 self.look();
             }
-            if !ready {
+            if !ready && (self.host.daemon.trouble.is_none() || self.start.elapsed() >= PATIENCE) {
                 ready = true;
                 self.service.ready();
             }

@@ -185,6 +185,26 @@ pub(super) fn settle(host: &mut Host, caller: &mut Caller<'_>) -> Result<(), Fai
     Ok(())
 }
 
+/// When the machine was started since: what nobody confirmed is not what was applied last, and no kernel has anything of
+/// it. Says whether there was such a change.
+pub(super) fn forget_unconfirmed(host: &Host, caller: &Caller<'_>) -> Result<bool, Failure> {
+    let Some(waiting) = host.store.unconfirmed()? else { return Ok(false) };
+    if waiting.deadline.boot == clock::moment().boot {
+        return Ok(false);
+    }
+    if waiting.before.is_empty() {
+        host.store.clear_applied()?;
+    } else {
+        host.store.set_applied(&waiting.before)?;
+    }
+    // That the history lacks it is no reason to trust what nobody confirmed.
+    if let Some(remark) = host.record(RETURN, caller, &waiting.before) {
+        tracing::warn!("{remark}");
+    }
+    host.store.disarm()?;
+    Ok(true)
+}
+
 /// Back to what was before the unconfirmed change.
 fn go_back(
     host: &mut Host,

@@ -4,6 +4,7 @@
 mod announce;
 mod apply;
 mod attach;
+mod boot;
 mod confirm;
 mod history;
 mod names;
@@ -22,6 +23,7 @@ use viaduct_plan::{Notice, Severity};
 pub(crate) use announce::Announce;
 pub(crate) use apply::{Apply, Changed, Down};
 pub(crate) use attach::{Attach, Attached, Detach};
+pub(crate) use boot::boot;
 pub(crate) use confirm::{Confirm, Rollback};
 pub(crate) use history::{History, Revision};
 pub(crate) use names::unknown;

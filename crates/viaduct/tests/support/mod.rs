@@ -93,16 +93,19 @@ pub(crate) fn host(test: impl FnOnce(&World) + Send + 'static) {
 /// The namespace of mounts that the calling thread is in.
 const MOUNTS: &str = "/proc/thread-self/ns/mnt";
 
-/// Processes that a test left on its host, such as one that waits for the return of an unconfirmed change.
-fn end_all(place: &Path) {
+/// Ends the processes on a host, such as one that waits for the return of an unconfirmed change; how many there were.
+fn end_all(place: &Path) -> usize {
+    let mut found = 0;
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
         if let Some(process) = number
             && fs::read_link(entry.path().join("ns/mnt")).is_ok_and(|there| there == place)
         {
             let _ = kill_process(process, Signal::KILL);
+            found += 1;
         }
     }
+    found
 }
 
 /// The host of the calling thread.
@@ -141,7 +144,7 @@ impl World {
     }
 
     /// A network as the system makes it when it starts.
-    fn plug_in(&self) {
+    pub(crate) fn plug_in(&self) {
         for settings in ["all", "default"] {
             fs::write(format!("/proc/sys/net/ipv6/conf/{settings}/accept_dad"), "0").unwrap();
         }
@@ -160,8 +163,10 @@ impl World {
         }
     }
 
-    /// Everything in the kernel is lost, and what stands under names of namespaces.
+    /// Everything in the kernel is lost, and what stands under names of namespaces; every process has ended.
     pub(crate) fn reboot(&self) {
+        let place = fs::read_link(MOUNTS).unwrap();
+        self.soon("all processes have ended", || end_all(&place) == 0);
         self.sh("cd /run/netns && for name in *; do ip netns del $name; done");
         // SAFETY: only this thread's network namespace changes.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
