@@ -6,7 +6,7 @@ PREFIX ?= /usr/local
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 LABS := openvz hetzner dedicated-xen
 
-.PHONY: help demo test bench check docs install
+.PHONY: help demo test bench check docs install deb
 
 help:
 	@echo "make demo     three hosts as examples/ describes them, in namespaces: who reaches whom"
@@ -14,7 +14,8 @@ help:
 	@echo "make bench    what guests and packets cost, beside the hand-made way"
 	@echo "make check    formatting and lints"
 	@echo "make docs     docs/configuration.md from the configuration's own descriptions"
-	@echo "make install  the program, its man pages and completions into $(PREFIX)"
+	@echo "make deb      a Debian package"
+	@echo "make install  the program, its units, man pages and completions into $(PREFIX)"
 
 demo:
 	@scripts/prepare.sh demo
@@ -40,10 +41,23 @@ check:
 docs:
 	cargo xtask docs
 
+deb:
+	@scripts/prepare.sh deb
+	cargo build --release --locked --package viaduct
+	scripts/deb.sh release
+
 install:
 	@scripts/prepare.sh install
 	cargo build --release --locked --package viaduct
 	install -D $(RELEASE)/viaduct $(DESTDIR)$(PREFIX)/bin/viaduct
 	$(RELEASE)/viaduct man $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,share/bash-completion/completions share/zsh/site-functions \
+		share/fish/vendor_completions.d lib/systemd/system)
 	$(RELEASE)/viaduct completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/viaduct
+	$(RELEASE)/viaduct completions zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_viaduct
+	$(RELEASE)/viaduct completions fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/viaduct.fish
+	for unit in viaduct viaduct-boot; do \
+		sed 's,/usr/bin/,$(PREFIX)/bin/,' packaging/$$unit.service \
+			> $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit; \
+	done
+	install -D --mode 644 packaging/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/viaduct.conf

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Prepares this machine for `make demo`, `test`, `bench`, `check` or `install`: installs the Debian packages that are lacking, says
-# which and what for, and looks whether Rust is there. Asks nothing.
+# Prepares this machine for `make demo`, `test`, `bench`, `check`, `install` or `deb`: installs the Debian packages that
+# are lacking, says which and what for, and looks whether Rust is there. Asks nothing.
 set -eu
 
-purpose=${1:?"usage: $0 demo|test|bench|check|ci"}
+purpose=${1:?"usage: $0 demo|test|bench|check|install|deb|ci"}
 cd "$(dirname "$0")/.."
 PATH=$PATH:${HOME:-/root}/.cargo/bin:/usr/sbin:/sbin
 
@@ -17,7 +17,7 @@ demo | test | bench | ci)
     [ "$(id -u)" -eq 0 ] || fail "\`make $purpose\` needs root: it makes network namespaces and changes what is in them." \
         "The machine's own network is not touched. Try: sudo -E make $purpose"
     ;;
-check | install) ;;
+check | install | deb) ;;
 *) fail "$0: what is \"$purpose\"?" ;;
 esac
 
@@ -47,6 +47,8 @@ case $purpose in test | ci)
     need util-linux unshare "gives tests namespaces of their own"
     need mount mount "gives tests a /run of their own"
     need python3 python3 "plays servers, attackers and virtual machines in tests"
+    need debootstrap debootstrap "makes the Debian that a test boots"
+    need systemd-container systemd-nspawn "boots it"
     ;;
 esac
 
@@ -55,6 +57,11 @@ case $purpose in bench)
     need procps sysctl "sets up the hosts that are measured"
     need util-linux unshare "gives measurements namespaces of their own"
     need mount mount "gives measurements a /run of their own"
+    ;;
+esac
+
+case $purpose in deb | test | ci)
+    need dpkg-dev dpkg-shlibdeps "says what a Debian package depends on"
     ;;
 esac
 
@@ -84,5 +91,17 @@ case $purpose in check | ci)
         echo "Installing cargo $component"
         rustup component add "$(echo $component | sed s/fmt/rustfmt/)" || fail "cargo $component is needed."
     done
+    ;;
+esac
+case $purpose in deb | test | ci)
+    if ! cargo deb --version >/dev/null 2>&1; then
+        echo "Installing cargo-deb, which makes Debian packages"
+        # Without optimization: it is built sooner, and a package is made as fast.
+        cargo install --quiet --locked --debug --version '^3.8' cargo-deb || fail "cargo-deb is needed."
+    fi
+    ;;
+esac
+case $purpose in test | ci)
+    scripts/debian.sh "${CARGO_TARGET_DIR:-target}/tmp/debian" || fail "A Debian to boot in a test could not be made."
     ;;
 esac

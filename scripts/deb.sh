@@ -1,0 +1,30 @@
+#!/bin/sh
+# Makes a Debian package of the program as it was built: `scripts/deb.sh release` what `cargo build --release` left,
+# `scripts/deb.sh dev` what `cargo build` did. A second word says where to; its place is the last line of what is said.
+set -eu
+
+profile=${1:?"usage: $0 release|dev [FILE]"}
+cd "$(dirname "$0")/.."
+PATH=$PATH:${HOME:-/root}/.cargo/bin
+case $profile in
+dev)
+    # For tests, which have it made again and again.
+    built=debug
+    speed=--fast
+    ;;
+*)
+    built=$profile
+    speed=
+    ;;
+esac
+built=${CARGO_TARGET_DIR:-target}/$built
+made=$built/packaging
+
+rm -rf "$made"
+"$built/viaduct" man "$made/man"
+for shell in bash zsh fish; do
+    "$built/viaduct" completions $shell >"$made/viaduct.$shell"
+done
+# shellcheck disable=SC2086
+exec cargo deb $speed --package viaduct --no-build --profile "$profile" --strip --no-dbgsym --locked \
+    --output "${2:-${CARGO_TARGET_DIR:-target}/debian/}"
