@@ -55,6 +55,11 @@ esac
 case $purpose in bench)
     need iptables iptables "the hand-made way that is measured beside ours"
     need procps sysctl "sets up the hosts that are measured"
+    need netavark /usr/lib/podman/netavark "what Podman connects its guests with, measured beside ours"
+    need containernetworking-plugins /usr/lib/cni/bridge "what container runtimes connect theirs with"
+    need libvirt-daemon libvirtd "libvirt's filter, measured beside ours; only its driver nwfilter is started"
+    need libvirt-daemon-config-nwfilter - "the filters that are examples of it"
+    need libvirt-clients virsh "drives it"
     need util-linux unshare "gives measurements namespaces of their own"
     need mount mount "gives measurements a /run of their own"
     ;;

@@ -17,8 +17,8 @@ const USAGE: &str = "\
 cargo xtask check   formatting, lints, and the pure crates built for a target without an operating system
 cargo xtask test    everything that is tested; needs root, for it makes network namespaces
 cargo xtask ci      check, then test
-cargo xtask bench   what guests and packets cost, beside the hand-made way; needs root. Of its parts cost, datapath and
-                    kernel those that are named; --quick for a short look, --write for docs/benchmarks.md
+cargo xtask bench   what guests and packets cost, beside the hand-made way; needs root. Of its parts cost, scale,
+                    datapath and kernel those that are named; --quick for a short look, --write for docs/benchmarks.md
 cargo xtask docs    docs/configuration.md from the configuration's own descriptions
 ";
 

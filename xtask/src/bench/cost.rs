@@ -300,7 +300,7 @@ pub(super) fn run(command: &mut Command) -> Result<(), String> {
     output(command).map(|_| ())
 }
 
-fn ms(time: Duration) -> f64 {
+pub(super) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
 }
 

@@ -3,7 +3,10 @@
 //! Guests with even numbers are routed and have an IPv6 address, too; those with odd numbers stand behind the host's
 //! address on a bridge. Each has a list of who may come in, and a published port.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 /// The outside's address, and the host's, on the uplink.
 pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -45,6 +48,12 @@ impl Guest {
         Ipv4Addr::from(u32::from(base) + self.number)
     }
 
+    /// A routed guest's other address.
+    pub(super) fn address6(self) -> Ipv6Addr {
+        let base = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+        Ipv6Addr::from(u128::from(base) + u128::from(self.number))
+    }
+
     /// The port of the host's address that leads to it.
     pub(super) fn published(self) -> u32 {
         20_000 + self.number
@@ -76,35 +85,7 @@ impl Guests {
 
     /// viaduct.toml.
     pub(super) fn configuration(self) -> String {
-        let mut text = format!(
-            "[host]\nname = \"bench\"\n\n\
-             [uplinks.wan]\ninterface = \"eth0\"\n\n\
-             [networks.public]\nmode = \"routed\"\nuplink = \"wan\"\n\
-             pool = [\"198.18.0.0/16\", \"2001:db8:1::/64\"]\n\n\
-             [networks.private]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.64.0.0/16\"]\n\
-             gateways = [\"{GATEWAY}\"]\n"
-        );
-        let udp = self.last(Kind::Translated).number;
-        for guest in self.all() {
-            let (number, address, published) = (guest.number, guest.address(), guest.published());
-            let mut ports = format!("\"{HOST}:{published}:{PORT}/tcp\"");
-            if number == udp {
-                let _ = write!(ports, ", \"{HOST}:{published}:{PORT}/udp\"");
-            }
-            let (network, addresses) = match guest.kind() {
-                Kind::Routed => ("public", format!("\"{address}\", \"2001:db8:1::{:x}\"", number + 1)),
-                Kind::Translated => ("private", format!("\"{address}\"")),
-            };
-            let _ = write!(
-                text,
-                "\n[guests.{name}]\nid = {id}\npublish = [{ports}]\n\
-                 allow-in = [{{ from = \"203.0.113.0/24\", ports = [\"{PORT}/tcp\", \"{PORT}/udp\"] }}]\n\
-                 [[guests.{name}.nics]]\nnetwork = \"{network}\"\naddresses = [{addresses}]\n",
-                name = guest.name(),
-                id = number + 1,
-            );
-        }
-        text
+        configuration(self.all(), Some(self.last(Kind::Translated)))
     }
 
     /// What a script calls iptables with: a translation and two permissions for each guest, in IPv4.
@@ -154,6 +135,39 @@ impl Guests {
              iifname eth0 ip daddr @guests accept\n  oifname eth0 ip saddr @guests accept\n }}\n}}\n"
         )
     }
+}
+
+/// viaduct.toml of a host with these guests, of which one has a port of UDP, too.
+pub(super) fn configuration(guests: impl Iterator<Item = Guest>, udp: Option<Guest>) -> String {
+    let mut text = format!(
+        "[host]\nname = \"bench\"\n\n\
+         [uplinks.wan]\ninterface = \"eth0\"\n\n\
+         [networks.public]\nmode = \"routed\"\nuplink = \"wan\"\n\
+         pool = [\"198.18.0.0/16\", \"2001:db8:1::/64\"]\n\n\
+         [networks.private]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.64.0.0/16\"]\n\
+         gateways = [\"{GATEWAY}\"]\n"
+    );
+    let udp = udp.map(|guest| guest.number);
+    for guest in guests {
+        let (number, address, published) = (guest.number, guest.address(), guest.published());
+        let mut ports = format!("\"{HOST}:{published}:{PORT}/tcp\"");
+        if Some(number) == udp {
+            let _ = write!(ports, ", \"{HOST}:{published}:{PORT}/udp\"");
+        }
+        let (network, addresses) = match guest.kind() {
+            Kind::Routed => ("public", format!("\"{address}\", \"{}\"", guest.address6())),
+            Kind::Translated => ("private", format!("\"{address}\"")),
+        };
+        let _ = write!(
+            text,
+            "\n[guests.{name}]\nid = {id}\npublish = [{ports}]\n\
+             allow-in = [{{ from = \"203.0.113.0/24\", ports = [\"{PORT}/tcp\", \"{PORT}/udp\"] }}]\n\
+             [[guests.{name}.nics]]\nnetwork = \"{network}\"\naddresses = [{addresses}]\n",
+            name = guest.name(),
+            id = number + 1,
+        );
+    }
+    text
 }
 
 /// A rule, after `-A`.

@@ -5,8 +5,10 @@
 
 mod cost;
 mod datapath;
+mod document;
 mod guests;
 mod sandbox;
+mod scale;
 mod table;
 mod traffic;
 
@@ -21,12 +23,14 @@ pub(crate) use traffic::{WORK, work};
 const PATH: &str = "docs/benchmarks.md";
 
 /// The words after `cargo xtask bench`.
-const USAGE: &str = "cargo xtask bench [cost] [datapath] [kernel] [--quick] [--write] [--program PATH]";
+const USAGE: &str =
+    "cargo xtask bench [cost] [scale] [datapath] [kernel] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     cost: bool,
+    scale: bool,
     datapath: bool,
     /// The kernel crate's own measurements, which have no competitor.
     kernel: bool,
@@ -44,6 +48,7 @@ impl Options {
         while let Some(argument) = rest.next() {
             match *argument {
                 "cost" => options.cost = true,
+                "scale" => options.scale = true,
                 "datapath" => options.datapath = true,
                 "kernel" => options.kernel = true,
                 "--quick" => options.quick = true,
@@ -52,13 +57,22 @@ impl Options {
                 other => return Err(format!("what is \"{other}\"? {USAGE}")),
             }
         }
-        if !(options.cost || options.datapath || options.kernel) {
-            (options.cost, options.datapath, options.kernel) = (true, true, !options.quick);
+        if !(options.measured() || options.kernel) {
+            (options.cost, options.scale, options.datapath) = (true, true, true);
+            options.kernel = !options.quick;
         }
-        if options.write && !(options.cost && options.datapath && !options.quick) {
-            return Err("--write keeps whole runs only: not with --quick, nor with one part".to_owned());
+        if options.write && (options.quick || !options.measured()) {
+            return Err(
+                "--write keeps the parts cost, scale and datapath, measured thoroughly: not with --quick"
+                    .to_owned(),
+            );
         }
         Ok(options)
+    }
+
+    /// Whether there is a part that has tables.
+    fn measured(&self) -> bool {
+        self.cost || self.scale || self.datapath
     }
 
     /// How many guests are configured.
@@ -69,6 +83,7 @@ impl Options {
     fn words(&self) -> Vec<String> {
         let flags = [
             (self.cost, "cost"),
+            (self.scale, "scale"),
             (self.datapath, "datapath"),
             (self.quick, "--quick"),
             (self.write, "--write"),
@@ -79,7 +94,7 @@ impl Options {
 
 /// Builds what is measured, and measures it in a sandbox.
 pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> Result<(), String> {
-    if options.cost || options.datapath {
+    if options.measured() {
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
         let release = release_directory()?;
@@ -109,16 +124,21 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     let (program, words) = arguments.split_first().ok_or("the program to measure is missing")?;
     let options = Options::parse(words)?;
     let sandbox = sandbox::Sandbox::prepare(program.into())?;
-    let mut page = table::Page::new(options.write.then(|| head(&sandbox)));
+    let mut page = table::Page::default();
     if options.cost {
         cost::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.scale {
+        scale::measure(&sandbox, &options, &mut page)?;
     }
     if options.datapath {
         datapath::measure(&sandbox, &options, &mut page)?;
     }
     if options.write {
         let path = root().join(PATH);
-        fs::write(&path, page.text()).map_err(|error| format!("{}: {error}", path.display()))?;
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        let text = document::renewed(&old, &head(&sandbox), page.text());
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
         println!("Written to {PATH}.");
     }
     Ok(())
@@ -146,7 +166,8 @@ fn head(sandbox: &sandbox::Sandbox) -> String {
         "# Benchmarks\n\n\
          <!-- Written by `cargo xtask bench --write`. -->\n\n\
          `make bench` measures all of this again, as root, in namespaces of its own; nothing of the machine's network is \
-         touched. `cargo xtask bench --quick` takes about a minute once everything is built.\n\n\
+         touched. `cargo xtask bench --quick` takes a few minutes once everything is built; with \
+         `--write` and the name of a part, only its tables are renewed.\n\n\
          The numbers below are from a machine with {cores} cores, Linux {kernel}, {}. Others are other \
          machines: compare rows, not machines. Outside, host and guest are namespaces of one machine, so that every \
          number contains the sender and the receiver, too. The ways take turns in every round; a cell is the median of \

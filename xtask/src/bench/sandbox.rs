@@ -106,6 +106,13 @@ impl Machine {
         command
     }
 
+    /// The same for what is measured itself: with less before it, and in the process that was started.
+    pub(super) fn enter(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command
+    }
+
     /// Runs a command whose words are divided by spaces; says what it said.
     pub(super) fn run(&self, line: &str) -> Result<String, String> {
         let mut words = line.split_whitespace();

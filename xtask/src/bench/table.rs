@@ -1,17 +1,12 @@
 //! Tables and the numbers in them, the same on the screen and in the document.
 
 /// What was printed, for the document.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Page {
     text: String,
 }
 
 impl Page {
-    /// The head is for the document only.
-    pub(super) fn new(head: Option<String>) -> Self {
-        Self { text: head.unwrap_or_default() }
-    }
-
     /// Prints a heading with what is to be known about what follows.
     pub(super) fn section(&mut self, heading: &str, text: &str) {
         self.put(&format!("\n## {heading}\n\n{text}\n"));
