@@ -13,6 +13,7 @@ mod neighbour;
 mod netns;
 pub mod nft;
 mod observe;
+mod observe_part;
 mod queue;
 mod route;
 mod socket;

@@ -256,10 +256,15 @@ pub(crate) fn list(socket: &mut Socket) -> Result<BTreeMap<IfName, Link>, Refusa
 
 /// One link, without its master's name.
 pub(crate) fn one(socket: &mut Socket, which: Which<'_>) -> Result<Option<Link>, Refusal> {
+    Ok(found(socket, which)?.map(|found| found.link))
+}
+
+/// One link, with its master's ifindex.
+pub(crate) fn found(socket: &mut Socket, which: Which<'_>) -> Result<Option<Found>, Refusal> {
     let mut message = about(which);
     message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     match socket.ask(&Request::change(&RouteNetlinkMessage::GetLink(message), 0), read) {
-        Ok(found) => Ok(found.into_iter().map(|f| f.link).next()),
+        Ok(found) => Ok(found.into_iter().next()),
         Err(refusal) if refusal.errno == libc::ENODEV => Ok(None),
         Err(refusal) => Err(refusal),
     }
@@ -285,7 +290,7 @@ pub(crate) struct Found {
     pub(crate) name: IfName,
     pub(crate) link: Link,
     /// ifindex, 0 for none.
-    master: u32,
+    pub(crate) master: u32,
 }
 
 pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<Found> {

@@ -80,6 +80,18 @@ pub(crate) fn proxies(socket: &mut Socket) -> Result<BTreeMap<(u32, IpAddr), u8>
     Ok(proxies)
 }
 
+/// Whether an address is answered for on a device, and who said so, by the protocol number.
+pub(crate) fn proxy_of(socket: &mut Socket, index: u32, address: IpAddr) -> Result<Option<u8>, Refusal> {
+    let request = Request::change(&RouteNetlinkMessage::GetNeighbour(proxy(index, address)), 0);
+    match socket.ask(&request, |_, body| read_proxy(body)) {
+        Ok(found) => {
+            Ok(found.into_iter().find(|(of, _)| *of == (index, address)).map(|(_, protocol)| protocol))
+        }
+        Err(refusal) if matches!(refusal.errno, libc::ENOENT | libc::ENODEV) => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
 fn read_proxy(body: &[u8]) -> Option<((u32, IpAddr), u8)> {
     let header = NeighbourHeader::parse(body).ok()?;
     let attributes = body.get(12..)?;

@@ -51,7 +51,10 @@ impl Observe for Kernel {
             neighbour::permanent(&mut self.route).map_err(refused("listing forwarding entries"))?;
         let unicast = permanent
             .into_iter()
-            .filter_map(|entry| extra_unicast(&links, name(entry.index)?, &entry))
+            .filter_map(|entry| {
+                let name = name(entry.index)?;
+                extra_unicast(links.get(&name)?, name, &entry)
+            })
             .collect();
 
         let nft = self.nft.read().map_err(|e| KernelError::Filter { source: Arc::new(e) })?;
@@ -81,8 +84,16 @@ impl Kernel {
     fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
         let wanted: BTreeSet<&str> = ask.guests.values().map(|inside| inside.path.as_str()).collect();
         self.sockets.retain(|path| wanted.contains(path));
+        self.look_into(&ask.guests)
+    }
+
+    /// Into the namespaces of these guests.
+    pub(crate) fn look_into(
+        &mut self,
+        asked: &BTreeMap<viaduct_types::NicId, Inside>,
+    ) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
         let mut guests = BTreeMap::new();
-        for (nic, Inside { path, inode, device }) in &ask.guests {
+        for (nic, Inside { path, inode, device }) in asked {
             let there = || std::fs::metadata(path).map(|metadata| metadata.ino()).ok();
             if inode.is_some_and(|inode| there() != Some(inode)) {
                 continue;
@@ -103,12 +114,11 @@ impl Kernel {
     }
 }
 
-fn extra_unicast(
-    links: &BTreeMap<IfName, Link>,
+pub(crate) fn extra_unicast(
+    link: &Link,
     name: IfName,
     entry: &neighbour::Permanent,
 ) -> Option<(IfName, MacAddr)> {
-    let link = links.get(&name)?;
     // In a bridge's table, what the bridge itself listens to stands under its own ifindex.
     let listens = entry.own || link.kind == Kind::Bridge;
     (listens && link.mac != Some(entry.mac)).then_some((name, entry.mac))
@@ -148,7 +158,7 @@ fn is_link_local(address: &IpNet) -> bool {
 }
 
 /// What the kernel can do is asked once per process: it takes a namespace and some milliseconds.
-fn features() -> Result<Features, KernelError> {
+pub(crate) fn features() -> Result<Features, KernelError> {
     static FEATURES: OnceLock<Features> = OnceLock::new();
     if let Some(features) = FEATURES.get() {
         return Ok(*features);

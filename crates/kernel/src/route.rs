@@ -159,7 +159,8 @@ pub(crate) fn is_rival(found: &Route, wanted: &Route) -> bool {
         && (found.kind == RouteKind::Local) == (wanted.kind == RouteKind::Local)
 }
 
-fn dump(
+/// Routes of a family and table: of all protocols or one, through all devices (index 0) or one.
+pub(crate) fn dump(
     socket: &mut Socket,
     family: AddressFamily,
     table: u8,

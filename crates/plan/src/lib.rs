@@ -7,6 +7,7 @@ mod diff;
 mod flows;
 pub mod nft;
 mod op;
+pub mod part;
 mod port;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -17,5 +18,5 @@ pub use desired::{Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Sev
 pub use diff::{Plan, plan};
 pub use flows::ends;
 pub use op::{GuestChange, LinkChange, NewLink, Op};
-pub use port::{Apply, Observe};
+pub use port::{Apply, Observe, ObservePart};
 pub use state::*;

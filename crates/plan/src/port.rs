@@ -3,6 +3,7 @@
 
 use crate::{
     op::Op,
+    part::AskPart,
     state::{Ask, Flow, Observed},
 };
 
@@ -16,6 +17,22 @@ pub trait Observe {
     /// # Errors
     /// When the kernel refuses to tell.
     fn observe(&mut self, ask: &Ask) -> Result<Observed, Self::Error>;
+}
+
+/// Looks at a part of a host.
+pub trait ObservePart: Observe {
+    /// Reads what is asked for and nothing else; not the filter.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    fn observe_part(&mut self, ask: &AskPart) -> Result<Observed, Self::Error>;
+
+    /// A number that stands for the filter as it was at the last [`Observe::observe`], with what was done by
+    /// [`Apply::apply`] since. None when that is not known: somebody else made a transaction.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    fn filter_state(&mut self) -> Result<Option<u32>, Self::Error>;
 }
 
 /// Changes a host.

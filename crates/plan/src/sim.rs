@@ -8,10 +8,11 @@ use viaduct_types::IfName;
 use crate::{
     nft::{self, Change, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
-    port::{Apply, Observe},
+    part::AskPart,
+    port::{Apply, Observe, ObservePart},
     state::{
         Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, Kind, Link, Observed,
-        ObservedGuest, PROTOCOL, Sysctl,
+        ObservedGuest, PROTOCOL, Route, Sysctl,
     },
 };
 
@@ -405,6 +406,36 @@ impl Observe for Host {
             })
             .collect();
         Ok(observed)
+    }
+}
+
+impl ObservePart for Host {
+    fn observe_part(&mut self, ask: &AskPart) -> Result<Observed, Refused> {
+        let guests = ask.guests.clone();
+        let whole = Ask { sysctls: ask.sysctls.clone(), guests, ..Ask::default() };
+        let mut observed = self.observe(&whole)?;
+        observed.nft = nft::Ruleset::default();
+        observed.links.retain(|name, _| ask.links.contains(name));
+        observed.addresses.retain(|address, _| {
+            let link = &address.link;
+            ask.all_addresses
+                || ask.links.contains(link)
+                || ask.addresses_of.contains(link)
+                || ask.addresses.contains(address)
+        });
+        observed.routes.retain(|route| {
+            let same = |asked: &Route| asked.destination == route.destination && asked.link == route.link;
+            route.protocol == PROTOCOL && ask.routes.iter().any(same)
+        });
+        observed.proxies.retain(|proxy, _| ask.proxies.contains(proxy));
+        observed.unicast.retain(|entry| ask.unicast.contains(entry));
+        observed.journal.retain(|key, _| ask.journal.contains(key));
+        Ok(observed)
+    }
+
+    /// Nobody else is here.
+    fn filter_state(&mut self) -> Result<Option<u32>, Refused> {
+        Ok(Some(0))
     }
 }
 

@@ -26,6 +26,8 @@ const ATTEMPTS: u32 = 20;
 /// nf_tables of one network namespace.
 pub struct Nft {
     connection: Connection,
+    /// The generation that was read last, or made of it by our own transactions since.
+    seen: Option<u32>,
 }
 
 /// An element of a dynamic set with what its counter says.
@@ -49,7 +51,7 @@ impl Nft {
     /// # Errors
     /// When the kernel has no nf_tables.
     pub fn open() -> Result<Self, NftError> {
-        Ok(Self { connection: Connection::open().map_err(NftError::Open)? })
+        Ok(Self { connection: Connection::open().map_err(NftError::Open)?, seen: None })
     }
 
     /// The address of its socket.
@@ -62,7 +64,20 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses to tell, or others change tables without pause.
     pub fn read(&mut self) -> Result<Ruleset, NftError> {
-        self.settled(read::ruleset)
+        self.seen = None;
+        let (ruleset, generation) = self.settled(read::ruleset)?;
+        self.seen = Some(generation);
+        Ok(ruleset)
+    }
+
+    /// The generation, when nobody but us has made a transaction since the last [`Self::read`]: then our tables are
+    /// what was read and what was committed since.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn seen(&mut self) -> Result<Option<u32>, NftError> {
+        let now = self.generation()?;
+        Ok(self.seen.filter(|seen| *seen == now))
     }
 
     /// The counters in the elements of our dynamic sets, by family and set.
@@ -70,7 +85,7 @@ impl Nft {
     /// # Errors
     /// As [`Self::read`].
     pub fn counters(&mut self) -> Result<Vec<DynamicCounter>, NftError> {
-        self.settled(read::counters)
+        Ok(self.settled(read::counters)?.0)
     }
 
     /// A number that changes with every transaction of anybody in this network namespace.
@@ -90,6 +105,16 @@ impl Nft {
         if changes.is_empty() {
             return Ok(());
         }
+        let seen = self.seen.take();
+        self.transact(changes)?;
+        // Each transaction counts one up, and leaves 0 out (`nf_tables_commit`).
+        if let Some(next) = seen.map(|seen| seen.checked_add(1).unwrap_or(1)) {
+            self.seen = self.generation().ok().filter(|now| *now == next);
+        }
+        Ok(())
+    }
+
+    fn transact(&mut self, changes: &[Change]) -> Result<(), NftError> {
         let mut attempt = 1;
         loop {
             let batch = Batch::new(changes, self.connection.next_seq());
@@ -112,14 +137,20 @@ impl Nft {
         }
     }
 
-    fn settled<T>(&mut self, read: impl Fn(&mut Connection) -> Result<T, NftError>) -> Result<T, NftError> {
+    /// What is read, and its generation.
+    fn settled<T>(
+        &mut self,
+        read: impl Fn(&mut Connection) -> Result<T, NftError>,
+    ) -> Result<(T, u32), NftError> {
         for _ in 0..ATTEMPTS {
             let before = read::generation(&mut self.connection)?;
             match read(&mut self.connection) {
                 Err(NftError::Unsettled { .. }) => {}
                 Err(e) => return Err(e),
                 // Several lists make a ruleset only when nothing happened between them.
-                Ok(value) if read::generation(&mut self.connection)? == before => return Ok(value),
+                Ok(value) if read::generation(&mut self.connection)? == before => {
+                    return Ok((value, before));
+                }
                 Ok(_) => {}
             }
         }

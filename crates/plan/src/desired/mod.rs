@@ -198,7 +198,12 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     .into_iter()
     .flatten()
     .collect();
+    sort(&mut notices);
+    (wanted, notices)
+}
+
+/// In the order in which they are said, each once.
+pub(crate) fn sort(notices: &mut Vec<Notice>) {
     notices.sort_by(|a, b| (a.severity, &a.origin, &a.text).cmp(&(b.severity, &b.origin, &b.text)));
     notices.dedup();
-    (wanted, notices)
 }

@@ -1,6 +1,8 @@
 //! Hosts and configurations for the tests of the plan.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its part; a test may panic")]
 
+pub(crate) mod shape;
+
 use viaduct_model::{Config, Source};
 use viaduct_plan::{
     Apply, Attachments, Desired, Notice, Observe, Observed, Plan, Route, RouteKind, Severity, Target, ask,

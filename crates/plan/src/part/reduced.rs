@@ -1,0 +1,337 @@
+//! The guests of a change, and those without which what is asked for them could not be told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use viaduct_model::{Allow, AllowPeer, Config, Guest, Mode, Network, Nic, Origin, Spoofing, Uplink};
+use viaduct_types::{GuestName, IfName, NetworkName, NicId};
+
+use super::{AskPart, Side, section::Section};
+use crate::{
+    desired::ask,
+    state::{Attachments, Observed, Target},
+};
+
+/// More guests than these are planned faster together with all others.
+const MOST: usize = 16;
+/// With so many others.
+const MOST_OTHERS: usize = 256;
+
+/// Two states of a host, reduced to the guests that they differ in.
+#[derive(Debug)]
+pub struct Reduced<'a> {
+    pub(super) before: Side<'a>,
+    pub(super) after: Side<'a>,
+    /// Attachments that led nowhere when the host was made like `before`.
+    pub(super) stale: &'a BTreeSet<NicId>,
+    pub(super) changed: BTreeSet<GuestName>,
+    pub(super) small: Pair,
+}
+
+/// Two small configurations with their attachments.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) before: (Config, Attachments),
+    pub(super) after: (Config, Attachments),
+}
+
+impl<'a> Reduced<'a> {
+    /// None when no guest differs, or more than a few do. `stale` are the attachments that led nowhere when the host was last
+    /// made like `before`.
+    pub fn new(before: Side<'a>, after: Side<'a>, stale: &'a BTreeSet<NicId>) -> Option<Self> {
+        let same_config = std::ptr::eq(before.config, after.config);
+        let mut changed = BTreeSet::new();
+        if !same_config {
+            if !same_but_for_guests(before.config, after.config) {
+                return None;
+            }
+            changed.extend(changed_guests(before.config, after.config));
+        }
+        let mut moved = |(nic, target): (&NicId, &Target), other: &Attachments| {
+            if other.get(nic) != Some(target) {
+                changed.insert(nic.guest.clone());
+            }
+        };
+        before.attachments.iter().for_each(|entry| moved(entry, after.attachments));
+        after.attachments.iter().for_each(|entry| moved(entry, before.attachments));
+        // Who asks for what is so already wants to have it looked at.
+        if changed.is_empty() || changed.len() > MOST {
+            return None;
+        }
+        let mut reduced = Self { before, after, stale, small: Pair::empty(after.config), changed };
+        let mut guests = reduced.witnesses();
+        if !same_config {
+            guests.extend(reduced.related());
+        }
+        if guests.len() > MOST_OTHERS {
+            return None;
+        }
+        reduced.small = reduced.with(&guests);
+        Some(reduced)
+    }
+
+    /// Whether it is a changed guest's.
+    pub fn is_changed(&self, nic: &NicId) -> bool {
+        self.changed.contains(&nic.guest)
+    }
+
+    /// What to look at first: what the desired state depends on.
+    pub fn ground(&self) -> AskPart {
+        let (config, attachments) = &self.small.after;
+        let mut asked = AskPart { all_addresses: self.publishes_at_an_address(), ..AskPart::default() };
+        for (name, uplink) in &config.uplinks {
+            let bridges = config.networks.values().filter(|n| n.uplink.as_ref() == Some(name));
+            let bridges = bridges.filter_map(bridge).cloned();
+            asked.addresses_of.extend(bridges.chain([uplink.interface.clone()]));
+            asked.links.insert(uplink.interface.clone());
+        }
+        for (nic, target) in attachments.iter().filter(|(nic, _)| self.changed.contains(&nic.guest)) {
+            match target {
+                Target::Tap { name, .. } | Target::Device { name } => asked.links.insert(name.clone()),
+                Target::Netns { .. } => {
+                    config.nic(nic).is_some_and(|nic| asked.links.insert(nic.device.clone()))
+                }
+            };
+        }
+        asked.guests = ask(config, attachments).guests;
+        asked.guests.retain(|nic, _| self.changed.contains(&nic.guest));
+        asked
+    }
+
+    /// What differs, given what [`Self::ground`] found. None when it is no matter of a part.
+    pub fn section(&self, ground: &Observed) -> Option<Section> {
+        Section::new(self, ground)
+    }
+
+    /// Whether what the addresses of this host are decides about a published port that comes or goes.
+    fn publishes_at_an_address(&self) -> bool {
+        let ports = |side: Side<'_>| -> BTreeSet<IpAddr> {
+            self.changed.iter().flat_map(|name| published_addresses(side.config, name)).collect()
+        };
+        !std::ptr::eq(self.before.config, self.after.config) && ports(self.before) != ports(self.after)
+    }
+
+    /// These guests and the changed ones, with their attachments.
+    pub(super) fn with(&self, others: &BTreeSet<GuestName>) -> Pair {
+        let chosen = || self.changed.iter().chain(others);
+        let small = |side: Side<'_>| {
+            let guests = chosen()
+                .filter_map(|name| Some((name.clone(), side.config.guests.get(name)?.clone())))
+                .collect();
+            let of = |name: &GuestName| {
+                let nics = side.config.guests.get(name).map_or(0, |guest| guest.nics.len());
+                let nics = (0..nics).filter_map(|index| {
+                    Some(NicId { guest: name.clone(), index: u8::try_from(index).ok()? })
+                });
+                nics.filter_map(|nic| side.attachments.get(&nic).cloned().map(|target| (nic, target)))
+                    .collect::<Vec<_>>()
+            };
+            (without_guests(side.config, guests), chosen().flat_map(of).collect())
+        };
+        Pair { before: small(self.before), after: small(self.after) }
+    }
+
+    /// Some things are there as long as any guest needs them. For each such thing one guest besides the changed ones
+    /// stands for all others.
+    fn witnesses(&self) -> BTreeSet<GuestName> {
+        let mut witnesses = BTreeSet::new();
+        let config = self.after.config;
+        let nics = || self.changed.iter().flat_map(|name| both(self.before.config, self.after.config, name));
+        let networks: BTreeSet<&NetworkName> = nics().flat_map(|g| &g.nics).map(|nic| &nic.network).collect();
+        let publishes = |g: &Guest| g.publish.iter().any(|p| p.publish.address.is_none());
+        let has_list = |g: &Guest| g.allow_in.is_some() || g.allow_out.is_some();
+        let (mut published, mut listed) = (networks.clone(), networks);
+        // There may be several uplinks, so that every guest with a MAC on one of them is a witness.
+        let own_mac = nics().flat_map(|g| &g.nics).any(|nic| nic.uplink_mac);
+        for (name, guest) in config.guests.iter().filter(|(name, _)| !self.changed.contains(*name)) {
+            if published.is_empty() && listed.is_empty() && !own_mac {
+                break;
+            }
+            let first_of = |networks: &mut BTreeSet<&NetworkName>| {
+                guest.nics.iter().fold(false, |found, nic| networks.remove(&nic.network) | found)
+            };
+            let first_to_publish = publishes(guest) && first_of(&mut published);
+            let first_with_list = has_list(guest) && first_of(&mut listed);
+            if first_to_publish || first_with_list || own_mac && guest.nics.iter().any(|nic| nic.uplink_mac) {
+                witnesses.insert(name.clone());
+            }
+        }
+        let mode = |nic: &Nic| config.networks.get(&nic.network).map(|n: &Network| &n.mode);
+        let routed = |nic: &Nic| matches!(mode(nic), Some(Mode::Routed { .. }));
+        let free =
+            |nic: &Nic| nic.spoofing == Spoofing::Mac && matches!(mode(nic), Some(Mode::Bridged { .. }));
+        let kinds: [&dyn Fn(&Nic) -> bool; 2] = [&routed, &free];
+        for kind in kinds {
+            if !nics().flat_map(|g| &g.nics).any(kind) {
+                continue;
+            }
+            let mut attached = self
+                .before
+                .attachments
+                .keys()
+                .filter(|nic| !self.changed.contains(&nic.guest) && !self.stale.contains(*nic));
+            let witness = attached.find(|nic| config.nic(nic).is_some_and(kind));
+            witnesses.extend(witness.map(|nic| nic.guest.clone()));
+        }
+        witnesses
+    }
+
+    /// The guests whose lists name a changed one, and those that publish at the same addresses.
+    fn related(&self) -> BTreeSet<GuestName> {
+        let config = self.after.config;
+        let sides = [self.before, self.after];
+        let addresses: BTreeSet<IpAddr> = sides
+            .iter()
+            .flat_map(|side| self.changed.iter().flat_map(|name| published_addresses(side.config, name)))
+            .collect();
+        let bridged: BTreeSet<&NetworkName> = self
+            .changed
+            .iter()
+            .flat_map(|name| both(self.before.config, config, name))
+            .flat_map(|guest| &guest.nics)
+            .map(|nic| &nic.network)
+            .filter(|name| config.networks.get(*name).is_some_and(|n| bridge(n).is_some()))
+            .collect();
+        let names = |allow: &Allow| match &allow.peer {
+            AllowPeer::Guest(name) => self.changed.contains(name),
+            AllowPeer::Network(name) => bridged.contains(name),
+            AllowPeer::Any | AllowPeer::Prefix(_) => false,
+        };
+        let is_related = |guest: &Guest| {
+            guest.publish.iter().any(|p| p.publish.address.is_some_and(|a| addresses.contains(&a)))
+                || lists(guest).any(names)
+        };
+        let mut related: BTreeSet<GuestName> = config
+            .guests
+            .iter()
+            .filter(|(_, guest)| is_related(guest))
+            .map(|(name, _)| name.clone())
+            .collect();
+        // What a list comes to depends on all whom it names.
+        let listing =
+            || self.changed.iter().chain(&related).flat_map(|name| both(self.before.config, config, name));
+        let (mut named, mut members) = (BTreeSet::new(), BTreeSet::new());
+        for allow in listing().flat_map(lists) {
+            match &allow.peer {
+                AllowPeer::Guest(name) => {
+                    named.insert(name.clone());
+                }
+                AllowPeer::Network(name) => {
+                    members.extend(config.networks.get(name).and_then(bridge).map(|_| name.clone()));
+                }
+                AllowPeer::Any | AllowPeer::Prefix(_) => {}
+            }
+        }
+        if !members.is_empty() {
+            let is_member = |guest: &Guest| guest.nics.iter().any(|nic| members.contains(&nic.network));
+            named.extend(config.guests.iter().filter(|(_, g)| is_member(g)).map(|(name, _)| name.clone()));
+        }
+        related.append(&mut named);
+        related
+    }
+}
+
+impl Pair {
+    fn empty(config: &Config) -> Self {
+        let none = || (without_guests(config, BTreeMap::new()), Attachments::new());
+        Self { before: none(), after: none() }
+    }
+}
+
+/// A guest as it is on each side.
+fn both<'a>(before: &'a Config, after: &'a Config, name: &GuestName) -> impl Iterator<Item = &'a Guest> {
+    [before.guests.get(name), after.guests.get(name)].into_iter().flatten()
+}
+
+fn lists(guest: &Guest) -> impl Iterator<Item = &Allow> {
+    guest.allow_in.iter().chain(&guest.allow_out).flatten()
+}
+
+fn published_addresses<'a>(config: &'a Config, name: &GuestName) -> impl Iterator<Item = IpAddr> + 'a {
+    config.guests.get(name).into_iter().flat_map(|g| &g.publish).filter_map(|p| p.publish.address)
+}
+
+fn bridge(network: &Network) -> Option<&IfName> {
+    match &network.mode {
+        Mode::Bridged { bridge, .. } => Some(bridge),
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => None,
+    }
+}
+
+fn without_guests(config: &Config, guests: BTreeMap<GuestName, Guest>) -> Config {
+    Config {
+        host: config.host.clone(),
+        uplinks: config.uplinks.clone(),
+        networks: config.networks.clone(),
+        guests,
+        namespaces: config.namespaces.clone(),
+        peers: config.peers.clone(),
+        vnets: config.vnets.clone(),
+    }
+}
+
+/// Lines of the file may have moved; that is no difference.
+fn same_but_for_guests(one: &Config, other: &Config) -> bool {
+    let nowhere = || Origin { file: "".into(), line: 0 };
+    let networks = |config: &Config| -> Vec<_> {
+        let at = |n: &Network| Network { origin: nowhere(), ..n.clone() };
+        config.networks.iter().map(|(name, n)| (name.clone(), at(n))).collect()
+    };
+    let uplinks = |config: &Config| -> Vec<_> {
+        let at = |u: &Uplink| Uplink { origin: nowhere(), ..u.clone() };
+        config.uplinks.iter().map(|(name, u)| (name.clone(), at(u))).collect()
+    };
+    one.host == other.host
+        && uplinks(one) == uplinks(other)
+        && networks(one) == networks(other)
+        && one.namespaces == other.namespaces
+        && one.peers == other.peers
+        && one.vnets == other.vnets
+}
+
+fn changed_guests(before: &Config, after: &Config) -> Vec<GuestName> {
+    let differs = |from: &Config, to: &Config| -> Vec<GuestName> {
+        let differs = |(name, guest): &(&GuestName, &Guest)| {
+            to.guests.get(*name).is_none_or(|other| !same_guest(guest, other))
+        };
+        from.guests.iter().filter(differs).map(|(name, _)| name.clone()).collect()
+    };
+    let gone = before.guests.keys().filter(|name| !after.guests.contains_key(*name)).cloned();
+    differs(after, before).into_iter().chain(gone).collect()
+}
+
+fn same_guest(one: &Guest, other: &Guest) -> bool {
+    let Guest { id, nics, publish, allow_in, allow_out, namespace, hooks, origin: _ } = one;
+    *id == other.id
+        && nics.len() == other.nics.len()
+        && nics.iter().zip(&other.nics).all(|(a, b)| same_nic(a, b))
+        && publish.iter().map(|p| p.publish).eq(other.publish.iter().map(|p| p.publish))
+        && same_list(allow_in.as_deref(), other.allow_in.as_deref())
+        && same_list(allow_out.as_deref(), other.allow_out.as_deref())
+        && *namespace == other.namespace
+        && *hooks == other.hooks
+}
+
+fn same_nic(one: &Nic, other: &Nic) -> bool {
+    let Nic { network, name, device, mac, addresses, gateways, spoofing, uplink_mac, mtu, origin: _ } = one;
+    *network == other.network
+        && *name == other.name
+        && *device == other.device
+        && *mac == other.mac
+        && *addresses == other.addresses
+        && *gateways == other.gateways
+        && *spoofing == other.spoofing
+        && *uplink_mac == other.uplink_mac
+        && *mtu == other.mtu
+}
+
+fn same_list(one: Option<&[Allow]>, other: Option<&[Allow]>) -> bool {
+    let same = |(a, b): (&Allow, &Allow)| a.peer == b.peer && a.services == b.services;
+    match (one, other) {
+        (Some(one), Some(other)) => one.len() == other.len() && one.iter().zip(other).all(same),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
