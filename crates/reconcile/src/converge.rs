@@ -162,8 +162,8 @@ pub fn converge_except<K: Observe + Apply>(
         let Outlook { observed, desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
-            outcome.stale.clone_from(&desired.stale);
         }
+        outcome.stale.clone_from(&desired.stale);
         debug!(pass, steps = plan.ops.len(), "planned");
         if plan.is_empty() {
             return Ok(outcome);
@@ -212,7 +212,14 @@ pub fn converge_except<K: Observe + Apply>(
 /// The steps up to the first one that takes away what is not ours, and those from there on. An uplink's address and
 /// way out go to its bridge; they leave the uplink only when all is well with the bridge.
 fn parts<'a>(ops: &'a [Op], observed: &Observed) -> impl Iterator<Item = &'a [Op]> {
-    let takes = |op: &Op| match op {
+    let takes = |op: &Op| takes_foreign(op, observed);
+    let (first, rest) = ops.split_at(ops.iter().position(takes).unwrap_or(ops.len()));
+    [first, rest].into_iter().filter(|part| !part.is_empty())
+}
+
+/// Whether a step takes away what is not ours.
+pub(crate) fn takes_foreign(op: &Op, observed: &Observed) -> bool {
+    match op {
         Op::DeleteAddress(address) => {
             observed.addresses.get(address).is_some_and(|info| info.protocol != PROTOCOL)
         }
@@ -232,9 +239,7 @@ fn parts<'a>(ops: &'a [Op], observed: &Observed) -> impl Iterator<Item = &'a [Op
         | Op::Guest { .. }
         | Op::EndFlows
         | Op::Announce { .. } => false,
-    };
-    let (first, rest) = ops.split_at(ops.iter().position(takes).unwrap_or(ops.len()));
-    [first, rest].into_iter().filter(|part| !part.is_empty())
+    }
 }
 
 /// Looks at a host that the configuration fits.

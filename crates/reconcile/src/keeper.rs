@@ -22,6 +22,11 @@ const WINDOW: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(10);
 /// up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The kernel does not say of all changes whose they are; after changes of our own a look makes sure when there was
+/// none for so long,
+const QUIET: Duration = Duration::from_secs(1);
+/// but so long after the first of them at the latest.
+const UNSURE: Duration = Duration::from_secs(30);
 /// The packet filter is what keeps the host closed: it is never left for longer than this.
 const FILTER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,13 +55,15 @@ pub struct Keeper {
     due: Duration,
     /// Not before this, whatever happens.
     rest: Duration,
+    /// The first change of our own since the last look, and the last one.
+    own: Option<(Duration, Duration)>,
     records: BTreeMap<String, Record>,
 }
 
 impl Keeper {
     /// Begins with a look at once.
     pub fn new(now: Duration) -> Self {
-        Self { due: now, rest: now, records: BTreeMap::new() }
+        Self { due: now, rest: now, own: None, records: BTreeMap::new() }
     }
 
     /// Somebody else changed something.
@@ -66,7 +73,14 @@ impl Keeper {
 
     /// When the next look is due.
     pub fn due(&self) -> Duration {
-        self.due
+        let sure = self.own.map(|(first, last)| (last + QUIET).min(first + UNSURE).max(self.rest));
+        sure.map_or(self.due, |sure| self.due.min(sure))
+    }
+
+    /// We made a change that is right as far as we know.
+    pub fn reassure(&mut self, now: Duration) {
+        let first = self.own.map_or(now, |(first, _)| first);
+        self.own = Some((first, now));
     }
 
     /// What is left alone for now.
@@ -82,6 +96,7 @@ impl Keeper {
     pub fn looked(&mut self, begun: Duration, ended: Duration, repaired: &BTreeSet<String>) -> Vec<Dispute> {
         let took = ended.saturating_sub(begun);
         self.rest = ended + took * (SHARE - 1);
+        self.own = None;
         self.due = ended + SLOWEST.max(took * IDLE_SHARE);
         for object in repaired {
             self.records.entry(object.clone()).or_default().repaired.push_back(ended);
@@ -129,6 +144,21 @@ mod tests {
 
     fn one(object: &str) -> BTreeSet<String> {
         BTreeSet::from([object.to_owned()])
+    }
+
+    #[test]
+    fn changes_of_our_own_are_made_sure_of_when_they_pause() {
+        let mut keeper = Keeper::new(S);
+        keeper.looked(S, S, &BTreeSet::new());
+        keeper.reassure(2 * S);
+        keeper.reassure(2 * S + 900 * MS);
+        assert_eq!(keeper.due(), 2 * S + 900 * MS + QUIET);
+        for tick in 3..60 {
+            keeper.reassure(tick * S);
+        }
+        assert_eq!(keeper.due(), 2 * S + UNSURE);
+        keeper.looked(32 * S, 32 * S, &BTreeSet::new());
+        assert_eq!(keeper.due(), 32 * S + SLOWEST);
     }
 
     #[test]

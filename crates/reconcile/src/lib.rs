@@ -7,10 +7,12 @@ mod change;
 mod close;
 mod converge;
 mod keeper;
+mod part;
 mod store;
 
 pub use change::{Aftermath, ChangeError, change};
 pub use close::{Closing, close};
 pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, chain, converge, converge_except, look};
 pub use keeper::{Dispute, Keeper};
+pub use part::{Known, change_part};
 pub use store::{KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed};

@@ -10,8 +10,10 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Loaded, Source};
-use viaduct_plan::Attachments;
-use viaduct_reconcile::{Aftermath, Lock, Outcome, Store, StoreError, Wish, change, converge};
+use viaduct_plan::{Attachments, part::Side};
+use viaduct_reconcile::{
+    Aftermath, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
+};
 
 use crate::{
     cli::Global,
@@ -30,7 +32,7 @@ pub(crate) struct Applied {
 #[derive(Clone)]
 pub(crate) struct Situation {
     pub(crate) applied: Option<Arc<Applied>>,
-    pub(crate) attachments: Attachments,
+    pub(crate) attachments: Arc<Attachments>,
 }
 
 impl Situation {
@@ -45,13 +47,33 @@ impl Situation {
         self.applied.as_ref().map(|applied| &applied.config)
     }
 
+    /// Whether the same configuration is applied, and is not merely equal.
+    fn is_applied_as(&self, other: &Self) -> bool {
+        match (&self.applied, &other.applied) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    fn side(&self) -> Option<Side<'_>> {
+        let config = &self.applied.as_ref()?.config;
+        Some(Side { config, attachments: &self.attachments })
+    }
+
     /// Its files; none when nothing is applied.
     pub(crate) fn sources(&self) -> &[Source] {
         self.applied.as_ref().map_or(&[], |applied| &applied.sources)
     }
 
-    fn remember(&self, store: &Store) -> Result<(), StoreError> {
-        store.set_attachments(&self.attachments)?;
+    /// Writes down what is not as it was `before`.
+    fn remember(&self, store: &Store, before: Option<&Self>) -> Result<(), StoreError> {
+        if before.is_none_or(|before| before.attachments != self.attachments) {
+            store.set_attachments(&self.attachments)?;
+        }
+        if before.is_some_and(|before| before.is_applied_as(self)) {
+            return Ok(());
+        }
         match &self.applied {
             Some(applied) => store.set_applied(&applied.sources),
             None => store.clear_applied(),
@@ -85,6 +107,11 @@ pub(crate) struct Host {
     pub(crate) touched: bool,
     /// What was applied, with the file that says so.
     known: Option<(Identity, Arc<Applied>)>,
+    /// What is attached, with the file that says so.
+    known_attachments: Option<(Identity, Arc<Attachments>)>,
+    /// What the host was like when it was looked at and nothing was left to do, or changed in part since; none when
+    /// it has to be looked at as a whole.
+    made: Option<(Situation, Known)>,
     guards: Guards,
 }
 
@@ -114,6 +141,8 @@ impl Host {
             daemon: Daemon::default(),
             touched: false,
             known: None,
+            known_attachments: None,
+            made: None,
             guards: Guards::default(),
         })
     }
@@ -131,7 +160,7 @@ impl Host {
 
     /// What was applied and attached.
     pub(crate) fn situation(&mut self) -> Result<Situation, Failure> {
-        Ok(Situation { applied: self.applied()?, attachments: self.store.attachments()? })
+        Ok(Situation { applied: self.applied()?, attachments: self.attachments()? })
     }
 
     /// The configuration that was applied last; none when none was.
@@ -149,6 +178,59 @@ impl Host {
         Ok(Some(applied))
     }
 
+    /// What is attached.
+    pub(crate) fn attachments(&mut self) -> Result<Arc<Attachments>, Failure> {
+        let identity = Identity::of(&self.store.attachments_path());
+        if let Some((known, attachments)) = &self.known_attachments
+            && Some(known) == identity.as_ref()
+        {
+            return Ok(Arc::clone(attachments));
+        }
+        let attachments = Arc::new(self.store.attachments()?);
+        self.known_attachments = identity.map(|identity| (identity, Arc::clone(&attachments)));
+        Ok(attachments)
+    }
+
+    /// The whole host was looked at and is like this, with nothing left to do.
+    pub(crate) fn is_made(&mut self, situation: &Situation, outcome: &Outcome) {
+        self.made = Known::after(&mut self.kernel, outcome).map(|known| (situation.clone(), known));
+    }
+
+    /// Whether it is known what the host is like.
+    pub(crate) fn is_known(&self) -> bool {
+        self.made.is_some()
+    }
+
+    /// It is no longer known what the host is like.
+    pub(crate) fn is_not_as_made(&mut self) {
+        self.made = None;
+    }
+
+    /// Makes the change by itself, when the rest of the host is known to be as it should be.
+    fn turn_part(
+        &mut self,
+        before: &Situation,
+        after: &Situation,
+        caller: &mut Caller<'_>,
+    ) -> Option<Outcome> {
+        let (made, known) = self.made.take()?;
+        // Those that led nowhere may be forgotten since: nothing is there of them.
+        let lead = |situation: &Situation| -> Vec<_> {
+            let lead = |nic: &&_| !known.is_stale(nic);
+            situation.attachments.keys().filter(lead).cloned().collect()
+        };
+        let same = Arc::ptr_eq(&made.attachments, &before.attachments)
+            || made.attachments == before.attachments
+            || lead(&made) == lead(before);
+        if !same || !made.is_applied_as(before) {
+            return None;
+        }
+        let (outcome, known) =
+            change_part(&mut self.kernel, &known, before.side()?, after.side()?, caller.progress)?;
+        self.made = known.map(|known| (after.clone(), known));
+        Some(outcome)
+    }
+
     /// Makes the host what it is to be, and remembers that. When it fails, host and memory are as they were before,
     /// which is none when it is not known.
     pub(crate) fn turn(
@@ -158,19 +240,29 @@ impl Host {
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, NotMade> {
         // Remembered first: whoever finds a half-done change finishes it.
-        if let Err(error) = after.remember(&self.store) {
+        if let Err(error) = after.remember(&self.store, before) {
             let failure = Failure::from(error).with("Nothing was changed.");
             return Err(NotMade { failure: self.remember_again(before, failure), as_before: true });
         }
         if let (Some(applied), Some(identity)) = (&after.applied, Identity::of(&self.store.applied_path())) {
             self.known = Some((identity, Arc::clone(applied)));
         }
-        change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress).map_err(
-            |error| {
+        self.known_attachments = Identity::of(&self.store.attachments_path())
+            .map(|identity| (identity, Arc::clone(&after.attachments)));
+        if let Some(outcome) = before.and_then(|before| self.turn_part(before, after, caller)) {
+            return Ok(outcome);
+        }
+        self.made = None;
+        match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
+            Ok(outcome) => {
+                self.is_made(after, &outcome);
+                Ok(outcome)
+            }
+            Err(error) => {
                 let as_before = matches!(error.aftermath, Aftermath::Untouched | Aftermath::Undone);
-                NotMade { failure: self.remember_again(before, error.into()), as_before }
-            },
-        )
+                Err(NotMade { failure: self.remember_again(before, error.into()), as_before })
+            }
+        }
     }
 
     /// Makes the host what it is to be, as far as possible, and remembers that; there is no way back.
@@ -179,12 +271,14 @@ impl Host {
         after: &Situation,
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, Failure> {
-        after.remember(&self.store)?;
+        self.made = None;
+        after.remember(&self.store, None)?;
         Ok(converge(&mut self.kernel, after.wish(), caller.progress)?)
     }
 
     /// Takes everything of ours away, and forgets it.
     pub(crate) fn become_nothing(&mut self, caller: &mut Caller<'_>) -> Result<Outcome, Failure> {
+        self.made = None;
         let outcome = converge(&mut self.kernel, Wish::Nothing, caller.progress).map_err(|error| {
             Failure::from(error)
                 .with("The rest was taken away. What was applied is still known: `viaduct down` goes on.")
@@ -195,7 +289,7 @@ impl Host {
     }
 
     fn remember_again(&self, before: Option<&Situation>, failure: Failure) -> Failure {
-        match before.map(|before| before.remember(&self.store)) {
+        match before.map(|before| before.remember(&self.store, None)) {
             None | Some(Ok(())) => failure,
             Some(Err(error)) => failure.with(format!(
                 "That it is not applied could not be written down either ({error}); run `viaduct apply` when it can."

@@ -66,6 +66,49 @@ fn run(place: &str, directory: &str) {
     );
 }
 
+/// Live changes once more, made by a daemon: it looks at nothing but what they are about.
+mod with_daemon {
+    #[test]
+    fn flows() {
+        super::run_with_daemon("flows", 2, &[]);
+    }
+
+    #[test]
+    fn live() {
+        // The daemon forgets an attachment that leads nowhere.
+        super::run_with_daemon("live", 10, &["    've0 runs \"viaduct status 2>&1\" and sees \"gone\"',\n"]);
+    }
+}
+
+/// A lab whose host has a daemon, which makes at least so many changes in part.
+fn run_with_daemon(directory: &str, parts: usize, without: &[&str]) {
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join(directory);
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(Path::new(OWN).join(directory)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let mut lab = fs::read_to_string(copy.join("lab.toml")).unwrap();
+    for line in without {
+        assert!(lab.contains(line), "{line}");
+        lab = lab.replace(line, "");
+    }
+    let daemon = "[[steps]]\nbecause = \"a daemon keeps the host\"\ndo = [\n\
+        \x20   \"ve0: VIADUCT_LOG=viaduct_reconcile=debug viaduct daemon 2> daemon.log &\",\n\
+        \x20   \"ve0: for i in $(seq 100); do viaduct status --json | grep -q 'pid.: [0-9]' && break; sleep 0.1; done\",\n\
+        ]\n\n";
+    let first = lab.find("[[steps]]").unwrap();
+    lab.insert_str(first, daemon);
+    let count = format!(
+        "\n[[steps]]\nbecause = \"changes were made in part\"\n\
+         do = \"ve0: test $(grep -c 'changed in part' daemon.log) -ge {parts} || ! cat daemon.log\"\n"
+    );
+    lab.push_str(&count);
+    fs::write(copy.join("lab.toml"), lab).unwrap();
+    run(place.path().to_str().unwrap(), directory);
+}
+
 #[test]
 fn every_lab_is_run() {
     let labs: BTreeSet<PathBuf> = [EXAMPLES, OWN]

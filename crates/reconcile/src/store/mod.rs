@@ -194,7 +194,8 @@ impl Store {
         self.state.join("applied.json")
     }
 
-    fn attachments_path(&self) -> PathBuf {
+    /// The file with the attachments.
+    pub fn attachments_path(&self) -> PathBuf {
         self.run.join("attachments.json")
     }
 }
@@ -227,9 +228,10 @@ fn read<T: DeserializeOwned>(path: &Path, way_out: &'static str) -> Result<Optio
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError> {
     let beside = path.with_extension("new");
     let go = || -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
         let mut file = File::create(&beside)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
         if let Some(directory) = path.parent() {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::AsFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -49,6 +50,8 @@ pub(super) struct Run {
     host: Host,
     watch: Watch,
     lives: Lives,
+    /// The attachments whose places are followed.
+    followed: Arc<Attachments>,
     queue: Queue,
     news: News,
     service: Service,
@@ -75,6 +78,7 @@ impl Run {
             host,
             watch,
             lives,
+            followed: Arc::default(),
             queue,
             news,
             service,
@@ -113,7 +117,10 @@ impl Run {
                 }
                 worked = true;
             }
-            if worked && let Ok(attachments) = self.host.store.attachments() {
+            if worked
+                && let Ok(attachments) = self.host.attachments()
+                && !Arc::ptr_eq(&self.followed, &attachments)
+            {
                 self.follow(&attachments);
             }
             self.hear()?;
@@ -163,7 +170,11 @@ impl Run {
             let before = heard.len();
             heard.retain(|change| change.by != By::Untold || change.what == What::Lost);
             if heard.len() < before {
-                self.keeper.look_by(now + AFTER_OWN);
+                if self.host.is_known() {
+                    self.keeper.reassure(now);
+                } else {
+                    self.keeper.look_by(now + AFTER_OWN);
+                }
             }
         }
         if !heard.is_empty() {
@@ -237,7 +248,8 @@ impl Run {
     }
 
     /// Listens for the end of what guests are attached as.
-    fn follow(&mut self, attachments: &Attachments) {
+    fn follow(&mut self, attachments: &Arc<Attachments>) {
+        self.followed = Arc::clone(attachments);
         let path = |target: &Target| match target {
             Target::Netns { path, .. } => Some(path.clone()),
             Target::Tap { .. } | Target::Device { .. } => None,
@@ -256,7 +268,12 @@ impl Run {
         }
         let left: BTreeSet<String> = self.keeper.disputes(now).into_iter().map(|d| d.object).collect();
         let leave = |op: &viaduct_plan::Op| left.contains(&op.object());
-        Ok(Some(converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut |_, _| ())?))
+        self.host.is_not_as_made();
+        let outcome = converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut |_, _| ())?;
+        if left.is_empty() {
+            self.host.is_made(&situation, &outcome);
+        }
+        Ok(Some(outcome))
     }
 
     /// Tells of a repair, with who made it necessary.

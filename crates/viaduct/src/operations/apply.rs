@@ -44,7 +44,7 @@ impl Operation for Apply {
         }
         let sources = sources(self.files);
         let Loaded { config, warnings } = viaduct_model::load(&sources)?;
-        let attachments = host.store.attachments()?;
+        let attachments = host.attachments()?;
         let (before, lost) = match host.applied() {
             Ok(applied) => (Some(Situation { applied, attachments: attachments.clone() }), None),
             // Not worth stopping for: this is what writes it anew.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::{Config, Nic};
@@ -98,7 +100,7 @@ impl Operation for Attach {
         let target = target::find(id, &self.place, config, &before.attachments)?;
         target::check_there(host, &target)?;
         let mut after = before.clone();
-        let old = after.attachments.insert(id.clone(), target.clone());
+        let old = Arc::make_mut(&mut after.attachments).insert(id.clone(), target.clone());
         let outcome = host.turn(Some(&before), &after, caller)?;
         Ok(Attached {
             attached: true,
@@ -124,7 +126,7 @@ impl Attach {
     /// Not applied yet; if it is in the files, the attachment is kept for that.
     fn later(self, host: &Host, before: Situation) -> Result<Attached, Failure> {
         let loaded = viaduct_model::load(&files::read(&host.config)?)?;
-        let mut attachments = before.attachments;
+        let mut attachments = Arc::unwrap_or_clone(before.attachments);
         let target = target::find(&self.nic, &self.place, &loaded.config, &attachments)?;
         attachments.insert(self.nic.clone(), target.clone());
         host.store.set_attachments(&attachments)?;
@@ -156,7 +158,7 @@ impl Operation for Detach {
         let id = &self.nic;
         let before = host.situation()?;
         let mut after = before.clone();
-        let Some(old) = after.attachments.remove(id) else {
+        let Some(old) = Arc::make_mut(&mut after.attachments).remove(id) else {
             let config = before.config();
             if config.is_none_or(|config| config.nic(id).is_none()) {
                 return Err(config.map_or_else(

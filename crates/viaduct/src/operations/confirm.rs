@@ -104,9 +104,9 @@ fn report(host: &Host, done: Vec<String>, notices: Vec<Remark>) -> Result<Rolled
 }
 
 /// The host with another configuration, and the attachments that it has; with none, when there are no files.
-fn situation(host: &Host, sources: Vec<Source>) -> Result<Situation, Failure> {
+fn situation(host: &mut Host, sources: Vec<Source>) -> Result<Situation, Failure> {
     let applied = if sources.is_empty() { None } else { Some(Arc::new(loaded(sources)?)) };
-    Ok(Situation { applied, attachments: host.store.attachments()? })
+    Ok(Situation { applied, attachments: host.attachments()? })
 }
 
 /// Refuses what would mix with a change that waits to be confirmed.

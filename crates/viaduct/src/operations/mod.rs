@@ -98,7 +98,10 @@ pub(crate) fn perform<O: Operation>(
     if let Err(failure) = confirm::settle(host, caller) {
         tracing::error!("the change that nobody confirmed could not be taken back: {}", failure.line());
     }
-    operation.perform(host, caller)
+    let begun = std::time::Instant::now();
+    let result = operation.perform(host, caller);
+    tracing::debug!(elapsed_us = begun.elapsed().as_micros(), "performed {}", O::NAME);
+    result
 }
 
 /// Takes the change back that nobody confirmed in time, if there is one.
