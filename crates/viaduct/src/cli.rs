@@ -108,13 +108,21 @@ pub(crate) enum Command {
     },
     /// Take everything of ours away: links, addresses, routes, filter; sysctls as they were
     Down,
-    /// Close the host when the machine starts, before it has a network: the filter of what was applied last, and nothing
-    /// passes through until the daemon has made the rest
+    /// Close the host while the machine starts, before it has a network
+    ///
+    /// Puts the filter of what was applied last in place, without a change that nobody had confirmed, and lets nothing at
+    /// all pass through the host until the daemon has made the rest. What comes to the host itself is not touched. A host
+    /// that has a filter of ours already is left as it is, and so is one on which nothing was applied. The unit
+    /// viaduct-boot.service runs this.
     Boot,
     /// Try whole hosts in namespaces of this machine; no real interface is touched
     #[command(subcommand)]
     Lab(Lab),
-    /// Keep the host as it was made: repair what others change, and do what clients ask; runs until it is told to end
+    /// Keep the host as it was made: repair what others change, and do what clients ask
+    ///
+    /// Runs until it is told to end, by SIGTERM. The network stays as it is then, as it does when it is killed, and the
+    /// next one goes on from there. The unit viaduct.service runs this; it is told when the host is made, that this lives,
+    /// and what was put right last.
     Daemon,
     /// Show what happens on the host, as the daemon sees it: changes, repairs, drops
     Events,

@@ -97,7 +97,7 @@ fn a_machine_that_starts_and_restarts_runs_and_is_upgraded() {
         assert_eq!(machine.property("ActiveState"), "active");
         assert!(machine.sh("viaduct status").contains("No configuration is applied"));
         set_up(world, &mut machine);
-        lives(&mut machine);
+        lives(world, &mut machine);
         is_upgraded(world, &mut machine);
 
         world.write("/etc/viaduct/viaduct.toml", &CONFIG.replace(":7000:", ":7001:"));
@@ -154,7 +154,7 @@ fn set_up(world: &World, machine: &mut Machine<'_>) {
 }
 
 /// The daemon may be restarted, killed and stopped; nobody notices.
-fn lives(machine: &mut Machine<'_>) {
+fn lives(world: &World, machine: &mut Machine<'_>) {
     let traffic = traffic();
     machine.sh("systemctl restart viaduct");
     assert_eq!(machine.property("NRestarts"), "0");
@@ -176,6 +176,15 @@ fn lives(machine: &mut Machine<'_>) {
     });
     still_attached(machine);
     traffic.lost_nothing();
+
+    // Whoever waits to take an unconfirmed change back does so without the daemon that started it.
+    let config = world.read("/etc/viaduct/viaduct.toml");
+    world.write("/etc/viaduct/viaduct.toml", &config.replace(":7000:", ":7001:"));
+    machine.sh("viaduct apply --confirm 4s && systemctl stop viaduct");
+    machine.soon("the change is taken back", |_| echoes(7000));
+    assert!(!echoes(7001));
+    world.write("/etc/viaduct/viaduct.toml", &config);
+    machine.sh("systemctl start viaduct");
 }
 
 /// The package is upgraded, removed and purged; nobody notices either.
