@@ -345,3 +345,29 @@ fn at_rest_it_does_nothing() {
         daemon.end();
     });
 }
+
+/// Half of what a look needed, and more, is for the look alone.
+#[test]
+fn memory_that_a_look_needed_is_given_back() {
+    host(|world| {
+        let mut text = GOOD.to_owned();
+        for number in 0..3000 {
+            let (high, low) = (number / 250, number % 250);
+            text += &format!(
+                "[guests.many{number}]\nid = {}\n[[guests.many{number}.nics]]\nnetwork = \"public\"\n\
+                 addresses = [\"2001:db8:28:1::{high:x}:{low:x}\"]\n",
+                1000 + number
+            );
+        }
+        world.write(CONFIG, text);
+        world.good("apply");
+        let daemon = world.daemon();
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u32>().unwrap()
+        };
+        let (peak, resident) = (kib("VmHWM:"), kib("VmRSS:"));
+        assert!(resident < peak / 3 * 2, "{resident} KiB of {peak} KiB");
+    });
+}

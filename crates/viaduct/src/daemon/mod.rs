@@ -10,7 +10,12 @@ mod news;
 mod openapi;
 mod service;
 
-use std::{fs::File, process};
+use std::{
+    env,
+    fs::File,
+    os::unix::process::CommandExt,
+    process::{self, Command},
+};
 
 use rustix::{fs::FlockOperation, io::Errno};
 use tracing::info;
@@ -22,8 +27,12 @@ pub(crate) use api::{LINES, Line, SOCKET, path};
 pub(crate) use news::Event;
 pub(crate) use openapi::document;
 
+/// The allocator gives memory back when it was free for so many milliseconds, but looks only when some is asked for.
+const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+
 /// Runs until it is told to end.
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
+    give_memory_back_at_once();
     let mut host = Host::open(global)?;
     let _alone = alone(&host)?;
     host.daemon = Daemon { pid: Some(process::id()), ..Daemon::default() };
@@ -42,6 +51,19 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     api.stop();
     info!("ended; the network stays as it is");
     result
+}
+
+/// A daemon sleeps most of the time: what a look at a large host needed, it would keep until somebody wants something.
+/// The allocator reads its options before anything of ours runs, so that the program begins anew, as the same process.
+fn give_memory_back_at_once() {
+    if env::var_os(PURGE_DELAY).is_some() {
+        return;
+    }
+    let again = env::current_exe()
+        .map(|program| Command::new(program).args(env::args_os().skip(1)).env(PURGE_DELAY, "0").exec());
+    // It goes on with more memory than it needs.
+    let (Ok(error) | Err(error)) = again;
+    tracing::warn!("more memory is kept than is needed: cannot begin anew: {error}");
 }
 
 /// Two daemons would keep the same host twice.
