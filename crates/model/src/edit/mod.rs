@@ -1,8 +1,10 @@
 //! Changes one thing in a configuration's files and leaves everything else as it was written: comments, order, style.
 
 mod array;
+mod quick;
 mod table;
 
+pub use quick::{Edited, apply_to_loaded};
 use table::Editable;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Value};
 use viaduct_types::{GuestName, NicId, Publish};

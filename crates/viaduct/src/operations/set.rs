@@ -3,8 +3,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::{
-    Address, Loaded, Source,
-    edit::{self, Edit, EditError, EditOutcome},
+    Address, Config, Loaded, Source,
+    edit::{self, Edit, EditError, EditOutcome, Edited},
 };
 use viaduct_types::{NicId, Publish};
 
@@ -64,10 +64,8 @@ impl Operation for Set {
             return Err(names::unknown(&self.nic, config));
         }
         confirm::check_none_waits(host)?;
-        let mut sources = before.sources().to_vec();
-        let unchanged = edit_all(&mut sources, &self.edits())?;
-        let Loaded { config, .. } = viaduct_model::load(&sources)?;
-        let applied = Some(Arc::new(Applied { sources, config }));
+        let (applied, unchanged) = edited(before.sources(), config, &self.edits())?;
+        let applied = Some(Arc::new(applied));
         let after = Situation { applied, attachments: before.attachments.clone() };
         let outcome = host.turn(Some(&before), &after, caller)?;
         let mut notices = Remark::all(&outcome.notices);
@@ -89,9 +87,21 @@ impl Set {
     }
 }
 
+/// The configuration with the edits made, read anew as far as needed, and what of them was so already.
+fn edited(sources: &[Source], config: &Config, edits: &[Edit]) -> Result<(Applied, Vec<String>), Failure> {
+    if let Some(Edited { sources, config, outcomes }) = edit::apply_to_loaded(sources, config, edits) {
+        let idle = edits.iter().zip(outcomes).filter_map(|(edit, outcome)| idle(edit, outcome)).collect();
+        return Ok((Applied { sources, config }, idle));
+    }
+    let mut sources = sources.to_vec();
+    let unchanged = edit_all(&mut sources, edits)?;
+    let Loaded { config, .. } = viaduct_model::load(&sources)?;
+    Ok((Applied { sources, config }, unchanged))
+}
+
 /// Makes the edits, and says of those that changed nothing why.
 pub(crate) fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<String>, Failure> {
-    let mut idle = Vec::new();
+    let mut said = Vec::new();
     for edit in edits {
         let outcome = edit::apply(sources, edit).map_err(|error| match error {
             EditError::Refused(diagnostics) => Failure::from(diagnostics),
@@ -99,19 +109,24 @@ pub(crate) fn edit_all(sources: &mut [Source], edits: &[Edit]) -> Result<Vec<Str
                 Failure::usage(error.to_string())
             }
         })?;
-        let what = || match edit {
-            Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => {
-                format!("{address} of {nic}")
-            }
-            Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => {
-                format!("{publish} of {guest}")
-            }
-        };
-        match outcome {
-            EditOutcome::Changed { .. } => {}
-            EditOutcome::AlreadyThere => idle.push(format!("{} is there already.", what())),
-            EditOutcome::NotThere => idle.push(format!("{} is not there.", what())),
-        }
+        said.extend(idle(edit, outcome));
     }
-    Ok(idle)
+    Ok(said)
+}
+
+/// Why an edit changed nothing, if it did not.
+fn idle(edit: &Edit, outcome: EditOutcome) -> Option<String> {
+    let what = || match edit {
+        Edit::AddAddress { nic, address } | Edit::RemoveAddress { nic, address } => {
+            format!("{address} of {nic}")
+        }
+        Edit::Publish { guest, publish } | Edit::Unpublish { guest, publish } => {
+            format!("{publish} of {guest}")
+        }
+    };
+    match outcome {
+        EditOutcome::Changed { .. } => None,
+        EditOutcome::AlreadyThere => Some(format!("{} is there already.", what())),
+        EditOutcome::NotThere => Some(format!("{} is not there.", what())),
+    }
 }
