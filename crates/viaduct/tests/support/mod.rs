@@ -77,12 +77,13 @@ pub(crate) fn host(test: impl FnOnce(&World) + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let world = World::new();
-        sender.send(fs::read_link(MOUNTS).unwrap()).unwrap();
+        // Kept open: as soon as it is gone, another test's host may have its number.
+        sender.send((fs::read_link(MOUNTS).unwrap(), fs::File::open(MOUNTS).unwrap())).unwrap();
         test(&world);
     });
     let place = receiver.recv();
     let ended = thread.join();
-    if let Ok(place) = place {
+    if let Ok((place, _open)) = place {
         end_all(&place);
     }
     if let Err(panic) = ended {
