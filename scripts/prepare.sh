@@ -49,6 +49,9 @@ case $purpose in test | ci)
     need python3 python3 "plays servers, attackers and virtual machines in tests"
     need debootstrap debootstrap "makes the Debian that a test boots"
     need systemd-container systemd-nspawn "boots it"
+    need qemu-system-x86 qemu-system-x86_64 "runs virtual machines in tests; needs no KVM"
+    need busybox busybox "is what these machines are made of"
+    need kmod depmod "knows what modules of their kernel need each other"
     ;;
 esac
 

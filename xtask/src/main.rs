@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what talks to people")]
 
 mod bench;
+mod vm;
 
 use std::{
     fs, io,
@@ -19,6 +20,10 @@ cargo xtask test    everything that is tested; needs root, for it makes network 
 cargo xtask ci      check, then test
 cargo xtask bench   what guests and packets cost, beside the hand-made way; needs root. Of its parts cost, scale,
                     datapath and kernel those that are named; --quick for a short look, --write for docs/benchmarks.md
+cargo xtask vm run [OPTIONS] COMMAND…         a command in a machine with Debian's kernel; its output and exit status
+cargo xtask vm test [OPTIONS] --package NAME  what `cargo test` with these words would run, in it; after -- for the tests
+cargo xtask vm lab [OPTIONS] DIRECTORY…       `viaduct lab run`, in it. OPTIONS: --copy PATH, --module NAME, --memory MIB,
+                                              --timeout SECONDS; docs/vm.md
 cargo xtask docs    docs/configuration.md from the configuration's own descriptions
 ";
 
@@ -33,6 +38,11 @@ fn main() -> ExitCode {
         // What the benchmarks run of this program again, in namespaces of their own.
         [bench::INSIDE, ref options @ ..] => return bench::inside(options),
         [bench::WORK, ref options @ ..] => return bench::work(options),
+        ["vm"] => vm::run(&[]).map(drop),
+        ["vm", ref words @ ..] => match vm::run(words) {
+            Ok(status) => return ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+            Err(problem) => Err(problem),
+        },
         ["docs"] => docs(),
         _ => {
             eprint!("{USAGE}");
@@ -95,7 +105,14 @@ fn wasm() -> Result<(), String> {
 /// The runner's summary comes last, so that a log ends with the count of tests.
 fn test() -> Result<(), String> {
     require_root("test")?;
-    both(|| cargo("test --workspace --locked --doc"), run_tests)
+    both(|| cargo("test --workspace --locked --doc"), || both(test_in_a_machine, run_tests))
+}
+
+fn test_in_a_machine() -> Result<(), String> {
+    match vm::tests()? {
+        0 => Ok(()),
+        _ => Err("not everything is as it should be with Debian's kernel".to_owned()),
+    }
 }
 
 fn run_tests() -> Result<(), String> {
