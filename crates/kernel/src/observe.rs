@@ -188,16 +188,18 @@ fn probe() -> std::io::Result<Features> {
     let vlan = veth && make(300, &vlan, &link::Make::Vlan { lower: 200, id: 2 });
 
     let mut nft = Nft::open().map_err(std::io::Error::other)?;
-    let mut holds = |family, hook, device| {
+    let label = nft::Statement::Write(nft::Selector::CtLabel, nft::Const::label(0));
+    let mut holds = |family, hook, device, rules| {
         let base = nft::Base { kind: nft::ChainKind::Filter, hook, priority: 0, device };
-        let chain = nft::Chain { base: Some(base), rules: Vec::new() };
+        let chain = nft::Chain { base: Some(base), rules };
         let table = nft::Table { chains: [("probe".to_owned(), chain)].into(), ..nft::Table::default() };
         nft.commit(&[nft::Change::AddTable(family, table)]).is_ok()
     };
     Ok(Features {
-        nft_egress: veth && holds(nft::Family::Netdev, nft::Hook::Egress, Some(near)),
-        nft_bridge: holds(nft::Family::Bridge, nft::Hook::Prerouting, None),
-        nft_arp: holds(nft::Family::Arp, nft::Hook::Input, None),
+        nft_egress: veth && holds(nft::Family::Netdev, nft::Hook::Egress, Some(near), Vec::new()),
+        nft_bridge: holds(nft::Family::Bridge, nft::Hook::Prerouting, None, Vec::new()),
+        nft_arp: holds(nft::Family::Arp, nft::Hook::Input, None, Vec::new()),
+        ct_labels: holds(nft::Family::Inet, nft::Hook::Forward, None, vec![nft::Rule::new([label])]),
         bridge,
         veth,
         tun: tap::open().is_ok(),

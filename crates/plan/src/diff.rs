@@ -94,7 +94,11 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     plan.announce_and_listen();
     plan.sysctls(When::Last);
     if !late.is_empty() {
+        let ends = late.iter().any(may_end_flows);
         plan.ops.push(Op::Nft(late));
+        if ends {
+            plan.ops.push(Op::EndFlows);
+        }
     }
     Plan { ops: plan.ops }
 }
@@ -110,7 +114,12 @@ fn may_end_flows(change: &Change) -> bool {
             *family == Family::Inet
         }
         Change::DeleteTable(family) => *family == Family::Inet,
-        Change::AddElements { .. } | Change::AddTable(..) => false,
+        // With guests that are here already: the filter was taken away, or is made anew.
+        Change::AddTable(family, table) => {
+            let attached = |name| table.sets.get(name).is_some_and(|set| !set.elements.is_empty());
+            *family == Family::Inet && (attached("attached4") || attached("attached6"))
+        }
+        Change::AddElements { .. } => false,
     }
 }
 

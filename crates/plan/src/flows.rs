@@ -1,6 +1,6 @@
 //! Which tracked flows a change of the filter ends: exactly those that it let through before and does not now.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     nft::{Family, Key, Ruleset, Set, Table, Value},
@@ -8,12 +8,44 @@ use crate::{
 };
 
 /// Whether a flow that the filter `before` let through must end under the filter `after`.
+///
+/// It lives on each of its permissions and ends with the first that goes. Permissions of guests that are away count,
+/// too: what the flow is known by outlives that (see `recall`).
 pub fn ends(before: &Ruleset, after: &Ruleset, flow: &Flow) -> bool {
     let view = |filter| View::new(filter);
     match (view(before), view(after)) {
-        (Some(before), Some(after)) => before.allows(flow) == Some(true) && after.allows(flow) != Some(true),
-        // Without a filter nothing was, or is, ours to judge.
-        (None, _) | (_, None) => false,
+        (Some(before), Some(after)) => {
+            before.allows(flow) == Some(true) && after.allows(flow) != Some(true)
+                || before.is_ours(flow) && before.permissions(flow).lost(&after.permissions(flow))
+        }
+        // A filter that comes anew does not know what an earlier one let through.
+        (None, Some(after)) => after.allows(flow) == Some(false),
+        (Some(before), None) => before.allows(flow) == Some(true),
+        (None, None) => false,
+    }
+}
+
+/// What a flow lives on, as far as one thing can go while the others stay.
+struct Permissions {
+    /// Where the published port leads that the flow has come by.
+    published: Option<(IpAddr, u16)>,
+    /// What the lists of its two ends say, of those that have one.
+    listed: [Option<bool>; 2],
+    /// Whether guests may open flows to each other here.
+    between: bool,
+    /// The uplinks that may bring it in.
+    uplinks: BTreeSet<Vec<u8>>,
+}
+
+impl Permissions {
+    fn lost(&self, after: &Self) -> bool {
+        if self.published.is_some() {
+            return self.published != after.published;
+        }
+        let forbidden = |side: usize| self.listed[side] != Some(false) && after.listed[side] == Some(false);
+        let moved = !self.uplinks.is_empty() && self.uplinks.is_disjoint(&after.uplinks);
+        let unlisted = after.listed[1].is_none() && !after.between && (self.between || moved);
+        forbidden(0) || forbidden(1) || unlisted
     }
 }
 
@@ -56,20 +88,46 @@ impl<'a> View<'a> {
             } else if from_guest {
                 self.has(v6, "between", &Key::new().ip(flow.original.source).ip(to))
             } else {
-                self.inbound(v6, to)
+                !self.uplinks_to(v6, to).is_empty()
             };
         Some(out && into)
     }
 
+    fn is_ours(&self, flow: &Flow) -> bool {
+        let v6 = flow.original.source.is_ipv6();
+        [flow.original.source, flow.reply.source]
+            .into_iter()
+            .any(|end| self.has(v6, "attached", &Key::new().ip(end)))
+    }
+
+    fn permissions(&self, flow: &Flow) -> Permissions {
+        let v6 = flow.original.source.is_ipv6();
+        let (from, to) = (flow.original.source, flow.reply.source);
+        let target = (to, flow.reply.source_port);
+        let listed = |list: &str, ends: [IpAddr; 2]| {
+            let has_list = self.has(v6, &format!("listed_{list}"), &Key::new().ip(ends[0]));
+            has_list.then(|| self.may(v6, list, flow, ends))
+        };
+        Permissions {
+            published: (target != (flow.original.destination, flow.original.destination_port))
+                .then(|| self.published_to(v6, flow.protocol, &flow.original))
+                .flatten()
+                .filter(|published| *published == target),
+            listed: [listed("out", [from, to]), listed("in", [to, from])],
+            between: self.has(v6, "between", &Key::new().ip(from).ip(to)),
+            uplinks: self.uplinks_to(v6, to),
+        }
+    }
+
     /// What the published ports make of a destination.
     fn published_to(&self, v6: bool, protocol: u8, tuple: &Tuple) -> Option<(IpAddr, u16)> {
-        let service = |key: Key| key.protocol(protocol).port(tuple.destination_port);
-        let exact =
-            [("publish", service(Key::new().ip(tuple.destination))), ("publish_all", service(Key::new()))];
-        let ranges = [
-            ("publish_range", service(Key::new().ip(tuple.destination))),
-            ("publish_all_range", service(Key::new())),
+        let (address_of, port) = (tuple.destination, tuple.destination_port);
+        let exact = [
+            ("publish", Key::new().ip(address_of).protocol(protocol).port(port)),
+            ("publish_all", Key::new().protocol(protocol).port(port)),
         ];
+        let range = || Key::new().port(port).protocol(protocol);
+        let ranges = [("publish_range", range().ip(address_of)), ("publish_all_range", range())];
         let find = |list: [(&str, Key); 2]| {
             list.into_iter().find_map(|(name, key)| match self.set(v6, name)?.lookup(&key)? {
                 Value::Fields(bytes) => Some(bytes.clone()),
@@ -96,14 +154,16 @@ impl<'a> View<'a> {
             || self.has(v6, &format!("{list}_ports"), &service())
     }
 
-    /// Whether any uplink lets new flows in to an address: a tracked flow does not tell its device.
-    fn inbound(&self, v6: bool, to: IpAddr) -> bool {
-        let Some(set) = self.set(v6, "inbound") else { return false };
+    /// The uplinks that let new flows in to an address: a tracked flow does not tell its own.
+    fn uplinks_to(&self, v6: bool, to: IpAddr) -> BTreeSet<Vec<u8>> {
+        let Some(set) = self.set(v6, "inbound") else { return BTreeSet::new() };
         let address = Key::new().ip(to).first;
-        set.elements.keys().any(|key| {
+        let leads_to = |key: &&Key| {
             let (first, last) = (key.first.get(16..), key.last.get(16..));
             first.is_some_and(|f| f <= address.as_slice()) && last.is_some_and(|l| address.as_slice() <= l)
-        })
+        };
+        let keys = set.elements.keys().filter(leads_to);
+        keys.filter_map(|key| key.first.get(..16)).map(<[u8]>::to_vec).collect()
     }
 }
 

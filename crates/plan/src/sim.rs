@@ -46,6 +46,7 @@ impl Default for Host {
             nft_egress: true,
             nft_bridge: true,
             nft_arp: true,
+            ct_labels: true,
             bridge: true,
             veth: true,
             tun: true,

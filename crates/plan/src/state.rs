@@ -196,6 +196,8 @@ pub struct Features {
     pub nft_bridge: bool,
     /// Tables of family arp.
     pub nft_arp: bool,
+    /// Labels of tracked connections (CONFIG_NF_CONNTRACK_LABELS).
+    pub ct_labels: bool,
     /// Devices of type bridge.
     pub bridge: bool,
     /// Devices of type veth.

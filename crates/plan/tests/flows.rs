@@ -53,3 +53,88 @@ fn a_flow_ends_when_its_permission_goes() {
     let ssh = filter("allow-in = [{ from = \"192.0.2.0/24\", ports = [\"22/tcp\"] }]");
     assert!(!ends(&ssh, &nothing, &tcp(OUTSIDE, GUEST, 23)));
 }
+
+/// A host with a network of each of two uplinks, where a, b and c are.
+fn networks(public: &str, guests: &str, here: &[&str]) -> Ruleset {
+    let text = format!(
+        "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n\
+         [uplinks.other]\ninterface = \"eth1\"\naddresses = [\"192.0.2.2/24\"]\n\
+         [networks.public]\nmode = \"routed\"\npool = [\"198.51.100.0/24\"]\n{public}\n{guests}\n"
+    );
+    let config = config(&text);
+    let mut host = host();
+    host.hardware(&"eth1".parse().unwrap(), Some("52:54:00:12:34:57".parse().unwrap()));
+    let mut attachments = attach_all(&mut host, &config);
+    attachments.retain(|nic, _| here.contains(&nic.guest.as_str()));
+    look(&mut host, &config, &attachments).1.nft
+}
+
+fn guest(name: &str, address: &str, lines: &str) -> String {
+    format!(
+        "[guests.{name}]\n{lines}\n[[guests.{name}.nics]]\nnetwork = \"public\"\naddresses = [\"{address}\"]\n"
+    )
+}
+
+const A: &str = "198.51.100.10";
+const B: &str = "198.51.100.11";
+
+#[test]
+fn a_permission_ends_flows_of_guests_that_are_away() {
+    let [a, b] = [guest("a", A, ""), guest("b", B, "")];
+    let flow = tcp(A, B, 22);
+    let of = |public: &str, guests: &[&str], here| networks(public, &guests.concat(), here);
+    let (open, shut) =
+        ("uplink = \"wan\"\nbetween-guests = \"allow\"", "uplink = \"wan\"\nbetween-guests = \"deny\"");
+    let (all, away) = (["a", "b"], ["a"]);
+    assert!(ends(&of(open, &[&a, &b], &all), &of(shut, &[&a, &b], &all), &flow));
+    assert!(ends(&of(open, &[&a, &b], &away), &of(shut, &[&a, &b], &away), &flow));
+    // That somebody goes or comes takes no permission away.
+    assert!(!ends(&of(open, &[&a, &b], &all), &of(open, &[&a, &b], &away), &flow));
+    assert!(!ends(&of(open, &[&a, &b], &away), &of(open, &[&a, &b], &all), &flow));
+    // Lists of either side.
+    let closed_in = guest("b", B, "allow-in = []");
+    let closed_out = guest("a", A, "allow-out = []");
+    for here in [&all[..], &away[..]] {
+        assert!(ends(&of(open, &[&a, &b], here), &of(open, &[&a, &closed_in], here), &flow), "{here:?}");
+        assert!(ends(&of(open, &[&a, &b], here), &of(open, &[&closed_out, &b], here), &flow), "{here:?}");
+    }
+}
+
+#[test]
+fn what_may_come_in_by_one_uplink_does_not_go_on_by_another() {
+    let guests = guest("a", A, "");
+    let by = |uplink: &str| networks(&format!("uplink = \"{uplink}\"\ninbound = \"allow\""), &guests, &["a"]);
+    assert!(ends(&by("wan"), &by("other"), &tcp(OUTSIDE, A, 22)));
+    assert!(!ends(&by("wan"), &by("other"), &tcp(A, OUTSIDE, 22)));
+    assert!(!ends(&by("wan"), &by("wan"), &tcp(OUTSIDE, A, 22)));
+}
+
+#[test]
+fn a_published_port_is_not_outlived_by_what_else_the_guest_allows() {
+    let of = |publish: &str| {
+        networks(
+            "uplink = \"wan\"\ninbound = \"allow\"",
+            &guest("a", A, &format!("publish = [{publish}]")),
+            &["a"],
+        )
+    };
+    let mut flow = tcp(OUTSIDE, "203.0.113.2", 80);
+    flow.reply.source = A.parse().unwrap();
+    for published in ["\"203.0.113.2:80:80/tcp\"", "\"203.0.113.2:80-90:80-90/tcp\""] {
+        assert!(ends(&of(published), &of(""), &flow), "{published}");
+        assert!(!ends(&of(published), &of(published), &flow), "{published}");
+    }
+}
+
+#[test]
+fn a_filter_that_comes_or_goes_leaves_nothing_behind() {
+    let nothing = Ruleset::default();
+    let closed = filter("allow-in = []");
+    let open = filter("allow-in = [{ from = \"any\" }]");
+    let flow = tcp(OUTSIDE, GUEST, 22);
+    assert!(ends(&nothing, &closed, &flow) && !ends(&nothing, &open, &flow));
+    assert!(ends(&open, &nothing, &flow));
+    // What is not our guests' is not ours.
+    let other = tcp(OUTSIDE, "192.0.2.99", 22);
+    assert!(!ends(&nothing, &closed, &other) && !ends(&open, &nothing, &other));
+}

@@ -54,6 +54,7 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
         nft_egress: false,
         nft_bridge: false,
         nft_arp: false,
+        ct_labels: false,
         bridge: false,
         veth: false,
         tun: false,

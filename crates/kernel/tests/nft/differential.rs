@@ -201,6 +201,8 @@ fn inet_writes() -> Vec<Rule> {
     vec![
         rule([St::Write(S::Mark, Const::u32(0x5600_0001, "0x56000001"))]),
         rule([St::Write(S::PktType, Const::u8(0, "host"))]),
+        rule([St::Write(S::CtLabel, Const::label(86)), accept()]),
+        rule([St::Write(S::CtLabel, Const::label(3))]),
         rule([v4(), St::Any(S::Mark, Const::u32(1, "0x1")), accept()]),
     ]
 }
@@ -211,9 +213,11 @@ fn inet_matches() -> Vec<Rule> {
         rule([St::Any(S::CtState, Const::u32(6, "established,related")), accept()]),
         rule([St::Any(S::CtState, Const::u32(1, "invalid")), drop()]),
         rule([St::Any(S::CtStatus, Const::u32(0x20, "dnat")), St::Counter, accept()]),
+        rule([St::Any(S::CtLabel, Const::label(3)), St::Any(S::CtLabel, Const::label(86)), accept()]),
         rule([St::Is(S::FibDaddrType, Const::u32(2, "local")), drop()]),
         rule([St::Not(S::FibDaddrType, Const::u32(1, "unicast")), drop()]),
         rule([St::Is(S::IifName, eth0()), St::Not(S::OifName, eth0()), accept()]),
+        rule([St::Not(S::IifKind, Const::name("bridge")), St::Is(S::IifKind, Const::name("veth")), drop()]),
         rule([St::Is(S::IifGroup, Const::u32(86, "86")), St::Not(S::OifGroup, Const::u32(86, "86")), drop()]),
         rule([St::Is(S::Mark, Const::u32(0x5600_0001, "0x56000001")), accept()]),
         rule([St::Is(S::PktType, Const::u8(1, "broadcast")), drop()]),
@@ -222,6 +226,7 @@ fn inet_matches() -> Vec<Rule> {
         rule([v4(), St::Not(S::IpDaddr, four("10.0.0.1")), drop()]),
         rule([v4(), St::Masked(S::IpSaddr, four("255.240.0.0"), four("172.16.0.0")), drop()]),
         rule([v4(), St::Masked(S::IpDaddr, four("255.0.0.0"), four("127.0.0.0")), drop()]),
+        rule([v4(), St::NotMasked(S::IpDaddr, four("255.0.0.0"), four("127.0.0.0")), accept()]),
         rule([v6(), St::Is(S::Ip6Saddr, six("::")), drop()]),
         rule([v6(), St::Masked(S::Ip6Saddr, six("ffc0::"), six("fe80::")), drop()]),
         rule([v6(), St::Masked(S::Ip6Daddr, six("ff00::"), six("ff00::")), drop()]),

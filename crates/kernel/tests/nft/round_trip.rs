@@ -164,9 +164,9 @@ fn inet() -> Table {
 }
 
 fn loads() -> Vec<Expr> {
-    use MetaKey::{IifGroup, IifName, L4Proto, Mark, NfProto, OifGroup, OifName, PktType, Protocol};
+    use MetaKey::{IifGroup, IifKind, IifName, L4Proto, Mark, NfProto, OifGroup, OifName, PktType, Protocol};
     let mut loads: Vec<Expr> =
-        [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup]
+        [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup, IifKind]
             .into_iter()
             .map(|key| Expr::Meta { key, to: Reg(0) })
             .collect();
@@ -179,7 +179,7 @@ fn loads() -> Vec<Expr> {
         let len = if op == ExthdrOp::Ipv6 { 2 } else { 1 };
         loads.push(Expr::Exthdr { op, header: 44, offset: 2, len, to: Reg(1) });
     }
-    for key in [CtKey::State, CtKey::Status, CtKey::Mark] {
+    for key in [CtKey::State, CtKey::Status, CtKey::Mark, CtKey::Labels] {
         loads.push(Expr::Ct { key, direction: None, to: Reg(2) });
     }
     loads.push(Expr::Fib { result: FibResult::AddressType, flags: 2, to: Reg(3) });
@@ -232,6 +232,10 @@ fn lookups() -> Vec<viaduct_plan::nft::Rule> {
         exprs([
             Expr::Immediate { to: Reg(0), data: vec![0, 0, 0, 9] },
             Expr::MetaSet { key: MetaKey::Mark, from: Reg(0) },
+        ]),
+        exprs([
+            Expr::Immediate { to: Reg(0), data: (0..16).map(|n| n / 15).collect() },
+            Expr::CtSet { key: CtKey::Labels, from: Reg(0) },
         ]),
     ]
 }

@@ -104,6 +104,7 @@ fn rule(matches: Vec<St>, end: impl IntoIterator<Item = St>) -> Vec<St> {
 }
 
 fn add_guard(table: &mut Builder) {
+    let own_source = || St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4");
     let wrong_mac = || St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac");
     table.base(
         "guard",
@@ -118,6 +119,8 @@ fn add_guard(table: &mut Builder) {
     table.chain(
         "from_port",
         vec![
+            // What most frames are comes first, and takes one look.
+            vec![of_type(IP), own_source(), goto("from_port_own_ip")],
             rule(vec![wrong_mac()], dropped("drop_mac")),
             vec![of_type(IP), goto("from_port_ip")],
             vec![of_type(IP6), goto("from_port_ip6")],
@@ -140,13 +143,15 @@ fn add_guard(table: &mut Builder) {
         "from_port_any",
         vec![vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), accept()]],
     );
+    // Servers of DHCP are the host's, or the segment's.
+    let from_server = || rule(vec![udp(), sport(67)], dropped("drop_dhcp"));
+    let to_loopback = || rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address"));
+    table.chain("from_port_own_ip", vec![from_server(), to_loopback(), vec![accept()]]);
     table.chain(
         "from_port_ip",
         vec![
-            // Servers of DHCP are the host's, or the segment's.
-            rule(vec![udp(), sport(67)], dropped("drop_dhcp")),
-            rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address")),
-            vec![St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4"), accept()],
+            from_server(),
+            to_loopback(),
             // A client that has no address yet asks for one (RFC 2131, 4.1).
             vec![St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
             rule(vec![], dropped("drop_address")),
@@ -238,11 +243,8 @@ fn add_ipv6_guard(table: &mut Builder) {
 
 fn add_redirect(table: &mut Builder) {
     let solicitation = |number, word| vec![of_type(IP6), icmpv6(), icmpv6_type(number, word), accept()];
-    // PACKET_OTHERHOST: unicast to a MAC that is not the bridge's.
-    let to_other = || St::Is(S::PktType, Const::u8(3, "other"));
     let redirected = |kind| {
         vec![
-            to_other(),
             of_type(kind),
             St::WriteMapped(S::EtherDaddr, vec![S::IifName], "to_bridge"),
             // PACKET_HOST, or the IP stack would not take it.
@@ -255,6 +257,8 @@ fn add_redirect(table: &mut Builder) {
         Hook::Prerouting,
         REDIRECT,
         vec![
+            // Only PACKET_OTHERHOST, unicast to a MAC that is not the bridge's.
+            vec![St::Not(S::PktType, Const::u8(3, "other")), accept()],
             solicitation(135, "nd-neighbor-solicit"),
             solicitation(136, "nd-neighbor-advert"),
             redirected(IP),

@@ -165,6 +165,11 @@ pub(super) mod words {
         Statement::Is(Selector::IifGroup, Const::u32(GROUP, &GROUP.to_string()))
     }
 
+    /// Not from one of our links.
+    pub(in super::super) fn not_from_ours() -> Statement {
+        Statement::Not(Selector::IifGroup, Const::u32(GROUP, &GROUP.to_string()))
+    }
+
     /// To one of our links.
     pub(in super::super) fn to_ours() -> Statement {
         Statement::Is(Selector::OifGroup, Const::u32(GROUP, &GROUP.to_string()))
@@ -179,7 +184,14 @@ pub(super) mod words {
 
     /// 127.0.0.0/8.
     pub(in super::super) fn loopback_v4(selector: Selector) -> Statement {
-        let mask = Ipv4Addr::new(255, 0, 0, 0);
-        Statement::Masked(selector, Const::v4(mask), Const::v4(Ipv4Addr::new(127, 0, 0, 0)))
+        Statement::Masked(selector, Const::v4(CLASS_A), Const::v4(LOOPBACK))
     }
+
+    /// Not 127.0.0.0/8.
+    pub(in super::super) fn not_loopback_v4(selector: Selector) -> Statement {
+        Statement::NotMasked(selector, Const::v4(CLASS_A), Const::v4(LOOPBACK))
+    }
+
+    const CLASS_A: Ipv4Addr = Ipv4Addr::new(255, 0, 0, 0);
+    const LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 0);
 }

@@ -54,7 +54,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
             priority: 0,
             device: Some(uplink.interface.clone()),
         };
-        table.base_chain(&format!("out_{name}"), base(Hook::Egress), outgoing(own_mac, free));
+        table.base_chain(&format!("out_{name}"), base(Hook::Egress), outgoing(link.mac, own_mac, free));
         if own_mac {
             table.base_chain(&format!("in_{name}"), base(Hook::Ingress), incoming());
         }
@@ -82,7 +82,7 @@ fn with_uplink_mac<'a>(context: &Context<'a>, name: &'a UplinkName) -> impl Iter
     })
 }
 
-fn outgoing(own_mac: bool, free: bool) -> Vec<Vec<St>> {
+fn outgoing(uplink: Option<MacAddr>, own_mac: bool, free: bool) -> Vec<Vec<St>> {
     let of_type = |(number, word): (u16, &str)| ethertype(number, word);
     let mut rules = Vec::new();
     if own_mac {
@@ -106,6 +106,8 @@ fn outgoing(own_mac: bool, free: bool) -> Vec<Vec<St>> {
         ]);
         rules.push(vec![of_type(IP6), St::WriteMapped(S::EtherSaddr, vec![S::Ip6Saddr], "mac_of6")]);
     }
+    // The host's own, as most frames are, need no look into the set.
+    rules.extend(uplink.map(|mac| vec![St::Is(S::EtherSaddr, Const::mac(mac)), accept()]));
     rules.push(vec![St::In(vec![S::OifName, S::EtherSaddr], "macs"), accept()]);
     if free {
         let mark = Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"));

@@ -69,6 +69,13 @@ pub enum Expr {
         /// To.
         to: Reg,
     },
+    /// Store into the packet's connection.
+    CtSet {
+        /// Where.
+        key: CtKey,
+        /// From.
+        from: Reg,
+    },
     /// Ask the routing table.
     Fib {
         /// What for.
@@ -167,6 +174,8 @@ pub enum MetaKey {
     IifGroup = 21,
     /// Device group, 4 bytes, host byte order.
     OifGroup = 22,
+    /// What made the device, as `ip link` calls it (rtnl_link_ops), 16 bytes, zero-padded; hardware has none.
+    IifKind = 26,
 }
 
 /// nft_payload_bases.
@@ -210,6 +219,8 @@ pub enum CtKey {
     Status = 2,
     /// 4 bytes, host byte order.
     Mark = 3,
+    /// A bit for each label, 16 bytes, host byte order. Storing adds labels, and takes none away.
+    Labels = 13,
 }
 
 /// Which direction of a connection.

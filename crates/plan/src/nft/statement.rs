@@ -47,6 +47,8 @@ pub enum Selector {
     IifGroup,
     /// The group of the device it goes out on.
     OifGroup,
+    /// What kind of device it came in on.
+    IifKind,
     /// The packet mark.
     Mark,
     /// Whom the frame is for.
@@ -103,6 +105,8 @@ pub enum Selector {
     CtState,
     /// Status of the connection.
     CtStatus,
+    /// Labels of the connection.
+    CtLabel,
     /// What kind of address the destination is to this host.
     FibDaddrType,
 }
@@ -114,6 +118,7 @@ impl Selector {
             Self::OifName => "oifname",
             Self::IifGroup => "iifgroup",
             Self::OifGroup => "oifgroup",
+            Self::IifKind => "meta iifkind",
             Self::Mark => "meta mark",
             Self::PktType => "meta pkttype",
             Self::Protocol => "meta protocol",
@@ -142,6 +147,7 @@ impl Selector {
             Self::FragOffset => "frag frag-off",
             Self::CtState => "ct state",
             Self::CtStatus => "ct status",
+            Self::CtLabel => "ct label",
             Self::FibDaddrType => "fib daddr type",
         }
     }
@@ -149,7 +155,13 @@ impl Selector {
     /// Bytes, before padding.
     const fn len(self) -> usize {
         match self {
-            Self::IifName | Self::OifName | Self::Ip6Saddr | Self::Ip6Daddr | Self::NdTarget => 16,
+            Self::IifName
+            | Self::OifName
+            | Self::Ip6Saddr
+            | Self::Ip6Daddr
+            | Self::NdTarget
+            | Self::IifKind
+            | Self::CtLabel => 16,
             Self::EtherSaddr | Self::EtherDaddr | Self::ArpSaddrEther | Self::NaTargetLinkLayer => 6,
             Self::IifGroup
             | Self::OifGroup
@@ -185,6 +197,7 @@ impl Selector {
             Self::OifName => Place::Meta(MetaKey::OifName),
             Self::IifGroup => Place::Meta(MetaKey::IifGroup),
             Self::OifGroup => Place::Meta(MetaKey::OifGroup),
+            Self::IifKind => Place::Meta(MetaKey::IifKind),
             Self::Mark => Place::Meta(MetaKey::Mark),
             Self::PktType => Place::Meta(MetaKey::PktType),
             Self::Protocol => Place::Meta(MetaKey::Protocol),
@@ -211,6 +224,7 @@ impl Selector {
             Self::FragOffset => Place::Fragment(ExthdrOp::Ipv6, 2),
             Self::CtState => Place::Ct(CtKey::State),
             Self::CtStatus => Place::Ct(CtKey::Status),
+            Self::CtLabel => Place::Ct(CtKey::Labels),
             Self::FibDaddrType => Place::FibDaddrType,
         }
     }
@@ -243,7 +257,8 @@ impl Selector {
                 Expr::PayloadSet { base, offset, len, from, checksum }
             }
             Place::Meta(key) => Expr::MetaSet { key, from },
-            Place::Fragment(..) | Place::Ct(_) | Place::FibDaddrType => {
+            Place::Ct(key) => Expr::CtSet { key, from },
+            Place::Fragment(..) | Place::FibDaddrType => {
                 unreachable!("{} is never written", self.text())
             }
         }
@@ -281,6 +296,14 @@ impl Const {
         Self { bytes: value.to_ne_bytes().to_vec(), text: text.to_owned() }
     }
 
+    /// A label of a connection, by its number, at most 127.
+    pub fn label(number: u8) -> Self {
+        let bits = 1_u128 << number;
+        #[expect(clippy::cast_possible_truncation, reason = "the halves")]
+        let halves = [bits as u64, (bits >> 64) as u64];
+        Self { bytes: halves.map(u64::to_ne_bytes).concat(), text: number.to_string() }
+    }
+
     /// A device's name.
     pub fn name(name: &str) -> Self {
         let mut bytes = name.as_bytes().to_vec();
@@ -313,6 +336,8 @@ pub enum Statement {
     Not(Selector, Const),
     /// The masked bits are so: IPv4 and IPv6 prefixes, fragment offsets.
     Masked(Selector, Const, Const),
+    /// The bits of the first constant are not those of the second.
+    NotMasked(Selector, Const, Const),
     /// At least one of the bits is set; for connection state and status.
     Any(Selector, Const),
     /// In a set.
@@ -362,10 +387,11 @@ impl Statement {
                 out.push(selector.load(reg));
                 out.push(Expr::Cmp { from: reg, op: CmpOp::Neq, data: constant.bytes.clone() });
             }
-            Self::Masked(selector, mask, constant) => {
+            Self::Masked(selector, mask, constant) | Self::NotMasked(selector, mask, constant) => {
+                let op = if matches!(self, Self::Masked(..)) { CmpOp::Eq } else { CmpOp::Neq };
                 out.push(selector.load(reg));
                 out.push(mask_expr(reg, &mask.bytes));
-                out.push(Expr::Cmp { from: reg, op: CmpOp::Eq, data: constant.bytes.clone() });
+                out.push(Expr::Cmp { from: reg, op, data: constant.bytes.clone() });
             }
             Self::Any(selector, bits) => {
                 out.push(selector.load(reg));
@@ -467,7 +493,10 @@ impl std::fmt::Display for Statement {
                 write!(f, "frag frag-off {}", c.text)
             }
             Self::Masked(selector, mask, c) => write!(f, "{} & {} == {}", selector.text(), mask.text, c.text),
-            Self::Any(selector @ (Selector::CtState | Selector::CtStatus), bits) => {
+            Self::NotMasked(selector, mask, c) => {
+                write!(f, "{} & {} != {}", selector.text(), mask.text, c.text)
+            }
+            Self::Any(selector @ (Selector::CtState | Selector::CtStatus | Selector::CtLabel), bits) => {
                 write!(f, "{} {}", selector.text(), bits.text)
             }
             Self::Any(selector, bits) => write!(f, "{} & {} != 0", selector.text(), bits.text),

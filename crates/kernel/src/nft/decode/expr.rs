@@ -138,9 +138,11 @@ impl<'a> Attributes<'a> {
     }
 
     fn meta(&self) -> Result<Option<Expr>> {
-        use MetaKey::{IifGroup, IifName, L4Proto, Mark, NfProto, OifGroup, OifName, PktType, Protocol};
+        use MetaKey::{
+            IifGroup, IifKind, IifName, L4Proto, Mark, NfProto, OifGroup, OifName, PktType, Protocol,
+        };
         let number = self.number(meta::KEY)?;
-        let keys = [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup];
+        let keys = [Protocol, Mark, IifName, OifName, NfProto, L4Proto, PktType, IifGroup, OifGroup, IifKind];
         let Some(key) = keys.into_iter().find(|&key| key as u32 == number) else { return Ok(None) };
         Ok(Some(match self.optional_register(meta::SREG)? {
             Some(from) => Expr::MetaSet { key, from },
@@ -188,17 +190,22 @@ impl<'a> Attributes<'a> {
     }
 
     fn ct(&self) -> Result<Option<Expr>> {
-        use CtKey::{Mark, State, Status};
+        use CtKey::{Labels, Mark, State, Status};
         let number = self.number(ct::KEY)?;
-        let key = [State, Status, Mark].into_iter().find(|&key| key as u32 == number);
-        let (Some(key), false) = (key, self.has(ct::SREG)) else { return Ok(None) };
+        let key = [State, Status, Mark, Labels].into_iter().find(|&key| key as u32 == number);
+        let Some(key) = key else { return Ok(None) };
+        let from = self.optional_register(ct::SREG)?;
         let direction = match self.raw(ct::DIRECTION).map(byte).transpose()? {
             None => None,
             Some(0) => Some(CtDirection::Original),
             Some(1) => Some(CtDirection::Reply),
             Some(_) => return Ok(None),
         };
-        Ok(Some(Expr::Ct { key, direction, to: self.register(ct::DREG)? }))
+        Ok(match (from, direction) {
+            (Some(from), None) => Some(Expr::CtSet { key, from }),
+            (Some(_), Some(_)) => None,
+            (None, direction) => Some(Expr::Ct { key, direction, to: self.register(ct::DREG)? }),
+        })
     }
 
     fn fib(&self) -> Result<Option<Expr>> {

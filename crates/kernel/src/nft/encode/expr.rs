@@ -50,7 +50,7 @@ fn write_expr(w: &mut Writer, e: &Expr) {
         Expr::Meta { .. } | Expr::MetaSet { .. } => "meta",
         Expr::Payload { .. } | Expr::PayloadSet { .. } => "payload",
         Expr::Exthdr { .. } => "exthdr",
-        Expr::Ct { .. } => "ct",
+        Expr::Ct { .. } | Expr::CtSet { .. } => "ct",
         Expr::Fib { .. } => "fib",
         Expr::Bitwise { .. } => "bitwise",
         Expr::Cmp { .. } => "cmp",
@@ -107,6 +107,10 @@ fn write_attributes(w: &mut Writer, e: &Expr) {
                 ExthdrOp::Ipv6 => {}
                 ExthdrOp::Ipv6Present => w.be32(exthdr::FLAGS, exthdr_value::FLAG_PRESENT),
             }
+        }
+        Expr::CtSet { key, from } => {
+            w.be32(ct::KEY, *key as u32);
+            w.be32(ct::SREG, register(*from));
         }
         Expr::Ct { key, direction, to } => {
             w.be32(ct::KEY, *key as u32);

@@ -13,6 +13,7 @@ use super::{
     FILTER, aggregate, ct_state,
     families::{FAMILIES, FamilyWords, both},
     known, midway, published,
+    recall::{Recall, Way},
 };
 use crate::{
     nft::{Hook, Key, Selector as S, Statement as St, Type as T},
@@ -44,26 +45,25 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         table.ranges(both!(f, "between4", "between6"), &[a, a]);
         table.ranges(both!(f, "inbound4", "inbound6"), &[T::IfName, a]);
     }
+    let recall = Recall::new(context);
+    recall.add(table);
     fill_zones(context, table);
     fill_permissions(context, table);
     let invalid = || vec![ct_state(0b001, "invalid"), drop()];
-    table.base(
-        "through",
-        Hook::Forward,
-        FILTER,
-        vec![
-            vec![known(), accept()],
-            vec![St::In(vec![S::IifName], "inside"), goto("from_guest")],
-            vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
-            vec![from_ours(), drop()],
-            vec![to_ours(), drop()],
-            // With br_netfilter frames that only cross a bridge come here, too.
-            vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
-            // We made this host forward for our guests, not for whatever else is connected to it.
-            vec![v4(), St::In(vec![S::IifName], "closed4"), drop()],
-            vec![v6(), St::In(vec![S::IifName], "closed6"), drop()],
-        ],
-    );
+    let mut through = vec![vec![known(), accept()]];
+    through.extend(recall.known(Way::In, [not_from_ours(), to_ours(), goto("known_in")]));
+    through.extend([
+        vec![St::In(vec![S::IifName], "inside"), goto("from_guest")],
+        vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
+        vec![from_ours(), drop()],
+        vec![to_ours(), drop()],
+        // With br_netfilter frames that only cross a bridge come here, too.
+        vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+        // We made this host forward for our guests, not for whatever else is connected to it.
+        vec![v4(), St::In(vec![S::IifName], "closed4"), drop()],
+        vec![v6(), St::In(vec![S::IifName], "closed6"), drop()],
+    ]);
+    table.base("through", Hook::Forward, FILTER, through);
     let listed_out = |f: &FamilyWords| {
         let set = both!(f, "listed_out4", "listed_out6");
         vec![(f.is)(), St::In(vec![f.saddr], set), jump(both!(f, "allow_out4", "allow_out6"))]
@@ -73,23 +73,26 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         let on_bridge = St::In(vec![S::IifName, S::OifName], "redirected");
         vec![v6(), icmpv6(), icmpv6_type(number, word), on_bridge, accept()]
     };
-    table.chain(
-        "from_guest",
-        vec![
-            invalid(),
-            vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
-            discovery(135, "nd-neighbor-solicit"),
-            discovery(136, "nd-neighbor-advert"),
-            midway::check("midway_from_guest"),
-            listed_out(&FAMILIES[0]),
-            listed_out(&FAMILIES[1]),
-            vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
-            vec![St::In(vec![S::IifName, S::OifName], "exits"), accept()],
-            vec![goto("refuse_out")],
-        ],
-    );
+    // The set says whether the guest's network still has this way out.
+    let out = recall.known(Way::Out, [St::In(vec![S::IifName, S::OifName], "exits"), accept()]);
+    let between = recall.known(Way::Between, [jump("known_between")]);
+    let mut from_guest: Vec<_> = out.into_iter().chain(between).collect();
+    from_guest.extend([
+        invalid(),
+        vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+        discovery(135, "nd-neighbor-solicit"),
+        discovery(136, "nd-neighbor-advert"),
+        midway::check("midway_from_guest"),
+        listed_out(&FAMILIES[0]),
+        listed_out(&FAMILIES[1]),
+        vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
+        [vec![St::In(vec![S::IifName, S::OifName], "exits")], recall.admit(Way::Out)].concat(),
+        vec![goto("refuse_out")],
+    ]);
+    table.chain("from_guest", from_guest);
     let between = |f: &FamilyWords| {
-        vec![(f.is)(), St::In(vec![f.saddr, f.daddr], both!(f, "between4", "between6")), accept()]
+        let pair = St::In(vec![f.saddr, f.daddr], both!(f, "between4", "between6"));
+        [vec![(f.is)(), pair], recall.admit(Way::Between)].concat()
     };
     table.chain(
         "from_guest_to_guest",
@@ -110,7 +113,8 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         vec![(f.is)(), St::In(vec![f.saddr], both!(f, "attached4", "attached6")), goto("refuse_in")]
     };
     let inbound = |f: &FamilyWords| {
-        vec![(f.is)(), St::In(vec![S::IifName, f.daddr], both!(f, "inbound4", "inbound6")), accept()]
+        let to = St::In(vec![S::IifName, f.daddr], both!(f, "inbound4", "inbound6"));
+        [vec![(f.is)(), to], recall.admit(Way::In)].concat()
     };
     table.chain(
         "from_outside",
@@ -134,14 +138,14 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         "to_guest",
         vec![
             // Its translation is the permission of a published port.
-            vec![published(), accept()],
+            vec![published(), recall.admit_to_guest()],
             listed_in(&FAMILIES[0]),
             listed_in(&FAMILIES[1]),
         ],
     );
     for f in &FAMILIES {
         let family = usize::from(f.v6);
-        let allowed = |side: &Side, own: S, peer: S, end: fn() -> St| {
+        let allowed = |side: &Side, own: S, peer: S, end: &dyn Fn() -> St| {
             // The guest's own address first: see [`fill_side`].
             let flow = || vec![own, peer, S::L4Proto];
             let to_port = || vec![own, peer, S::L4Proto, S::ThDport];
@@ -153,9 +157,12 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         };
         let refuse = |chain| vec![vec![goto(chain)]];
         let name = both!(f, "allow_in4", "allow_in6");
-        table.chain(name, [allowed(&IN, f.daddr, f.saddr, accept), refuse("refuse_in")].concat());
+        table.chain(
+            name,
+            [allowed(&IN, f.daddr, f.saddr, &|| recall.admit_to_guest()), refuse("refuse_in")].concat(),
+        );
         let name = both!(f, "allow_out4", "allow_out6");
-        table.chain(name, [allowed(&OUT, f.saddr, f.daddr, back), refuse("refuse_out")].concat());
+        table.chain(name, [allowed(&OUT, f.saddr, f.daddr, &back), refuse("refuse_out")].concat());
     }
     table.chain("refuse_out", vec![vec![St::CountIn("drop_out", vec![S::IifName]), drop()]]);
     table.chain("refuse_in", vec![vec![St::CountIn("drop_in", vec![S::OifName]), drop()]]);

@@ -34,34 +34,33 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         table.judge("ports", Key::new().name(port.device()), guard_of(port));
         add_own_addresses(port, table, false);
     }
+    let source =
+        |f: &FamilyWords| St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6"));
+    let own_packet = || vec![v4(), not_loopback_v4(S::IpDaddr), source(&FAMILIES[0]), accept()];
     table.base(
         "guard",
         Hook::Prerouting,
         BEFORE_DEFRAG,
         vec![
+            // What most packets of guests are: one look says what the chain of the port would.
+            [vec![from_ours(), St::Not(S::IifKind, Const::name("bridge"))], own_packet()].concat(),
             vec![St::VerdictMap(vec![S::IifName], "ports")],
             // A link of ours that the map does not know: not yet, or no longer, a guest's.
             vec![from_ours(), St::CountIn("drop_unknown", vec![S::IifName]), drop()],
         ],
     );
-    let source = |f: &FamilyWords| {
-        vec![
-            (f.is)(),
-            St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6")),
-            goto("no_loopback"),
-        ]
-    };
     table.chain(
         "from_port",
         vec![
+            own_packet(),
             vec![v6(), icmpv6(), goto("from_port_icmpv6")],
-            source(&FAMILIES[0]),
-            source(&FAMILIES[1]),
+            vec![v6(), source(&FAMILIES[1]), accept()],
             vec![
                 St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac"),
                 St::CountIn("drop_mac", vec![S::IifName]),
                 drop(),
             ],
+            vec![v4(), loopback_v4(S::IpDaddr), goto("no_loopback")],
             // A client that has no address yet asks for one (RFC 2131, 4.1).
             vec![v4(), St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
             vec![v6(), goto("from_port_link_local")],
@@ -76,7 +75,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             message(134, "nd-router-advert", dropped("drop_ra")),
             message(137, "nd-redirect", dropped("drop_ra")),
             message(136, "nd-neighbor-advert", vec![jump("from_port_advert")]),
-            source(&FAMILIES[1]),
+            vec![source(&FAMILIES[1]), accept()],
             [vec![St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac")], dropped("drop_mac")].concat(),
             vec![St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), accept()],
             vec![goto("from_port_link_local")],

@@ -9,6 +9,7 @@ mod forward;
 mod guard;
 mod input;
 mod midway;
+mod recall;
 mod translation;
 
 use std::{collections::BTreeSet, net::IpAddr};

@@ -28,29 +28,34 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     for f in &FAMILIES {
         let a = f.address;
         table.map(both!(f, "publish4", "publish6"), &[a, T::Proto, T::Port], &[a, T::Port]);
-        table.range_map(both!(f, "publish_range4", "publish_range6"), &[a, T::Proto, T::Port], &[a]);
+        table.range_map(both!(f, "publish_range4", "publish_range6"), &[T::Port, T::Proto, a], &[a]);
         table.map(both!(f, "publish_all4", "publish_all6"), &[T::Proto, T::Port], &[a, T::Port]);
-        table.range_map(both!(f, "publish_all_range4", "publish_all_range6"), &[T::Proto, T::Port], &[a]);
+        table.range_map(both!(f, "publish_all_range4", "publish_all_range6"), &[T::Port, T::Proto], &[a]);
         table.ranges(both!(f, "hairpin4", "hairpin6"), &[a, a]);
+        table.set(both!(f, "hairpin_own4", "hairpin_own6"), &[a, a]);
         table.range_map(both!(f, "snat4", "snat6"), &[T::IfName, a], &[a]);
         table.ranges(both!(f, "masquerade4", "masquerade6"), &[T::IfName, a]);
     }
     fill_published(context, table);
     fill_ways_out(context, table);
     let mut ports = vec![vec![St::NotIn(vec![S::L4Proto], "transport"), accept()]];
+    let mut everywhere = Vec::new();
     for f in &FAMILIES {
-        let to =
-            |key: Vec<S>, map, port| St::Translate { kind: NatKind::Dnat, family: f.proto, key, map, port };
-        let exact = || vec![f.daddr, S::L4Proto, S::ThDport];
-        let any = || vec![S::L4Proto, S::ThDport];
-        // RTN_LOCAL
-        let local = || St::Is(S::FibDaddrType, Const::u32(2, "local"));
-        ports.push(vec![(f.is)(), to(exact(), both!(f, "publish4", "publish6"), true)]);
-        ports.push(vec![(f.is)(), to(exact(), both!(f, "publish_range4", "publish_range6"), false)]);
-        ports.push(vec![(f.is)(), local(), to(any(), both!(f, "publish_all4", "publish_all6"), true)]);
-        let map = both!(f, "publish_all_range4", "publish_all_range6");
-        ports.push(vec![(f.is)(), local(), to(any(), map, false)]);
+        let to = |key, map, port| {
+            vec![(f.is)(), St::Translate { kind: NatKind::Dnat, family: f.proto, key, map, port }]
+        };
+        // Of ranges the port comes first: few of them share it, and all others are done with.
+        let (exact, range) = (vec![f.daddr, S::L4Proto, S::ThDport], vec![S::ThDport, S::L4Proto, f.daddr]);
+        ports.push(to(exact, both!(f, "publish4", "publish6"), true));
+        ports.push(to(range, both!(f, "publish_range4", "publish_range6"), false));
+        let (exact, range) = (vec![S::L4Proto, S::ThDport], vec![S::ThDport, S::L4Proto]);
+        everywhere.push(to(exact, both!(f, "publish_all4", "publish_all6"), true));
+        everywhere.push(to(range, both!(f, "publish_all_range4", "publish_all_range6"), false));
     }
+    // RTN_LOCAL
+    let local = St::Is(S::FibDaddrType, Const::u32(2, "local"));
+    ports.push(vec![local, goto("published_everywhere")]);
+    table.chain("published_everywhere", everywhere);
     let nat = |hook, priority| Base { kind: ChainKind::Nat, hook, priority, device: None };
     table.base_chain("published", nat(Hook::Prerouting, DSTNAT), ports.clone());
     // ::1 cannot leave the loopback device, so nothing that is sent to it is led elsewhere.
@@ -62,6 +67,8 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         // Answers within one subnet would not come back through us.
         let hairpin = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin4", "hairpin6"));
         leaving.push(vec![published(), (f.is)(), hairpin, St::Masquerade]);
+        let own = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin_own4", "hairpin_own6"));
+        leaving.push(vec![published(), (f.is)(), own, St::Masquerade]);
         let key = || vec![S::OifName, f.saddr];
         let map = both!(f, "snat4", "snat6");
         leaving.push(vec![
@@ -78,7 +85,7 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
         for publish in guest.publish.iter().map(|p| p.publish) {
             for f in FAMILIES.iter().filter(|f| publish.address.is_none_or(|a| a.is_ipv6() == f.v6)) {
                 let Some(target) = context.publish_target(guest, f.v6) else { continue };
-                let key = || publish.address.map_or_else(Key::new, |a| Key::new().ip(a)).proto(publish.proto);
+                let at = |key: Key| publish.address.map_or(key.clone(), |a| key.ip(a));
                 let exact = match publish.address {
                     Some(_) => both!(f, "publish4", "publish6"),
                     None => both!(f, "publish_all4", "publish_all6"),
@@ -88,14 +95,16 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
                         Some(_) => both!(f, "publish_range4", "publish_range6"),
                         None => both!(f, "publish_all_range4", "publish_all_range6"),
                     };
-                    table.relate(range, key().ports(publish.host), Key::new().ip(target));
+                    let key = at(Key::new().ports(publish.host).proto(publish.proto));
+                    table.relate(range, key, Key::new().ip(target));
                     continue;
                 }
                 // The kernel cannot shift a range of ports, so each port of a shifted one is an element.
                 let pairs = (publish.host.first()..=publish.host.last())
                     .zip(publish.guest.first()..=publish.guest.last());
                 for (host, port) in pairs {
-                    table.relate(exact, key().port(host), Key::new().ip(target).port(port));
+                    let key = at(Key::new()).proto(publish.proto).port(host);
+                    table.relate(exact, key, Key::new().ip(target).port(port));
                 }
             }
         }
@@ -105,18 +114,18 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
 
 /// Who reaches a published port from the same subnet: guests of one bridge, and a routed guest its own.
 fn fill_hairpins(context: &Context<'_>, table: &mut Builder) {
-    let mut insert = |prefix: IpNet| {
-        let set = if prefix.addr().is_ipv6() { "hairpin6" } else { "hairpin4" };
-        table.insert(set, Key::new().prefix(prefix).prefix(prefix));
-    };
     for network in context.config.networks.values().filter(|n| bridge_of(n).is_some()) {
-        aggregate(prefixes(network)).into_iter().for_each(&mut insert);
+        for prefix in aggregate(prefixes(network)) {
+            let set = if prefix.addr().is_ipv6() { "hairpin6" } else { "hairpin4" };
+            table.insert(set, Key::new().prefix(prefix).prefix(prefix));
+        }
     }
     for (_, guest) in context.guests().filter(|(_, g)| !g.publish.is_empty()) {
         for (address, nic) in context.addresses_of(guest) {
             let network = context.config.networks.get(&nic.network);
             if network.is_some_and(|n| matches!(n.mode, Mode::Routed { .. })) {
-                insert(IpNet::from(address));
+                let set = if address.is_ipv6() { "hairpin_own6" } else { "hairpin_own4" };
+                table.insert(set, Key::new().ip(address).ip(address));
             }
         }
     }

@@ -5,6 +5,7 @@ flow.py serve PORT...           answers each byte of TCP, and each datagram, wit
 flow.py hold NAME HOST PORT [udp] [quiet]
                                 keeps a flow busy for ever, or listens only; /run/NAME is touched with each byte that
                                 comes
+flow.py sink NAME PORT          takes datagrams, which nobody answers; /run/NAME is touched with each
 flow.py alive NAME...           they are alive, and have been all the time
 flow.py ended NAME...           they have ended
 flow.py forget                  makes this host forget all flows, as one is that a guest has just moved to
@@ -47,6 +48,30 @@ def serve_udp(port):
         server.sendto(data, client)
 
 
+class Pulse:
+    """What /run/NAME says: when something came last, and the longest silence before that."""
+
+    def __init__(self, name):
+        self.name, self.last, self.gap = name, None, 0.0
+
+    def beat(self):
+        now = time.monotonic()
+        self.gap, self.last = max(self.gap, now - (self.last or now)), now
+        with open(f"/run/{self.name}.new", "w") as file:
+            file.write(f"{now} {self.gap}")
+        os.rename(f"/run/{self.name}.new", f"/run/{self.name}")
+
+
+def sink(name, port):
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.bind(("::", port))
+    pulse = Pulse(name)
+    while True:
+        server.recv(100)
+        pulse.beat()
+
+
 def hold(name, host, port, *rest):
     kind = socket.SOCK_DGRAM if "udp" in rest else socket.SOCK_STREAM
     flow = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
@@ -58,19 +83,14 @@ def hold(name, host, port, *rest):
         except OSError:
             time.sleep(0.1)
     flow.settimeout(0.1)
-    last = time.monotonic()
-    gap = 0.0
+    pulse = Pulse(name)
     while True:
         try:
             if "quiet" not in rest:
                 flow.send(b"?")
             if not flow.recv(100):
                 break
-            now = time.monotonic()
-            gap, last = max(gap, now - last), now
-            with open(f"/run/{name}.new", "w") as file:
-                file.write(f"{now} {gap}")
-            os.rename(f"/run/{name}.new", f"/run/{name}")
+            pulse.beat()
         except TimeoutError:
             pass
         except OSError:
@@ -114,6 +134,8 @@ if what == "serve":
         threading.Thread(target=serve_udp, args=(port,)).start()
 elif what == "forget":
     forget()
+elif what == "sink":
+    sink(rest[0], int(rest[1]))
 elif what == "hold":
     hold(rest[0], rest[1], int(rest[2]), *rest[3:])
 else:
