@@ -46,6 +46,8 @@ case $purpose in test | ci)
     need procps kill "ends processes in tests"
     need util-linux unshare "gives tests namespaces of their own"
     need mount mount "gives tests a /run of their own"
+    need iptables iptables "makes the rules of others in tests: as Docker has them, by both kinds of iptables"
+    need ufw ufw "is one of those others"
     need python3 python3 "plays servers, attackers and virtual machines in tests"
     need debootstrap debootstrap "makes the Debian that a test boots"
     need systemd-container systemd-nspawn "boots it"

@@ -7,6 +7,7 @@ mod apply;
 mod attr;
 mod conntrack;
 mod error;
+mod facts;
 mod link;
 mod lives;
 mod neighbour;

@@ -18,7 +18,7 @@ use crate::guard;
     name = "viaduct",
     version,
     after_help = "Exit status: 0 done or nothing to do, 1 failed (nothing half-done), 2 wrong usage or wrong \
-                  configuration, 3 `plan --exit-code` found changes."
+                  configuration, 3 `plan --exit-code` found changes. `doctor`: 1 when findings remain."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -82,6 +82,13 @@ pub(crate) enum Command {
     },
     /// Show networks, guests, addresses, ports, drops and drift
     Status,
+    /// Find what other programs and settings of this host break for guests, and what mends it; status 1 when something
+    /// is found that loses packets or may
+    Doctor {
+        /// Do what is safe: what can be repeated and taken back, and changes nothing for others. The rest is shown
+        #[arg(long)]
+        fix: bool,
+    },
     /// Connect a guest's NIC that now exists as a namespace, tap or device
     Attach(Attach),
     /// Disconnect a guest's NIC

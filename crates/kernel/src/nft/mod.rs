@@ -4,12 +4,13 @@ mod attr;
 mod decode;
 mod encode;
 mod error;
+mod foreign;
 mod notice;
 mod read;
 mod socket;
 mod uapi;
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 pub use error::NftError;
 pub(crate) use notice::{Notice, notice};
@@ -86,6 +87,18 @@ impl Nft {
     /// As [`Self::read`].
     pub fn counters(&mut self) -> Result<Vec<DynamicCounter>, NftError> {
         Ok(self.settled(read::counters)?.0)
+    }
+
+    /// The tables of others that have a filter for forwarded packets. Names of devices by their ifindex are for rules
+    /// that have the number.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn foreign(
+        &mut self,
+        names: &BTreeMap<u32, String>,
+    ) -> Result<Vec<viaduct_doctor::filter::Table>, NftError> {
+        self.settled(|connection| foreign::tables(connection, names)).map(|(tables, _)| tables)
     }
 
     /// A number that changes with every transaction of anybody in this network namespace.

@@ -125,6 +125,8 @@ numbers! {
     }
     /// NF_NAT_RANGE_* (include/uapi/linux/netfilter/nf_nat.h), those that registers imply
     nat_range: u32 { MAP_IPS = 1, PROTO_SPECIFIED = 2 }
+    /// nft_match_attributes and nft_target_attributes
+    xt: u16 { NAME = 1, REVISION = 2, INFO = 3 }
     /// nft_counter_attributes
     counter: u16 { BYTES = 1, PACKETS = 2 }
 }
@@ -137,6 +139,8 @@ pub(super) const TABLE_DORMANT: u32 = 1;
 pub(super) const REG32_00: u32 = 8;
 /// NFT_REG_VERDICT
 pub(super) const REG_VERDICT: u32 = 0;
+/// NF_INET_FORWARD
+pub(super) const NF_INET_FORWARD: u32 = 2;
 /// NF_ACCEPT as a chain's policy.
 pub(super) const POLICY_ACCEPT: u32 = 1;
 /// Bits of a key type that belong to its last field; nft's TYPE_BITS (its include/datatype.h).

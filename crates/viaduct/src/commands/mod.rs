@@ -6,6 +6,7 @@ mod attach;
 mod boot;
 mod check;
 mod confirm;
+mod doctor;
 mod events;
 mod exec;
 mod generate;
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Down => apply::down(global),
         Command::Boot => boot::run(global),
         Command::Status => status::run(global),
+        Command::Doctor { fix } => doctor::run(global, *fix),
         Command::Attach(arguments) => attach::attach(global, arguments),
         Command::Detach { nic } => attach::detach(global, nic),
         Command::Set(arguments) => set::run(global, arguments),
@@ -64,6 +66,13 @@ fn ask<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure
     if let Some(report) = client::ask(&global.run_dir, &operation, &mut caller)? {
         return Ok(report);
     }
+    operations::perform(&mut Host::open(global)?, operation, &mut caller)
+}
+
+/// Performs an operation in this process, also when there is a daemon, whose unit lets it write few files.
+fn do_here<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure> {
+    let waiting = |why: &str| tell!("{why}");
+    let mut caller = Caller { by: user::who(), progress: &mut |_, _| {}, waiting: &waiting };
     operations::perform(&mut Host::open(global)?, operation, &mut caller)
 }
 

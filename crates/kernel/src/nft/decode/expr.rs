@@ -21,13 +21,13 @@ pub(super) fn exprs(list: &[u8]) -> Result<Vec<Expr>> {
 }
 
 /// A constant, or a verdict when we have it.
-pub(super) enum Data<'a> {
+pub(in crate::nft) enum Data<'a> {
     Value(&'a [u8]),
     Verdict(Option<Verdict>),
 }
 
 /// What stands in NFTA_*_DATA.
-pub(super) fn data(nest: &[u8]) -> Result<Data<'_>> {
+pub(in crate::nft) fn data(nest: &[u8]) -> Result<Data<'_>> {
     let (kind, payload) = attrs(nest).next().ok_or(Malformed)??;
     match kind {
         data::VALUE => Ok(Data::Value(payload)),
@@ -51,7 +51,7 @@ fn decision(nest: &[u8]) -> Result<Option<Verdict>> {
 }
 
 /// The name of an expression, and its attributes.
-pub(super) fn named(nest: &[u8]) -> Result<(&str, &[u8])> {
+pub(in crate::nft) fn named(nest: &[u8]) -> Result<(&str, &[u8])> {
     let name = text(find(nest, expr::NAME)?.ok_or(Malformed)?)?;
     Ok((name, find(nest, expr::DATA)?.unwrap_or_default()))
 }

@@ -7,6 +7,7 @@ mod set;
 
 use viaduct_plan::nft::{Base, ChainKind, Expr, Family, Hook};
 
+pub(super) use self::expr::{Data, data, named};
 pub(super) use self::set::{counted_elements, elements, set};
 use super::{
     attr::{Malformed, attrs, be32, find, text},

@@ -1,0 +1,64 @@
+//! Findings, and what mends them.
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gravity {
+    /// Packets of guests are lost.
+    Broken,
+    /// They are lost under circumstances: for some packets, or when another program starts anew.
+    Risk,
+    /// Nothing shows that anything is lost, but it cannot be seen from here.
+    Note,
+}
+
+/// Something that is wrong on a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What kind of finding it is, the same in every version: `foreign-filter`, `rp-filter`, …
+    pub kind: &'static str,
+    /// How bad.
+    pub gravity: Gravity,
+    /// What is wrong, in a line.
+    pub title: String,
+    /// Which networks and guests suffer.
+    pub sufferers: Vec<String>,
+    /// Why, in sentences.
+    pub why: String,
+    /// What mends it; none when nothing can be done from here.
+    pub remedy: Option<Remedy>,
+}
+
+/// What mends a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remedy {
+    /// Whether it may be done without asking anybody: it can be repeated and taken back, and changes nothing for
+    /// others.
+    pub safe: bool,
+    /// What is to be done, in this order.
+    pub steps: Vec<Step>,
+    /// How long it holds, what takes it back, what else could be done.
+    pub remark: String,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A command for a shell.
+    Run(String),
+    /// A file with its whole text, for a directory of drop-ins.
+    Write {
+        /// Its absolute path.
+        path: String,
+        /// Its text.
+        text: String,
+    },
+    /// Another program's file with a part of ours in it.
+    Edit {
+        /// Its absolute path.
+        path: String,
+        /// What is put in, with the line before which it stands.
+        part: String,
+        /// The whole text as it becomes.
+        text: String,
+    },
+}

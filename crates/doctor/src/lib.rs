@@ -1,0 +1,27 @@
+//! What breaks guests on a host though Viaduct did its part: other programs' firewalls, settings and habits. Facts go
+//! in, findings with their remedies come out. Pure.
+#![forbid(unsafe_code)]
+
+mod facts;
+pub mod filter;
+mod finding;
+mod firewall;
+mod legacy;
+mod managers;
+mod patient;
+mod remedy;
+mod settings;
+
+pub use facts::{ConfigFile, Facts};
+pub use finding::{Finding, Gravity, Remedy, Step};
+pub use legacy::tables as legacy_tables;
+pub use patient::Patient;
+
+/// Everything that is wrong, the gravest first.
+pub fn examine(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
+    let mut findings = firewall::findings(patient, facts);
+    findings.extend(settings::findings(patient, facts));
+    findings.extend(managers::findings(patient, facts));
+    findings.sort_by_key(|finding| finding.gravity);
+    findings
+}

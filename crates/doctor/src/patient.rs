@@ -1,0 +1,202 @@
+//! The host that is looked at: its configuration, who is attached, and the ways of its guests' packets.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use viaduct_model::{Config, Mode, Network, Nic, Policy, Uplink};
+use viaduct_plan::{Attachments, Desired, Notice, Observed, Target};
+use viaduct_types::{IfName, IpNet, NetworkName, NicId, UplinkName};
+
+use crate::{Facts, filter::Packet};
+
+/// Stand for the world: name servers that are well known, so that no filter takes them for forged.
+const OUTSIDE: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(9, 9, 9, 9), Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe));
+
+/// A host with what it should be and what it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Patient<'a> {
+    /// What was applied.
+    pub config: &'a Config,
+    /// Which NIC exists as what.
+    pub attachments: &'a Attachments,
+    /// What the kernel has of networks and of us.
+    pub observed: &'a Observed,
+    /// What it should have.
+    pub desired: &'a Desired,
+    /// What there is to be said about the configuration on this host.
+    pub notices: &'a [Notice],
+}
+
+/// A way that packets of a network take through the host.
+pub(crate) struct Way<'a> {
+    pub(crate) network: &'a NetworkName,
+    /// As people say it.
+    pub(crate) what: &'static str,
+    pub(crate) packet: Packet,
+}
+
+impl<'a> Patient<'a> {
+    /// The settings that have to be known.
+    pub fn sysctls(&self) -> BTreeSet<String> {
+        let mut paths: BTreeSet<String> = [
+            "net/ipv4/conf/all/rp_filter",
+            "net/bridge/bridge-nf-call-iptables",
+            "net/bridge/bridge-nf-call-ip6tables",
+            "net/netfilter/nf_conntrack_count",
+            "net/netfilter/nf_conntrack_max",
+        ]
+        .map(str::to_owned)
+        .into();
+        for (_, uplink) in self.uplinks() {
+            paths.insert(rp_filter(self.layer3(uplink)));
+        }
+        paths
+    }
+
+    /// Uplinks that networks use.
+    pub(crate) fn uplinks(&self) -> impl Iterator<Item = (&'a UplinkName, &'a Uplink)> {
+        let config = self.config;
+        config
+            .uplinks
+            .iter()
+            .filter(|(name, _)| config.networks.values().any(|n| n.uplink.as_ref() == Some(name)))
+    }
+
+    /// The device with an uplink's addresses: its bridge when it has one.
+    pub(crate) fn layer3(&self, uplink: &'a Uplink) -> &'a IfName {
+        self.desired.moves.get(&uplink.interface).unwrap_or(&uplink.interface)
+    }
+
+    /// The device by which a network's packets leave.
+    pub(crate) fn way_out(&self, network: &'a Network) -> Option<&'a IfName> {
+        Some(self.layer3(self.config.uplinks.get(network.uplink.as_ref()?)?))
+    }
+
+    /// The NICs of a network.
+    pub(crate) fn nics(&self, network: &NetworkName) -> impl Iterator<Item = (NicId, &'a Nic)> {
+        self.config.nics().filter(move |(_, nic)| nic.network == *network)
+    }
+
+    /// The host's device for a NIC.
+    pub(crate) fn device(&self, id: &NicId, nic: &'a Nic) -> &'a IfName {
+        match self.attachments.get(id) {
+            Some(Target::Tap { name, .. } | Target::Device { name }) => name,
+            Some(Target::Netns { .. }) | None => &nic.device,
+        }
+    }
+
+    /// A network and its guests, for people.
+    pub(crate) fn sufferers(&self, networks: &BTreeSet<&NetworkName>) -> Vec<String> {
+        /// So many guests are named; of more only the number is told.
+        const NAMED: usize = 6;
+        let words = |network: &&NetworkName| {
+            let mut guests: Vec<String> = self.nics(network).map(|(id, _)| id.guest.to_string()).collect();
+            guests.dedup();
+            let more = guests.len().saturating_sub(NAMED);
+            guests.truncate(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            if guests.is_empty() {
+                format!("network {network}, which has no guests yet")
+            } else {
+                format!("network {network}: {}{more}", guests.join(", "))
+            }
+        };
+        networks.iter().map(words).collect()
+    }
+
+    /// The ways of guests' packets through the forward hook.
+    pub(crate) fn ways(&self, facts: &Facts) -> Vec<Way<'a>> {
+        let mut ways = Vec::new();
+        for (name, network) in &self.config.networks {
+            let mut seen = BTreeSet::new();
+            for (id, nic) in self.nics(name) {
+                let input = bridge(network).unwrap_or_else(|| self.device(&id, nic));
+                for address in nic.addresses.iter().map(|net| net.addr()) {
+                    // On a bridge one guest is like the other.
+                    if seen.insert((input, address.is_ipv4())) {
+                        self.add(&mut ways, facts, name, network, input, address);
+                    }
+                }
+            }
+        }
+        ways
+    }
+
+    fn add(
+        &self,
+        ways: &mut Vec<Way<'a>>,
+        facts: &Facts,
+        name: &'a NetworkName,
+        network: &'a Network,
+        device: &IfName,
+        guest: IpAddr,
+    ) {
+        let outside: IpAddr = if guest.is_ipv4() { OUTSIDE.0.into() } else { OUTSIDE.1.into() };
+        let mut add = |what, packet| ways.push(Way { network: name, what, packet });
+        let packet = |from: &IfName, to: &IfName, source, destination, established, translated| Packet {
+            input: from.to_string(),
+            output: to.to_string(),
+            source,
+            destination,
+            established,
+            translated,
+        };
+        if let (Some(out), Mode::Nat { .. } | Mode::Routed { .. }) = (self.way_out(network), &network.mode) {
+            add("to the outside", packet(device, out, guest, outside, false, false));
+            add("answers from outside", packet(out, device, outside, guest, true, false));
+            let routed = matches!(network.mode, Mode::Routed { .. });
+            let published = self.nics(name).any(|(id, _)| !self.config.guests[&id.guest].publish.is_empty());
+            if published {
+                add("to published ports", packet(out, device, outside, guest, false, true));
+            }
+            if routed && network.inbound == Policy::Allow {
+                add("from outside", packet(out, device, outside, guest, false, false));
+            }
+        }
+        let key = if guest.is_ipv4() { "iptables" } else { "ip6tables" };
+        let is_called = facts.number(&format!("net/bridge/bridge-nf-call-{key}")) == Some(1);
+        let meets = match &network.mode {
+            Mode::Bridged { .. } => true,
+            Mode::Nat { .. } | Mode::Isolated { .. } => {
+                network.between_guests == Policy::Allow && self.nics(name).nth(1).is_some()
+            }
+            Mode::Routed { .. } | Mode::Vnet { .. } => false,
+        };
+        if is_called && meets {
+            add(BETWEEN, packet(device, device, guest, outside, false, false));
+        }
+    }
+}
+
+/// The way of frames that a bridge only passes on.
+pub(crate) const BETWEEN: &str = "between ports of its bridge";
+
+/// The bridge of a network that has one.
+pub(crate) fn bridge(network: &Network) -> Option<&IfName> {
+    match &network.mode {
+        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => {
+            Some(bridge)
+        }
+        Mode::Routed { .. } | Mode::Vnet { .. } => None,
+    }
+}
+
+/// The prefixes of a network's guests, of one family.
+pub(crate) fn prefixes(network: &Network, ipv4: bool) -> Vec<IpNet> {
+    let all: Vec<IpNet> = match &network.mode {
+        Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
+            subnets.iter().map(|s| s.prefix).collect()
+        }
+        Mode::Routed { pool, .. } => pool.clone(),
+        Mode::Bridged { .. } | Mode::Vnet { .. } => Vec::new(),
+    };
+    all.into_iter().filter(|net| net.addr().is_ipv4() == ipv4).collect()
+}
+
+/// The path of a device's reverse path filter.
+pub(crate) fn rp_filter(device: &IfName) -> String {
+    format!("net/ipv4/conf/{device}/rp_filter")
+}

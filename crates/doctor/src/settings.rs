@@ -1,0 +1,274 @@
+//! Settings of the kernel and of devices.
+
+use std::collections::BTreeSet;
+
+use viaduct_model::{Mode, Network};
+use viaduct_plan::{RouteKind, Severity};
+use viaduct_types::{IfName, NetworkName, UplinkName};
+
+use crate::{
+    Facts, Finding, Gravity, Patient, Remedy, Step,
+    patient::{bridge, rp_filter},
+};
+
+/// Makers of machines whose networks take frames of registered MACs only, as they say in their documentation.
+const LOCKING: [&str; 2] = ["Hetzner", "OVH"];
+
+pub(crate) fn findings(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(notices(patient));
+    findings.extend(forwarding(patient, facts));
+    findings.extend(reverse_path(patient, facts));
+    findings.extend(mtu(patient));
+    findings.extend(connections(patient, facts));
+    findings.extend(foreign_macs(patient, facts));
+    findings
+}
+
+/// What a host that is applied to is told anyway: missing features of the kernel, overlapping subnets.
+fn notices<'a>(patient: &'a Patient<'_>) -> impl Iterator<Item = Finding> + 'a {
+    patient.notices.iter().map(|notice| Finding {
+        kind: "configuration",
+        gravity: match notice.severity {
+            Severity::Error => Gravity::Broken,
+            Severity::Warning => Gravity::Note,
+        },
+        title: notice.text.clone(),
+        sufferers: Vec::new(),
+        why: notice.origin.as_ref().map(|origin| format!("It is asked for in {origin}.")).unwrap_or_default(),
+        remedy: None,
+    })
+}
+
+/// The networks of which something is true.
+fn networks<'a>(patient: &Patient<'a>, is: impl Fn(&Network) -> bool) -> BTreeSet<&'a NetworkName> {
+    patient.config.networks.iter().filter(|(_, network)| is(network)).map(|(name, _)| name).collect()
+}
+
+fn set(path: &str, value: &str) -> Step {
+    Step::Run(format!("echo {value} >/proc/sys/{path}"))
+}
+
+fn forwarding(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
+    let wanted = patient.desired.sysctls.iter().filter(|(key, _)| key.path().ends_with("/forwarding"));
+    let off: Vec<&str> = wanted
+        .filter(|(key, setting)| {
+            patient.observed.sysctls.get(*key).is_some_and(|value| *value != setting.value)
+        })
+        .map(|(key, _)| key.path())
+        .collect();
+    if off.is_empty() {
+        return None;
+    }
+    let culprits: Vec<&str> = facts
+        .files
+        .iter()
+        .filter(|file| file.path.starts_with("/etc/sysctl") && switches_off(&file.text))
+        .map(|file| file.path.as_str())
+        .collect();
+    let mut why = format!(
+        "{} {} 0, so the kernel forwards nothing there.",
+        off.join(", "),
+        if off.len() == 1 { "is" } else { "are" }
+    );
+    if !culprits.is_empty() {
+        why.push_str(&format!(" {} switches it off whenever it is loaded: correct it.", culprits.join(", ")));
+    }
+    Some(Finding {
+        kind: "forwarding",
+        gravity: Gravity::Broken,
+        title: "forwarding is off".to_owned(),
+        sufferers: patient
+            .sufferers(&networks(patient, |n| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. }))),
+        why,
+        remedy: Some(Remedy {
+            safe: true,
+            steps: off.into_iter().map(|path| set(path, "1")).collect(),
+            remark: "`viaduct daemon` puts it right by itself, whoever switches it off.".to_owned(),
+        }),
+    })
+}
+
+fn switches_off(text: &str) -> bool {
+    text.lines().filter_map(|line| line.split_once('=')).any(|(key, value)| {
+        let key = key.trim().trim_start_matches('-').replace('/', ".");
+        value.trim() == "0" && (key == "net.ipv4.ip_forward" || key.ends_with(".all.forwarding"))
+    })
+}
+
+/// An uplink that is not the way back to those who send by it, with a filter that wants it to be (RFC 3704 strict).
+fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
+    let strict = |device: &IfName| {
+        let of_all = facts.number("net/ipv4/conf/all/rp_filter").unwrap_or(0);
+        // The kernel takes the higher one (IN_DEV_RPFILTER).
+        facts.number(&rp_filter(device)).is_some_and(|own| own.max(of_all) == 1)
+    };
+    let default = patient
+        .observed
+        .routes
+        .iter()
+        .filter(|r| {
+            r.destination.prefix_len() == 0 && r.destination.addr().is_ipv4() && r.kind == RouteKind::Unicast
+        })
+        .min_by_key(|r| r.metric)
+        .and_then(|route| route.link.as_ref());
+    let one = |(name, uplink): (&UplinkName, &viaduct_model::Uplink)| {
+        let device = patient.layer3(uplink);
+        let carries = |n: &Network| {
+            n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. })
+        };
+        let networks = networks(patient, carries);
+        if !strict(device) || default == Some(device) || networks.is_empty() {
+            return None;
+        }
+        let path = rp_filter(device);
+        let elsewhere = default.map_or_else(
+            || "there is no default route".to_owned(),
+            |other| format!("the default route leads out of {other}"),
+        );
+        Some(Finding {
+            kind: "rp-filter",
+            gravity: Gravity::Broken,
+            title: format!("{device} drops what comes from the world (strict reverse path filter)"),
+            sufferers: patient.sufferers(&networks),
+            why: format!(
+                "rp_filter is 1 for {device}, so it takes packets only from where it would send the answer, and \
+                 {elsewhere}. What comes in for guests by {device} is lost without a trace."
+            ),
+            remedy: Some(Remedy {
+                safe: true,
+                steps: vec![
+                    set(&path, "2"),
+                    Step::Write {
+                        path: format!("/etc/sysctl.d/80-viaduct-rp-filter-{device}.conf"),
+                        text: format!(
+                            "# Written by `viaduct doctor --fix`: guests' packets come in by it.\n{path} = 2\n"
+                        ),
+                    },
+                ],
+                remark:
+                    "2 is the loose check: an address has to be reachable, by whichever device. It lasts."
+                        .to_owned(),
+            }),
+        })
+    };
+    patient.uplinks().filter_map(one).collect()
+}
+
+/// Ports of a bridge that take less than the bridge: longer frames are dropped there without an answer.
+fn mtu(patient: &Patient<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, network) in &patient.config.networks {
+        let Some((bridge, device)) = bridge(network).and_then(|b| Some((b, patient.observed.links.get(b)?)))
+        else {
+            continue;
+        };
+        // The bridge's own MTU matters only where the host routes; what guests send is told by theirs.
+        let longest = patient
+            .observed
+            .links
+            .iter()
+            .filter(|(_, link)| link.master.as_ref() == Some(bridge))
+            .map(|(_, link)| link.mtu)
+            .chain([device.mtu])
+            .max()
+            .unwrap_or(device.mtu);
+        let ports = patient.observed.links.iter().filter(|(_, link)| link.master.as_ref() == Some(bridge));
+        for (port, link) in ports.filter(|(_, link)| link.mtu < longest) {
+            let uplink = patient.config.uplinks.values().any(|uplink| uplink.interface == *port);
+            let guest = patient.nics(name).find(|(id, nic)| patient.device(id, nic) == port);
+            let sufferers = match &guest {
+                Some((id, _)) => vec![format!("network {name}: {id}")],
+                None => patient.sufferers(&BTreeSet::from([name])),
+            };
+            let steps = vec![Step::Run(format!("ip link set dev {port} mtu {longest}"))];
+            let remark = if uplink {
+                format!(
+                    "Or, if the segment behind {port} carries no more, write `mtu = {}` into [networks.{name}].",
+                    link.mtu
+                )
+            } else {
+                "It lasts as long as the device.".to_owned()
+            };
+            let wanted = patient.desired.links.get(port).and_then(|link| link.mtu);
+            findings.push(Finding {
+                kind: "mtu",
+                // A smaller one that the file asks for harms only those who do not go by it.
+                gravity: if wanted == Some(link.mtu) { Gravity::Risk } else { Gravity::Broken },
+                title: format!("{port} takes {} bytes, other ports of {bridge} {longest}", link.mtu),
+                sufferers,
+                why: format!(
+                    "A bridge drops what is too long for a port, and nobody is told: connections open, then hang at the \
+                     first packet of more than {} bytes.",
+                    link.mtu
+                ),
+                remedy: Some(Remedy {
+                    // A port that says otherwise in the file would be changed back.
+                    safe: !uplink && wanted.is_none_or(|mtu| mtu == longest),
+                    steps,
+                    remark,
+                }),
+            });
+        }
+    }
+    findings
+}
+
+/// A table of connections that is nearly full: then new ones are lost.
+fn connections(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
+    const PATH: &str = "net/netfilter/nf_conntrack_max";
+    let (count, most) = (facts.number("net/netfilter/nf_conntrack_count")?, facts.number(PATH)?);
+    // None: no limit.
+    if most == 0 || count.saturating_mul(10) < most.saturating_mul(9) {
+        return None;
+    }
+    let more = most.saturating_mul(2);
+    Some(Finding {
+        kind: "conntrack",
+        gravity: Gravity::Broken,
+        title: format!("{count} of at most {most} connections are tracked"),
+        sufferers: patient.sufferers(&networks(patient, |n| n.uplink.is_some())),
+        why: "When the table is full, the first packet of every new connection is dropped.".to_owned(),
+        remedy: Some(Remedy {
+            safe: false,
+            steps: vec![
+                set(PATH, &more.to_string()),
+                Step::Write {
+                    path: "/etc/sysctl.d/80-viaduct-conntrack.conf".to_owned(),
+                    text: format!("{PATH} = {more}\n"),
+                },
+            ],
+            remark: "Each takes about 320 bytes of the kernel's memory. Look first whether a guest is being flooded or \
+                     floods others."
+                .to_owned(),
+        }),
+    })
+}
+
+/// Guests' own MACs on the segment of a provider that may know only the host's.
+fn foreign_macs(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
+    let shows = |n: &Network| matches!(n.mode, Mode::Bridged { .. });
+    let known = LOCKING.iter().find(|maker| facts.machine.contains(*maker));
+    let Some(provider) = known else { return Vec::new() };
+    let one = |(name, network): (&NetworkName, &Network)| {
+        let out = network.uplink.as_ref()?;
+        Some(Finding {
+            kind: "mac-filter",
+            gravity: Gravity::Note,
+            title: format!("guests of network {name} show their own MACs on uplink {out}"),
+            sufferers: patient.sufferers(&BTreeSet::from([name])),
+            why: format!(
+                "This machine is {provider}'s by its firmware, and {provider} takes frames of registered MACs only and \
+                 may lock a server that sends others. Which ones are registered cannot be seen from here."
+            ),
+            remedy: Some(Remedy {
+                safe: false,
+                steps: Vec::new(),
+                remark: "Give each NIC the virtual MAC that the provider registered for its address (`mac = …`), or use \
+                         a routed network, with `uplink-mac = true` where the provider wants the virtual MAC."
+                    .to_owned(),
+            }),
+        })
+    };
+    patient.config.networks.iter().filter(|(_, n)| shows(n)).filter_map(one).collect()
+}
