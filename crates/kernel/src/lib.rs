@@ -10,6 +10,7 @@ mod error;
 mod facts;
 mod link;
 mod lives;
+mod namespaces;
 mod neighbour;
 mod netns;
 pub mod nft;
@@ -30,7 +31,7 @@ use viaduct_types::IfName;
 
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use lives::Lives;
-pub use netns::{Netns, NetnsRef, command_in};
+pub use netns::{Netns, NetnsRef};
 pub use watch::{By, Culprit, Event, Watch, What};
 
 /// The kernel of one host, seen from the network namespace of the thread that opened it: its netlink sockets stay
@@ -43,6 +44,7 @@ pub struct Kernel {
     conntrack: conntrack::Conntrack,
     nft: nft::Nft,
     sockets: netns::Sockets,
+    namespaces: namespaces::Index,
     journal: sysctl::Journal,
     announcer: announce::Announcer,
     /// Where to look for the next free ifindex.
@@ -50,7 +52,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens it. The directory keeps the journal of changed sysctls, and is made if it is missing.
+    /// Opens it. The directory keeps the journal of changed sysctls and the names of shared namespaces, and is made if
+    /// it is missing.
     ///
     /// # Errors
     /// When a socket cannot be opened or the directory cannot be made.
@@ -61,6 +64,7 @@ impl Kernel {
             conntrack: conntrack::Conntrack::open()?,
             nft: nft::Nft::open().map_err(|e| KernelError::Filter { source: Arc::new(e) })?,
             sockets: netns::Sockets::new(),
+            namespaces: namespaces::Index::open(state_dir),
             journal: sysctl::Journal::open(state_dir)?,
             announcer: announce::Announcer::default(),
             next_index: link::first_index(),

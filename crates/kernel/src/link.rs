@@ -12,8 +12,9 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState,
-        In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+        In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
+        InfoPortKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo,
+        LinkMessage, MacVlanMode,
     },
 };
 use rustix::net::netdevice;
@@ -118,8 +119,19 @@ pub(crate) fn set_port(name: &IfName, setting: InfoBridgePort) -> Request {
 /// What to make.
 pub(crate) enum Make<'a> {
     Bridge,
-    Veth { netns: RawFd, peer: &'a IfName, peer_mac: MacAddr },
-    Vlan { lower: u32, id: u16 },
+    Veth {
+        netns: RawFd,
+        peer: &'a IfName,
+        peer_mac: MacAddr,
+    },
+    Vlan {
+        lower: u32,
+        id: u16,
+    },
+    /// In bridge mode.
+    Macvlan {
+        lower: u32,
+    },
 }
 
 /// Makes a link, down, with the ifindex that the caller chose, so that what follows in the same batch is about this
@@ -131,6 +143,30 @@ pub(crate) fn make(
     mac: Option<MacAddr>,
     mtu: Option<u32>,
 ) -> Request {
+    let message = new_link(index, name, make, mac, mtu);
+    Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// Makes a link in another namespace, down, with an ifindex of the kernel's choice. What it stands on is in this one.
+pub(crate) fn make_inside(
+    netns: RawFd,
+    name: &IfName,
+    make: &Make<'_>,
+    mac: MacAddr,
+    mtu: Option<u32>,
+) -> Request {
+    let mut message = new_link(0, name, make, Some(mac), mtu);
+    message.attributes.push(LinkAttribute::NetNsFd(netns));
+    Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn new_link(
+    index: u32,
+    name: &IfName,
+    make: &Make<'_>,
+    mac: Option<MacAddr>,
+    mtu: Option<u32>,
+) -> LinkMessage {
     let mut message = about(Which::Index(index));
     let attributes = &mut message.attributes;
     attributes.push(LinkAttribute::IfName(name.to_string()));
@@ -166,14 +202,16 @@ pub(crate) fn make(
         }
         Make::Vlan { lower, id } => {
             attributes.push(LinkAttribute::Link(*lower));
-            vec![
-                LinkInfo::Kind(InfoKind::Vlan),
-                LinkInfo::Data(InfoData::Vlan(vec![netlink_packet_route::link::InfoVlan::Id(*id)])),
-            ]
+            vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(*id)]))]
+        }
+        Make::Macvlan { lower } => {
+            attributes.push(LinkAttribute::Link(*lower));
+            let mode = InfoMacVlan::Mode(MacVlanMode::Bridge);
+            vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(InfoData::MacVlan(vec![mode]))]
         }
     };
     attributes.push(LinkAttribute::LinkInfo(info));
-    Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    message
 }
 
 /// Ifindexes that we choose: far above those that the kernel counts up from 1, so that nobody else's device gets

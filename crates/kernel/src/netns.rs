@@ -2,20 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
     fs::File,
     io,
     os::{
         fd::{AsFd, AsRawFd},
-        unix::{fs::MetadataExt, process::CommandExt},
+        unix::fs::MetadataExt,
     },
     path::Path,
-    process::Command,
     thread,
 };
 
 use netlink_sys::protocols::NETLINK_ROUTE;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
+};
 use viaduct_types::NamespaceName;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 };
 
 /// Where `ip netns` keeps its names.
-const NAMES: &str = "/run/netns";
+pub(crate) const NAMES: &str = "/run/netns";
 
 /// include/uapi/linux/magic.h
 const NSFS_MAGIC: i128 = 0x6e73_6673;
@@ -120,6 +121,35 @@ impl Netns {
         })
     }
 
+    /// Moves this process there for good, as `ip netns exec` does: it sees the namespace's devices in /sys, and the
+    /// files of /etc/netns/NAME in the place of those of /etc. To be called while there is one thread only.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN, or when a file of /etc/netns/NAME cannot stand in another's place.
+    pub fn become_inside(&self) -> Result<(), KernelError> {
+        self.enter()?;
+        let failed = |what: String| move |e: rustix::io::Errno| KernelError::system(what, e);
+        // SAFETY: only the mounts are this process's own from here on; no file descriptors are unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }
+            .map_err(failed("making a mount namespace".to_owned()))?;
+        // What is mounted here is nobody else's business, but what others mount is ours.
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .map_err(failed("making mounts private".to_owned()))?;
+        // Where a container may not mount it, /sys shows the devices of the outside as before.
+        let _ = unmount("/sys", UnmountFlags::DETACH);
+        if let Err(errno) = mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None) {
+            tracing::debug!(%errno, "/sys stays as it was");
+        }
+        let Some(name) = Path::new(&self.path).strip_prefix(NAMES).ok() else { return Ok(()) };
+        let Ok(files) = std::fs::read_dir(Path::new("/etc/netns").join(name)) else { return Ok(()) };
+        for file in files.flatten() {
+            let place = Path::new("/etc").join(file.file_name());
+            let what = format!("putting {} in the place of {}", file.path().display(), place.display());
+            mount_bind(file.path(), &place).map_err(failed(what))?;
+        }
+        Ok(())
+    }
+
     /// Does something there on a thread of its own, so that the caller's stays where it is.
     ///
     /// # Errors
@@ -131,37 +161,11 @@ impl Netns {
         })
     }
 
-    /// A command that will run there. Like any [`Command`] it is not yet started.
-    ///
-    /// # Errors
-    /// When there are no more file descriptors.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command, KernelError> {
-        let file = self
-            .file
-            .try_clone()
-            .map_err(|e| KernelError::system(format!("duplicating {}", self.path), e))?;
-        let mut command = Command::new(program);
-        // SAFETY: between fork and exec only one system call is made, on a descriptor opened before; nothing is
-        // allocated, no lock is taken.
-        unsafe {
-            command.pre_exec(move || enter(&file));
-        }
-        Ok(command)
-    }
-
     /// Opens a socket that stays there.
     fn socket(&self) -> Result<Socket, KernelError> {
         let opened = self.run(|| Socket::open(NETLINK_ROUTE))?;
         opened.map_err(|e| KernelError::system(format!("opening a netlink socket in {}", self.path), e))
     }
-}
-
-/// A command that will run in the namespace at `path`.
-///
-/// # Errors
-/// When there is no such namespace.
-pub fn command_in(path: &str, program: impl AsRef<OsStr>) -> Result<Command, KernelError> {
-    Netns::open(path)?.command(program)
 }
 
 fn enter(file: &File) -> io::Result<()> {
@@ -213,6 +217,11 @@ impl Sockets {
             self.open.insert(path.to_owned(), (netns.inode(), socket));
         }
         Ok(result)
+    }
+
+    /// Closes the socket in the namespace at `path`.
+    pub(crate) fn close(&mut self, path: &str) {
+        self.open.remove(path);
     }
 
     /// Closes the sockets of namespaces that nobody asks for any more, or that have gone from their path.

@@ -8,15 +8,15 @@ use std::{
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{
-    Address, Ask, Features, GuestLink, Inside, Kind, Link, Observe, Observed, ObservedGuest, Proxy, Sysctl,
-    nft,
+    Address, Ask, Features, GuestLink, Inside, Kind, Link, Observe, Observed, ObservedGuest,
+    ObservedNamespace, Proxy, Sysctl, nft,
 };
-use viaduct_types::{IfName, IpNet, MacAddr};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName};
 
 use crate::{
     Kernel, address,
-    error::{KernelError, Refusal},
-    link, neighbour,
+    error::{KernelError, NetnsReason, Refusal},
+    link, namespaces, neighbour,
     nft::Nft,
     route,
     socket::Socket,
@@ -73,6 +73,7 @@ impl Observe for Kernel {
             sysctls,
             journal: self.journal.read()?,
             nft,
+            namespaces: self.shared_namespaces(ask)?,
             guests: self.guests(ask)?,
             features: features()?,
             links,
@@ -82,7 +83,9 @@ impl Observe for Kernel {
 
 impl Kernel {
     fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
-        let wanted: BTreeSet<&str> = ask.guests.values().map(|inside| inside.path.as_str()).collect();
+        let shared = ask.namespaces.iter().map(namespaces::path);
+        let wanted: BTreeSet<String> =
+            ask.guests.values().map(|inside| inside.path.clone()).chain(shared).collect();
         self.sockets.retain(|path| wanted.contains(path));
         self.look_into(&ask.guests)
     }
@@ -111,6 +114,32 @@ impl Kernel {
             }
         }
         Ok(guests)
+    }
+}
+
+impl Kernel {
+    fn shared_namespaces(
+        &mut self,
+        ask: &Ask,
+    ) -> Result<BTreeMap<NamespaceName, ObservedNamespace>, KernelError> {
+        let known = self.namespaces.names();
+        let mut found = BTreeMap::new();
+        for name in ask.namespaces.union(&known) {
+            let path = namespaces::path(name);
+            match self.sockets.with(&path, namespaces::look) {
+                Ok(Ok(namespace)) => {
+                    found.insert(name.clone(), namespace);
+                }
+                Ok(Err(refusal)) => {
+                    return Err(KernelError::refused(format!("looking into {path}"), refusal));
+                }
+                // A file without a namespace is what a stopped run left.
+                Err(KernelError::Netns { reason, .. })
+                    if reason.is_missing() || reason == NetnsReason::NotNetns => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -150,7 +179,7 @@ fn look_into(socket: &mut Socket, device: &IfName) -> Result<ObservedGuest, Refu
 }
 
 /// fe80::/10 only: an IPv4 link-local address is not made by the kernel.
-fn is_link_local(address: &IpNet) -> bool {
+pub(crate) fn is_link_local(address: &IpNet) -> bool {
     match address {
         IpNet::V4(_) => false,
         IpNet::V6(address) => address.addr().is_unicast_link_local(),
@@ -178,7 +207,8 @@ fn probe() -> std::io::Result<Features> {
     let mut socket = Socket::open(NETLINK_ROUTE)?;
     let own = std::fs::File::open("/proc/thread-self/ns/net")?;
     let device = |text: &str| text.parse::<IfName>().map_err(std::io::Error::other);
-    let (bridge, near, far, vlan) = (device("b")?, device("v0")?, device("v1")?, device("v0.2")?);
+    let (bridge, near, far) = (device("b")?, device("v0")?, device("v1")?);
+    let (vlan, macvlan) = (device("v0.2")?, device("m0")?);
     let mut make = |index, name, what: &link::Make<'_>| {
         socket.batch(&[link::make(index, name, what, None, None)]).iter().all(Result::is_ok)
     };
@@ -186,6 +216,7 @@ fn probe() -> std::io::Result<Features> {
     let pair = link::Make::Veth { netns, peer: &far, peer_mac: MacAddr::derived(0, 0, 0) };
     let (bridge, veth) = (make(100, &bridge, &link::Make::Bridge), make(200, &near, &pair));
     let vlan = veth && make(300, &vlan, &link::Make::Vlan { lower: 200, id: 2 });
+    let macvlan = veth && make(400, &macvlan, &link::Make::Macvlan { lower: 200 });
 
     let mut nft = Nft::open().map_err(std::io::Error::other)?;
     let label = nft::Statement::Write(nft::Selector::CtLabel, nft::Const::label(0));
@@ -204,5 +235,6 @@ fn probe() -> std::io::Result<Features> {
         veth,
         tun: tap::open().is_ok(),
         vlan,
+        macvlan,
     })
 }

@@ -42,6 +42,7 @@ impl ObservePart for Kernel {
             journal: BTreeMap::new(),
             nft: Ruleset::default(),
             guests: self.look_into(&ask.guests)?,
+            namespaces: BTreeMap::new(),
             features: features()?,
         };
         self.addresses(ask, &mut observed)?;

@@ -9,6 +9,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
     desired::{ADOPTED, Desired, DesiredLink, UPLINK, When},
+    inner,
     nft::{self, Change, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     state::{Address, GROUP, Link, Observed, PROTOCOL, Route, RouteKind},
@@ -89,6 +90,7 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     plan.sysctls(When::WithLink);
     plan.addresses();
     plan.up();
+    plan.ops.extend(inner::make(observed, desired, &plan.fresh));
     plan.guests();
     plan.routes();
     plan.announce_and_listen();
@@ -195,8 +197,9 @@ impl Planner<'_> {
 
     /// Everything of ours that is not wanted, except the filter.
     fn take_away(&mut self) {
-        self.move_back();
         let (observed, desired) = (self.observed, self.desired);
+        self.ops.extend(inner::take_away(observed, desired));
+        self.move_back();
         for proxy in observed.proxies.iter().filter(|(_, p)| **p == PROTOCOL).map(|(proxy, _)| proxy) {
             if !desired.proxies.contains(proxy) {
                 self.ops.push(Op::DeleteProxy(proxy.clone()));

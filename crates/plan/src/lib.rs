@@ -5,6 +5,7 @@ mod closed;
 mod desired;
 mod diff;
 mod flows;
+mod inner;
 pub mod nft;
 mod op;
 pub mod part;
@@ -14,9 +15,12 @@ pub mod sim;
 mod state;
 
 pub use closed::{closed, has_filter};
-pub use desired::{Desired, DesiredGuest, DesiredLink, DesiredSysctl, Notice, Severity, When, ask, desired};
+pub use desired::{
+    Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER, Notice, Severity, When, ask,
+    desired,
+};
 pub use diff::{Plan, plan};
 pub use flows::ends;
-pub use op::{GuestChange, LinkChange, NewLink, Op};
+pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op};
 pub use port::{Apply, Observe, ObservePart};
 pub use state::*;

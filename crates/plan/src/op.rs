@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
 
 use crate::{
     nft,
@@ -87,6 +87,13 @@ pub enum Op {
         /// How.
         change: GuestChange,
     },
+    /// Make, change or take away a namespace that guests share.
+    Namespace {
+        /// Its name under /run/netns.
+        name: NamespaceName,
+        /// How.
+        change: NamespaceChange,
+    },
     /// End the flows that the new filter would not let through.
     EndFlows,
     /// Tell the neighbours on a device that an address is here (gratuitous ARP, unsolicited NA).
@@ -155,6 +162,72 @@ pub enum LinkChange {
     AddrgenNone(bool),
 }
 
+/// A change of a namespace that guests share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespaceChange {
+    /// Make it, with our alias on its loopback device.
+    Make,
+    /// Take it away, with the devices that we made in it.
+    Delete,
+    /// Make a device in it, down.
+    AddDevice {
+        /// Its name there.
+        device: IfName,
+        /// What to make.
+        kind: InnerKind,
+        /// Its alias.
+        alias: String,
+        /// Its MAC.
+        mac: MacAddr,
+        /// In bytes; none: the parent's.
+        mtu: Option<u32>,
+    },
+    /// Take a device of ours away.
+    DeleteDevice(IfName),
+    /// Change a device in it.
+    Device {
+        /// Its name there.
+        device: IfName,
+        /// How.
+        change: GuestChange,
+    },
+}
+
+/// A device inside a shared namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InnerKind {
+    /// An 802.1Q VLAN of a device of the host.
+    Vlan {
+        /// The host's device.
+        parent: IfName,
+        /// 1 to 4094.
+        id: u16,
+    },
+    /// A second network card in the segment of a device of the host, in bridge mode.
+    Macvlan {
+        /// The host's device.
+        parent: IfName,
+    },
+}
+
+impl InnerKind {
+    /// The host's device that it stands on.
+    pub fn parent(&self) -> &IfName {
+        match self {
+            Self::Vlan { parent, .. } | Self::Macvlan { parent } => parent,
+        }
+    }
+}
+
+impl fmt::Display for InnerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vlan { parent, id } => write!(f, "vlan {id} of {parent}"),
+            Self::Macvlan { parent } => write!(f, "macvlan of {parent}"),
+        }
+    }
+}
+
 /// A change inside a guest's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestChange {
@@ -202,6 +275,7 @@ impl Op {
                 format!("listening to {mac} on {link}")
             }
             Self::Guest { nic, .. } => format!("{nic} inside of its guest"),
+            Self::Namespace { name, .. } => format!("namespace {name}"),
             Self::Announce { link, address, .. } => format!("the announcement of {address} on {link}"),
         }
     }
@@ -265,21 +339,39 @@ impl fmt::Display for Op {
             Self::DeleteProxy(proxy) => write!(f, "- answer for {} on {}", proxy.address, proxy.link),
             Self::AddUnicast(link, mac) => write!(f, "+ listen to {mac} on {link}"),
             Self::DeleteUnicast(link, mac) => write!(f, "- listen to {mac} on {link}"),
-            Self::Guest { nic, device, change, .. } => match change {
-                GuestChange::LoopbackUp => write!(f, "~ {nic}: lo up"),
-                GuestChange::Mtu(mtu) => write!(f, "~ {nic}: {device} mtu {mtu}"),
-                GuestChange::Mac(mac) => write!(f, "~ {nic}: {device} mac {mac}"),
-                GuestChange::Up => write!(f, "~ {nic}: {device} up"),
-                GuestChange::AddAddress { address, .. } => {
-                    write!(f, "+ {nic}: address {address} on {device}")
+            Self::Guest { nic, device, change, .. } => inside(f, nic, device, change),
+            Self::Namespace { name, change } => match change {
+                NamespaceChange::Make => write!(f, "+ namespace {name}"),
+                NamespaceChange::Delete => write!(f, "- namespace {name}"),
+                NamespaceChange::AddDevice { device, kind, mac, mtu, .. } => {
+                    write!(f, "+ {name}: {device}, {kind}, mac {mac}")?;
+                    mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
                 }
-                GuestChange::DeleteAddress(address) => write!(f, "- {nic}: address {address} on {device}"),
-                GuestChange::AddRoute(route) => write!(f, "+ {nic}: {route}"),
-                GuestChange::DeleteRoute(route) => write!(f, "- {nic}: {route}"),
+                NamespaceChange::DeleteDevice(device) => write!(f, "- {name}: {device}"),
+                NamespaceChange::Device { device, change } => inside(f, name, device, change),
             },
             Self::EndFlows => f.write_str("- flows that are no longer allowed"),
             Self::Announce { link, address, .. } => write!(f, "! announce {address} on {link}"),
         }
+    }
+}
+
+/// A change inside a namespace, of which `whose` is what people call it.
+fn inside(
+    f: &mut fmt::Formatter<'_>,
+    whose: &dyn fmt::Display,
+    device: &IfName,
+    change: &GuestChange,
+) -> fmt::Result {
+    match change {
+        GuestChange::LoopbackUp => write!(f, "~ {whose}: lo up"),
+        GuestChange::Mtu(mtu) => write!(f, "~ {whose}: {device} mtu {mtu}"),
+        GuestChange::Mac(mac) => write!(f, "~ {whose}: {device} mac {mac}"),
+        GuestChange::Up => write!(f, "~ {whose}: {device} up"),
+        GuestChange::AddAddress { address, .. } => write!(f, "+ {whose}: address {address} on {device}"),
+        GuestChange::DeleteAddress(address) => write!(f, "- {whose}: address {address} on {device}"),
+        GuestChange::AddRoute(route) => write!(f, "+ {whose}: {route}"),
+        GuestChange::DeleteRoute(route) => write!(f, "- {whose}: {route}"),
     }
 }
 

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
     nft::{self, Change, Family},
-    op::{GuestChange, LinkChange, NewLink, Op},
+    op::{GuestChange, LinkChange, NamespaceChange, NewLink, Op},
     part::AskPart,
     port::{Apply, Observe, ObservePart},
     state::{
-        Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, Kind, Link, Observed,
-        ObservedGuest, PROTOCOL, Route, Sysctl,
+        Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, InnerDevice, Kind, Link,
+        Observed, ObservedGuest, ObservedNamespace, PROTOCOL, Route, Sysctl,
     },
 };
 
@@ -51,6 +51,7 @@ impl Default for Host {
             veth: true,
             tun: true,
             vlan: true,
+            macvlan: true,
         };
         let state = Observed {
             links: BTreeMap::new(),
@@ -62,6 +63,7 @@ impl Default for Host {
             journal: BTreeMap::new(),
             nft: nft::Ruleset::default(),
             guests: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             features,
         };
         let mut host = Self {
@@ -177,6 +179,10 @@ impl Host {
             other.master = None;
             (other.isolated, other.hairpin) = (false, false);
         }
+        let standing = format!(" of {name}");
+        for namespace in self.state.namespaces.values_mut() {
+            namespace.devices.retain(|_, device| !device.alias.ends_with(&standing));
+        }
         for inside in self.namespaces.values_mut() {
             inside.retain(|_, guest| guest.link.as_ref().is_none_or(|l| l.peer_index != link.index));
         }
@@ -277,6 +283,7 @@ impl Host {
                 let inside = self.namespaces.get_mut(netns).ok_or("no such namespace")?;
                 change_guest(inside.get_mut(device).ok_or("no such device in the namespace")?, change)?;
             }
+            Op::Namespace { name, change } => self.change_namespace(name, change)?,
             Op::EndFlows | Op::Announce { .. } => {}
         }
         Ok(())
@@ -304,6 +311,54 @@ impl Host {
             LinkChange::Alias(alias) => link.alias.clone_from(alias),
             LinkChange::Group(group) => link.group = *group,
             LinkChange::AddrgenNone(none) => link.addrgen_none = *none,
+        }
+        Ok(())
+    }
+
+    fn change_namespace(
+        &mut self,
+        name: &NamespaceName,
+        change: &NamespaceChange,
+    ) -> Result<(), &'static str> {
+        let namespaces = &mut self.state.namespaces;
+        match change {
+            NamespaceChange::Make => {
+                let made = ObservedNamespace { ours: true, lo_up: true, devices: BTreeMap::new() };
+                if namespaces.insert(name.clone(), made).is_some() {
+                    return Err("exists");
+                }
+                return Ok(());
+            }
+            NamespaceChange::Delete => return namespaces.remove(name).map(drop).ok_or("no such namespace"),
+            NamespaceChange::AddDevice { .. }
+            | NamespaceChange::DeleteDevice(_)
+            | NamespaceChange::Device { .. } => {}
+        }
+        let namespace = namespaces.get_mut(name).ok_or("no such namespace")?;
+        match change {
+            NamespaceChange::AddDevice { device, kind, alias, mac, mtu } => {
+                let parent = self.state.links.get(kind.parent()).ok_or("no such parent")?;
+                let made = InnerDevice {
+                    alias: alias.clone(),
+                    mac: Some(*mac),
+                    mtu: mtu.unwrap_or(parent.mtu),
+                    up: false,
+                    addresses: Default::default(),
+                    routes: Default::default(),
+                };
+                if namespace.devices.insert(device.clone(), made).is_some() {
+                    return Err("the name is taken in the namespace");
+                }
+            }
+            NamespaceChange::DeleteDevice(device) => {
+                namespace.devices.remove(device).ok_or("no such device in the namespace")?;
+            }
+            NamespaceChange::Device { change: GuestChange::LoopbackUp, .. } => namespace.lo_up = true,
+            NamespaceChange::Device { device, change } => {
+                let device = namespace.devices.get_mut(device).ok_or("no such device in the namespace")?;
+                change_inner(device, change)?;
+            }
+            NamespaceChange::Make | NamespaceChange::Delete => {}
         }
         Ok(())
     }
@@ -382,6 +437,29 @@ fn change_guest(guest: &mut ObservedGuest, change: &GuestChange) -> Result<(), &
     Ok(())
 }
 
+fn change_inner(device: &mut InnerDevice, change: &GuestChange) -> Result<(), &'static str> {
+    match change {
+        GuestChange::LoopbackUp => {}
+        GuestChange::Mtu(mtu) => device.mtu = *mtu,
+        GuestChange::Mac(mac) => device.mac = Some(*mac),
+        GuestChange::Up => device.up = true,
+        GuestChange::AddAddress { address, .. } => {
+            device.addresses.insert(*address);
+        }
+        GuestChange::DeleteAddress(address) => {
+            device.addresses.remove(address);
+        }
+        GuestChange::AddRoute(_) if !device.up => return Err("the device is down"),
+        GuestChange::AddRoute(route) => {
+            device.routes.insert(route.clone());
+        }
+        GuestChange::DeleteRoute(route) => {
+            device.routes.remove(route);
+        }
+    }
+    Ok(())
+}
+
 impl Observe for Host {
     type Error = Refused;
 
@@ -416,6 +494,7 @@ impl ObservePart for Host {
         let whole = Ask { sysctls: ask.sysctls.clone(), guests, ..Ask::default() };
         let mut observed = self.observe(&whole)?;
         observed.nft = nft::Ruleset::default();
+        observed.namespaces.clear();
         observed.links.retain(|name, _| ask.links.contains(name));
         observed.addresses.retain(|address, _| {
             let link = &address.link;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
 
 use crate::nft;
 
@@ -206,6 +206,8 @@ pub struct Features {
     pub tun: bool,
     /// 802.1Q VLAN devices.
     pub vlan: bool,
+    /// Devices of type macvlan.
+    pub macvlan: bool,
 }
 
 /// What to look at beyond what is always looked at: links, addresses, routes, proxies and our nft tables.
@@ -217,6 +219,8 @@ pub struct Ask {
     pub link_sysctls: BTreeSet<String>,
     /// Where attached guests are.
     pub guests: BTreeMap<NicId, Inside>,
+    /// Shared namespaces that are wanted. Those that we made are looked at, too, wanted or not.
+    pub namespaces: BTreeSet<NamespaceName>,
 }
 
 /// A device inside a namespace.
@@ -251,6 +255,8 @@ pub struct Observed {
     pub nft: nft::Ruleset,
     /// The guests asked for whose namespace exists.
     pub guests: BTreeMap<NicId, ObservedGuest>,
+    /// The shared namespaces that exist.
+    pub namespaces: BTreeMap<NamespaceName, ObservedNamespace>,
     /// What the kernel can do.
     pub features: Features,
 }
@@ -266,6 +272,34 @@ pub struct ObservedGuest {
     pub routes: BTreeSet<GuestRoute>,
     /// Whether lo is up.
     pub lo_up: bool,
+}
+
+/// What a shared namespace has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedNamespace {
+    /// Whether we made it: its loopback device has our alias.
+    pub ours: bool,
+    /// Whether lo is up.
+    pub lo_up: bool,
+    /// The devices in it, but for lo.
+    pub devices: BTreeMap<IfName, InnerDevice>,
+}
+
+/// A device inside a shared namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InnerDevice {
+    /// IFLA_IFALIAS; empty when none.
+    pub alias: String,
+    /// Its MAC.
+    pub mac: Option<MacAddr>,
+    /// In bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Its addresses, without link-local ones and those that came by DHCP or from a router.
+    pub addresses: BTreeSet<IpNet>,
+    /// Routes of ours through it.
+    pub routes: BTreeSet<GuestRoute>,
 }
 
 /// A NIC's device inside a guest's namespace.

@@ -59,6 +59,7 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
         veth: false,
         tun: false,
         vlan: false,
+        macvlan: false,
     };
     let mut host = host();
     host.state.features = none;

@@ -7,7 +7,7 @@ mod common;
 
 use common::{
     attach_all, config, converge, host, look, namespace,
-    shape::{check_safe, comparable, shape},
+    shape::{check_safe, comparable, namespace_table, shape},
 };
 use proptest::prelude::*;
 use viaduct_plan::{Apply, sim::Host};
@@ -105,7 +105,8 @@ proptest! {
         let networks_by = usize::try_from(seed % 7).unwrap() % networks.len().max(1);
         networks.rotate_left(networks_by);
         guests.reverse();
-        let text = format!("{}{}[uplinks.wan]\ninterface = \"eth0\"\n[host]\nname = \"h\"\n", guests.concat(), networks.concat());
+        let shared: String = (0..shape.shared).rev().map(namespace_table).collect();
+        let text = format!("{shared}{}{}[uplinks.wan]\ninterface = \"eth0\"\n[host]\nname = \"h\"\n", guests.concat(), networks.concat());
         let (straight, turned) = (config(&shape.toml()), config(&text));
         let mut host = host();
         let attachments = attach_all(&mut host, &straight);

@@ -237,6 +237,7 @@ pub(crate) fn takes_foreign(op: &Op, observed: &Observed) -> bool {
         | Op::AddUnicast(..)
         | Op::DeleteUnicast(..)
         | Op::Guest { .. }
+        | Op::Namespace { .. }
         | Op::EndFlows
         | Op::Announce { .. } => false,
     }

@@ -104,10 +104,19 @@ pub(crate) enum Command {
         /// An address of a guest or of this host
         address: IpAddr,
     },
-    /// Run a command inside an attached guest's network namespace
-    Exec {
-        /// The guest, or one of its NICs
+    /// Start a guest in its namespace: its hooks, and its first process until that ends
+    Start {
+        /// The guest
         #[arg(value_name = "GUEST[.N]")]
+        nic: NicId,
+        /// Its first process with its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Run a command inside an attached guest's network namespace, or inside a shared one
+    Exec {
+        /// The guest, one of its NICs, or a shared namespace
+        #[arg(value_name = "GUEST[.N]|NAMESPACE")]
         nic: NicId,
         /// The command with its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]

@@ -9,6 +9,7 @@ mod daemon;
 mod failure;
 mod files;
 mod guard;
+mod hooks;
 mod host;
 mod operations;
 mod show;

@@ -1,13 +1,13 @@
 //! What the kernel's refusal of a step means: where something stands in the way, it is looked at.
 
-use viaduct_plan::{Address, GuestChange, NewLink, Op, Route};
+use viaduct_plan::{Address, GuestChange, NamespaceChange, NewLink, Op, Route};
 use viaduct_types::{IfName, IpNet};
 
 use super::{Doing, Run};
 use crate::{
     address,
     error::{KernelError, Refusal},
-    link,
+    link, namespaces,
     queue::Place,
     route,
 };
@@ -15,6 +15,11 @@ use crate::{
 impl Run<'_> {
     /// Success, when what was to be made is there just as it was wanted.
     pub(super) fn judge(&mut self, doing: Doing<'_>, refusal: Refusal) -> Result<(), KernelError> {
+        if let Op::Namespace { name, change: NamespaceChange::Device { device, change: GuestChange::Up } } =
+            doing.op
+        {
+            return self.up_again(doing, name, device, refusal);
+        }
         if refusal.errno != libc::EEXIST {
             return Err(KernelError::refused(doing.what(), refusal));
         }
@@ -29,6 +34,13 @@ impl Run<'_> {
             }
             Op::Guest { netns, device, change: GuestChange::AddAddress { address, .. }, .. } => {
                 self.address_exists(doing, &Place::Guest(netns.clone()), device, *address, refusal)
+            }
+            Op::Namespace {
+                name,
+                change: NamespaceChange::Device { device, change: GuestChange::AddAddress { address, .. } },
+            } => {
+                let place = Place::Guest(namespaces::path(name));
+                self.address_exists(doing, &place, device, *address, refusal)
             }
             Op::AddRoute(route) => self.route_exists(doing, route, refusal),
             _ => Err(KernelError::refused(doing.what(), refusal)),

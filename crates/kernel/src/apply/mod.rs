@@ -4,6 +4,7 @@
 mod conflict;
 mod guest;
 mod links;
+mod namespace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -187,6 +188,7 @@ impl Run<'_> {
                 Ok(())
             }
             Op::Guest { netns, device, change, .. } => self.change_guest(doing, netns, device, change),
+            Op::Namespace { name, change } => self.change_namespace(doing, name, change),
             Op::EndFlows => {
                 self.send();
                 let ended = self.kernel.conntrack.end(keep, &doing.what())?;

@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -109,26 +111,15 @@ fn the_neighbours_take_note() {
         ]);
         // The guest knows both addresses elsewhere.
         for (address, option) in [("192.0.2.7", "-4"), ("2001:db8::7", "-6")] {
-            let mut command = guest.netns.command("ip").unwrap();
-            let old = command.args([
-                option,
-                "neigh",
-                "add",
-                address,
-                "lladdr",
-                "02:00:00:00:00:99",
-                "nud",
-                "stale",
-                "dev",
-                "eth0",
-            ]);
-            assert!(old.status().unwrap().success());
+            let line = format!("ip {option} neigh add {address} lladdr 02:00:00:00:00:99 nud stale dev eth0");
+            let old = guest.netns.run(|| Command::new("sh").args(["-c", &line]).status().unwrap()).unwrap();
+            assert!(old.success());
         }
         world.apply(&[announce("192.0.2.7", None), announce("2001:db8::7", None)]);
         let own = world.observe().links["v0"].mac.unwrap();
         let known = |address: &str| {
-            let output =
-                guest.netns.command("ip").unwrap().args(["neigh", "show", address]).output().unwrap();
+            let show = || Command::new("ip").args(["neigh", "show", address]).output().unwrap();
+            let output = guest.netns.run(show).unwrap();
             String::from_utf8(output.stdout).unwrap().contains(&own.to_string())
         };
         let told = (0..100).any(|_| {

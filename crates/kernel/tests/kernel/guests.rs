@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use viaduct_kernel::{Netns, NetnsRef, command_in};
+use viaduct_kernel::{Netns, NetnsRef};
 use viaduct_plan::{Ask, GuestChange, GuestRoute, Inside, Observe, ObservedGuest, Op};
 use viaduct_types::NicId;
 
@@ -108,7 +108,8 @@ fn a_namespace_is_found_and_entered() {
         world.apply(&[veth("v0", &guest)]);
         let found = Netns::find(&NetnsRef::Path(guest.path())).unwrap();
         assert_eq!(found.inode(), guest.netns.inode());
-        let output = command_in(&guest.path(), "cat").unwrap().arg("/proc/net/dev").output().unwrap();
+        let cat = || std::process::Command::new("cat").arg("/proc/net/dev").output().unwrap();
+        let output = found.run(cat).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("eth0:") && !text.contains("v0:"), "{text}");
         let own = Netns::find(&NetnsRef::Process(std::process::id())).unwrap();

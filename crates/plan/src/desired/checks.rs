@@ -1,20 +1,25 @@
 //! What only shows when configuration and host are seen together.
 
-use viaduct_model::{Mode, Origin, Policy};
+use viaduct_model::{Mode, Network, Origin, Policy};
 use viaduct_types::{IfName, IpNet};
 
 use super::{
     Notice, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
+    namespaces::kind,
 };
-use crate::state::{RouteKind, Target};
+use crate::{
+    inner::taken,
+    op::InnerKind,
+    state::{RouteKind, Target},
+};
 
 pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     let mut notices = Notices(Vec::new());
     not_carried(context, &mut notices);
-    hooks(context, &mut notices);
     missing_features(context, &mut notices);
     uplinks(context, &mut notices);
+    namespaces(context, &mut notices);
     overlaps(context, &mut notices);
     bridged_policy(context, &mut notices);
     foreign_links(context, &mut notices);
@@ -36,9 +41,6 @@ impl Notices {
 
 fn not_carried(context: &Context<'_>, notices: &mut Notices) {
     let config = context.config;
-    for (name, namespace) in &config.namespaces {
-        notices.error(&namespace.origin, format!("this version does not make the namespace {name} yet"));
-    }
     for (name, vnet) in &config.vnets {
         notices.error(&vnet.origin, format!("this version does not carry the vnet {name} yet"));
     }
@@ -77,15 +79,6 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
                 &network.origin,
                 format!("this version does not put network {name} into the namespace {namespace} yet"),
             );
-        }
-    }
-}
-
-/// Programs that would have to be run.
-fn hooks(context: &Context<'_>, notices: &mut Notices) {
-    for (name, guest) in &context.config.guests {
-        if guest.hooks != viaduct_model::Hooks::default() {
-            notices.warn(&guest.origin, format!("guest {name}: this version does not run hooks yet"));
         }
     }
 }
@@ -176,6 +169,45 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
                         ),
                     );
                 }
+            }
+        }
+    }
+}
+
+fn namespaces(context: &Context<'_>, notices: &mut Notices) {
+    let features = context.observed.features;
+    for (name, namespace) in &context.config.namespaces {
+        for interface in &namespace.interfaces {
+            let kind = kind(context.config, interface);
+            let (there, lacking) = match &kind {
+                InnerKind::Vlan { .. } => (features.vlan, "802.1Q VLANs (CONFIG_VLAN_8021Q)"),
+                InnerKind::Macvlan { .. } => (features.macvlan, "macvlan devices (CONFIG_MACVLAN)"),
+            };
+            if !there {
+                let text = format!(
+                    "this kernel has no {lacking}, and {} in namespace {name} is one",
+                    interface.name
+                );
+                notices.error(&interface.origin, text);
+            }
+            let made = |network: &Network| bridge_of(network) == Some(kind.parent());
+            if !context.observed.links.contains_key(kind.parent())
+                && !context.config.networks.values().any(made)
+            {
+                let text = format!(
+                    "namespace {name}: this host has no device {} that {} could stand on",
+                    kind.parent(),
+                    interface.name
+                );
+                notices.error(&interface.origin, text);
+            }
+            if taken(context.observed, name, &interface.name).is_some() {
+                let text = format!(
+                    "the namespace {name} was there before and has a device {0} that is not Viaduct's: remove it, or \
+                     write another name than {0}",
+                    interface.name
+                );
+                notices.error(&interface.origin, text);
             }
         }
     }

@@ -7,6 +7,7 @@ mod disjoint;
 mod elements;
 mod inet_filter;
 mod links;
+mod namespaces;
 mod services;
 mod uplink_filter;
 mod uplinks;
@@ -17,11 +18,11 @@ use std::{
 };
 
 use viaduct_model::{Config, Origin};
-use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
 
 use crate::{
     nft::Ruleset,
-    op::NewLink,
+    op::{InnerKind, NewLink},
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
 };
 use context::Context;
@@ -34,6 +35,8 @@ pub(crate) const ADOPTED: &str = "viaduct:adopted:";
 pub(crate) const BRIDGE: &str = "viaduct:bridge:";
 /// Of an uplink's bridge.
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
+/// Of a device in a shared namespace; what it is follows.
+pub const INNER: &str = "viaduct:inner:";
 
 /// What a host should have. Whatever is ours and not in here goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct Desired {
     pub sysctls: BTreeMap<Sysctl, DesiredSysctl>,
     /// Inside the namespaces of attached guests.
     pub guests: BTreeMap<NicId, DesiredGuest>,
+    /// The shared namespaces, each with the devices in it.
+    pub namespaces: BTreeMap<NamespaceName, BTreeMap<IfName, DesiredDevice>>,
     /// Our tables.
     pub nft: Ruleset,
     /// Addresses that outside neighbours are told about when they come: on which link, with which MAC if not the
@@ -129,6 +134,23 @@ pub struct DesiredGuest {
     pub routes: BTreeSet<GuestRoute>,
 }
 
+/// A device inside a shared namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredDevice {
+    /// How to make it.
+    pub kind: InnerKind,
+    /// Its alias, which says how it was made.
+    pub alias: String,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// In bytes; none: as it is.
+    pub mtu: Option<u32>,
+    /// With prefix length.
+    pub addresses: BTreeSet<IpNet>,
+    /// Through it.
+    pub routes: BTreeSet<GuestRoute>,
+}
+
 /// How grave a notice is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -166,6 +188,7 @@ impl fmt::Display for Notice {
 pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
     let mut ask =
         Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
+    ask.namespaces.extend(config.namespaces.keys().cloned());
     for port in context::ports(config, attachments) {
         ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
         if let Some(netns) = port.netns() {
@@ -188,6 +211,7 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     let mut wanted = Desired::default();
     let claimed = uplinks::add(&context, &mut wanted, &mut notices);
     links::add(&context, &mut wanted);
+    namespaces::add(&context, &mut wanted);
     wanted.stale = context.stale.iter().map(|port| port.id.clone()).collect();
     wanted.nft.tables = [
         inet_filter::table(&context, &claimed),

@@ -8,6 +8,7 @@ use super::{
     bridge_filter::FREE_MARK,
     context::Context,
     elements::{Builder, words::*},
+    namespaces::macs,
 };
 use crate::nft::{
     Base, ChainKind, Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T,
@@ -18,7 +19,8 @@ const ARP: (u16, &str) = (0x0806, "arp");
 const IP6: (u16, &str) = (0x86dd, "ip6");
 
 pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
-    if !context.observed.features.nft_egress || context.config.networks.is_empty() {
+    let empty = context.config.networks.is_empty() && context.config.namespaces.is_empty();
+    if !context.observed.features.nft_egress || empty {
         return None;
     }
     let mut table = Builder::default();
@@ -30,7 +32,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     for (name, uplink, l3) in context.uplinks() {
         let Some(link) = context.observed.links.get(&uplink.interface) else { continue };
         let device = || Key::new().name(&uplink.interface);
-        for mac in link.mac.into_iter().chain(bridged_macs(context, name)) {
+        for mac in link.mac.into_iter().chain(bridged_macs(context, name)).chain(macs(context.config, name)) {
             table.insert("macs", device().mac(mac));
         }
         for nic in with_uplink_mac(context, name) {

@@ -48,7 +48,7 @@ impl Section {
             list.iter().filter(|n| !other.iter().any(|o| o.text == n.text)).cloned().collect()
         };
         let notices = [only(&said, &known), only(&known, &said)];
-        if before.moves != after.moves {
+        if before.moves != after.moves || before.namespaces != after.namespaces {
             return None;
         }
         let (after, ask) = section(&before, after)?;
@@ -216,6 +216,8 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         unicast,
         sysctls,
         guests,
+        // They are no matter of guests, either.
+        namespaces: BTreeMap::new(),
         nft: after.nft,
         announced,
         stale: after.stale,

@@ -26,11 +26,26 @@ pub(crate) struct GuestShape {
 pub(crate) struct Shape {
     pub(crate) networks: Vec<(u8, bool, bool)>,
     pub(crate) guests: Vec<GuestShape>,
+    /// How many namespaces are shared, each with one device more than the one before.
+    pub(crate) shared: usize,
 }
 
 pub(crate) fn shape() -> impl Strategy<Value = Shape> {
-    (vec((0u8..5, any::<bool>(), any::<bool>()), 1..5), vec(guest(), 0..7))
-        .prop_map(|(networks, guests)| Shape { networks, guests })
+    (vec((0u8..5, any::<bool>(), any::<bool>()), 1..5), vec(guest(), 0..7), 0usize..3)
+        .prop_map(|(networks, guests, shared)| Shape { networks, guests, shared })
+}
+
+/// A shared namespace's table.
+pub(crate) fn namespace_table(n: usize) -> String {
+    let device = |index| {
+        let host = 100 + 10 * n + index;
+        let kind = if index == 0 { "\"macvlan\"".to_owned() } else { format!("\"vlan\"\nvlan = {host}") };
+        format!(
+            "[[namespaces.s{n}.interfaces]]\nname = \"d{index}\"\nparent = \"wan\"\ntype = {kind}\n\
+             addresses = [\"203.0.113.{host}/24\", \"2001:db8:5::{host}/64\"]\ngateways = [\"203.0.113.1\"]\n"
+        )
+    };
+    format!("[namespaces.s{n}]\n{}", (0..=n).map(device).collect::<String>())
 }
 
 pub(crate) fn guest() -> impl Strategy<Value = GuestShape> {
@@ -64,9 +79,10 @@ impl Shape {
     pub(crate) fn toml(&self) -> String {
         let (network, guests) = self.tables();
         format!(
-            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n{}{}",
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n{}{}{}",
             network.concat(),
-            guests.concat()
+            guests.concat(),
+            (0..self.shared).map(namespace_table).collect::<String>()
         )
     }
 

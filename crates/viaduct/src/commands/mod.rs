@@ -11,9 +11,11 @@ mod events;
 mod exec;
 mod generate;
 mod history;
+mod inside;
 mod lab;
 mod plan;
 mod set;
+mod start;
 mod status;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Set(arguments) => set::run(global, arguments),
         Command::Announce { address } => announce::run(global, *address),
         Command::Exec { nic, command } => exec::run(global, nic, command),
+        Command::Start { nic, command } => start::run(global, nic, command),
         Command::Lab(command) => lab::run(global, command),
         Command::Daemon => daemon::run(global).map(|()| ExitCode::SUCCESS),
         Command::Events => events::run(global),

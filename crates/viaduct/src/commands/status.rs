@@ -42,6 +42,7 @@ fn print_all(report: &StatusReport) {
     }
     print(uplinks(made));
     print(networks(made));
+    print(namespaces(made));
     print(nics(made));
     print(published(made));
     for (id, target) in &report.unknown {
@@ -80,6 +81,30 @@ fn networks(made: &Made) -> Table {
             lines(&network.prefixes),
             drops_text(&network.drops),
         ]);
+    }
+    table
+}
+
+fn namespaces(made: &Made) -> Table {
+    let mut table = new_table(["namespace", "guests", "device", "state", "what", "addresses"]);
+    for (name, namespace) in &made.namespaces {
+        let adopted = if namespace.adopted { " (adopted)" } else { "" };
+        let (title, guests) = (format!("{name}{adopted}"), lines(&namespace.guests));
+        if namespace.interfaces.is_empty() {
+            table.add_row([title.as_str(), &guests, "", &namespace.state, "", ""]);
+        }
+        for (number, interface) in namespace.interfaces.iter().enumerate() {
+            let (title, guests) = if number == 0 { (title.as_str(), guests.as_str()) } else { ("", "") };
+            let addresses = lines(&interface.addresses);
+            table.add_row([
+                title,
+                guests,
+                interface.name.as_str(),
+                &interface.state,
+                &interface.kind,
+                &addresses,
+            ]);
+        }
     }
     table
 }

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clock,
     failure::Failure,
-    host::Host,
+    host::{Applied, Host, Situation},
     operations::{self, Caller, Drops, Repair, drops},
 };
 
@@ -50,8 +50,8 @@ pub(super) struct Run {
     host: Host,
     watch: Watch,
     lives: Lives,
-    /// The attachments whose places are followed.
-    followed: Arc<Attachments>,
+    /// The attachments and the configuration whose places are followed.
+    followed: (Arc<Attachments>, Option<Arc<Applied>>),
     queue: Queue,
     news: News,
     service: Service,
@@ -78,7 +78,7 @@ impl Run {
             host,
             watch,
             lives,
-            followed: Arc::default(),
+            followed: (Arc::default(), None),
             queue,
             news,
             service,
@@ -117,11 +117,8 @@ impl Run {
                 }
                 worked = true;
             }
-            if worked
-                && let Ok(attachments) = self.host.attachments()
-                && !Arc::ptr_eq(&self.followed, &attachments)
-            {
-                self.follow(&attachments);
+            if worked && let Ok(situation) = self.host.situation() {
+                self.follow(&situation);
             }
             self.hear()?;
             if self.lives.changed() {
@@ -247,14 +244,23 @@ impl Run {
         }
     }
 
-    /// Listens for the end of what guests are attached as.
-    fn follow(&mut self, attachments: &Arc<Attachments>) {
-        self.followed = Arc::clone(attachments);
+    /// Listens for the end of what guests are attached as, and of shared namespaces.
+    fn follow(&mut self, situation: &Situation) {
+        let (attachments, applied) = &self.followed;
+        let same = |one: &Option<Arc<Applied>>, other: &Option<Arc<Applied>>| {
+            one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
+        };
+        if Arc::ptr_eq(attachments, &situation.attachments) && same(applied, &situation.applied) {
+            return;
+        }
+        self.followed = (Arc::clone(&situation.attachments), situation.applied.clone());
         let path = |target: &Target| match target {
             Target::Netns { path, .. } => Some(path.clone()),
             Target::Tap { .. } | Target::Device { .. } => None,
         };
-        let paths: Vec<String> = attachments.values().filter_map(path).collect();
+        let shared = situation.config().into_iter().flat_map(|config| config.namespaces.keys());
+        let attached = situation.attachments.values().filter_map(path);
+        let paths: Vec<String> = attached.chain(shared.map(|name| format!("/run/netns/{name}"))).collect();
         self.lives.follow(paths.iter().map(String::as_str));
     }
 
@@ -262,7 +268,7 @@ impl Run {
         let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
         let _lock = self.host.lock(&caller)?;
         let situation = self.host.situation()?;
-        self.follow(&situation.attachments);
+        self.follow(&situation);
         if situation.applied.is_none() {
             return Ok(None);
         }

@@ -8,7 +8,7 @@ use viaduct_kernel::nft::DynamicCounter;
 use viaduct_model::{Config, Guest, Mode};
 use viaduct_plan::{Attachments, Target};
 use viaduct_reconcile::{Outlook, look};
-use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
+use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
 
 use super::{Caller, Operation, Remark, attach::device, confirm};
 use crate::{
@@ -77,6 +77,9 @@ pub(crate) struct Made {
     pub(crate) uplinks: BTreeMap<UplinkName, UplinkStatus>,
     #[schemars(with = "BTreeMap<String, NetworkStatus>")]
     pub(crate) networks: BTreeMap<NetworkName, NetworkStatus>,
+    /// Namespaces that guests share.
+    #[schemars(with = "BTreeMap<String, NamespaceStatus>")]
+    pub(crate) namespaces: BTreeMap<NamespaceName, NamespaceStatus>,
     #[schemars(with = "BTreeMap<String, GuestStatus>")]
     pub(crate) guests: BTreeMap<GuestName, GuestStatus>,
     /// What it takes to put the kernel right, step by step.
@@ -135,7 +138,37 @@ pub(crate) struct NetworkStatus {
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct NamespaceStatus {
+    /// `up`, or `gone`.
+    pub(crate) state: String,
+    /// Whether it was there before, so that it stays when it is no longer wanted.
+    pub(crate) adopted: bool,
+    /// The guests that share it.
+    #[schemars(with = "Vec<String>")]
+    pub(crate) guests: Vec<GuestName>,
+    pub(crate) interfaces: Vec<InterfaceStatus>,
+}
+
+/// A device in a shared namespace.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct InterfaceStatus {
+    #[schemars(with = "String")]
+    pub(crate) name: IfName,
+    /// Like `vlan 2 of eth0`.
+    pub(crate) kind: String,
+    #[schemars(with = "String")]
+    pub(crate) mac: MacAddr,
+    #[schemars(with = "Vec<String>")]
+    pub(crate) addresses: Vec<IpNet>,
+    /// `up`, `down` or `gone`.
+    pub(crate) state: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct GuestStatus {
+    /// The shared namespace that it lives in.
+    #[schemars(with = "Option<String>")]
+    pub(crate) namespace: Option<NamespaceName>,
     pub(crate) nics: Vec<NicStatus>,
     /// Published ports.
     pub(crate) publish: Vec<String>,
@@ -229,6 +262,7 @@ impl View<'_> {
             edited,
             uplinks: config.uplinks.keys().map(|name| (name.clone(), self.uplink(name))).collect(),
             networks: config.networks.keys().map(|name| (name.clone(), self.network(name))).collect(),
+            namespaces: config.namespaces.keys().map(|name| (name.clone(), self.namespace(name))).collect(),
             guests: config.guests.iter().map(|(name, g)| (name.clone(), self.guest(name, g))).collect(),
             drift: self.outlook.plan.steps(),
             drift_lines: self.outlook.plan.lines(),
@@ -272,6 +306,25 @@ impl View<'_> {
         }
     }
 
+    fn namespace(&self, name: &NamespaceName) -> NamespaceStatus {
+        let seen = self.outlook.observed.namespaces.get(name);
+        let lives_here = |(_, guest): &(&GuestName, &Guest)| guest.namespace.as_ref() == Some(name);
+        let wanted = self.outlook.desired.namespaces.get(name);
+        let interfaces = wanted.into_iter().flatten().map(|(device, wanted)| InterfaceStatus {
+            name: device.clone(),
+            kind: wanted.kind.to_string(),
+            mac: wanted.mac,
+            addresses: wanted.addresses.iter().copied().collect(),
+            state: up(seen.and_then(|seen| seen.devices.get(device)).map(|device| device.up)).to_owned(),
+        });
+        NamespaceStatus {
+            state: if seen.is_some() { "up" } else { "gone" }.to_owned(),
+            adopted: seen.is_some_and(|seen| !seen.ours),
+            guests: self.config().guests.iter().filter(lives_here).map(|(name, _)| name.clone()).collect(),
+            interfaces: interfaces.collect(),
+        }
+    }
+
     fn guest(&self, name: &GuestName, guest: &Guest) -> GuestStatus {
         let nics = guest.nics.iter().zip(0u8..).map(|(nic, index)| {
             let id = NicId { guest: name.clone(), index };
@@ -290,6 +343,7 @@ impl View<'_> {
             }
         });
         GuestStatus {
+            namespace: guest.namespace.clone(),
             nics: nics.collect(),
             publish: guest.publish.iter().map(|publish| publish.publish.to_string()).collect(),
         }
@@ -298,16 +352,17 @@ impl View<'_> {
     /// What of a NIC's attachment is true right now.
     fn state(&self, device: Option<&IfName>) -> &'static str {
         let Some(device) = device else { return "detached" };
-        match self.outlook.observed.links.get(device) {
-            Some(link) if link.up => "up",
-            Some(_) => "down",
-            None => "gone",
-        }
+        up(self.outlook.observed.links.get(device).map(|link| link.up))
     }
 
     fn drops_of(&self, device: Option<&IfName>) -> Drops {
         device.and_then(|device| self.drops.get(device)).cloned().unwrap_or_default()
     }
+}
+
+/// Of a device that may not be there.
+fn up(is_up: Option<bool>) -> &'static str {
+    is_up.map_or("gone", |up| if up { "up" } else { "down" })
 }
 
 fn is_link_local(address: IpNet) -> bool {

@@ -1,0 +1,146 @@
+//! Namespaces that guests share: made and taken away under /run/netns, where `ip netns` sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use rustix::{
+    io::Errno,
+    mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, unmount},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use viaduct_plan::{InnerDevice, ObservedNamespace};
+use viaduct_types::NamespaceName;
+
+use crate::{
+    address,
+    error::{KernelError, Refusal},
+    link::{self, LOOPBACK, Settings},
+    netns::NAMES,
+    observe::is_link_local,
+    route,
+    socket::Socket,
+};
+
+/// The alias of the loopback device in a namespace that we made.
+const ALIAS: &str = "viaduct:namespace";
+
+/// What the aliases of our devices in shared namespaces begin with.
+pub(crate) const INNER: &str = viaduct_plan::INNER;
+
+/// Where a namespace's name is.
+pub(crate) fn path(name: &NamespaceName) -> String {
+    format!("{NAMES}/{name}")
+}
+
+/// The names of the namespaces in which something of ours may be, as files in a directory beside the journal. It says
+/// only where to look; whose a namespace and its devices are, they say themselves. It goes with a reboot, as they do.
+pub(crate) struct Index {
+    directory: PathBuf,
+}
+
+impl Index {
+    pub(crate) fn open(run_dir: &Path) -> Self {
+        Self { directory: run_dir.join("namespaces") }
+    }
+
+    pub(crate) fn names(&self) -> BTreeSet<NamespaceName> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    pub(crate) fn remember(&self, name: &NamespaceName) -> Result<(), KernelError> {
+        let written = fs::create_dir_all(&self.directory)
+            .and_then(|()| fs::write(self.directory.join(name.as_str()), ""));
+        written.map_err(|e| KernelError::system(format!("writing into {}", self.directory.display()), e))
+    }
+
+    pub(crate) fn forget(&self, name: &NamespaceName) {
+        // One name too many only costs a look.
+        let _ = fs::remove_file(self.directory.join(name.as_str()));
+    }
+}
+
+/// Makes one, as `ip netns add` does, with its loopback device up and marked as ours before anybody can see it.
+pub(crate) fn make(name: &NamespaceName, what: &str) -> Result<(), KernelError> {
+    let path = path(name);
+    let made = share_names().and_then(|()| {
+        // What another run left when it was stopped is a file without a namespace.
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o0).open(&path);
+        file.map(drop)?;
+        thread::scope(|scope| {
+            let outcome = scope.spawn(|| new_namespace(&path)).join();
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    });
+    made.map_err(|e| KernelError::system(what, e))
+}
+
+/// Others' mount namespaces hear of names that come and go, as `ip netns` has it.
+fn share_names() -> io::Result<()> {
+    let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+    fs::create_dir_all(NAMES)?;
+    match mount_change(NAMES, shared) {
+        Ok(()) => Ok(()),
+        // It has to be a mount of its own first.
+        Err(Errno::INVAL) => {
+            mount_bind_recursive(NAMES, NAMES)?;
+            Ok(mount_change(NAMES, shared)?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// On a thread of its own, which ends with it.
+fn new_namespace(path: &str) -> io::Result<()> {
+    // SAFETY: only this thread's network namespace changes, and it shares none of it with other threads.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let settings = Settings { up: Some(true), alias: Some(ALIAS.to_owned()), ..Settings::default() };
+    for answer in socket.batch(&[link::set(LOOPBACK, &settings)]) {
+        answer.map_err(|refusal| io::Error::from_raw_os_error(refusal.errno))?;
+    }
+    Ok(mount_bind("/proc/thread-self/ns/net", path)?)
+}
+
+/// Takes the name away. The namespace itself goes with the last process in it.
+pub(crate) fn delete(name: &NamespaceName, what: &str) -> Result<(), KernelError> {
+    let path = path(name);
+    let unmounted = match unmount(&path, UnmountFlags::DETACH) {
+        // Gone, or nothing but the file was left.
+        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    };
+    let deleted = unmounted.and_then(|()| match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Ok(()) | Err(_) => Ok(()),
+    });
+    deleted.map_err(|e| KernelError::system(what, e))
+}
+
+/// What is in it.
+pub(crate) fn look(socket: &mut Socket) -> Result<ObservedNamespace, Refusal> {
+    let mut found = ObservedNamespace::default();
+    let mut devices = BTreeMap::new();
+    for (name, device) in link::list(socket)? {
+        if device.index == 1 {
+            (found.ours, found.lo_up) = (device.alias == ALIAS, device.up);
+            continue;
+        }
+        let addresses = address::list(socket, device.index)?
+            .into_iter()
+            .filter(|(_, info)| !info.dynamic)
+            .map(|((_, address), _)| address)
+            .filter(|address| !is_link_local(address))
+            .collect();
+        let routes = route::list_guest(socket, device.index)?.into_iter().collect();
+        let viaduct_plan::Link { alias, mac, mtu, up, .. } = device;
+        devices.insert(name, InnerDevice { alias, mac, mtu, up, addresses, routes });
+    }
+    Ok(ObservedNamespace { devices, ..found })
+}
