@@ -351,11 +351,13 @@ fn a_strict_reverse_path_filter() {
             .replace("mode = \"routed\"\nuplink = \"wan\"", "mode = \"routed\"\nuplink = \"second\""),
         );
         for line in [
-            "ip link add eth1 type veth peer name eth1 netns outside",
+            "ip link add eth1 address 02:00:00:00:00:03 type veth peer name eth1 netns outside",
             "ip -n outside link set eth1 up",
             "ip link set eth1 up",
             "ip address add 198.51.100.2/24 dev eth1",
             "ip -n outside address add 198.51.100.1/24 dev eth1",
+            // The filter drops questions by ARP from 192.0.2.1, too, and who asked in vain gives up for seconds.
+            "ip -n outside neighbour add 198.51.100.2 lladdr 02:00:00:00:00:03 dev eth1",
             "ip -n outside address add 192.0.2.1/32 dev lo",
             "ip -n outside route add 203.0.113.100/31 via 198.51.100.2",
             "echo 1 >/proc/sys/net/ipv4/conf/eth1/rp_filter",
