@@ -39,6 +39,7 @@ need ca-certificates - "lets cargo trust whom it fetches crates from"
 case $purpose in demo | test | bench | ci)
     need iproute2 ip "sets up the machines of labs and tests"
     need iputils-ping ping "what people and labs look for each other with"
+    need udhcpc udhcpc "plays guests that ask for their configuration"
     need nftables nft "shows the filter; in tests, the second opinion about every rule"
     ;;
 esac
@@ -49,6 +50,8 @@ case $purpose in test | ci)
     need iptables iptables "makes the rules of others in tests: as Docker has them, by both kinds of iptables"
     need ufw ufw "is one of those others"
     need python3 python3 "plays servers, attackers and virtual machines in tests"
+    need isc-dhcp-client dhclient "plays guests that ask for their configuration"
+    need dhcpcd-base dhcpcd "does so, too"
     need debootstrap debootstrap "makes the Debian that a test boots"
     need systemd-container systemd-nspawn "boots it"
     need qemu-system-x86 qemu-system-x86_64 "runs virtual machines in tests; needs no KVM"

@@ -8,6 +8,7 @@ mod attr;
 mod conntrack;
 mod error;
 mod facts;
+mod frames;
 mod link;
 mod lives;
 mod namespaces;
@@ -30,6 +31,7 @@ use viaduct_plan::{Flow, Link};
 use viaduct_types::IfName;
 
 pub use error::{KernelError, NetnsReason, Refusal};
+pub use frames::{Frames, Listen};
 pub use lives::Lives;
 pub use netns::{Netns, NetnsRef};
 pub use watch::{By, Culprit, Event, Watch, What};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
     process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, waitpid},
     thread::{UnshareFlags, unshare_unsafe},
 };
@@ -118,6 +118,9 @@ fn keep(life: Life, parent: Pid, stream: UnixStream, work: impl FnOnce(Arc<Repor
     }
 }
 
+/// Which name servers programs ask.
+const RESOLVERS: &str = "/etc/resolv.conf";
+
 fn become_init(life: Life, stream: UnixStream) -> io::Result<()> {
     if life == Life::Tied {
         tie()?;
@@ -127,6 +130,13 @@ fn become_init(life: Life, stream: UnixStream) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     mount("proc", "/proc", "proc", MountFlags::empty(), None)?;
     mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None)?;
+    // Clients of DHCP write their name servers there, which are not this machine's. Where it is a link, it leads into
+    // /run.
+    if fs::symlink_metadata(RESOLVERS).is_ok_and(|file| file.is_file()) {
+        let own = "/run/resolv.conf";
+        fs::copy(RESOLVERS, own)?;
+        mount_bind(own, RESOLVERS)?;
+    }
     Ok(())
 }
 

@@ -265,6 +265,9 @@ pub struct Nic {
     pub device: IfName,
     /// As written, or derived.
     pub mac: MacAddr,
+    /// Whether its addresses are lent to it until the file gives it some ([`crate::Leases`]): then the guest sets them
+    /// itself, as it is told.
+    pub lent: bool,
     /// Host addresses with their prefix length: full length on routed networks, the subnet's on nat, isolated and
     /// vnet networks, as written on bridged ones.
     pub addresses: Vec<IpNet>,

@@ -460,8 +460,11 @@ impl Planner<'_> {
             let none = (BTreeSet::new(), BTreeSet::new());
             let (addresses, routes) =
                 if fresh { (&none.0, &none.1) } else { (&seen.addresses, &seen.routes) };
-            changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
-            changes.extend(addresses.difference(&guest.addresses).copied().map(GuestChange::DeleteAddress));
+            if !guest.by_itself {
+                changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
+                changes
+                    .extend(addresses.difference(&guest.addresses).copied().map(GuestChange::DeleteAddress));
+            }
             for address in guest.addresses.difference(addresses) {
                 changes.push(GuestChange::AddAddress { address: *address, dad: guest.dad });
             }

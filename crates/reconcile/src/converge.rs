@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
-    Apply, Ask, Attachments, Desired, Flow, Notice, Observe, Observed, Op, PROTOCOL, Plan, Severity, ask,
-    desired, ends, plan,
+    Apply, Ask, Attachments, Desired, Flow, Notice, Observe, Observed, Op, PROTOCOL, Plan, Served, Severity,
+    ask, desired, ends, plan,
 };
 use viaduct_types::NicId;
 
@@ -44,6 +44,8 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// Attachments whose namespace or device is gone.
     pub stale: BTreeSet<NicId>,
+    /// What guests are told when they ask for their configuration.
+    pub served: Served,
 }
 
 /// A step that failed, and why.
@@ -162,6 +164,7 @@ pub fn converge_except<K: Observe + Apply>(
         let Outlook { observed, desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
+            outcome.served.clone_from(&desired.served);
         }
         outcome.stale.clone_from(&desired.stale);
         debug!(pass, steps = plan.ops.len(), "planned");

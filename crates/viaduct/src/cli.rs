@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use viaduct_model::Address;
 use viaduct_types::{IfName, NicId, Publish};
 
-use crate::guard;
+use crate::{guard, services};
 
 /// The network of virtualization hosts.
 ///
@@ -145,6 +145,9 @@ pub(crate) enum Command {
     /// Wait until the unconfirmed change's time is over, and take it back; started by `apply --confirm`
     #[command(name = guard::COMMAND, hide = true)]
     ReturnUnconfirmed,
+    /// Answer guests, as the daemon says; started by it
+    #[command(name = services::COMMAND, hide = true)]
+    Services,
     /// Print the JSON Schema of the configuration
     Schema {
         /// Describe the daemon's API instead (OpenAPI)

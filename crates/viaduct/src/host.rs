@@ -1,6 +1,7 @@
 //! One host as operations see it: what is remembered of it, its kernel, and the lock under which both are changed.
 
 use std::{
+    net::IpAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Child,
@@ -9,11 +10,12 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
-use viaduct_model::{Config, Loaded, Source};
-use viaduct_plan::{Attachments, part::Side};
+use viaduct_model::{Config, Leases, Loaded, Source};
+use viaduct_plan::{Attachments, Served, part::Side};
 use viaduct_reconcile::{
     Aftermath, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
 };
+use viaduct_types::NicId;
 
 use crate::{
     cli::Global,
@@ -33,18 +35,63 @@ pub(crate) struct Applied {
 pub(crate) struct Situation {
     pub(crate) applied: Option<Arc<Applied>>,
     pub(crate) attachments: Arc<Attachments>,
+    /// Addresses for NICs that the file gives none.
+    leases: Leases,
+    /// The configuration with those addresses, when there are any.
+    lent: Option<Arc<Config>>,
 }
 
 impl Situation {
+    pub(crate) fn new(applied: Option<Arc<Applied>>, attachments: Arc<Attachments>, leases: Leases) -> Self {
+        Self { applied, attachments, leases, lent: None }.with_leases()
+    }
+
+    /// With other attachments.
+    pub(crate) fn with_attachments(&self, attachments: Arc<Attachments>) -> Self {
+        Self::new(self.applied.clone(), attachments, self.leases.clone())
+    }
+
+    /// With another configuration.
+    pub(crate) fn with_applied(&self, applied: Option<Arc<Applied>>) -> Self {
+        Self::new(applied, Arc::clone(&self.attachments), self.leases.clone())
+    }
+
+    /// Lends addresses to whom the file gives none.
+    fn with_leases(mut self) -> Self {
+        self.lent = None;
+        if let Some(applied) = &self.applied {
+            let without =
+                self.leases.renew(&applied.config, self.attachments.keys(), crate::clock::unix_seconds());
+            for nic in without {
+                tracing::warn!("no address is left for {nic}: its network has lent all that it has");
+            }
+            self.lent = self.leases.lend(&applied.config).map(Arc::new);
+        }
+        self
+    }
+
+    /// The address that a NIC is lent.
+    pub(crate) fn lent_to(&self, nic: &NicId) -> Option<IpAddr> {
+        self.leases.held.get(nic).map(|lease| lease.address)
+    }
+
+    /// With another address for whom this one is lent to, as it is in use elsewhere.
+    pub(crate) fn without(&self, address: IpAddr) -> Self {
+        let mut leases = self.leases.clone();
+        leases.avoid(address, crate::clock::unix_seconds());
+        Self::new(self.applied.clone(), Arc::clone(&self.attachments), leases)
+    }
+
     pub(crate) fn wish(&self) -> Wish<'_> {
-        match &self.applied {
-            Some(applied) => Wish::Be(&applied.config, &self.attachments),
+        match self.config() {
+            Some(config) => Wish::Be(config, &self.attachments),
             None => Wish::Nothing,
         }
     }
 
+    /// What was applied, with the addresses that are lent.
     pub(crate) fn config(&self) -> Option<&Config> {
-        self.applied.as_ref().map(|applied| &applied.config)
+        self.lent.as_deref().or_else(|| self.applied.as_ref().map(|applied| &applied.config))
     }
 
     /// Whether the same configuration is applied, and is not merely equal.
@@ -57,8 +104,7 @@ impl Situation {
     }
 
     fn side(&self) -> Option<Side<'_>> {
-        let config = &self.applied.as_ref()?.config;
-        Some(Side { config, attachments: &self.attachments })
+        Some(Side { config: self.config()?, attachments: &self.attachments })
     }
 
     /// Its files; none when nothing is applied.
@@ -71,6 +117,7 @@ impl Situation {
         if before.is_none_or(|before| before.attachments != self.attachments) {
             store.set_attachments(&self.attachments)?;
         }
+        self.remember_leases(store)?;
         if before.is_some_and(|before| before.is_applied_as(self)) {
             return Ok(());
         }
@@ -78,6 +125,17 @@ impl Situation {
             Some(applied) => store.set_applied(&applied.sources),
             None => store.clear_applied(),
         }
+    }
+}
+
+impl Situation {
+    /// Writes down what is lent, unless that is known.
+    pub(crate) fn remember_leases(&self, store: &Store) -> Result<(), StoreError> {
+        // What cannot be read is replaced: the addresses are the same again, mostly.
+        if store.leases().is_ok_and(|known| known == self.leases) {
+            return Ok(());
+        }
+        store.set_leases(&self.leases)
     }
 }
 
@@ -105,6 +163,8 @@ pub(crate) struct Host {
     pub(crate) daemon: Daemon,
     /// Whether something was done with the kernel since the keeper last heard of changes.
     pub(crate) touched: bool,
+    /// What guests are to be told from now on, when that may have changed.
+    pub(crate) served: Option<Served>,
     /// What was applied, with the file that says so.
     known: Option<(Identity, Arc<Applied>)>,
     /// What is attached, with the file that says so.
@@ -140,6 +200,7 @@ impl Host {
             config: global.config.clone(),
             daemon: Daemon::default(),
             touched: false,
+            served: None,
             known: None,
             known_attachments: None,
             made: None,
@@ -160,7 +221,16 @@ impl Host {
 
     /// What was applied and attached.
     pub(crate) fn situation(&mut self) -> Result<Situation, Failure> {
-        Ok(Situation { applied: self.applied()?, attachments: self.attachments()? })
+        let attachments = self.attachments()?;
+        Ok(Situation::new(self.applied()?, attachments, self.leases()))
+    }
+
+    /// The addresses that are lent. When that is not known, they are lent anew, to the same NICs mostly.
+    pub(crate) fn leases(&self) -> Leases {
+        self.store.leases().unwrap_or_else(|error| {
+            tracing::warn!("{}", Failure::from(error).line());
+            Leases::default()
+        })
     }
 
     /// The configuration that was applied last; none when none was.
@@ -222,7 +292,12 @@ impl Host {
         let same = Arc::ptr_eq(&made.attachments, &before.attachments)
             || made.attachments == before.attachments
             || lead(&made) == lead(before);
-        if !same || !made.is_applied_as(before) {
+        // What a guest is told stands among what all of its network are told.
+        if !same
+            || !made.is_applied_as(before)
+            || made.leases != before.leases
+            || is_about_served(before, after)
+        {
             return None;
         }
         let (outcome, known) =
@@ -256,6 +331,7 @@ impl Host {
         match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
             Ok(outcome) => {
                 self.is_made(after, &outcome);
+                self.served = Some(outcome.served.clone());
                 Ok(outcome)
             }
             Err(error) => {
@@ -273,7 +349,9 @@ impl Host {
     ) -> Result<Outcome, Failure> {
         self.made = None;
         after.remember(&self.store, None)?;
-        Ok(converge(&mut self.kernel, after.wish(), caller.progress)?)
+        let outcome = converge(&mut self.kernel, after.wish(), caller.progress)?;
+        self.served = Some(outcome.served.clone());
+        Ok(outcome)
     }
 
     /// Takes everything of ours away, and forgets it.
@@ -285,6 +363,7 @@ impl Host {
         })?;
         self.store.set_attachments(&Attachments::default())?;
         self.store.clear_applied()?;
+        self.served = Some(Served::default());
         Ok(outcome)
     }
 
@@ -303,6 +382,24 @@ impl Host {
         let failure = Failure::from(failed);
         Some(Remark::warning(format!("this change is not in the history: {}", failure.line())))
     }
+}
+
+/// Whether a change may be one of what guests are told when they ask.
+fn is_about_served(before: &Situation, after: &Situation) -> bool {
+    let serves = |situation: &Situation, nic: &NicId| {
+        let network = situation.config().and_then(|config| config.networks.get(&config.nic(nic)?.network));
+        network.is_some_and(|network| network.dhcp)
+    };
+    if before.is_applied_as(after) {
+        let all = before.attachments.iter().chain(after.attachments.iter());
+        return all
+            .filter(|(nic, _)| before.attachments.get(*nic) != after.attachments.get(*nic))
+            .any(|(nic, _)| serves(before, nic) || serves(after, nic));
+    }
+    let any = |situation: &Situation| {
+        situation.config().is_some_and(|config| config.networks.values().any(|network| network.dhcp))
+    };
+    any(before) || any(after)
 }
 
 /// A configuration that was right when it was applied; an update of this program may see it otherwise.

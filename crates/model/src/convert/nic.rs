@@ -66,6 +66,7 @@ pub(crate) fn nic(
         },
         device,
         mac,
+        lent: false,
         addresses,
         gateways: one_per_family(raw.gateway.each().copied(), "gateway", cx.report),
         spoofing: raw.spoofing.get().copied().unwrap_or(Spoofing::None),

@@ -60,19 +60,13 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
             ),
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {}
         }
-        let served = [("DHCP and router advertisements", network.dhcp), ("DNS", network.dns)];
+        let with_v6 = network.dhcp && prefixes(network).iter().any(|prefix| prefix.addr().is_ipv6());
+        let served = [("IPv6 configuration (router advertisements, DHCPv6)", with_v6), ("DNS", network.dns)];
         for (what, _) in served.iter().filter(|(_, wanted)| *wanted) {
             notices.warn(
                 &network.origin,
-                format!("network {name}: this version does not answer guests' {what} yet"),
+                format!("network {name}: this version does not answer guests' questions for {what} yet"),
             );
-        }
-        if let Mode::Routed { install_pool, .. } = &network.mode
-            && !install_pool.is_empty()
-        {
-            let text =
-                format!("network {name}: this version gives no addresses of the install-pool to guests yet");
-            notices.warn(&network.origin, text);
         }
         if let Some(namespace) = &network.namespace {
             notices.error(

@@ -226,6 +226,9 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
     let mut routes = BTreeSet::new();
     for (v6, destination) in [(false, any_v4()), (true, any_v6())] {
         let default = default_nic(context.config, port.guest, v6).filter(|nic| std::ptr::eq(*nic, port.nic));
+        if nic.lent {
+            continue;
+        }
         if let Some(via) = default.and_then(|nic| gateway(nic, port.network, v6)) {
             routes.insert(GuestRoute { destination, via: Some(via) });
         }
@@ -236,14 +239,15 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
         host_device: nic.device.clone(),
         mac: nic.mac,
         mtu: nic.mtu.unwrap_or_else(|| context.mtu(port.network)),
-        addresses: nic.addresses.iter().copied().collect(),
+        addresses: nic.addresses.iter().copied().filter(|_| !nic.lent).collect(),
+        by_itself: nic.lent,
         dad: matches!(port.network.mode, Mode::Bridged { .. } | Mode::Vnet { .. }),
         routes,
     }
 }
 
 /// The gateway of a family that a NIC is told; none when it has no address of that family.
-fn gateway(nic: &Nic, network: &Network, v6: bool) -> Option<IpAddr> {
+pub(super) fn gateway(nic: &Nic, network: &Network, v6: bool) -> Option<IpAddr> {
     if !nic.addresses.iter().any(|net| net.addr().is_ipv6() == v6) {
         return None;
     }

@@ -8,6 +8,7 @@ mod elements;
 mod inet_filter;
 mod links;
 mod namespaces;
+mod served;
 mod services;
 mod uplink_filter;
 mod uplinks;
@@ -26,6 +27,7 @@ use crate::{
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
 };
 use context::Context;
+pub use served::{Client, Served};
 
 /// What the aliases of NICs' links of ours begin with.
 pub(crate) const NIC: &str = "viaduct:nic:";
@@ -64,6 +66,8 @@ pub struct Desired {
     /// Addresses that outside neighbours are told about when they come: on which link, with which MAC if not the
     /// link's own.
     pub announced: BTreeMap<Proxy, Option<MacAddr>>,
+    /// What guests are told when they ask for their configuration.
+    pub served: Served,
     /// Attachments whose namespace or device is gone.
     pub stale: BTreeSet<NicId>,
 }
@@ -132,6 +136,8 @@ pub struct DesiredGuest {
     pub dad: bool,
     /// Through this NIC.
     pub routes: BTreeSet<GuestRoute>,
+    /// Whether the guest sets addresses and routes itself, as it is told: those are left alone.
+    pub by_itself: bool,
 }
 
 /// A device inside a shared namespace.
@@ -212,6 +218,7 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     let claimed = uplinks::add(&context, &mut wanted, &mut notices);
     links::add(&context, &mut wanted);
     namespaces::add(&context, &mut wanted);
+    wanted.served = served::served(&context);
     wanted.stale = context.stale.iter().map(|port| port.id.clone()).collect();
     wanted.nft.tables = [
         inet_filter::table(&context, &claimed),

@@ -315,7 +315,8 @@ fn same_guest(one: &Guest, other: &Guest) -> bool {
 }
 
 fn same_nic(one: &Nic, other: &Nic) -> bool {
-    let Nic { network, name, device, mac, addresses, gateways, spoofing, uplink_mac, mtu, origin: _ } = one;
+    let Nic { network, name, device, mac, addresses, gateways, spoofing, uplink_mac, mtu, lent, origin: _ } =
+        one;
     *network == other.network
         && *name == other.name
         && *device == other.device
@@ -325,6 +326,7 @@ fn same_nic(one: &Nic, other: &Nic) -> bool {
         && *spoofing == other.spoofing
         && *uplink_mac == other.uplink_mac
         && *mtu == other.mtu
+        && *lent == other.lent
 }
 
 fn same_list(one: Option<&[Allow]>, other: Option<&[Allow]>) -> bool {

@@ -220,6 +220,8 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         namespaces: BTreeMap::new(),
         nft: after.nft,
         announced,
+        // It has no part in the kernel, and is told of the whole host.
+        served: BTreeMap::new(),
         stale: after.stale,
     };
     Some((after, ask))

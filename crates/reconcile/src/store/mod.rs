@@ -3,6 +3,7 @@
 //! short-lived as what they name).
 
 mod history;
+mod leases;
 mod unconfirmed;
 
 use std::{

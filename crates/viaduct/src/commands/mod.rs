@@ -27,6 +27,7 @@ use crate::{
     guard,
     host::Host,
     operations::{self, Caller, File, Operation, Remark},
+    services,
     show::{Progress, say, tell},
     user,
 };
@@ -41,6 +42,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Rollback { revision, confirm } => confirm::rollback(global, *revision, *confirm),
         Command::History { revision } => history::run(global, *revision),
         Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
+        Command::Services => services::run().map(|()| ExitCode::SUCCESS),
         Command::Down => apply::down(global),
         Command::Boot => boot::run(global),
         Command::Status => status::run(global),

@@ -13,7 +13,7 @@ use rustix::{
 };
 use tracing::{info, warn};
 use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
-use viaduct_plan::{Attachments, Target};
+use viaduct_plan::{Attachments, Served, Target};
 use viaduct_reconcile::{Keeper, converge_except};
 use viaduct_types::{IfName, NicId};
 
@@ -21,6 +21,7 @@ use super::{
     jobs::{Job, Queue},
     news::{Event, News},
     service::Service,
+    services::Services,
 };
 use crate::{
     clock,
@@ -55,6 +56,7 @@ pub(super) struct Run {
     queue: Queue,
     news: News,
     service: Service,
+    services: Services,
     keeper: Keeper,
     start: Instant,
     /// What others changed since the last look.
@@ -72,7 +74,7 @@ impl Run {
         (watch, lives): (Watch, Lives),
         queue: Queue,
         news: News,
-        service: Service,
+        (service, services): (Service, Services),
     ) -> Self {
         Self {
             host,
@@ -82,6 +84,7 @@ impl Run {
             queue,
             news,
             service,
+            services,
             keeper: Keeper::new(Duration::ZERO),
             start: Instant::now(),
             changes: Vec::new(),
@@ -98,6 +101,9 @@ impl Run {
             if self.keeper.due() <= self.start.elapsed() {
                 self.look();
             }
+            if let Some(served) = self.host.served.take() {
+                self.services.serve(served);
+            }
             if !ready && (self.host.daemon.trouble.is_none() || self.start.elapsed() >= PATIENCE) {
                 ready = true;
                 self.service.ready();
@@ -112,6 +118,7 @@ impl Run {
                     Job::Do(job) => job(&mut self.host),
                     Job::End => {
                         self.service.stopping();
+                        self.services.stop();
                         return Ok(());
                     }
                 }
@@ -207,8 +214,9 @@ impl Run {
         let outcome = self.converge(begun);
         let (mut objects, mut stale) = (BTreeSet::new(), BTreeSet::new());
         match outcome {
-            Ok(None) => {}
+            Ok(None) => self.host.served = Some(Served::default()),
             Ok(Some(outcome)) => {
+                self.host.served = Some(outcome.served.clone());
                 self.host.daemon.trouble = None;
                 (objects, stale) = (outcome.objects, outcome.stale);
                 self.host.touched = !objects.is_empty();
@@ -268,6 +276,7 @@ impl Run {
         let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
         let _lock = self.host.lock(&caller)?;
         let situation = self.host.situation()?;
+        situation.remember_leases(&self.host.store)?;
         self.follow(&situation);
         if situation.applied.is_none() {
             return Ok(None);

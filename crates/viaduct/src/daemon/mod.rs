@@ -9,6 +9,7 @@ mod keeper;
 mod news;
 mod openapi;
 mod service;
+mod services;
 
 use std::{
     env,
@@ -45,9 +46,10 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let (jobs, queue) = jobs::queue()?;
     let news = news::News::default();
     let service = service::Service::from_environment();
+    let services = services::Services::start(jobs.clone())?;
     let api = api::start(host.store.run_dir(), jobs, news.clone())?;
     info!("viaduct {} keeps this host", env!("CARGO_PKG_VERSION"));
-    let result = keeper::Run::new(host, (watch, lives), queue, news, service).run();
+    let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services)).run();
     api.stop();
     info!("ended; the network stays as it is");
     result

@@ -46,7 +46,7 @@ impl Operation for Apply {
         let Loaded { config, warnings } = viaduct_model::load(&sources)?;
         let attachments = host.attachments()?;
         let (before, lost) = match host.applied() {
-            Ok(applied) => (Some(Situation { applied, attachments: attachments.clone() }), None),
+            Ok(applied) => (Some(Situation::new(applied, Arc::clone(&attachments), host.leases())), None),
             // Not worth stopping for: this is what writes it anew.
             Err(failure) => {
                 let lost =
@@ -54,7 +54,8 @@ impl Operation for Apply {
                 (None, Some(Remark::warning(lost)))
             }
         };
-        let after = Situation { applied: Some(Arc::new(Applied { sources, config })), attachments };
+        let applied = Some(Arc::new(Applied { sources, config }));
+        let after = Situation::new(applied, attachments, host.leases());
         let (outcome, mut notices) =
             confirm::make(host, before.as_ref(), &after, Self::NAME, self.confirm, caller)?;
         notices.extend(lost);

@@ -99,8 +99,9 @@ impl Operation for Attach {
         };
         let target = target::find(id, &self.place, config, &before.attachments)?;
         target::check_there(host, &target)?;
-        let mut after = before.clone();
-        let old = Arc::make_mut(&mut after.attachments).insert(id.clone(), target.clone());
+        let mut attachments = Arc::clone(&before.attachments);
+        let old = Arc::make_mut(&mut attachments).insert(id.clone(), target.clone());
+        let after = before.with_attachments(attachments);
         let outcome = host.turn(Some(&before), &after, caller)?;
         Ok(Attached {
             attached: true,
@@ -110,7 +111,7 @@ impl Operation for Attach {
                 device: device(nic, &target).clone(),
                 name: nic.name.clone(),
                 mac: nic.mac,
-                addresses: nic.addresses.clone(),
+                addresses: after.config().and_then(|c| c.nic(id)).unwrap_or(nic).addresses.clone(),
                 qemu: qemu(id, nic, &target, config),
                 libvirt: libvirt(nic, &target, config),
                 done: outcome.done,
@@ -157,8 +158,8 @@ impl Operation for Detach {
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Detached, Failure> {
         let id = &self.nic;
         let before = host.situation()?;
-        let mut after = before.clone();
-        let Some(old) = Arc::make_mut(&mut after.attachments).remove(id) else {
+        let mut attachments = Arc::clone(&before.attachments);
+        let Some(old) = Arc::make_mut(&mut attachments).remove(id) else {
             let config = before.config();
             if config.is_none_or(|config| config.nic(id).is_none()) {
                 return Err(config.map_or_else(
@@ -168,6 +169,7 @@ impl Operation for Detach {
             }
             return Ok(Detached { nic: self.nic, target: None, done: Vec::new(), notices: Vec::new() });
         };
+        let after = before.with_attachments(attachments);
         let outcome = host.turn(Some(&before), &after, caller)?;
         let notices = Remark::all(&outcome.notices);
         Ok(Detached { nic: self.nic, target: Some(old), done: outcome.done, notices })

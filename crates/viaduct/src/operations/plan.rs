@@ -1,11 +1,16 @@
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::Diagnostics;
 use viaduct_plan::Severity;
-use viaduct_reconcile::{Wish, look};
+use viaduct_reconcile::look;
 
 use super::{Caller, File, Operation, Remark, sources};
-use crate::{failure::Failure, host::Host};
+use crate::{
+    failure::Failure,
+    host::{Applied, Host, Situation},
+};
 
 /// Shows what a configuration would change.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -34,9 +39,11 @@ impl Operation for Plan {
     type Report = Outlook;
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Outlook, Failure> {
-        let loaded = viaduct_model::load(&sources(self.files))?;
-        let attachments = host.store.attachments()?;
-        let outlook = look(&mut host.kernel, Wish::Be(&loaded.config, &attachments))?;
+        let sources = sources(self.files);
+        let loaded = viaduct_model::load(&sources)?;
+        let applied = Arc::new(Applied { sources, config: loaded.config });
+        let after = Situation::new(Some(applied), host.attachments()?, host.leases());
+        let outlook = look(&mut host.kernel, after.wish())?;
         let notices = Remark::all(&outlook.notices);
         if outlook.notices.iter().any(|notice| notice.severity == Severity::Error) {
             return Err(Failure::unfit(notices));

@@ -11,7 +11,7 @@ use viaduct_types::{NicId, Publish};
 use super::{Caller, Operation, Remark, confirm, names};
 use crate::{
     failure::Failure,
-    host::{Applied, Host, Situation},
+    host::{Applied, Host},
 };
 
 /// Changes a guest's addresses and published ports.
@@ -64,9 +64,12 @@ impl Operation for Set {
             return Err(names::unknown(&self.nic, config));
         }
         confirm::check_none_waits(host)?;
-        let (applied, unchanged) = edited(before.sources(), config, &self.edits())?;
-        let applied = Some(Arc::new(applied));
-        let after = Situation { applied, attachments: before.attachments.clone() };
+        let Some(applied) = &before.applied else {
+            return Err(Failure::failed("no configuration is applied yet: run `viaduct apply` first"));
+        };
+        // Not with the addresses that are lent: those are not of the file.
+        let (applied, unchanged) = edited(before.sources(), &applied.config, &self.edits())?;
+        let after = before.with_applied(Some(Arc::new(applied)));
         let outcome = host.turn(Some(&before), &after, caller)?;
         let mut notices = Remark::all(&outcome.notices);
         notices.extend(host.record(&format!("{} {}", Self::NAME, self.nic), caller, after.sources()));

@@ -218,11 +218,16 @@ impl Operation for Status {
                 .collect(),
             made: None,
         };
-        if let Some(applied) = &situation.applied {
+        if let (Some(applied), Some(config)) = (&situation.applied, situation.config()) {
             let outlook = look(&mut host.kernel, situation.wish())?;
             let drops = drops(&host.kernel.nft().counters()?);
-            let view =
-                View { applied, attachments: &situation.attachments, outlook: &outlook, drops: &drops };
+            let view = View {
+                applied,
+                config,
+                attachments: &situation.attachments,
+                outlook: &outlook,
+                drops: &drops,
+            };
             let edited = files::read(&host.config).is_ok_and(|now| now != applied.sources);
             report.made = Some(view.made(edited));
         }
@@ -248,6 +253,8 @@ pub(crate) fn drops(counters: &[DynamicCounter]) -> BTreeMap<IfName, Drops> {
 
 struct View<'a> {
     applied: &'a Applied,
+    /// With the addresses that are lent.
+    config: &'a Config,
     attachments: &'a Attachments,
     outlook: &'a Outlook,
     drops: &'a BTreeMap<IfName, Drops>,
@@ -271,7 +278,7 @@ impl View<'_> {
     }
 
     fn config(&self) -> &Config {
-        &self.applied.config
+        self.config
     }
 
     fn uplink(&self, name: &UplinkName) -> UplinkStatus {

@@ -18,11 +18,15 @@ use crate::nft::{Const, Hook, Key, Selector as S, Statement as St, Type as T};
 /// What guests may want of the host itself.
 pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut Builder) {
     table.set("open_host", &[T::IfName]);
+    table.set("dhcp", &[T::IfName]);
     table.counted("drop_host");
     table.counted("drop_claimed");
     table.counted("drop_pretender");
     for (device, _) in context.inside().filter(|(_, n)| n.to_host == Policy::Allow) {
         table.insert("open_host", Key::new().name(device));
+    }
+    for (device, _) in context.inside().filter(|(_, n)| n.dhcp) {
+        table.insert("dhcp", Key::new().name(device));
     }
     for f in &FAMILIES {
         table.set(both!(f, "claimed4", "claimed6"), &[f.address]);
@@ -65,6 +69,8 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
     table.chain(
         "from_guest_to_host",
         vec![
+            // Answered from a packet socket, which has seen it before; the host's own answer would be "unreachable".
+            vec![v4(), udp(), dport(67), St::In(vec![S::IifName], "dhcp"), drop()],
             vec![known(), accept()],
             vec![v4(), icmp(), St::Is(S::IcmpType, Const::u8(8, "echo-request")), accept()],
             vec![v6(), icmpv6(), accept()],

@@ -1,0 +1,180 @@
+//! Frames to and from guests, past the packet filter: packet sockets (packet(7)) on the devices that guests ask on.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use viaduct_types::{IfName, MacAddr};
+
+/// What a socket takes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// What is sent to a DHCP server: UDP over IPv4 to port 67.
+    Dhcp4,
+    /// ARP.
+    Arp,
+}
+
+/// A packet socket on one device. What it does not take in costs a packet a few instructions.
+pub struct Frames {
+    socket: OwnedFd,
+}
+
+impl Frames {
+    /// Opens one; needs CAP_NET_RAW. It does not block.
+    ///
+    /// # Errors
+    /// When there is no such device (ENODEV), or the kernel refuses.
+    pub fn open(device: &IfName, listen: Listen) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // Protocol 0: nothing comes in before the filter is there.
+        // SAFETY: socket() takes numbers.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let protocol = match listen {
+            Listen::Dhcp4 => {
+                attach(&socket, &dhcp4())?;
+                libc::ETH_P_IP
+            }
+            Listen::Arp => libc::ETH_P_ARP,
+        };
+        let index = rustix::net::netdevice::name_to_index(&socket, device.as_str())?;
+        let mut address = empty_address();
+        address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+        address.sll_protocol = u16::try_from(protocol).map_err(io::Error::other)?.to_be();
+        address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+        // SAFETY: the address is valid for the length given with it.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS) })?;
+        Ok(Self { socket })
+    }
+
+    /// The device's MAC.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn mac(&self) -> io::Result<MacAddr> {
+        let (mut address, mut size) = (empty_address(), ADDRESS);
+        // SAFETY: address and size are valid for writing, and the kernel writes no more than the size.
+        check(unsafe {
+            libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut size)
+        })?;
+        let [a, b, c, d, e, f, ..] = address.sll_addr;
+        match address.sll_halen {
+            6 => Ok(MacAddr([a, b, c, d, e, f])),
+            _ => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+        }
+    }
+
+    /// The next frame that came in for this host or for all; none when none waits. A frame that is longer than the
+    /// buffer is cut.
+    ///
+    /// # Errors
+    /// When the device went down (ENETDOWN), or is gone.
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        loop {
+            let (mut from, mut size) = (empty_address(), ADDRESS);
+            // SAFETY: buffer, address and size are valid for writing, with the lengths given.
+            let length = unsafe {
+                libc::recvfrom(
+                    self.socket.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    0,
+                    (&raw mut from).cast(),
+                    &raw mut size,
+                )
+            };
+            let Ok(length) = usize::try_from(length) else {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    return Ok(None);
+                }
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(error);
+            };
+            // What goes to other machines, tagged frames among it, is not for us.
+            if [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST].contains(&from.sll_pkttype)
+            {
+                return Ok(buffer.get(..length));
+            }
+        }
+    }
+
+    /// Sends a frame.
+    ///
+    /// # Errors
+    /// When the kernel does not take it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the frame is valid for the length given with it.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Frames {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "twenty bytes")]
+const ADDRESS: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+
+fn empty_address() -> libc::sockaddr_ll {
+    // SAFETY: sockaddr_ll is plain data, for which all zeroes are valid.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Lets through the whole datagrams over IPv4 that go to UDP port 67.
+fn dhcp4() -> [libc::sock_filter; 9] {
+    // linux/bpf_common.h: class, size, mode.
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_BYTE: u16 = 0x30;
+    const LOAD_HALF_AT_X: u16 = 0x48;
+    const HEADER_TO_X: u16 = 0xb1;
+    const IF_EQUAL: u16 = 0x15;
+    const IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    [
+        step(LOAD_BYTE, 0, 0, 14 + 9),
+        step(IF_EQUAL, 0, 6, 17),
+        step(LOAD_HALF, 0, 0, 14 + 6),
+        // More fragments, or not the first one.
+        step(IF_SET, 4, 0, 0x3fff),
+        step(HEADER_TO_X, 0, 0, 14),
+        step(LOAD_HALF_AT_X, 0, 0, 14 + 2),
+        step(IF_EQUAL, 0, 1, 67),
+        step(RETURN, 0, 0, 0xffff),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
+fn attach(socket: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut(),
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&filter)).map_err(io::Error::other)?;
+    // SAFETY: the kernel copies the program, which is valid for its length, and does not write to it.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size,
+        )
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,4 @@
+//! What the host answers its guests, as objects without sockets or clocks.
+#![forbid(unsafe_code)]
+
+pub mod dhcp4;

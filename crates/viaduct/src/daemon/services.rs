@@ -1,0 +1,216 @@
+//! Starts the process that answers guests, starts it again when it ends, and passes on what it says.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    net::Ipv4Addr,
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+use viaduct_plan::Served;
+use viaduct_services::dhcp4::Event;
+use viaduct_types::{MacAddr, NicId};
+
+use super::jobs::{Job, Jobs};
+use crate::{
+    failure::Failure,
+    host::Host,
+    operations,
+    services::{COMMAND, Order},
+};
+
+/// A process that lived for so long ended for another reason than the one before it.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How long until the next is started, when it ends at once.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// The process, whichever it is at the moment.
+pub(super) struct Services {
+    shared: Arc<Mutex<Shared>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    served: Served,
+    /// To the process that runs; a thread of its own writes, so that nobody waits for it.
+    orders: Option<Sender<String>>,
+    ending: bool,
+}
+
+impl Services {
+    /// Starts a thread that keeps a process running as soon as there is something to serve.
+    pub(super) fn start(jobs: Jobs) -> Result<Self, Failure> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let of_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("services".to_owned())
+            .spawn(move || keep_running(&of_thread, &jobs))
+            .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// What is to be served from now on.
+    pub(super) fn serve(&self, served: Served) {
+        let mut shared = lock(&self.shared);
+        let before = std::mem::replace(&mut shared.served, served);
+        if let Some(orders) = &shared.orders {
+            // It fails when the process has just ended; the next is told everything.
+            let _ = changes(&before, &shared.served).try_for_each(|order| orders.send(order));
+        } else if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Ends the process.
+    pub(super) fn stop(mut self) {
+        let mut shared = lock(&self.shared);
+        shared.ending = true;
+        // Its input ends with the thread that writes it.
+        shared.orders = None;
+        drop(shared);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One order for each device where something else is served.
+fn changes(before: &Served, after: &Served) -> impl Iterator<Item = String> {
+    let gone = before.keys().filter(|device| !after.contains_key(*device)).map(|device| (device, Vec::new()));
+    let new = after.iter().filter(|(device, clients)| before.get(*device) != Some(*clients));
+    let orders = gone.chain(new.map(|(device, clients)| (device, clients.clone())));
+    orders
+        .filter_map(|(device, clients)| {
+            let mut line = serde_json::to_string(&Order { device: device.clone(), clients }).ok()?;
+            line.push('\n');
+            Some(line)
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
+    let [mut pause, longest] = PAUSES;
+    let mut known = BTreeMap::new();
+    loop {
+        if lock(shared).ending {
+            return;
+        }
+        if lock(shared).served.is_empty() {
+            thread::park();
+            continue;
+        }
+        let started = Instant::now();
+        match start() {
+            Ok((mut child, input)) => {
+                attend(shared, &mut child, input, jobs, &mut known);
+                // Whatever ended its output, it is of no use any more.
+                let _ = child.kill();
+                let status = child.wait();
+                if lock(shared).ending {
+                    return;
+                }
+                match status {
+                    Ok(status) => {
+                        warn!("the process that answers guests ended ({status}); it is started again")
+                    }
+                    Err(error) => warn!("the process that answers guests was lost: {error}"),
+                }
+            }
+            Err(error) => warn!("cannot start the process that answers guests: {error}"),
+        }
+        pause = if started.elapsed() > SETTLED { PAUSES[0] } else { (pause * 2).min(longest) };
+        thread::park_timeout(pause);
+    }
+}
+
+fn start() -> std::io::Result<(Child, ChildStdin)> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("viaduct")
+        .arg(COMMAND)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let input = child.stdin.take().ok_or_else(|| std::io::Error::other("it has no input"))?;
+    Ok((child, input))
+}
+
+/// Tells a process what to serve, and listens to it until it ends.
+fn attend(
+    shared: &Mutex<Shared>,
+    child: &mut Child,
+    mut input: ChildStdin,
+    jobs: &Jobs,
+    known: &mut BTreeMap<NicId, Ipv4Addr>,
+) {
+    let (orders, queue) = mpsc::channel::<String>();
+    let writer = thread::Builder::new().name("orders".to_owned()).spawn(move || {
+        // It ends with the process, or when there is nobody left to give orders.
+        for order in queue {
+            if input.write_all(order.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    if let Err(error) = writer {
+        warn!("cannot start a thread: {error}");
+        return;
+    }
+    {
+        let mut shared = lock(shared);
+        if shared.ending {
+            return;
+        }
+        let _ = changes(&Served::new(), &shared.served).try_for_each(|order| orders.send(order));
+        shared.orders = Some(orders);
+    }
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            let Ok(line) = line else { break };
+            match serde_json::from_str(&line) {
+                Ok(event) => hear(event, jobs, known),
+                Err(error) => warn!("the process that answers guests said something else: {error}"),
+            }
+        }
+    }
+    lock(shared).orders = None;
+}
+
+fn hear(event: Event, jobs: &Jobs, known: &mut BTreeMap<NicId, Ipv4Addr>) {
+    match event {
+        Event::Configured { nic, address } => {
+            // Also told when a guest only renews.
+            if known.insert(nic.clone(), address) != Some(address) {
+                info!("{nic} has taken its address {address}");
+            }
+        }
+        Event::InUse { nic, address, holder } => {
+            jobs.send(Job::Do(Box::new(move |host| in_use(host, &nic, address, holder))));
+        }
+    }
+}
+
+/// Somebody else has a guest's address: it is lent another one. One that the file gives it stays.
+fn in_use(host: &mut Host, nic: &NicId, address: Ipv4Addr, holder: Option<MacAddr>) {
+    let by = holder.map(|mac| format!(" by {mac}")).unwrap_or_default();
+    warn!("{nic}: its address {address} is in use elsewhere{by}");
+    match operations::lend_another(host, nic, address.into()) {
+        Ok(Some(other)) => info!("{nic} is lent {other} instead"),
+        Ok(None) => {}
+        Err(failure) => warn!("{nic} is lent no other address: {}", failure.line()),
+    }
+}

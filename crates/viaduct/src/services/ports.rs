@@ -1,0 +1,170 @@
+//! The sockets of the devices that are served.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    event::{Timespec, epoll},
+    io::Errno,
+};
+use tracing::{debug, warn};
+use viaduct_kernel::{Frames, Listen};
+use viaduct_types::{IfName, MacAddr};
+
+use super::AGAIN;
+
+/// So many frames of one device are read before the others have their turn.
+const BATCH: usize = 32;
+/// The daemon's number; ports count up from the next.
+const DAEMON: u64 = 0;
+
+/// Where something waits.
+pub(super) enum Source {
+    Daemon,
+    Port(u64),
+}
+
+struct Port {
+    device: IfName,
+    listen: Listen,
+    frames: Frames,
+}
+
+pub(super) struct Ports {
+    epoll: OwnedFd,
+    open: BTreeMap<u64, Port>,
+    /// What is to be open, with its number when it is.
+    wanted: BTreeMap<(IfName, bool), Option<u64>>,
+    next: u64,
+    /// When what is not open is tried again.
+    again: Option<Duration>,
+}
+
+impl Ports {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        Ok(Self { epoll, open: BTreeMap::new(), wanted: BTreeMap::new(), next: DAEMON + 1, again: None })
+    }
+
+    pub(super) fn listen_to(&mut self, daemon: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, daemon, epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?)
+    }
+
+    /// Whether a device is served from now on, and with ARP.
+    pub(super) fn serve(&mut self, device: &IfName, served: bool, with_arp: bool, now: Duration) {
+        for (arp, wanted) in [(false, served), (true, served && with_arp)] {
+            let key = (device.clone(), arp);
+            if wanted {
+                self.wanted.entry(key).or_insert(None);
+            } else if let Some(Some(number)) = self.wanted.remove(&key) {
+                // Closing takes it out of what is waited for.
+                self.open.remove(&number);
+            }
+        }
+        self.again = Some(now);
+        self.open_missing(now);
+    }
+
+    /// When something is to be tried again.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.again
+    }
+
+    /// Opens what is not open, if it is time to try.
+    pub(super) fn open_missing(&mut self, now: Duration) {
+        if self.again.is_none_or(|again| again > now) {
+            return;
+        }
+        self.again = None;
+        for ((device, arp), number) in self.wanted.iter_mut().filter(|(_, number)| number.is_none()) {
+            let listen = if *arp { Listen::Arp } else { Listen::Dhcp4 };
+            let opened = Frames::open(device, listen).and_then(|frames| {
+                let data = epoll::EventData::new_u64(self.next);
+                epoll::add(&self.epoll, &frames, data, epoll::EventFlags::IN)?;
+                Ok(frames)
+            });
+            match opened {
+                Ok(frames) => {
+                    debug!("guests are answered on {device}");
+                    self.open.insert(self.next, Port { device: device.clone(), listen, frames });
+                    *number = Some(self.next);
+                    self.next += 1;
+                }
+                Err(error) => {
+                    // It is about to come, or about to be taken away.
+                    if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) {
+                        debug!("{device} is not there yet");
+                    } else {
+                        warn!("cannot listen on {device}: {error}");
+                    }
+                    self.again = Some(now + AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Sleeps until something waits, or for so long.
+    pub(super) fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<Source>> {
+        let mut events = Vec::with_capacity(64);
+        // Rounded up, so that what was waited for is due.
+        let limit = limit.and_then(|limit| Timespec::try_from(limit + Duration::from_micros(100)).ok());
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let source = |event: epoll::Event| match event.data.u64() {
+            DAEMON => Source::Daemon,
+            number => Source::Port(number),
+        };
+        Ok(events.into_iter().map(source).collect())
+    }
+
+    /// Gives on what came in by a port.
+    pub(super) fn read(
+        &mut self,
+        number: u64,
+        now: Duration,
+        mut frame: impl FnMut(&IfName, MacAddr, &[u8]),
+    ) {
+        let Some(port) = self.open.get(&number) else { return };
+        let mut buffer = [0; 2048];
+        for _ in 0..BATCH {
+            let received = port.frames.receive(&mut buffer).and_then(|received| match received {
+                Some(bytes) => Ok(Some((port.frames.mac()?, bytes))),
+                None => Ok(None),
+            });
+            match received {
+                Ok(Some((mac, bytes))) => frame(&port.device, mac, bytes),
+                Ok(None) => return,
+                Err(error) => {
+                    debug!("{}: {error}", port.device);
+                    self.lost(number, now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The device of a port went down, or is gone; one of the same name may come.
+    fn lost(&mut self, number: u64, now: Duration) {
+        let Some(port) = self.open.remove(&number) else { return };
+        if let Some(open) = self.wanted.get_mut(&(port.device, port.listen == Listen::Arp)) {
+            *open = None;
+            self.again = Some(now + AGAIN);
+        }
+    }
+
+    pub(super) fn send(&mut self, device: &IfName, frame: &[u8]) {
+        let number = self.wanted.get(&(device.clone(), false)).copied().flatten();
+        if let Some(port) = number.and_then(|number| self.open.get(&number))
+            && let Err(error) = port.frames.send(frame)
+        {
+            // The client asks again.
+            debug!("{device}: an answer was not sent: {error}");
+        }
+    }
+}
