@@ -167,7 +167,7 @@ fn a_tap_comes_with_what_hypervisors_are_told() {
         for line in ["attach web --tap", "attach web --tap"] {
             let ran = world.good(line);
             for word in [
-                "-netdev tap,id=net0,ifname=v-web.0,script=no,downscript=no,vhost=on",
+                "-netdev tap,id=net0,ifname=v-web.0,script=no,downscript=no",
                 "-device virtio-net-pci,netdev=net0,mac=02:00:00:",
                 ",host_mtu=1400",
                 "<interface type='ethernet'>",
