@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
-    desired::{ADOPTED, Desired, DesiredLink, UPLINK, When},
+    desired::{ADOPTED, Desired, DesiredLink, NIC, UPLINK, When},
     inner,
     nft::{self, Change, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
@@ -71,13 +71,20 @@ impl std::fmt::Display for Plan {
 
 /// The steps from `observed` to `desired`.
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
-    let mut plan = Planner { observed, desired, fresh: fresh(observed, desired), ops: Vec::new() };
+    let mut plan = Planner {
+        observed,
+        desired,
+        fresh: fresh(observed, desired),
+        parted: BTreeSet::new(),
+        ops: Vec::new(),
+    };
     let filter = nft::diff(&observed.nft, &desired.nft);
     let (late, early): (Vec<Change>, Vec<Change>) = filter
         .into_iter()
         .partition(|change| matches!(change, Change::DeleteTable(f) if !desired.nft.tables.contains_key(f)));
     let ends = early.iter().any(may_end_flows);
     if !early.is_empty() {
+        plan.part();
         plan.ops.push(Op::Nft(early));
     }
     if ends {
@@ -130,6 +137,8 @@ struct Planner<'a> {
     desired: &'a Desired,
     /// The links that this plan makes, or makes anew: what was observed of them does not count.
     fresh: BTreeSet<IfName>,
+    /// The devices of guests that left before the filter changed.
+    parted: BTreeSet<IfName>,
     ops: Vec<Op>,
 }
 
@@ -160,12 +169,40 @@ fn group(alias: &str) -> u32 {
     if alias.starts_with(UPLINK) { 0 } else { GROUP }
 }
 
+/// Whether it is a guest's, not a bridge.
+fn is_port(link: &Link) -> bool {
+    link.alias.starts_with(NIC) || link.alias.starts_with(ADOPTED)
+}
+
 /// Whether we made the link, rather than adopted it.
 fn is_made(link: &Link) -> bool {
     link.is_ours() && !link.alias.starts_with(ADOPTED)
 }
 
 impl Planner<'_> {
+    /// Guests leave before the filter forgets them: without lists of their own, what their networks let through would
+    /// reach them.
+    fn part(&mut self) {
+        let observed = self.observed;
+        let leaves =
+            |(name, link): &(&IfName, &Link)| is_port(link) && !self.desired.links.contains_key(*name);
+        let (made, adopted): (Vec<_>, Vec<_>) =
+            observed.links.iter().filter(leaves).partition(|(_, link)| is_made(link));
+        for (name, link) in adopted {
+            let leads = |route: &&Route| route.protocol == PROTOCOL && route.link.as_ref() == Some(name);
+            self.ops.extend(observed.routes.iter().filter(leads).cloned().map(Op::DeleteRoute));
+            if link.master.is_some() {
+                self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Master(None) });
+            }
+            self.parted.insert(name.clone());
+        }
+        let names: Vec<IfName> = made.into_iter().map(|(name, _)| name.clone()).collect();
+        if !names.is_empty() {
+            self.parted.extend(names.iter().cloned());
+            self.ops.push(Op::DeleteLinks(names));
+        }
+    }
+
     fn restore_sysctls(&mut self) {
         let unwanted = self.observed.journal.iter().filter(|(key, _)| {
             // Kept when wanted, even where nothing is to be set: it is us who hold it.
@@ -221,7 +258,7 @@ impl Planner<'_> {
             .routes
             .iter()
             .filter(|r| r.protocol == PROTOCOL && !desired.routes.contains(*r))
-            .filter(|r| !r.link.as_ref().is_some_and(vanishing))
+            .filter(|r| !r.link.as_ref().is_some_and(|link| vanishing(link) || self.parted.contains(link)))
             .collect();
         let mut ops: Vec<Op> = stale_routes.into_iter().map(|r| Op::DeleteRoute(r.clone())).collect();
         for (address, info) in &observed.addresses {
@@ -233,23 +270,23 @@ impl Planner<'_> {
                 ops.push(Op::DeleteAddress(address.clone()));
             }
         }
-        let delete = Op::DeleteLinks(gone.iter().map(|name| (*name).clone()).collect());
-        let any_gone = !gone.is_empty();
+        let left: Vec<IfName> =
+            gone.iter().filter(|name| !self.parted.contains(**name)).map(|name| (*name).clone()).collect();
         self.ops.append(&mut ops);
         // A device that somebody else made is given back as it was.
         for (name, link) in observed.links.iter().filter(|(_, l)| l.is_ours() && !is_made(l)) {
             if self.stays(name) {
                 continue;
             }
-            if link.master.is_some() {
+            if link.master.is_some() && !self.parted.contains(name) {
                 self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Master(None) });
             }
             self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Group(0) });
             self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::AddrgenNone(false) });
             self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Alias(String::new()) });
         }
-        if any_gone {
-            self.ops.push(delete);
+        if !left.is_empty() {
+            self.ops.push(Op::DeleteLinks(left));
         }
     }
 

@@ -1,0 +1,24 @@
+//! Guests that leave, and what could reach them on the way.
+
+mod common;
+
+use common::{attach_all, config, converge, host, look};
+use viaduct_plan::{Attachments, Op};
+
+#[test]
+fn a_guest_leaves_before_the_filter_forgets_its_own_list() {
+    let text = "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n\
+         [networks.public]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"198.51.100.0/24\"]\n\
+         [guests.closed]\nallow-in = []\n[[guests.closed.nics]]\nnetwork = \"public\"\naddresses = [\"198.51.100.9\"]\n";
+    let with = config(text);
+    let without = config(text.split("[guests.closed]").next().unwrap());
+    let mut host = host();
+    let attachments = attach_all(&mut host, &with);
+    converge(&mut host, &with, &attachments);
+    for (config, attachments) in [(&without, &attachments), (&with, &Attachments::new())] {
+        let steps = look(&mut host, config, attachments).3.ops;
+        let link = steps.iter().position(|op| matches!(op, Op::DeleteLinks(_))).unwrap();
+        let filter = steps.iter().position(|op| matches!(op, Op::Nft(_))).unwrap();
+        assert!(link < filter, "{steps:?}");
+    }
+}
