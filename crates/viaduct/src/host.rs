@@ -317,7 +317,7 @@ impl Host {
         // Remembered first: whoever finds a half-done change finishes it.
         if let Err(error) = after.remember(&self.store, before) {
             let failure = Failure::from(error).with("Nothing was changed.");
-            return Err(NotMade { failure: self.remember_again(before, failure), as_before: true });
+            return Err(NotMade { failure: self.remember_again(before, after, failure), as_before: true });
         }
         if let (Some(applied), Some(identity)) = (&after.applied, Identity::of(&self.store.applied_path())) {
             self.known = Some((identity, Arc::clone(applied)));
@@ -328,6 +328,13 @@ impl Host {
             return Ok(outcome);
         }
         self.made = None;
+        // The journal of settings is kept beside it: that nothing can be written there is known before the first step.
+        if let Err(error) = self.store.set_attachments(&after.attachments) {
+            let failure = Failure::from(error).with("Nothing was changed.");
+            return Err(NotMade { failure: self.remember_again(before, after, failure), as_before: true });
+        }
+        self.known_attachments = Identity::of(&self.store.attachments_path())
+            .map(|identity| (identity, Arc::clone(&after.attachments)));
         match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
             Ok(outcome) => {
                 self.is_made(after, &outcome);
@@ -336,7 +343,7 @@ impl Host {
             }
             Err(error) => {
                 let as_before = matches!(error.aftermath, Aftermath::Untouched | Aftermath::Undone);
-                Err(NotMade { failure: self.remember_again(before, error.into()), as_before })
+                Err(NotMade { failure: self.remember_again(before, after, error.into()), as_before })
             }
         }
     }
@@ -367,8 +374,9 @@ impl Host {
         Ok(outcome)
     }
 
-    fn remember_again(&self, before: Option<&Situation>, failure: Failure) -> Failure {
-        match before.map(|before| before.remember(&self.store, None)) {
+    /// Writes down again what was so before, of what is not so `after`.
+    fn remember_again(&self, before: Option<&Situation>, after: &Situation, failure: Failure) -> Failure {
+        match before.map(|before| before.remember(&self.store, Some(after))) {
             None | Some(Ok(())) => failure,
             Some(Err(error)) => failure.with(format!(
                 "That it is not applied could not be written down either ({error}); run `viaduct apply` when it can."
