@@ -69,6 +69,9 @@ impl Leases {
             else {
                 continue;
             };
+            if pool(network).next().is_none() {
+                continue;
+            }
             let mut address = choose(network, nic, &used);
             if address.is_none() {
                 // Who is away gives way.
