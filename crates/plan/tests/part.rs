@@ -253,3 +253,32 @@ fn everyday_changes_are_partial() {
         assert!(look(&mut host, to, &attached).3.is_empty());
     }
 }
+
+/// The first list in a network where all may talk to all, or the last one, changes the ports of every guest there; the first port that is published on all
+/// addresses changes the links of every routed guest.
+#[test]
+fn what_one_guest_decides_for_others_is_no_part() {
+    let text = |own: &str| {
+        format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n\
+             [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"198.51.100.0/28\"]\n\
+             [networks.lan]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]\nbetween-guests = \"allow\"\n\
+             [guests.one]\n{own}[[guests.one.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.7\"]\n\
+             [[guests.one.nics]]\nnetwork = \"pub\"\naddresses = [\"198.51.100.1\"]\n\
+             [guests.two]\n[[guests.two.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.8\"]\n\
+             [[guests.two.nics]]\nnetwork = \"pub\"\naddresses = [\"198.51.100.2\"]\n"
+        )
+    };
+    let plain = config(&text(""));
+    let mut host = host();
+    let all = attach_all(&mut host, &plain);
+    converge(&mut host, &plain, &all);
+    for own in ["allow-in = [{ from = \"any\" }]\n", "publish = [\"80:80/tcp\"]\n"] {
+        let other = config(&text(own));
+        let (plain, other) = [&plain, &other].map(|config| Side { config, attachments: &all }).into();
+        for (before, after) in [(plain, other), (other, plain)] {
+            assert!(part(&mut host, before, after).is_none(), "{own}");
+            converge(&mut host, after.config, &all);
+        }
+    }
+}

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Uplink};
+use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
 
 use super::links::default_nic;
@@ -171,8 +171,8 @@ impl<'a> Context<'a> {
             ports,
             stale,
             host_addresses: observed.addresses.keys().map(|a| a.address.addr()).collect(),
-            wildcard_published: networks_of(&|g| g.publish.iter().any(|p| p.publish.address.is_none())),
-            listed: networks_of(&|g| g.allow_in.is_some() || g.allow_out.is_some()),
+            wildcard_published: networks_of(&publishes_everywhere),
+            listed: networks_of(&has_list),
             uplink_addresses: uplink_addresses(config, observed),
         }
     }
@@ -220,12 +220,7 @@ impl<'a> Context<'a> {
 
     /// Whether frames between guests of a bridge pass the host's IP filter: when not everybody may talk to everybody.
     pub(super) fn is_redirected(&self, name: &NetworkName, network: &Network) -> bool {
-        let has_gateway = match &network.mode {
-            Mode::Nat { .. } => true,
-            Mode::Isolated { subnets, .. } => !subnets.is_empty(),
-            Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Vnet { .. } => false,
-        };
-        has_gateway && (network.between_guests == viaduct_model::Policy::Deny || self.listed.contains(name))
+        redirects(network) && (network.between_guests == Policy::Deny || self.listed.contains(name))
     }
 
     /// The addresses of a guest that we filter for, with their NIC: those not on the uplink's own segment.
@@ -285,4 +280,35 @@ pub(super) fn any_v4() -> IpNet {
 /// ::/0
 pub(super) fn any_v6() -> IpNet {
     IpNet::V6(viaduct_types::Ipv6Net::default())
+}
+
+/// What one guest decides for all ports of its network: the networks whose frames pass the host's IP filter because
+/// somebody has a list, and those whose links know 127.0.0.1 because somebody publishes on all addresses.
+pub(crate) fn decided_by_one(config: &Config) -> [BTreeSet<&NetworkName>; 2] {
+    let networks_of = |wanted: fn(&Guest) -> bool, matters: fn(&Network) -> bool| {
+        let networks = config.guests.values().filter(|g| wanted(g)).flat_map(|g| &g.nics);
+        let matters = |name: &&NetworkName| config.networks.get(*name).is_some_and(matters);
+        networks.map(|nic| &nic.network).filter(matters).collect()
+    };
+    [
+        networks_of(has_list, |n| redirects(n) && n.between_guests == Policy::Allow),
+        networks_of(publishes_everywhere, |n| matches!(n.mode, Mode::Routed { .. })),
+    ]
+}
+
+fn publishes_everywhere(guest: &Guest) -> bool {
+    guest.publish.iter().any(|p| p.publish.address.is_none())
+}
+
+fn has_list(guest: &Guest) -> bool {
+    guest.allow_in.is_some() || guest.allow_out.is_some()
+}
+
+/// Whether the host is there to judge what guests of one bridge say to each other.
+fn redirects(network: &Network) -> bool {
+    match &network.mode {
+        Mode::Nat { .. } => true,
+        Mode::Isolated { subnets, .. } => !subnets.is_empty(),
+        Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Vnet { .. } => false,
+    }
 }

@@ -27,6 +27,7 @@ use crate::{
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
 };
 use context::Context;
+pub(crate) use context::decided_by_one;
 pub use served::{Client, Served};
 
 /// What the aliases of NICs' links of ours begin with.

@@ -10,7 +10,7 @@ use viaduct_types::{GuestName, IfName, NetworkName, NicId};
 
 use super::{AskPart, Side, section::Section};
 use crate::{
-    desired::ask,
+    desired::{ask, decided_by_one},
     state::{Attachments, Observed, Target},
 };
 
@@ -69,7 +69,9 @@ impl<'a> Reduced<'a> {
             return None;
         }
         reduced.small = reduced.with(&guests);
-        Some(reduced)
+        // The first such guest of a network, or the last one, changes the ports of all the others.
+        let Pair { before: (before, _), after: (after, _) } = &reduced.small;
+        (decided_by_one(before) == decided_by_one(after)).then_some(reduced)
     }
 
     /// Whether it is a changed guest's.
