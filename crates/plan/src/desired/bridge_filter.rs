@@ -19,7 +19,6 @@ use super::{
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T};
 
 const GUARD: i32 = -300;
-const REDIRECT: i32 = -290;
 const FORWARD: i32 = -200;
 
 const IP: (u16, &str) = (0x0800, "ip");
@@ -99,6 +98,11 @@ fn dropped(counter: &'static str) -> [St; 2] {
     [St::CountIn(counter, vec![S::IifName]), drop()]
 }
 
+/// Lets a frame of a port into the bridge, or turned to the host.
+fn pass() -> St {
+    goto("redirect_frames")
+}
+
 fn rule(matches: Vec<St>, end: impl IntoIterator<Item = St>) -> Vec<St> {
     matches.into_iter().chain(end).collect()
 }
@@ -106,20 +110,21 @@ fn rule(matches: Vec<St>, end: impl IntoIterator<Item = St>) -> Vec<St> {
 fn add_guard(table: &mut Builder) {
     let own_source = || St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4");
     let wrong_mac = || St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac");
+    // The ethertype is that of the frame as sent: tagged frames, doubly or with priority only, match none of these.
     table.base(
         "guard",
         Hook::Prerouting,
         GUARD,
         vec![
+            // What most frames are comes first: one look says what the chain of the port would.
+            vec![from_ours(), of_type(IP), own_source(), goto("from_port_own_ip")],
             vec![St::VerdictMap(vec![S::IifName], "ports")],
             rule(vec![from_ours()], dropped("drop_unknown")),
         ],
     );
-    // The ethertype is that of the frame as sent: tagged frames, doubly or with priority only, match none of these.
     table.chain(
         "from_port",
         vec![
-            // What most frames are comes first, and takes one look.
             vec![of_type(IP), own_source(), goto("from_port_own_ip")],
             rule(vec![wrong_mac()], dropped("drop_mac")),
             vec![of_type(IP), goto("from_port_ip")],
@@ -133,27 +138,27 @@ fn add_guard(table: &mut Builder) {
         vec![
             rule(vec![wrong_mac()], dropped("drop_mac")),
             rule(vec![of_type(IP), loopback_v4(S::IpDaddr)], dropped("drop_address")),
-            vec![of_type(IP), accept()],
-            vec![of_type(IP6), accept()],
-            vec![of_type(ARP), accept()],
+            vec![of_type(IP), pass()],
+            vec![of_type(IP6), pass()],
+            vec![of_type(ARP), pass()],
             rule(vec![], dropped("drop_type")),
         ],
     );
     table.chain(
         "from_port_any",
-        vec![vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), accept()]],
+        vec![vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()]],
     );
     // Servers of DHCP are the host's, or the segment's.
     let from_server = || rule(vec![udp(), sport(67)], dropped("drop_dhcp"));
     let to_loopback = || rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address"));
-    table.chain("from_port_own_ip", vec![from_server(), to_loopback(), vec![accept()]]);
+    table.chain("from_port_own_ip", vec![from_server(), to_loopback(), vec![pass()]]);
     table.chain(
         "from_port_ip",
         vec![
             from_server(),
             to_loopback(),
             // A client that has no address yet asks for one (RFC 2131, 4.1).
-            vec![St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), accept()],
+            vec![St::Is(S::IpSaddr, Const::v4(Ipv4Addr::UNSPECIFIED)), udp(), dport(67), pass()],
             rule(vec![], dropped("drop_address")),
         ],
     );
@@ -161,12 +166,12 @@ fn add_guard(table: &mut Builder) {
         "from_port_arp",
         vec![
             rule(vec![St::NotIn(vec![S::IifName, S::ArpSaddrEther], "port_mac")], dropped("drop_arp")),
-            vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), accept()],
+            vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), pass()],
             // An address conflict probe has no sender address (RFC 5227, 2.1.1).
             vec![
                 St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)),
                 St::Is(S::ArpOperation, Const::be16(1, "request")),
-                accept(),
+                pass(),
             ],
             rule(vec![], dropped("drop_arp")),
         ],
@@ -215,7 +220,7 @@ fn add_ipv6_guard(table: &mut Builder) {
             vec![
                 St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)),
                 St::Not(S::Icmpv6Type, Const::u8(136, "nd-neighbor-advert")),
-                accept(),
+                pass(),
             ],
             vec![goto("from_port_ip6_source")],
         ],
@@ -232,10 +237,10 @@ fn add_ipv6_guard(table: &mut Builder) {
     table.chain(
         "from_port_ip6_source",
         vec![
-            vec![St::In(vec![S::IifName, S::EtherSaddr, S::Ip6Saddr], "source6"), accept()],
+            vec![St::In(vec![S::IifName, S::EtherSaddr, S::Ip6Saddr], "source6"), pass()],
             rule(vec![St::In(vec![S::Ip6Saddr], "taken_link_local")], dropped("drop_address")),
             // A link-local address that is not made of the MAC (RFC 7217).
-            vec![link_local(S::Ip6Saddr), accept()],
+            vec![link_local(S::Ip6Saddr), pass()],
             rule(vec![], dropped("drop_address")),
         ],
     );
@@ -252,10 +257,8 @@ fn add_redirect(table: &mut Builder) {
             accept(),
         ]
     };
-    table.base(
+    table.chain(
         "redirect_frames",
-        Hook::Prerouting,
-        REDIRECT,
         vec![
             // Only PACKET_OTHERHOST, unicast to a MAC that is not the bridge's.
             vec![St::Not(S::PktType, Const::u8(3, "other")), accept()],
@@ -263,6 +266,7 @@ fn add_redirect(table: &mut Builder) {
             solicitation(136, "nd-neighbor-advert"),
             redirected(IP),
             redirected(IP6),
+            vec![accept()],
         ],
     );
     let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];

@@ -140,6 +140,10 @@ pub(super) mod words {
         l4(58, "ipv6-icmp")
     }
 
+    pub(in super::super) fn tcp() -> Statement {
+        l4(6, "tcp")
+    }
+
     pub(in super::super) fn udp() -> Statement {
         l4(17, "udp")
     }
@@ -163,11 +167,6 @@ pub(super) mod words {
     /// From one of our links.
     pub(in super::super) fn from_ours() -> Statement {
         Statement::Is(Selector::IifGroup, Const::u32(GROUP, &GROUP.to_string()))
-    }
-
-    /// Not from one of our links.
-    pub(in super::super) fn not_from_ours() -> Statement {
-        Statement::Not(Selector::IifGroup, Const::u32(GROUP, &GROUP.to_string()))
     }
 
     /// To one of our links.

@@ -12,7 +12,7 @@ use super::{
     },
     FILTER, aggregate, ct_state,
     families::{FAMILIES, FamilyWords, both},
-    known, midway, published,
+    from_uplink, known, midway, published,
     recall::{Recall, Way},
 };
 use crate::{
@@ -51,11 +51,18 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     fill_permissions(context, table);
     let invalid = || vec![ct_state(0b001, "invalid"), drop()];
     let mut through = vec![vec![known(), accept()]];
-    through.extend(recall.known(Way::In, [not_from_ours(), to_ours(), goto("known_in")]));
+    // Comparing a name or two costs less than a look that finds nothing.
+    through.extend(context.uplinks().map(|(_, _, l3)| vec![from_uplink(l3), goto("from_elsewhere")]));
     through.extend([
         vec![St::In(vec![S::IifName], "inside"), goto("from_guest")],
-        vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
         vec![from_ours(), drop()],
+        vec![goto("from_elsewhere")],
+    ]);
+    table.base("through", Hook::Forward, FILTER, through);
+    let mut from_elsewhere: Vec<_> =
+        recall.known(Way::In, [to_ours(), goto("known_in")]).into_iter().collect();
+    from_elsewhere.extend([
+        vec![St::In(vec![S::OifName], "inside"), goto("from_outside")],
         vec![to_ours(), drop()],
         // With br_netfilter frames that only cross a bridge come here, too.
         vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
@@ -63,7 +70,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         vec![v4(), St::In(vec![S::IifName], "closed4"), drop()],
         vec![v6(), St::In(vec![S::IifName], "closed6"), drop()],
     ]);
-    table.base("through", Hook::Forward, FILTER, through);
+    table.chain("from_elsewhere", from_elsewhere);
     let listed_out = |f: &FamilyWords| {
         let set = both!(f, "listed_out4", "listed_out6");
         vec![(f.is)(), St::In(vec![f.saddr], set), jump(both!(f, "allow_out4", "allow_out6"))]
@@ -86,13 +93,13 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         listed_out(&FAMILIES[0]),
         listed_out(&FAMILIES[1]),
         vec![St::In(vec![S::OifName], "inside"), goto("from_guest_to_guest")],
-        [vec![St::In(vec![S::IifName, S::OifName], "exits")], recall.admit(Way::Out)].concat(),
+        vec![St::In(vec![S::IifName, S::OifName], "exits"), recall.admit(Way::Out)],
         vec![goto("refuse_out")],
     ]);
     table.chain("from_guest", from_guest);
     let between = |f: &FamilyWords| {
         let pair = St::In(vec![f.saddr, f.daddr], both!(f, "between4", "between6"));
-        [vec![(f.is)(), pair], recall.admit(Way::Between)].concat()
+        vec![(f.is)(), pair, recall.admit(Way::Between)]
     };
     table.chain(
         "from_guest_to_guest",
@@ -114,7 +121,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     };
     let inbound = |f: &FamilyWords| {
         let to = St::In(vec![S::IifName, f.daddr], both!(f, "inbound4", "inbound6"));
-        [vec![(f.is)(), to], recall.admit(Way::In)].concat()
+        vec![(f.is)(), to, recall.admit(Way::In)]
     };
     table.chain(
         "from_outside",
@@ -151,8 +158,8 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             let to_port = || vec![own, peer, S::L4Proto, S::ThDport];
             vec![
                 vec![St::In(to_port(), side.service[family]), end()],
-                vec![St::In(flow(), side.protocols[family]), end()],
                 vec![St::In(to_port(), side.ports[family]), end()],
+                vec![St::In(flow(), side.protocols[family]), end()],
             ]
         };
         let refuse = |chain| vec![vec![goto(chain)]];

@@ -12,6 +12,7 @@ use super::{
     },
     FILTER,
     families::{FAMILIES, FamilyWords, both},
+    from_uplink,
 };
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
 
@@ -37,18 +38,20 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     let source =
         |f: &FamilyWords| St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6"));
     let own_packet = || vec![v4(), not_loopback_v4(S::IpDaddr), source(&FAMILIES[0]), accept()];
-    table.base(
-        "guard",
-        Hook::Prerouting,
-        BEFORE_DEFRAG,
-        vec![
-            // What most packets of guests are: one look says what the chain of the port would.
-            [vec![from_ours(), St::Not(S::IifKind, Const::name("bridge"))], own_packet()].concat(),
-            vec![St::VerdictMap(vec![S::IifName], "ports")],
-            // A link of ours that the map does not know: not yet, or no longer, a guest's.
-            vec![from_ours(), St::CountIn("drop_unknown", vec![S::IifName]), drop()],
-        ],
-    );
+    let mut guard = vec![
+        // Table bridge has looked at what comes by a bridge.
+        vec![from_ours(), St::Is(S::IifKind, Const::name("bridge")), goto("no_loopback")],
+        // What most packets of guests are: one look says what the chain of the port would.
+        [vec![from_ours()], own_packet()].concat(),
+    ];
+    // Comparing a name or two costs less than a look that finds nothing.
+    guard.extend(context.uplinks().map(|(_, _, l3)| vec![from_uplink(l3), accept()]));
+    guard.extend([
+        vec![St::VerdictMap(vec![S::IifName], "ports")],
+        // A link of ours that the map does not know: not yet, or no longer, a guest's.
+        vec![from_ours(), St::CountIn("drop_unknown", vec![S::IifName]), drop()],
+    ]);
+    table.base("guard", Hook::Prerouting, BEFORE_DEFRAG, guard);
     table.chain(
         "from_port",
         vec![

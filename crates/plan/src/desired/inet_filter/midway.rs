@@ -11,21 +11,19 @@ use crate::nft::{Const, Selector as S, Statement as St};
 
 /// A rule that sends what begins no connection through `chain`, which refuses it or gives it back.
 pub(super) fn check(chain: &str) -> Vec<St> {
-    vec![tcp(), jump(chain)]
+    // Of FIN, SYN, RST and ACK not just SYN (RFC 9293, 3.10.7.2).
+    vec![tcp(), St::NotMasked(S::TcpFlags, Const::u8(0x17, "0x17"), Const::u8(0x02, "syn")), jump(chain)]
 }
 
 /// The chains that [`check`] names: `midway_from_guest` and `midway_from_outside`.
 pub(super) fn add(table: &mut Builder) {
-    // Of FIN, SYN, RST and ACK just SYN (RFC 9293, 3.10.7.2).
-    let begins =
-        || vec![tcp(), St::Masked(S::TcpFlags, Const::u8(0x17, "0x17"), Const::u8(0x02, "syn")), back()];
     // A list opens the one direction only.
     let listed = |f: &FamilyWords, end, chain| -> [Vec<St>; 2] {
         [both!(f, "listed_in4", "listed_in6"), both!(f, "listed_out4", "listed_out6")]
             .map(|set| vec![(f.is)(), St::In(vec![end], set), goto(chain)])
     };
-    let mut from_guest = vec![begins()];
-    let mut from_outside = vec![begins()];
+    let mut from_guest = Vec::new();
+    let mut from_outside = Vec::new();
     for f in &FAMILIES {
         from_guest.extend(listed(f, f.saddr, "refuse_out"));
         from_guest.extend(listed(f, f.daddr, "refuse_out"));
@@ -40,8 +38,4 @@ pub(super) fn add(table: &mut Builder) {
     from_guest.push(vec![goto("refuse_out")]);
     table.chain("midway_from_guest", from_guest);
     table.chain("midway_from_outside", from_outside);
-}
-
-fn tcp() -> St {
-    l4(6, "tcp")
 }

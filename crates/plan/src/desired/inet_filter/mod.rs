@@ -15,7 +15,7 @@ mod translation;
 use std::{collections::BTreeSet, net::IpAddr};
 
 pub(super) use guard::{add_own_addresses, arp_table, guard_of};
-use viaduct_types::IpNet;
+use viaduct_types::{IfName, IpNet};
 
 use super::{context::Context, elements::Builder};
 use crate::nft::{Const, Family, Selector, Statement, Table};
@@ -49,6 +49,11 @@ fn known() -> Statement {
 /// The connection's destination was translated: it goes to a published port (IPS_DST_NAT).
 fn published() -> Statement {
     Statement::Any(Selector::CtStatus, Const::u32(0x20, "dnat"))
+}
+
+/// From an uplink, as the IP stack names it.
+fn from_uplink(l3: &IfName) -> Statement {
+    Statement::Is(Selector::IifName, Const::name(l3.as_str()))
 }
 
 fn aggregate(prefixes: Vec<IpNet>) -> Vec<IpNet> {

@@ -27,6 +27,15 @@ pub(super) enum Way {
 }
 
 impl Way {
+    /// The chain that lets a flow through.
+    fn admission(self) -> &'static str {
+        match self {
+            Self::In => "admit_in",
+            Self::Between => "admit_between",
+            Self::Out => "admit_out",
+        }
+    }
+
     fn label(self) -> Const {
         Const::label(match self {
             Self::In => 86,
@@ -48,9 +57,8 @@ impl Recall {
     }
 
     /// Lets a flow through that goes this way, for good.
-    pub(super) fn admit(self, way: Way) -> Vec<St> {
-        let remember = self.labels.then(|| St::Write(S::CtLabel, way.label()));
-        remember.into_iter().chain([accept()]).collect()
+    pub(super) fn admit(self, way: Way) -> St {
+        if self.labels { goto(way.admission()) } else { accept() }
     }
 
     /// Lets a flow to a guest through, wherever it comes from.
@@ -69,8 +77,13 @@ impl Recall {
         if !self.labels {
             return;
         }
-        let from_guest = [vec![St::In(vec![S::IifName], "inside")], self.admit(Way::Between)].concat();
-        table.chain("admit_to_guest", vec![from_guest, self.admit(Way::In)]);
+        for way in [Way::In, Way::Between, Way::Out] {
+            // The second packet of TCP is an answer, or the first one again.
+            let remember = vec![St::Write(S::CtLabel, way.label()), accept()];
+            table.chain(way.admission(), vec![vec![tcp(), accept()], remember]);
+        }
+        let from_guest = vec![St::In(vec![S::IifName], "inside"), goto(Way::Between.admission())];
+        table.chain("admit_to_guest", vec![from_guest, vec![goto(Way::In.admission())]]);
         // What is refused wherever it would go is left to the rules that count it.
         let confined = St::In(vec![S::IifName], "confined");
         let turned_round = St::NotIn(vec![S::IifName, S::OifName], "redirected");

@@ -52,6 +52,11 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         everywhere.push(to(exact, both!(f, "publish_all4", "publish_all6"), true));
         everywhere.push(to(range, both!(f, "publish_all_range4", "publish_all_range6"), false));
     }
+    for f in &FAMILIES {
+        // A guest's own address is none of the host's.
+        let attached = both!(f, "attached4", "attached6");
+        ports.push(vec![(f.is)(), St::In(vec![f.daddr], attached), accept()]);
+    }
     // RTN_LOCAL
     let local = St::Is(S::FibDaddrType, Const::u32(2, "local"));
     ports.push(vec![local, goto("published_everywhere")]);
@@ -62,13 +67,17 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     let to_localhost = vec![v6(), St::Is(S::Ip6Daddr, Const::v6(Ipv6Addr::LOCALHOST)), accept()];
     ports.insert(0, to_localhost);
     table.base_chain("published_to_host", nat(Hook::Output, DSTNAT), ports);
-    let mut leaving = vec![vec![published(), v4(), loopback_v4(S::IpSaddr), St::Masquerade]];
+    let mut to_published = vec![vec![v4(), loopback_v4(S::IpSaddr), St::Masquerade]];
+    let mut leaving = vec![
+        vec![published(), jump("to_published")],
+        // Between our own networks everybody is who they are.
+        vec![to_ours(), accept()],
+    ];
     for f in &FAMILIES {
         // Answers within one subnet would not come back through us.
-        let hairpin = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin4", "hairpin6"));
-        leaving.push(vec![published(), (f.is)(), hairpin, St::Masquerade]);
-        let own = St::In(vec![f.saddr, f.daddr], both!(f, "hairpin_own4", "hairpin_own6"));
-        leaving.push(vec![published(), (f.is)(), own, St::Masquerade]);
+        let pair = |set| vec![(f.is)(), St::In(vec![f.saddr, f.daddr], set), St::Masquerade];
+        to_published.push(pair(both!(f, "hairpin4", "hairpin6")));
+        to_published.push(pair(both!(f, "hairpin_own4", "hairpin_own6")));
         let key = || vec![S::OifName, f.saddr];
         let map = both!(f, "snat4", "snat6");
         leaving.push(vec![
@@ -77,6 +86,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         ]);
         leaving.push(vec![(f.is)(), St::In(key(), both!(f, "masquerade4", "masquerade6")), St::Masquerade]);
     }
+    table.chain("to_published", to_published);
     table.base_chain("leaving", nat(Hook::Postrouting, SRCNAT), leaving);
 }
 
