@@ -1,0 +1,101 @@
+//! The words in which the datapath is told what to do.
+
+use std::{fmt, net::IpAddr, net::SocketAddr, net::UdpSocket, num::NonZeroUsize};
+
+use viaduct_types::VnetId;
+use viaduct_vnet_proto::data::{PeerId, Spi, esp::Cipher};
+use zeroize::Zeroizing;
+
+/// What the datapath is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// How many threads work. Each has its own queue of every tap.
+    pub workers: NonZeroUsize,
+    /// Bound, not connected. The first is the one that QUIC shares. Either one for each worker, or one for all: then
+    /// the first worker receives for all of them (behind NAT, and where only one port may be open). Give them as IPv6
+    /// sockets that take IPv4 too where the host has IPv6.
+    pub sockets: Vec<UdpSocket>,
+}
+
+/// Which way an association goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// From us to the peer, who chose the SPI.
+    Outbound,
+    /// From the peer to us, who chose the SPI.
+    Inbound,
+}
+
+/// Keys for one direction between two hosts in one vnet, for one worker.
+#[derive(Debug)]
+pub struct Association {
+    /// Its name at the receiver.
+    pub spi: Spi,
+    /// The other host.
+    pub peer: PeerId,
+    /// Whose frames it carries.
+    pub vnet: VnetId,
+    /// Which way.
+    pub direction: Direction,
+    /// Outbound: the worker that sends with it. Inbound: the worker that receives, which is the one at whose socket the
+    /// peer's datagrams arrive (the first, if there is one socket). See [`receiver`](super::receiver).
+    pub worker: usize,
+    /// How frames are protected.
+    pub cipher: Cipher,
+    /// With what.
+    pub key: KeyMaterial,
+    /// Outbound: after so many datagrams, [`Event::RekeyNeeded`](super::Event::RekeyNeeded) says so, once.
+    pub rekey_after: u64,
+}
+
+/// A key and its salt.
+pub struct KeyMaterial {
+    pub(super) key: Zeroizing<Vec<u8>>,
+    pub(super) salt: [u8; Self::SALT],
+}
+
+impl KeyMaterial {
+    /// Bytes of salt, for every cipher: the first bytes of each nonce (RFC 4106, section 4).
+    pub const SALT: usize = 4;
+
+    /// How many bytes a cipher needs, key and salt.
+    pub const fn length(cipher: Cipher) -> usize {
+        cipher.key_length() + Self::SALT
+    }
+
+    /// The key, followed by the salt, as key derivation gives them (RFC 4106, section 8.1); none when there are not
+    /// exactly as many bytes as the cipher needs.
+    pub fn new(cipher: Cipher, bytes: &[u8]) -> Option<Self> {
+        let (key, salt) = bytes.split_at_checked(cipher.key_length())?;
+        Some(Self { key: Zeroizing::new(key.to_vec()), salt: salt.try_into().ok()? })
+    }
+}
+
+impl fmt::Debug for KeyMaterial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyMaterial")
+    }
+}
+
+/// How a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Where it receives: one address for each of its sockets, at least one. Worker `w` sends to the `w`-th, counted
+    /// round.
+    pub remotes: Vec<SocketAddr>,
+    /// From which address of ours, if that matters.
+    pub local: Option<IpAddr>,
+    /// The largest datagram that gets there whole: what UDP carries, without IP's and UDP's headers.
+    pub largest_datagram: u16,
+}
+
+/// Datagrams of others that go on as they are: whoever sent them and whoever gets them have the keys, we have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// From where they come.
+    pub from: SocketAddr,
+    /// What they are for.
+    pub spi: Spi,
+    /// Where they go.
+    pub to: SocketAddr,
+}

@@ -1,0 +1,162 @@
+//! What was carried and what was dropped. Each number has one writer, a worker; readers see some recent value.
+
+use std::{
+    collections::BTreeMap,
+    ops::AddAssign,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use viaduct_types::VnetId;
+use viaduct_vnet_proto::data::PeerId;
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only its own worker may call this: it is no atomic addition, which costs more.
+    pub(super) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    pub(super) fn one(&self) {
+        self.add(1);
+    }
+
+    pub(super) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($(#[$about:meta])* $public:ident, $live:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $public { $($(#[$doc])* pub $name: u64,)* }
+
+        #[derive(Debug, Default)]
+        pub(super) struct $live { $(pub(super) $name: Counter,)* }
+
+        impl $live {
+            pub(super) fn read(&self) -> $public {
+                $public { $($name: self.$name.value(),)* }
+            }
+        }
+
+        impl AddAssign for $public {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+
+        impl $public {
+            /// Each number with its name, in the order of the definition.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// What came to the sockets and could not be told to belong to anybody, and what did not get further.
+    HostCounters, LiveHost {
+        /// Datagrams of QUIC.
+        quic,
+        /// Those that the control side was too slow for.
+        quic_dropped,
+        /// Events that the control side was too slow for.
+        events_dropped,
+        /// Datagrams that are too short to be ESP, or longer than any may be.
+        malformed,
+        /// For no association.
+        unknown_spi,
+        /// Received before, or too old to tell.
+        replayed,
+        /// Not by whoever has the key, or changed on the way.
+        forged,
+        /// Authentic, and yet no Ethernet frame.
+        not_a_frame,
+        /// Of others, passed on.
+        relayed,
+        /// Calls that received.
+        receive_calls,
+        /// Calls that sent.
+        send_calls,
+        /// Calls that wrote to taps.
+        tap_writes,
+    }
+}
+
+counters! {
+    /// Frames of one vnet.
+    VnetCounters, LiveVnet {
+        /// From this host's bridge. A super-frame counts as the frames it is cut into.
+        frames_out,
+        /// Their bytes.
+        bytes_out,
+        /// To this host's bridge.
+        frames_in,
+        /// Their bytes.
+        bytes_in,
+        /// From the bridge, dropped: no frame, or a super-frame of a kind that there is not.
+        malformed,
+        /// From the bridge, dropped: nobody claimed the source.
+        unknown_source,
+        /// From or to a muted port, dropped.
+        muted,
+        /// From the bridge, dropped: the destination is nowhere.
+        unknown_destination,
+        /// From the bridge, dropped: there are no keys or no path yet.
+        no_association,
+        /// From the bridge, dropped: longer than the path.
+        too_big,
+        /// From a peer, dropped: the source is not that peer's.
+        foreign_source,
+        /// From a peer, dropped: the destination is not here.
+        not_here,
+        /// From a peer, sent on to where the guest has gone.
+        forwarded,
+        /// To the bridge, dropped: the tap did not take it (it is down, or the host is out of memory).
+        tap_refused,
+    }
+}
+
+counters! {
+    /// Datagrams to and from one peer.
+    PeerCounters, LivePeer {
+        /// Sent.
+        datagrams_out,
+        /// Their bytes, as UDP carries them.
+        bytes_out,
+        /// Received and authentic.
+        datagrams_in,
+        /// Their bytes.
+        bytes_in,
+        /// How often the kernel would not cut datagrams for this path; what it refused was sent one by one.
+        segmentation_refused,
+        /// Sent one by one because of that.
+        sent_singly,
+        /// How many workers send to it one by one at the moment.
+        unsegmented,
+        /// Not sent: too large for the path.
+        too_big,
+        /// Not sent for another reason: no route, the firewall, no memory.
+        send_failed,
+    }
+}
+
+/// All numbers since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Of the sockets.
+    pub host: HostCounters,
+    /// Of each vnet that there is.
+    pub vnets: BTreeMap<VnetId, VnetCounters>,
+    /// Of each peer with a path.
+    pub peers: BTreeMap<PeerId, PeerCounters>,
+}

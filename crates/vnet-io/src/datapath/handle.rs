@@ -1,0 +1,273 @@
+//! What the control side holds.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use viaduct_types::VnetId;
+use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi};
+
+use super::{
+    api::{Association, Path, Relay},
+    counters::{Counters, LiveHost, LivePeer, LiveVnet},
+    mailbox::{Command, Mailbox, Settling, Slot},
+    tap::Tap,
+};
+
+/// What workers are waited for at most; they are never in the middle of something for so long.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandleError {
+    /// There is no such vnet here.
+    #[error("vnet {0} is not carried here")]
+    UnknownVnet(VnetId),
+    /// There is one already.
+    #[error("vnet {0} is carried already")]
+    KnownVnet(VnetId),
+    /// A tap for another number of workers.
+    #[error("the tap {name} has {queues} queues, and there are {workers} workers")]
+    Queues {
+        /// Which.
+        name: String,
+        /// How many it has.
+        queues: usize,
+        /// How many it needs.
+        workers: usize,
+    },
+    /// There is no such worker.
+    #[error("there is no worker {0}")]
+    UnknownWorker(usize),
+    /// A path has to lead somewhere.
+    #[error("the path to a peer has no address")]
+    NoAddress,
+    /// The workers do not answer.
+    #[error("the workers have not done what they were told")]
+    Stuck,
+}
+
+/// Tells the workers what to do. Nothing here waits, except [`settle`](Self::settle).
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    mailboxes: Vec<Arc<Mailbox>>,
+    host: Vec<Arc<LiveHost>>,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    vnets: BTreeMap<VnetId, Vnet>,
+    peers: BTreeMap<PeerId, Vec<Arc<LivePeer>>>,
+}
+
+#[derive(Debug)]
+struct Vnet {
+    slot: Slot,
+    counters: Vec<Arc<LiveVnet>>,
+}
+
+impl Shared {
+    pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>, host: Vec<Arc<LiveHost>>) -> Self {
+        Self { mailboxes, host, registry: Mutex::default() }
+    }
+}
+
+impl Handle {
+    pub(super) fn new(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.0.mailboxes.len()
+    }
+
+    /// Begins to carry a vnet, whose bridge the tap is a port of. Nothing is forwarded yet.
+    ///
+    /// # Errors
+    /// When there is one of that id, or the tap has not one queue for each worker.
+    pub fn add_vnet(&self, id: VnetId, tap: Tap) -> Result<(), HandleError> {
+        let workers = self.workers();
+        let mut registry = self.registry();
+        if registry.vnets.contains_key(&id) {
+            return Err(HandleError::KnownVnet(id));
+        }
+        let cuts_udp = tap.cuts_udp();
+        let (name, queues) = tap.into_parts();
+        if queues.len() != workers {
+            return Err(HandleError::Queues { name: name.to_string(), queues: queues.len(), workers });
+        }
+        let used: Vec<Slot> = registry.vnets.values().map(|vnet| vnet.slot).collect();
+        let slot = (0..).find(|slot| !used.contains(slot)).unwrap_or(used.len());
+        let counters: Vec<Arc<LiveVnet>> = (0..workers).map(|_| Arc::default()).collect();
+        for ((mailbox, queue), counters) in self.0.mailboxes.iter().zip(queues).zip(&counters) {
+            let counters = Arc::clone(counters);
+            mailbox.put(Command::AddVnet { slot, id, queue, cuts_udp, counters });
+        }
+        registry.vnets.insert(id, Vnet { slot, counters });
+        Ok(())
+    }
+
+    /// Carries it no longer, and forgets its associations.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_vnet(&self, id: VnetId) -> Result<(), HandleError> {
+        let mut registry = self.registry();
+        let vnet = registry.vnets.remove(&id).ok_or(HandleError::UnknownVnet(id))?;
+        self.all(|| Command::RemoveVnet(vnet.slot));
+        Ok(())
+    }
+
+    /// Begins to use keys. An outbound association takes the place of the one before of its peer, vnet and worker at once; an
+    /// inbound one is valid beside others until it is [retired](Self::retire).
+    ///
+    /// # Errors
+    /// When its vnet is not carried or its worker does not exist.
+    pub fn install(&self, association: Association) -> Result<(), HandleError> {
+        let registry = self.registry();
+        let slot = registry.slot(association.vnet)?;
+        let worker = association.worker;
+        let mailbox = self.0.mailboxes.get(worker).ok_or(HandleError::UnknownWorker(worker))?;
+        mailbox.put(Command::Install(slot, Box::new(association)));
+        Ok(())
+    }
+
+    /// Forgets an inbound association.
+    pub fn retire(&self, spi: Spi) {
+        self.all(|| Command::Retire(spi));
+    }
+
+    /// Forgets the outbound associations of a peer in a vnet: nothing is sent there any more.
+    ///
+    /// # Errors
+    /// When the vnet is not carried.
+    pub fn silence(&self, vnet: VnetId, peer: PeerId) -> Result<(), HandleError> {
+        let slot = self.registry().slot(vnet)?;
+        self.all(|| Command::Silence(slot, peer));
+        Ok(())
+    }
+
+    /// Says where frames of a vnet go.
+    ///
+    /// # Errors
+    /// When it is not carried.
+    pub fn set_forwarding(&self, vnet: VnetId, forwarding: Forwarding) -> Result<(), HandleError> {
+        let slot = self.registry().slot(vnet)?;
+        let forwarding = Arc::new(forwarding);
+        self.all(|| Command::Forwarding(slot, Arc::clone(&forwarding)));
+        Ok(())
+    }
+
+    /// Says how a peer is reached. What was found out about the path before (that the kernel would not cut datagrams
+    /// for it) is forgotten.
+    ///
+    /// # Errors
+    /// When the path has no address.
+    pub fn set_path(&self, peer: PeerId, path: Path) -> Result<(), HandleError> {
+        if path.remotes.is_empty() {
+            return Err(HandleError::NoAddress);
+        }
+        let path = Arc::new(path);
+        let mut registry = self.registry();
+        let workers = self.workers();
+        let counters =
+            registry.peers.entry(peer).or_insert_with(|| (0..workers).map(|_| Arc::default()).collect());
+        for (mailbox, counters) in self.0.mailboxes.iter().zip(counters) {
+            mailbox.put(Command::Path(peer, Arc::clone(&path), Arc::clone(counters)));
+        }
+        Ok(())
+    }
+
+    /// Forgets how a peer is reached, and its counters.
+    pub fn remove_path(&self, peer: PeerId) {
+        self.registry().peers.remove(&peer);
+        self.all(|| Command::RemovePath(peer));
+    }
+
+    /// Which datagrams of others go on to where; a whole list takes the place of the one before.
+    pub fn set_relays(&self, relays: &[Relay]) {
+        let relays = relays.iter().map(|relay| ((relay.from, relay.spi), relay.to)).collect();
+        let relays = Arc::new(relays);
+        self.all(|| Command::Relays(Arc::clone(&relays)));
+    }
+
+    /// Gives a frame to this host's bridge: an answer to a question, say.
+    ///
+    /// # Errors
+    /// When the vnet is not carried.
+    pub fn deliver(&self, vnet: VnetId, frame: Vec<u8>) -> Result<(), HandleError> {
+        let slot = self.registry().slot(vnet)?;
+        self.0.mailboxes[0].put(Command::Deliver(slot, frame));
+        Ok(())
+    }
+
+    /// Sends a frame to one peer, or to all that broadcasts go to.
+    ///
+    /// # Errors
+    /// When the vnet is not carried.
+    pub fn send(&self, vnet: VnetId, peer: Option<PeerId>, frame: Vec<u8>) -> Result<(), HandleError> {
+        let slot = self.registry().slot(vnet)?;
+        self.0.mailboxes[0].put(Command::Send(slot, peer, frame));
+        Ok(())
+    }
+
+    /// Waits until every worker has done what it was told before: milliseconds at most, unless the machine is
+    /// overloaded. So an inbound association is ready before the peer is told of it.
+    ///
+    /// # Errors
+    /// When they do not get to it.
+    pub fn settle(&self) -> Result<(), HandleError> {
+        let settling = Arc::new(Settling::of(self.workers()));
+        self.all(|| Command::Settle(Arc::clone(&settling)));
+        if settling.wait(SETTLE) { Ok(()) } else { Err(HandleError::Stuck) }
+    }
+
+    /// What was carried and dropped.
+    pub fn counters(&self) -> Counters {
+        let registry = self.registry();
+        let mut counters = Counters::default();
+        for live in &self.0.host {
+            counters.host += live.read();
+        }
+        for (id, vnet) in &registry.vnets {
+            let sum = counters.vnets.entry(*id).or_default();
+            for live in &vnet.counters {
+                *sum += live.read();
+            }
+        }
+        for (peer, all) in &registry.peers {
+            let sum = counters.peers.entry(*peer).or_default();
+            for live in all {
+                *sum += live.read();
+            }
+        }
+        counters
+    }
+
+    pub(super) fn stop(&self) {
+        self.all(|| Command::Stop);
+    }
+
+    fn all(&self, command: impl Fn() -> Command) {
+        for mailbox in &self.0.mailboxes {
+            mailbox.put(command());
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registry {
+    fn slot(&self, id: VnetId) -> Result<Slot, HandleError> {
+        self.vnets.get(&id).map(|vnet| vnet.slot).ok_or(HandleError::UnknownVnet(id))
+    }
+}

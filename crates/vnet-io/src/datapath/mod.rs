@@ -1,0 +1,159 @@
+//! Frames between this host's bridges and its peers: from a tap into datagrams, and back.
+//!
+//! Each worker is a thread with a queue of every tap and a socket, and does everything from reading to sending by
+//! itself: no packet goes from thread to thread. A super-frame (what the kernel would hand to a network card that cuts by
+//! itself) is read once, cut, sealed and given to the kernel in one call; what the kernel received as a run is opened and
+//! joined again into one write. Per packet there is no allocation, no lock, no log and no channel.
+//!
+//! The control side holds a [`Handle`]. What it changes reaches each worker between two batches. Changes are applied in
+//! the order in which they are made; [`Handle::settle`] waits until they are.
+//!
+//! ```text
+//! bridge ── tap queue 0 ── worker 0 ── socket 0 (shared with QUIC) ── peers
+//!        └─ tap queue 1 ── worker 1 ── socket 1 ────────────────────┘
+//! ```
+
+mod api;
+mod cipher;
+mod counters;
+mod event;
+mod handle;
+mod mailbox;
+mod socket;
+mod tap;
+mod worker;
+
+use std::{io, net::UdpSocket, sync::Arc, thread};
+
+use tokio::sync::mpsc;
+
+pub use api::{Association, Direction, KeyMaterial, Options, Path, Relay};
+pub use counters::{Counters, HostCounters, PeerCounters, VnetCounters};
+pub use event::{Datagram, Event};
+pub use handle::{Handle, HandleError};
+pub use tap::{Lifetime, Tap, TapError};
+pub use viaduct_vnet_proto::data::receiver;
+
+use handle::Shared;
+use mailbox::Mailbox;
+
+/// How many events may wait for the control side.
+const EVENTS: usize = 1_024;
+/// How many datagrams of QUIC may.
+const DATAGRAMS: usize = 512;
+
+/// Why the datapath did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Neither one socket nor one for each worker.
+    #[error("{workers} workers need {workers} sockets or one for all, not {sockets}")]
+    Sockets {
+        /// How many workers.
+        workers: usize,
+        /// How many sockets.
+        sockets: usize,
+    },
+    /// The kernel refused something of a socket.
+    #[error("cannot set {what} of the vnets' UDP socket {index}")]
+    Socket {
+        /// What was to be set.
+        what: &'static str,
+        /// Which one.
+        index: usize,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused what a thread needs.
+    #[error("cannot make {what} for the vnets' workers")]
+    Resource {
+        /// What.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// The workers. They end when this is dropped; taps that are persistent stay.
+#[derive(Debug)]
+pub struct Datapath {
+    handle: Handle,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// What the workers have for the control side.
+#[derive(Debug)]
+pub struct Inbox {
+    /// What happened.
+    pub events: mpsc::Receiver<Event>,
+    /// QUIC's datagrams from the first socket (and from others, should any come there).
+    pub datagrams: mpsc::Receiver<Datagram>,
+    /// To send QUIC's datagrams from the first socket. It does not wait; do not receive from it.
+    pub socket: UdpSocket,
+}
+
+impl Datapath {
+    /// Starts the workers, who have nothing to do yet.
+    ///
+    /// # Errors
+    /// When the sockets are too few or too many, or the kernel refuses what they need.
+    pub fn start(options: Options) -> Result<(Self, Inbox), StartError> {
+        let workers = options.workers.get();
+        let sockets = options.sockets.len();
+        if sockets != workers && sockets != 1 {
+            return Err(StartError::Sockets { workers, sockets });
+        }
+        let resource = |what| move |source| StartError::Resource { what, source };
+        let control =
+            options.sockets[0].try_clone().map_err(resource("another descriptor of the first socket"))?;
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (datagrams, datagram_receiver) = mpsc::channel(DATAGRAMS);
+
+        let mut sockets = Vec::new();
+        for (index, socket) in options.sockets.into_iter().enumerate() {
+            sockets.push(socket::Socket::prepare(socket, index)?);
+        }
+        let mut mailboxes = Vec::new();
+        let mut parts = Vec::new();
+        for index in 0..workers {
+            let mailbox = Arc::new(Mailbox::new().map_err(resource("an eventfd"))?);
+            let socket = match sockets.get(index) {
+                Some(socket) => socket.share(socket::Use::Both),
+                None => sockets[0].share(socket::Use::SendOnly),
+            };
+            let socket = socket.map_err(resource("another descriptor of a socket"))?;
+            let outlets = worker::Outlets { events: events.clone(), datagrams: datagrams.clone() };
+            let worker = worker::Worker::new(index, socket, Arc::clone(&mailbox), outlets)
+                .map_err(resource("an epoll instance"))?;
+            mailboxes.push(mailbox);
+            parts.push(worker);
+        }
+        let counters = parts.iter().map(worker::Worker::counters).collect();
+        let handle = Handle::new(Shared::new(mailboxes, counters));
+        let mut datapath = Self { handle, threads: Vec::new() };
+        for worker in parts {
+            // Should one not start, dropping the others ends them.
+            let thread = thread::Builder::new()
+                .name(format!("vnet-{}", worker.index()))
+                .spawn(move || worker.run())
+                .map_err(resource("a thread"))?;
+            datapath.threads.push(thread);
+        }
+        Ok((datapath, Inbox { events: event_receiver, datagrams: datagram_receiver, socket: control }))
+    }
+
+    /// To tell the workers what to do; cheap to clone.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.handle.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker of the vnets had panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Taps that give and take super-frames.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use viaduct_types::IfName;
+
+// include/uapi/linux/if_tun.h
+const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const IFF_TAP: u16 = 0x0002;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+const TUN_F_CSUM: libc::c_ulong = 0x01;
+const TUN_F_TSO4: libc::c_ulong = 0x02;
+const TUN_F_TSO6: libc::c_ulong = 0x04;
+const TUN_F_TSO_ECN: libc::c_ulong = 0x08;
+const TUN_F_USO4: libc::c_ulong = 0x20;
+const TUN_F_USO6: libc::c_ulong = 0x40;
+
+/// How many frames may wait for a worker. A super-frame has up to 64 KiB, so that a queue of the usual 1,000 would hold
+/// frames for tens of milliseconds; with this many, TCP finds its rate and others' packets do not wait behind it.
+const QUEUE: u32 = 64;
+
+/// Whether a tap outlives its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It goes with its descriptors.
+    Process,
+    /// It stays, a port of its bridge, until somebody deletes the link; whoever opens it next goes on with it.
+    Persistent,
+}
+
+/// Why there is no tap.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} the tap {name}{}", hint(source))]
+pub struct TapError {
+    /// What was tried.
+    pub what: &'static str,
+    /// On which.
+    pub name: IfName,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => " (another process has all of its queues)",
+        Some(libc::EINVAL) => " (a device of that name is another kind: delete it, or choose another name)",
+        Some(libc::ENOENT | libc::ENODEV) => " (the kernel has no module tun)",
+        _ => "",
+    }
+}
+
+/// A tap device with a queue for each worker.
+#[derive(Debug)]
+pub struct Tap {
+    name: IfName,
+    queues: Vec<OwnedFd>,
+    cuts_udp: bool,
+}
+
+impl Tap {
+    /// Makes it, or goes on with a persistent one of that name. It is down when it is new, and belongs to no bridge.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open(name: &IfName, queues: usize, lifetime: Lifetime) -> Result<Self, TapError> {
+        let failed = |what| move |source| TapError { what, name: name.clone(), source };
+        let mut tap = Self { name: name.clone(), queues: Vec::new(), cuts_udp: false };
+        for _ in 0..queues {
+            tap.queues.push(queue(name).map_err(failed("open"))?);
+        }
+        let Some(first) = tap.queues.first() else { return Ok(tap) };
+        // Offloads are the device's, not a queue's. USO came with Linux 6.2.
+        let without_uso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+        tap.cuts_udp = ioctl(first, TUNSETOFFLOAD, without_uso | TUN_F_USO4 | TUN_F_USO6).is_ok();
+        if !tap.cuts_udp {
+            ioctl(first, TUNSETOFFLOAD, without_uso).map_err(failed("set the offloads of"))?;
+        }
+        let persistent = libc::c_ulong::from(lifetime == Lifetime::Persistent);
+        ioctl(first, TUNSETPERSIST, persistent).map_err(failed("set the lifetime of"))?;
+        set_queue_length(name, QUEUE).map_err(failed("set the queue length of"))?;
+        Ok(tap)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &IfName {
+        &self.name
+    }
+
+    /// Whether UDP comes in super-frames, too (Linux 6.2 and newer).
+    pub fn cuts_udp(&self) -> bool {
+        self.cuts_udp
+    }
+
+    pub(super) fn into_parts(self) -> (IfName, Vec<OwnedFd>) {
+        (self.name, self.queues)
+    }
+}
+
+fn queue(name: &IfName) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let mut request = request(name);
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
+    request.ifr_ifru.ifru_flags = libc::c_short::from_ne_bytes(flags.to_ne_bytes());
+    // SAFETY: TUNSETIFF takes a pointer to an ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, &raw mut request) })?;
+    Ok(file.into())
+}
+
+fn ioctl(queue: &OwnedFd, number: libc::c_ulong, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: this is called with requests of tun's only that take a number.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), number as _, value) })
+}
+
+fn set_queue_length(name: &IfName, length: u32) -> io::Result<()> {
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 0)))?;
+    let mut request = request(name);
+    request.ifr_ifru.ifru_metric = length.cast_signed();
+    // SAFETY: SIOCSIFTXQLEN takes a pointer to an ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN as _, &raw mut request) })
+}
+
+fn request(name: &IfName) -> libc::ifreq {
+    // SAFETY: ifreq is plain data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // An IfName has at most 15 bytes; the last of the 16 stays NUL.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

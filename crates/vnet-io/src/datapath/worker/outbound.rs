@@ -1,0 +1,199 @@
+//! From a tap to the peers.
+
+use rustix::event::epoll::EventFlags;
+use viaduct_types::MacAddr;
+use viaduct_vnet_proto::data::{
+    Cut, CutError, DropReason, OFFLOAD_HEADER, Offload, PeerId, To,
+    esp::{datagram_length, largest_frame},
+};
+
+use super::{
+    Outlets, Worker,
+    outbox::{Outbox, Routes, Target},
+    vnet::{Outbound, Vnet},
+};
+use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot};
+
+/// How many frames of a tap are taken before others get their turn.
+const FRAMES: usize = 64;
+/// How many bytes: a few super-frames, so that a small frame does not wait for long behind them.
+const BYTES: usize = 256 << 10;
+/// How much of a frame that is too big an answer by ICMP needs (RFC 4443, section 2.4 (c), with the headers before).
+const HEAD: usize = 1_280;
+
+/// What sending a frame needs besides the vnet.
+struct Way<'a> {
+    outbox: &'a mut Outbox,
+    routes: &'a mut Routes,
+    scratch: &'a mut Scratch,
+    outlets: &'a Outlets,
+    host: &'a LiveHost,
+}
+
+impl Worker {
+    /// Carries what a tap has.
+    pub(super) fn carry_out(&mut self, slot: Slot, flags: EventFlags) {
+        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, .. } = self;
+        let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
+        let mut way = Way { outbox, routes, scratch, outlets, host };
+        let mut bytes = 0;
+        for _ in 0..FRAMES {
+            let length = match rustix::io::read(&vnet.queue, &mut buffer[..]) {
+                Ok(length) => length,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => break,
+                Err(_) => {
+                    // EBADFD: the device was deleted. It would be ready for ever.
+                    if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+                        let _ = rustix::event::epoll::delete(&*epoll, &vnet.queue);
+                        outlets_tell_gone(&way, vnet);
+                    }
+                    break;
+                }
+            };
+            let Some((header, frame)) = buffer[..length].split_first_chunk_mut::<OFFLOAD_HEADER>() else {
+                vnet.counters.malformed.one();
+                continue;
+            };
+            carry(vnet, &Offload::read(header), frame, &mut way);
+            bytes += length;
+            if bytes >= BYTES {
+                break;
+            }
+        }
+        way.outbox.flush(way.routes);
+    }
+
+    /// Sends a frame of the control side's.
+    pub(super) fn send(&mut self, slot: Slot, peer: Option<PeerId>, mut frame: Vec<u8>) {
+        let Self { vnets, outbox, routes, scratch, outlets, host, .. } = self;
+        let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
+        let mut way = Way { outbox, routes, scratch, outlets, host };
+        let forwarding = std::sync::Arc::clone(&vnet.forwarding);
+        let one = peer.as_slice();
+        let peers = if peer.is_some() { one } else { &forwarding.flood };
+        for peer in peers {
+            send_to(*peer, vnet, &Offload::NONE, &mut frame, &mut way);
+        }
+        way.outbox.flush(way.routes);
+    }
+
+    /// Sends a frame that came from a peer for a guest that went on to another. The outbox is flushed with the batch.
+    pub(super) fn forward(
+        vnet: &mut Vnet,
+        to: PeerId,
+        frame: &mut [u8],
+        (outbox, routes, scratch): (&mut Outbox, &mut Routes, &mut Scratch),
+        (outlets, host): (&Outlets, &LiveHost),
+    ) {
+        vnet.counters.forwarded.one();
+        let mut way = Way { outbox, routes, scratch, outlets, host };
+        send_to(to, vnet, &Offload::NONE, frame, &mut way);
+    }
+}
+
+fn outlets_tell_gone(way: &Way<'_>, vnet: &Vnet) {
+    way.outlets.tell(Event::TapGone { vnet: vnet.id }, way.host);
+}
+
+fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>) {
+    // So that its lists can be gone through while the vnet's associations count on; no more than a number goes up and down.
+    let forwarding = std::sync::Arc::clone(&vnet.forwarding);
+    let decision = forwarding.from_bridge(frame);
+    if decision.is_source_unknown
+        && let Some(mac) = source(frame)
+        && vnet.told.is_news(mac, None)
+    {
+        way.outlets.tell(Event::UnknownSource { vnet: vnet.id, mac }, way.host);
+    }
+    if let Some(reason) = decision.shown {
+        let shown = Event::Frame { vnet: vnet.id, reason, frame: frame.to_vec() };
+        way.outlets.tell(shown, way.host);
+    }
+    match decision.to {
+        To::Peer(peer) => send_to(peer, vnet, offload, frame, way),
+        To::Peers(peers) => {
+            for peer in peers {
+                send_to(*peer, vnet, offload, frame, way);
+            }
+        }
+        To::Nobody => {}
+        To::Dropped(reason) => match reason {
+            DropReason::Malformed => vnet.counters.malformed.one(),
+            DropReason::Muted => vnet.counters.muted.one(),
+            DropReason::UnknownSource => vnet.counters.unknown_source.one(),
+            DropReason::UnknownDestination => vnet.counters.unknown_destination.one(),
+        },
+    }
+}
+
+/// Cuts, seals and puts into the outbox.
+fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>) {
+    let (Some(outbound), Some(route)) = (vnet.outbound.get_mut(&peer), way.routes.get(&peer)) else {
+        vnet.counters.no_association.one();
+        return;
+    };
+    let cipher = outbound.keys.cipher();
+    let largest = largest_frame(cipher, usize::from(route.path.largest_datagram)).unwrap_or(0);
+    let cut = match Cut::plan(offload, frame, largest) {
+        Ok(cut) => cut,
+        Err(CutError::Malformed) => {
+            vnet.counters.malformed.one();
+            return;
+        }
+        Err(CutError::TooBig) => {
+            vnet.counters.too_big.one();
+            let head = frame[..frame.len().min(HEAD)].to_vec();
+            let event = Event::TooBig { vnet: vnet.id, peer, largest_frame: largest, head };
+            way.outlets.tell(event, way.host);
+            return;
+        }
+    };
+    let mut bytes = 0;
+    for index in 0..cut.count() {
+        let length = cut.frame_length(index);
+        let Some(number) = next_number(outbound, way, (vnet.id, peer)) else {
+            vnet.counters.no_association.one();
+            return;
+        };
+        let size = datagram_length(cipher, length);
+        let scratch = &mut *way.scratch;
+        let datagram = way.outbox.datagram(Target::Peer(peer), size, way.routes);
+        let sealed =
+            cut.with_frame(index, frame, |frame| outbound.keys.seal(number, frame, datagram, scratch));
+        if sealed.is_err() {
+            // It fails for texts of gigabytes only.
+            way.outbox.take_back(size);
+            vnet.counters.malformed.one();
+            return;
+        }
+        bytes += length;
+    }
+    vnet.counters.frames_out.add(cut.count() as u64);
+    vnet.counters.bytes_out.add(bytes as u64);
+}
+
+fn next_number(
+    outbound: &mut Outbound,
+    way: &Way<'_>,
+    (vnet, peer): (viaduct_types::VnetId, PeerId),
+) -> Option<u64> {
+    let number = outbound.next;
+    let spi = outbound.spi;
+    if number == outbound.rekey_after {
+        way.outlets.tell(Event::RekeyNeeded { vnet, peer, spi }, way.host);
+    }
+    if number > Outbound::LAST {
+        if number == Outbound::LAST + 1 {
+            way.outlets.tell(Event::Exhausted { vnet, peer, spi }, way.host);
+            outbound.next += 1;
+        }
+        return None;
+    }
+    outbound.next += 1;
+    Some(number)
+}
+
+pub(super) fn source(frame: &[u8]) -> Option<MacAddr> {
+    Some(MacAddr(*frame.get(6..)?.first_chunk()?))
+}

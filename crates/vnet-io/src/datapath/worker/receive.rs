@@ -1,0 +1,136 @@
+//! Room for what the socket has, and the call that fills it.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::RawFd,
+};
+
+use crate::datapath::socket::{Address, Control, UDP_GRO, control_messages};
+
+/// How many messages are received with one call. Where the kernel joins datagrams, each is a run of up to 64 KiB.
+const MESSAGES: usize = 32;
+/// The longest message there can be.
+const LONGEST: usize = 65_536;
+/// From one place to the next; not a power of two, so that the beginnings of all do not share a part of the cache.
+const STRIDE: usize = LONGEST + 2_048 + 64;
+
+/// See the module.
+pub(super) struct Receive {
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    name: Address,
+    control: Control,
+    bytes: libc::iovec,
+}
+
+/// A run of datagrams of one length, but for the last, which may be shorter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    pub(super) from: SocketAddr,
+    /// Our address.
+    pub(super) to: Option<IpAddr>,
+    /// Where it stands in the bytes.
+    pub(super) begin: usize,
+    pub(super) end: usize,
+    /// The length of each; at least 1.
+    pub(super) segment: usize,
+}
+
+// SAFETY: the pointers in places and headers lead into the same value's own buffers, and are only followed by the kernel
+// during the call that `fill` makes.
+unsafe impl Send for Receive {}
+
+impl Receive {
+    pub(super) fn new() -> Self {
+        let place = Place {
+            name: Address::default(),
+            control: Control::default(),
+            bytes: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
+        };
+        // SAFETY: mmsghdr is plain data, for which all zeroes are valid.
+        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Self {
+            bytes: vec![0; STRIDE * MESSAGES],
+            places: vec![place; MESSAGES],
+            headers: vec![header; MESSAGES],
+        }
+    }
+
+    /// Receives what there is; says how many messages. Errors of earlier sending are no concern here.
+    pub(super) fn fill(&mut self, socket: RawFd) -> usize {
+        for (index, (place, header)) in self.places.iter_mut().zip(&mut self.headers).enumerate() {
+            place.bytes.iov_base = self.bytes[index * STRIDE..].as_mut_ptr().cast();
+            place.bytes.iov_len = LONGEST;
+            let header = &mut header.msg_hdr;
+            header.msg_name = (&raw mut place.name.0).cast();
+            header.msg_namelen = Address::ROOM;
+            header.msg_iov = &raw mut place.bytes;
+            header.msg_iovlen = 1;
+            header.msg_control = place.control.0.as_mut_ptr().cast();
+            header.msg_controllen = place.control.0.len();
+            header.msg_flags = 0;
+        }
+        let most = libc::c_uint::try_from(MESSAGES).unwrap_or_default();
+        for _ in 0..3 {
+            // SAFETY: all headers point to places and bytes of our own, with their lengths.
+            let count = unsafe {
+                libc::recvmmsg(
+                    socket,
+                    self.headers.as_mut_ptr(),
+                    most,
+                    libc::MSG_DONTWAIT,
+                    std::ptr::null_mut(),
+                )
+            };
+            if let Ok(count) = usize::try_from(count) {
+                return count;
+            }
+            if std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock {
+                break;
+            }
+            // What an earlier datagram met on its way (ECONNREFUSED and others) is told once, then receiving goes on.
+        }
+        0
+    }
+
+    /// One of the messages that came; none when it is cut off or empty.
+    pub(super) fn arrived(&self, index: usize) -> Option<Arrived> {
+        let header = &self.headers[index];
+        let length = usize::try_from(header.msg_len).unwrap_or(0).min(LONGEST);
+        if length == 0 || header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
+            return None;
+        }
+        let from = self.places[index].name.socket_address()?;
+        let begin = index * STRIDE;
+        let mut arrived = Arrived { from, to: None, begin, end: begin + length, segment: length };
+        for (level, kind, data) in control_messages(&header.msg_hdr) {
+            match (level, kind) {
+                (libc::SOL_UDP, UDP_GRO) => {
+                    if let Some(size) = data.first_chunk::<4>() {
+                        let size = usize::try_from(i32::from_ne_bytes(*size)).unwrap_or(0);
+                        arrived.segment = if size == 0 { length } else { size };
+                    }
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let address = data.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes));
+                    arrived.to = address.map(|ip| ip.to_canonical());
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let address = data.get(8..).and_then(|data| data.first_chunk::<4>());
+                    arrived.to = address.map(|bytes| IpAddr::from(*bytes));
+                }
+                _ => {}
+            }
+        }
+        Some(arrived)
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}

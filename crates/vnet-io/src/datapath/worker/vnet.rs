@@ -1,0 +1,82 @@
+//! What a worker has of a vnet.
+
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
+
+use viaduct_types::{MacAddr, VnetId};
+use viaduct_vnet_proto::data::{Forwarding, Joins, PeerId, Spi};
+
+use super::PeerHash;
+use crate::datapath::{cipher::Keys, counters::LiveVnet};
+
+/// A vnet nobody has said anything about forwards nothing.
+const NO_MACS: usize = 0;
+/// How many addresses are remembered as told; the next that comes to the same place pushes one out.
+const TOLD: usize = 64;
+
+pub(super) struct Vnet {
+    pub(super) id: VnetId,
+    pub(super) queue: OwnedFd,
+    pub(super) joins: Joins,
+    pub(super) forwarding: Arc<Forwarding>,
+    pub(super) counters: Arc<LiveVnet>,
+    pub(super) outbound: HashMap<PeerId, Outbound, PeerHash>,
+    pub(super) told: Told,
+}
+
+/// Keys for what we send.
+pub(super) struct Outbound {
+    pub(super) spi: Spi,
+    pub(super) keys: Keys,
+    /// The number of the next datagram; the first is 1 (RFC 4303, section 3.3.3).
+    pub(super) next: u64,
+    pub(super) rekey_after: u64,
+}
+
+impl Outbound {
+    /// No key protects more datagrams: beyond this, AES-GCM's bounds are not worth much (NIST SP 800-38D, appendix B),
+    /// though its nonces do not repeat for long.
+    pub(super) const LAST: u64 = 1 << 40;
+
+    pub(super) fn new(spi: Spi, keys: Keys, rekey_after: u64) -> Self {
+        Self { spi, keys, next: 1, rekey_after }
+    }
+}
+
+impl Vnet {
+    pub(super) fn new(id: VnetId, queue: OwnedFd, cuts_udp: bool, counters: Arc<LiveVnet>) -> Self {
+        Self {
+            id,
+            queue,
+            joins: if cuts_udp { Joins::TcpAndUdp } else { Joins::Tcp },
+            forwarding: Arc::new(Forwarding::new(NO_MACS)),
+            counters,
+            outbound: HashMap::default(),
+            told: Told::default(),
+        }
+    }
+
+    pub(super) fn set_forwarding(&mut self, forwarding: Arc<Forwarding>) {
+        self.forwarding = forwarding;
+        self.told = Told::default();
+    }
+}
+
+/// Which addresses the control side was told of.
+pub(super) struct Told([Option<(MacAddr, Option<PeerId>)>; TOLD]);
+
+impl Default for Told {
+    fn default() -> Self {
+        Self([None; TOLD])
+    }
+}
+
+impl Told {
+    /// Whether it is to be told: not if it just was.
+    pub(super) fn is_news(&mut self, mac: MacAddr, peer: Option<PeerId>) -> bool {
+        let place = usize::from(mac.0[5] ^ mac.0[4].rotate_left(3) ^ mac.0[3].rotate_left(5)) % TOLD;
+        let news = Some((mac, peer));
+        let is_news = self.0[place] != news;
+        self.0[place] = news;
+        is_news
+    }
+}

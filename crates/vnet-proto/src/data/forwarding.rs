@@ -1,0 +1,305 @@
+//! Where frames go: decided by the control side, looked up by the workers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use viaduct_types::MacAddr;
+
+use super::{
+    MacTable, PeerId, Port,
+    interest::{Interest, interest},
+};
+
+/// What happens to frames from this host's bridge whose source nobody claimed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalSource {
+    /// Dropped and counted, and told to the control side: all NICs here are managed.
+    #[default]
+    Claimed,
+    /// Carried, and told to the control side: machines that nobody manages are behind the bridge.
+    Learned,
+}
+
+/// What happens to frames from this host's bridge for a unicast address that is nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownDestination {
+    /// Dropped and counted: whoever there is has claimed its addresses.
+    #[default]
+    Dropped,
+    /// Sent to those peers that have machines nobody manages, see [`Forwarding::learning_peers`].
+    Flooded,
+}
+
+/// What the workers know of one vnet. A whole value takes the place of the one before.
+///
+/// Cheap to clone: everything that grows is shared.
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    /// Who has which address.
+    pub macs: MacTable,
+    /// Who gets broadcasts: each member once.
+    pub flood: Arc<[PeerId]>,
+    /// Who gets a group's frames (by its Ethernet address); groups that are not here go to `flood`.
+    pub groups: Arc<BTreeMap<MacAddr, Arc<[PeerId]>>>,
+    /// Addresses for which the control side answers ARP and neighbour solicitations of this host's guests: the
+    /// question goes there and to nobody else.
+    pub answered: Arc<BTreeSet<IpAddr>>,
+    /// Peers with machines behind them that nobody manages: from them, and only from them, frames are taken whose source
+    /// nobody claimed.
+    pub learning_peers: Arc<[PeerId]>,
+    /// Whose frames from this host's bridge are taken.
+    pub local_source: LocalSource,
+    /// What of those whose destination is nowhere.
+    pub unknown_destination: UnknownDestination,
+}
+
+impl Forwarding {
+    /// A vnet that has nobody in it, for at most so many MAC addresses.
+    pub fn new(most_macs: usize) -> Self {
+        Self {
+            macs: MacTable::new(most_macs),
+            flood: Arc::default(),
+            groups: Arc::default(),
+            answered: Arc::default(),
+            learning_peers: Arc::default(),
+            local_source: LocalSource::default(),
+            unknown_destination: UnknownDestination::default(),
+        }
+    }
+}
+
+/// What is done with a frame from this host's bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromBridge<'a> {
+    /// Where it goes.
+    pub to: To<'a>,
+    /// Whether, and why, the control side sees it.
+    pub shown: Option<Interest>,
+    /// Whether the control side is told that nobody claimed its source here.
+    pub is_source_unknown: bool,
+}
+
+/// Where a frame from this host's bridge goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To<'a> {
+    /// To one peer.
+    Peer(PeerId),
+    /// To each of these.
+    Peers(&'a [PeerId]),
+    /// Nowhere: it is for somebody on the bridge, or for the control side only.
+    Nobody,
+    /// Nowhere, and this is counted.
+    Dropped(DropReason),
+}
+
+/// Why a frame from this host's bridge is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Too short, or from a group.
+    Malformed,
+    /// From or to a muted port.
+    Muted,
+    /// Nobody here claimed the source.
+    UnknownSource,
+    /// The destination is nowhere.
+    UnknownDestination,
+}
+
+/// What is done with a frame from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromPeer {
+    /// It goes to this host's bridge.
+    Deliver,
+    /// It goes on to where the guest went.
+    Forward(PeerId),
+    /// The peer may not send with this source.
+    ForeignSource,
+    /// The destination is not here, or it is silent.
+    NotHere,
+    /// Too short, or from a group.
+    Malformed,
+}
+
+impl Forwarding {
+    /// Decides for a frame from this host's bridge.
+    pub fn from_bridge(&self, frame: &[u8]) -> FromBridge<'_> {
+        let dropped = |reason| FromBridge {
+            to: To::Dropped(reason),
+            shown: None,
+            is_source_unknown: reason == DropReason::UnknownSource,
+        };
+        let Some((to, from)) = addresses(frame) else { return dropped(DropReason::Malformed) };
+        let mut is_source_unknown = false;
+        match self.macs.port(from) {
+            Some(Port::Local) => {}
+            Some(Port::Muted) => {
+                let shown = interest(frame, &self.answered).filter(|what| what.tells_of_its_sender());
+                let shown = shown.map(|what| if what == Interest::Arrival { what } else { Interest::Muted });
+                return FromBridge { shown, ..dropped(DropReason::Muted) };
+            }
+            None if self.local_source == LocalSource::Learned => is_source_unknown = true,
+            None | Some(Port::Peer(_) | Port::Moved(_)) => return dropped(DropReason::UnknownSource),
+        }
+        if to.is_multicast() {
+            let shown = interest(frame, &self.answered)
+                .filter(|what| !matches!(what, Interest::Muted | Interest::Announcement));
+            let to = match (shown, self.groups.get(&to)) {
+                (Some(Interest::Question), _) => To::Nobody,
+                (_, Some(members)) => To::Peers(members),
+                (_, None) => To::Peers(&self.flood),
+            };
+            return FromBridge { to, shown, is_source_unknown };
+        }
+        let to = match self.macs.port(to) {
+            Some(Port::Peer(peer) | Port::Moved(peer)) => To::Peer(peer),
+            Some(Port::Local) => To::Nobody,
+            Some(Port::Muted) => To::Dropped(DropReason::Muted),
+            None if self.unknown_destination == UnknownDestination::Flooded => {
+                To::Peers(&self.learning_peers)
+            }
+            None => To::Dropped(DropReason::UnknownDestination),
+        };
+        FromBridge { to, shown: None, is_source_unknown }
+    }
+
+    /// Decides for a frame from a peer. What comes from a peer goes to no other, so that nothing can go in circles; but for
+    /// what comes for a guest that went away.
+    pub fn from_peer(&self, peer: PeerId, frame: &[u8]) -> FromPeer {
+        let Some((to, from)) = addresses(frame) else { return FromPeer::Malformed };
+        match self.macs.port(from) {
+            Some(Port::Peer(owner)) if owner == peer => {}
+            // It went there a moment ago, which its new host knows sooner than its claim tells.
+            Some(Port::Moved(owner)) if owner == peer => {}
+            None if self.learning_peers.contains(&peer) => {}
+            None | Some(Port::Local | Port::Muted | Port::Peer(_) | Port::Moved(_)) => {
+                return FromPeer::ForeignSource;
+            }
+        }
+        if to.is_multicast() {
+            return FromPeer::Deliver;
+        }
+        match self.macs.port(to) {
+            Some(Port::Local) => FromPeer::Deliver,
+            Some(Port::Moved(next)) if next != peer => FromPeer::Forward(next),
+            None if self.local_source == LocalSource::Learned => FromPeer::Deliver,
+            None | Some(Port::Muted | Port::Peer(_) | Port::Moved(_)) => FromPeer::NotHere,
+        }
+    }
+}
+
+/// A frame's destination and source; none when it has no whole header, or a source that nobody can have.
+fn addresses(frame: &[u8]) -> Option<(MacAddr, MacAddr)> {
+    let header: &[u8; 14] = frame.first_chunk()?;
+    let [to @ .., _, _, _, _, _, _, _, _] = header;
+    let from = MacAddr([header[6], header[7], header[8], header[9], header[10], header[11]]);
+    (!from.is_multicast() && !from.is_zero()).then_some((MacAddr(*to), from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const SILENT: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+    const GONE: MacAddr = MacAddr([2, 0, 0, 0, 0, 4]);
+    const NOWHERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    const BROADCAST: MacAddr = MacAddr([0xff; 6]);
+    const GROUP: MacAddr = MacAddr([1, 0, 0x5e, 1, 2, 3]);
+    const P: PeerId = PeerId(1);
+    const Q: PeerId = PeerId(2);
+
+    fn forwarding() -> Forwarding {
+        let mut forwarding = Forwarding::new(10);
+        for (mac, port) in
+            [(HERE, Port::Local), (THERE, Port::Peer(P)), (SILENT, Port::Muted), (GONE, Port::Moved(Q))]
+        {
+            forwarding.macs.claim(mac, port).unwrap();
+        }
+        forwarding.flood = [P, Q].into();
+        forwarding.groups = Arc::new([(GROUP, [Q].into())].into());
+        forwarding.answered = Arc::new(["10.0.0.2".parse().unwrap()].into());
+        forwarding
+    }
+
+    fn frame(to: MacAddr, from: MacAddr) -> Vec<u8> {
+        [&to.0[..], &from.0, &[8, 0], &[0; 46]].concat()
+    }
+
+    fn arp(from: MacAddr, target: [u8; 4]) -> Vec<u8> {
+        let mut frame = frame(BROADCAST, from);
+        frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame[22..28].copy_from_slice(&from.0);
+        frame[28..32].copy_from_slice(&[10, 0, 0, 1]);
+        frame[38..42].copy_from_slice(&target);
+        frame
+    }
+
+    #[test]
+    fn frames_from_the_bridge() {
+        let forwarding = forwarding();
+        let to = |to, from| forwarding.from_bridge(&frame(to, from)).to;
+        assert_eq!(to(THERE, HERE), To::Peer(P));
+        assert_eq!(to(GONE, HERE), To::Peer(Q));
+        assert_eq!(to(HERE, HERE), To::Nobody);
+        assert_eq!(to(SILENT, HERE), To::Dropped(DropReason::Muted));
+        assert_eq!(to(NOWHERE, HERE), To::Dropped(DropReason::UnknownDestination));
+        assert_eq!(to(BROADCAST, HERE), To::Peers(&[P, Q]));
+        assert_eq!(to(GROUP, HERE), To::Peers(&[Q]));
+        assert_eq!(to(THERE, SILENT), To::Dropped(DropReason::Muted));
+        for spoofed in [THERE, GONE, NOWHERE] {
+            assert_eq!(to(BROADCAST, spoofed), To::Dropped(DropReason::UnknownSource));
+        }
+        assert_eq!(to(THERE, GROUP), To::Dropped(DropReason::Malformed));
+        assert_eq!(forwarding.from_bridge(&[0; 13]).to, To::Dropped(DropReason::Malformed));
+    }
+
+    #[test]
+    fn machines_that_nobody_manages() {
+        let mut forwarding = forwarding();
+        forwarding.local_source = LocalSource::Learned;
+        forwarding.unknown_destination = UnknownDestination::Flooded;
+        forwarding.learning_peers = [Q].into();
+        let bytes = frame(NOWHERE, MacAddr([2, 9, 9, 9, 9, 9]));
+        let decision = forwarding.from_bridge(&bytes);
+        assert_eq!((decision.to, decision.is_source_unknown), (To::Peers(&[Q]), true));
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, NOWHERE)), FromPeer::Deliver);
+        assert_eq!(forwarding.from_peer(Q, &frame(MacAddr([2, 8, 8, 8, 8, 8]), NOWHERE)), FromPeer::Deliver);
+        assert_eq!(forwarding.from_peer(P, &frame(HERE, NOWHERE)), FromPeer::ForeignSource);
+    }
+
+    #[test]
+    fn what_the_control_side_sees() {
+        let forwarding = forwarding();
+        let question = arp(HERE, [10, 0, 0, 2]);
+        let decision = forwarding.from_bridge(&question);
+        assert_eq!((decision.to, decision.shown), (To::Nobody, Some(Interest::Question)));
+        let other = arp(HERE, [10, 0, 0, 3]);
+        let decision = forwarding.from_bridge(&other);
+        assert_eq!((decision.to, decision.shown), (To::Peers(&[P, Q]), None));
+        let muted = arp(SILENT, [10, 0, 0, 1]);
+        let decision = forwarding.from_bridge(&muted);
+        assert_eq!((decision.to, decision.shown), (To::Dropped(DropReason::Muted), Some(Interest::Muted)));
+    }
+
+    #[test]
+    fn frames_from_peers() {
+        let forwarding = forwarding();
+        let from = |peer, to, from| forwarding.from_peer(peer, &frame(to, from));
+        assert_eq!(from(P, HERE, THERE), FromPeer::Deliver);
+        assert_eq!(from(P, BROADCAST, THERE), FromPeer::Deliver);
+        assert_eq!(from(Q, HERE, THERE), FromPeer::ForeignSource);
+        assert_eq!(from(P, HERE, HERE), FromPeer::ForeignSource);
+        assert_eq!(from(P, HERE, NOWHERE), FromPeer::ForeignSource);
+        assert_eq!(from(P, GONE, THERE), FromPeer::Forward(Q));
+        assert_eq!(from(Q, HERE, GONE), FromPeer::Deliver);
+        assert_eq!(from(Q, GONE, GONE), FromPeer::NotHere);
+        assert_eq!(from(P, SILENT, THERE), FromPeer::NotHere);
+        assert_eq!(from(P, THERE, THERE), FromPeer::NotHere);
+        assert_eq!(from(P, NOWHERE, THERE), FromPeer::NotHere);
+        assert_eq!(from(P, HERE, GROUP), FromPeer::Malformed);
+    }
+}
