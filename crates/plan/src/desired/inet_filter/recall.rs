@@ -83,7 +83,10 @@ impl Recall {
             table.chain(way.admission(), vec![vec![tcp(), accept()], remember]);
         }
         let from_guest = vec![St::In(vec![S::IifName], "inside"), goto(Way::Between.admission())];
-        table.chain("admit_to_guest", vec![from_guest, vec![goto(Way::In.admission())]]);
+        table.chain(
+            "admit_to_guest",
+            vec![vec![tcp(), accept()], from_guest, vec![goto(Way::In.admission())]],
+        );
         // What is refused wherever it would go is left to the rules that count it.
         let confined = St::In(vec![S::IifName], "confined");
         let turned_round = St::NotIn(vec![S::IifName, S::OifName], "redirected");

@@ -21,10 +21,6 @@ const SRCNAT: i32 = 100;
 
 /// Published ports, and the way out of translated networks.
 pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
-    table.set("transport", &[T::Proto]);
-    for proto in viaduct_types::Proto::ALL {
-        table.insert("transport", Key::new().proto(proto));
-    }
     for f in &FAMILIES {
         let a = f.address;
         table.map(both!(f, "publish4", "publish6"), &[a, T::Proto, T::Port], &[a, T::Port]);
@@ -38,7 +34,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     }
     fill_published(context, table);
     fill_ways_out(context, table);
-    let mut ports = vec![vec![St::NotIn(vec![S::L4Proto], "transport"), accept()]];
+    let mut ports = Vec::new();
     let mut everywhere = Vec::new();
     for f in &FAMILIES {
         let to = |key, map, port| {
