@@ -53,6 +53,7 @@ impl Image {
             "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
             0o644,
         );
+        image.text("/etc/udhcpc/default.script", include_str!("udhcpc.sh"), 0o755);
         image.text("/etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644);
         image.modules(&["virtio_pci", "virtio_console"])?;
         Ok(image)

@@ -13,7 +13,7 @@ mod image;
 mod kernel;
 mod machine;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use error::VmError;
 pub use image::Image;
@@ -22,8 +22,9 @@ pub use machine::{Machine, Ran, Setup};
 
 /// The modules of what Viaduct does and is tested with: links, bridges, the packet filter, VLANs, flowtables,
 /// WireGuard and netem.
-pub const HOST_MODULES: [&str; 43] = [
+pub const HOST_MODULES: [&str; 44] = [
     "8021q",
+    "af_packet",
     "br_netfilter",
     "bridge",
     "dummy",
@@ -80,11 +81,23 @@ pub const HOST_PROGRAMS: [&str; 8] = ["ip", "bridge", "tc", "nft", "ping", "wg",
 ///
 /// # Errors
 /// When a kernel cannot be had, QEMU does not start, or the machine does not come up.
-pub fn guest(network: &str, netns: Option<&std::path::Path>) -> Result<Machine, VmError> {
+pub fn guest(network: &str, netns: Option<&Path>) -> Result<Machine, VmError> {
+    guest_with(network, netns, |_| Ok(()))
+}
+
+/// The same, with what `add` adds to what it finds.
+///
+/// # Errors
+/// As [`guest`], and those of `add`.
+pub fn guest_with(
+    network: &str,
+    netns: Option<&Path>,
+    add: impl FnOnce(&mut Image) -> Result<(), VmError>,
+) -> Result<Machine, VmError> {
     let kernel = Kernel::debian()?;
     let mut image = Image::new(&kernel)?;
     image.modules(&["virtio_net", "af_packet"])?;
-    image.text("/etc/udhcpc/default.script", include_str!("udhcpc.sh"), 0o755);
+    add(&mut image)?;
     let setup = Setup {
         memory: 128,
         processors: 1,

@@ -1,0 +1,171 @@
+//! Virtual machines as guests: the example of a rented server, with machines under QEMU on taps, which know of the network
+//! what they are told by DHCP.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::{fs, process::Child, time::Duration};
+
+use support::{CONFIG, Daemon, World, host};
+use viaduct_vm::{Image, Machine, VmError};
+
+/// Says who asks, one connection at a time, in both families.
+const WHO: &str = r#"
+import socket
+server = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    client, (address, *_) = server.accept()
+    client.settimeout(5)
+    try:
+        client.recv(4096)
+        client.sendall(address.removeprefix("::ffff:").encode() + b"\n")
+    except OSError:
+        pass
+    client.close()
+"#;
+
+/// What the example's host is connected to: the provider's router, with one more machine behind it in the same
+/// namespace, that says who asks.
+struct Provider(Child);
+
+impl Provider {
+    fn new(world: &World) -> Self {
+        for line in [
+            "ip address flush dev eth0 scope global",
+            "ip -n outside address add 203.0.113.1/24 dev eth0",
+            "ip -n outside address add fe80::1/64 dev eth0 nodad",
+            "ip -n outside link set lo up",
+            "ip -n outside address add 192.0.2.7/32 dev lo",
+            "ip -n outside address add 2001:db8:ffff::7/128 dev lo",
+            "ip -n outside route add 198.51.100.112/29 via 203.0.113.48",
+            "ip -n outside route add 2001:db8:48::2/128 dev eth0",
+            "ip -n outside route add 2001:db8:48:1::/64 via 2001:db8:48::2 dev eth0",
+        ] {
+            world.sh(line);
+        }
+        world.write("/run/who.py", WHO);
+        let mut who = std::process::Command::new("ip");
+        Self(who.args(["netns", "exec", "outside", "python3", "/run/who.py"]).spawn().unwrap())
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The example's host with its daemon; `fresh` is still to be connected.
+fn rented(world: &World) -> (Provider, Daemon) {
+    let provider = Provider::new(world);
+    world.write(CONFIG, include_str!("../../../examples/hetzner/viaduct.toml"));
+    world.good("apply");
+    (provider, world.daemon())
+}
+
+const FRESH: &str = "[[guests.fresh.nics]]\nnetwork = \"public\"\n";
+
+/// The file gives `fresh` the addresses of `db`, which gets others.
+fn install(world: &World) {
+    let file = world.read(CONFIG);
+    let of_db = r#"addresses = ["198.51.100.119", "2001:db8:48:1::119"]"#;
+    let file = file.replace(of_db, r#"addresses = ["198.51.100.118", "2001:db8:48:1::118"]"#);
+    assert!(file.contains(FRESH) && file.contains("118"), "the example has changed: {file}");
+    world.write(CONFIG, file.replace(FRESH, &format!("{FRESH}{of_db}\n")));
+    world.good("apply");
+}
+
+#[track_caller]
+fn run(machine: &mut Machine, line: &str) -> String {
+    let ran = machine.run(line).unwrap();
+    assert_eq!(ran.status, 0, "{line}: {}\n{}\n{}", ran.output, World.log(), machine.console());
+    ran.output
+}
+
+/// Until a command in the machine succeeds; the machine waits, as it knows best how fast its time is.
+#[track_caller]
+fn soon(machine: &mut Machine, line: &str) -> String {
+    run(
+        machine,
+        &format!(
+            "n=0; until {line}; do n=$((n+1)); [ $n -lt 30 ] || {{ tail -n 3 /run/errors; ip route; ip -6 route; ip neigh; exit 1; }}; sleep 0.3; done 2>/run/errors"
+        ),
+    )
+}
+
+/// Up, reaches outside as the host, then gets its own addresses and serves from them.
+fn lives(world: &World, machine: &mut Machine, renew: &str) {
+    run(machine, "ip link set eth0 up");
+    let asks = |whom| format!("{{ echo | nc -w 2 {whom} 80 | grep .; }}");
+    soon(machine, "ip -o -4 address show dev eth0 | grep -q 'inet 172.30.'");
+    assert_eq!(soon(machine, &asks("192.0.2.7")).trim(), "203.0.113.48");
+
+    install(world);
+    run(machine, renew);
+    soon(machine, "ip -o -4 address show dev eth0 | grep -q 'inet 198.51.100.119/32'");
+    let addresses = run(machine, "ip -o -4 address show dev eth0");
+    assert!(!addresses.contains("172.30."), "{addresses}");
+    assert_eq!(soon(machine, &asks("192.0.2.7")).trim(), "198.51.100.119");
+    // The /29's broadcast address, and the same machine by IPv6.
+    run(
+        machine,
+        "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad && ip -6 address add 2001:db8:48:1::119/128 dev eth0 && ip -6 route add default via fe80::1 dev eth0 \
+         && mkdir -p /srv && echo served >/srv/index.html && httpd -h /srv",
+    );
+    assert_eq!(soon(machine, &asks("2001:db8:ffff::7")).trim(), "2001:db8:48:1::119");
+    let outside = "ip netns exec outside python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read())'";
+    for address in ["198.51.100.119", "[2001:db8:48:1::119]"] {
+        let got = world.sh(&format!("{outside} http://{address}/"));
+        assert!(got.contains("served"), "{address}: {got}");
+    }
+}
+
+#[test]
+fn a_machine_on_a_tap_comes_up_with_busybox_udhcpc() {
+    host(|world| {
+        let (_provider, _daemon) = rented(world);
+        let attached = world.good("attach fresh --tap --json").json();
+        let network = attached["qemu"].as_str().unwrap().to_owned();
+        let mut machine = viaduct_vm::guest(&network, None).unwrap();
+        run(
+            &mut machine,
+            "udhcpc -f -i eth0 -T 1 -t 60 -O staticroutes -O mtu >/run/udhcpc 2>&1 & echo $! >/run/pid",
+        );
+        // A renewal of what is no longer its own is refused, and it asks anew.
+        lives(world, &mut machine, "kill -USR1 $(cat /run/pid)");
+        world.good("detach fresh");
+    });
+}
+
+/// dhcpcd as Debian has it, with its hooks.
+fn dhcpcd(image: &mut Image) -> Result<(), VmError> {
+    image.program("dhcpcd")?;
+    for path in ["/usr/lib/dhcpcd", "/etc/dhcpcd.conf"] {
+        let place = fs::canonicalize(path).unwrap();
+        image.copy(&place)?;
+    }
+    image.text("/var/lib/dhcpcd/.keep", "", 0o644);
+    Ok(())
+}
+
+#[test]
+fn a_machine_on_a_device_of_somebody_elses_comes_up_with_dhcpcd() {
+    host(|world| {
+        let (_provider, _daemon) = rented(world);
+        world.sh("ip tuntap add vnet7 mode tap vnet_hdr");
+        let mac = "52:54:00:12:34:77";
+        world.write(CONFIG, world.read(CONFIG).replace(FRESH, &format!("{FRESH}mac = \"{mac}\"\n")));
+        world.good("apply");
+        world.good("attach fresh --device vnet7");
+        let network = format!(
+            "-netdev tap,id=net0,ifname=vnet7,script=no,downscript=no -device virtio-net-pci,netdev=net0,mac={mac}"
+        );
+        let mut machine = viaduct_vm::guest_with(&network, None, dhcpcd).unwrap();
+        machine.patience(Duration::from_secs(90)).unwrap();
+        run(&mut machine, "dhcpcd -4 -A -b -t 0 eth0 >/run/said 2>&1 || { cat /run/said; false; }");
+        lives(world, &mut machine, "dhcpcd -N eth0");
+        world.good("detach fresh");
+        world.sh("ip link show dev vnet7");
+    });
+}
