@@ -45,6 +45,9 @@ case $purpose in demo | test | bench | ci)
 esac
 case $purpose in test | ci)
     need procps kill "ends processes in tests"
+    need ethtool ethtool "takes offloads away in tests of vnets"
+    need tshark tshark "reads the datagrams of vnets, as a second opinion about every byte"
+    need python3-cryptography - "does so, too, for what it does not know"
     need util-linux unshare "gives tests namespaces of their own"
     need mount mount "gives tests a /run of their own"
     need iptables iptables "makes the rules of others in tests: as Docker has them, by both kinds of iptables"

@@ -30,7 +30,16 @@ fn recipe(payload: std::ops::Range<usize>) -> impl Strategy<Value = Recipe> {
         let least = u16::try_from(payload.len().div_ceil(64)).unwrap();
         let segment = if is_tcp { segment } else { segment.max(least) };
         Recipe {
-            tags, is_v6, is_tcp, options, flags, sequence, identification, may_fragment, segment, payload,
+            tags,
+            is_v6,
+            is_tcp,
+            options,
+            flags,
+            sequence,
+            identification,
+            may_fragment,
+            segment,
+            payload,
         }
     })
 }
@@ -117,7 +126,22 @@ fn build(recipe: &Recipe) -> (Offload, Vec<u8>) {
         let mut ip = vec![0x45, 2];
         ip.extend(u16::try_from(20 + length).unwrap().to_be_bytes());
         ip.extend(recipe.identification.to_be_bytes());
-        ip.extend([if recipe.may_fragment { 0 } else { 0x40 }, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        ip.extend([
+            if recipe.may_fragment { 0 } else { 0x40 },
+            0,
+            64,
+            protocol,
+            0,
+            0,
+            10,
+            0,
+            0,
+            1,
+            10,
+            0,
+            0,
+            2,
+        ]);
         let check = !fold(sum(&ip));
         ip[10..12].copy_from_slice(&check.to_be_bytes());
         frame.extend(ip);

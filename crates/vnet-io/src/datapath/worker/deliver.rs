@@ -24,6 +24,8 @@ pub(super) struct Deliver {
 struct Pending {
     slot: Slot,
     run: Run,
+    /// Of all frames, with their headers.
+    bytes: usize,
 }
 
 // SAFETY: the pointers in the vectors are made and followed by the kernel within one call of `write`.
@@ -50,19 +52,20 @@ impl Deliver {
             let first = &received[*first..first + first_length];
             if let Some(payload) = pending.run.push(first, &received[begin..begin + length]) {
                 self.parts.push((begin + payload, length - payload));
+                pending.bytes += length;
                 return;
             }
         }
         self.flush(vnets, received);
         let Some(Some(vnet)) = vnets.get(slot) else { return };
         let run = Run::start(&received[begin..begin + length], vnet.joins);
-        self.pending = Some(Pending { slot, run });
+        self.pending = Some(Pending { slot, run, bytes: length });
         self.parts.push((begin, length));
     }
 
     /// Writes what waits.
     pub(super) fn flush(&mut self, vnets: &[Option<Vnet>], received: &mut [u8]) {
-        let Some(Pending { slot, run }) = self.pending.take() else { return };
+        let Some(Pending { slot, run, bytes }) = self.pending.take() else { return };
         if let (Some(Some(vnet)), Some((first, length))) = (vnets.get(slot), self.parts.first()) {
             let offload = run.finish(&mut received[*first..first + length]);
             self.vectors.clear();
@@ -71,8 +74,7 @@ impl Deliver {
             for (begin, length) in &self.parts {
                 self.vectors.push(vector(&mut received[*begin..begin + length]));
             }
-            let bytes = self.parts.iter().map(|(_, length)| *length as u64).sum();
-            self.write(vnet, run.count() as u64, bytes);
+            self.write(vnet, run.count() as u64, bytes as u64);
         }
         self.parts.clear();
     }

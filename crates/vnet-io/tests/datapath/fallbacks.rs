@@ -1,0 +1,184 @@
+//! What the kernel or the path does not do.
+
+use std::{net::UdpSocket, num::NonZeroUsize, os::fd::AsRawFd};
+
+use viaduct_types::IfName;
+use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Path, StartError, Tap};
+use viaduct_vnet_proto::data::esp::Cipher;
+
+use super::{
+    between_hosts::Pair,
+    world::{Alone, OUT, PEER, PORT, Room, association, mac, until},
+};
+
+const CIPHER: Cipher = Cipher::Aes128Gcm;
+
+#[test]
+fn what_the_kernel_will_not_cut_is_sent_one_by_one() {
+    let pair = Pair::simple();
+    // Segmentation is refused where there are no checksums (EINVAL), as on routes whose device has none (EIO).
+    let socket = &pair.hosts[0].inbox.socket;
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
+    // SAFETY: the option is a c_int, which lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    assert_eq!(result, 0);
+    pair.guests[0].command("ping -q -c 1 -W 5 10.9.0.2");
+    let lost = pair.lost();
+    pair.transfer("10.9.0.2", 1_000_000);
+    let [a, b] = pair.counters();
+    let peer = a.peers[&PEER];
+    assert!(peer.segmentation_refused >= 1 && peer.unsegmented == 1, "{peer:?}");
+    assert!(peer.sent_singly > 500, "{peer:?}");
+    // What was refused was sent again, and nothing else.
+    until("nothing is lost", || pair.lost() == lost);
+    assert_eq!(b.host.replayed, 0);
+    assert_eq!(b.peers[&PEER].segmentation_refused, 0, "the other direction is another path");
+    // Another path may be better.
+    pair.hosts[0].reach(PEER, pair.hosts[1].addresses.clone());
+    pair.hosts[0].handle.settle().unwrap();
+    assert_eq!(pair.counters()[0].peers[&PEER].unsegmented, 0);
+}
+
+#[test]
+fn a_device_that_takes_less_is_told() {
+    let mut pair = Pair::simple();
+    pair.rooms[0].ip("link set u0 mtu 1300");
+    pair.rooms[1].ip("link set u0 mtu 1300");
+    let ping = |pair: &Pair, size: usize| {
+        let words = format!("ping -q -c 1 -W 1 -s {size} 10.9.0.2");
+        pair.guests[0].run(move || {
+            let words: Vec<&str> = words.split(' ').collect();
+            std::process::Command::new(words[0]).args(&words[1..]).output().unwrap().status.success()
+        })
+    };
+    assert!(ping(&pair, 500));
+    assert!(!ping(&pair, 1_400));
+    let remote = pair.hosts[1].addresses[0];
+    pair.hosts[0].event(|event| {
+        let Event::PathTooBig { remote: told, .. } = event else { return None };
+        (*told == remote).then_some(())
+    });
+    assert!(pair.counters()[0].peers[&PEER].too_big >= 1);
+    // The control side has found out what the path takes; the guests have not heard of it yet.
+    for side in 0..2 {
+        let remotes = pair.hosts[1 - side].addresses.clone();
+        let path = Path { remotes, local: None, largest_datagram: 1_272 };
+        pair.hosts[side].handle.set_path(PEER, path).unwrap();
+        pair.hosts[side].handle.settle().unwrap();
+    }
+    // What may not be cut is told, with what an answer by ICMP needs.
+    assert!(!ping(&pair, 1_400));
+    let (largest, head) = pair.hosts[0].event(|event| {
+        let Event::TooBig { largest_frame, head, peer: PEER, .. } = event else { return None };
+        Some((*largest_frame, head.clone()))
+    });
+    // 1,300 without 68 bytes of tunnel, and the Ethernet header.
+    assert_eq!(largest, 1_232 + 14);
+    assert_eq!(head[30..34], [10, 9, 0, 2]);
+}
+
+#[test]
+fn a_router_that_takes_less_is_heard() {
+    let mut alone = Alone::new(CIPHER);
+    // To 198.51.100.2 through another namespace, whose second link is narrow.
+    let (router, far) = (Room::new(), Room::new());
+    alone.room.link("u0", &router, "u0");
+    router.link("u1", &far, "u0");
+    alone.room.ip("addr add 192.0.2.1/24 dev u0");
+    alone.room.ip("route add 198.51.100.0/24 via 192.0.2.9");
+    router.ip("addr add 192.0.2.9/24 dev u0");
+    router.ip("addr add 198.51.100.9/24 dev u1");
+    router.ip("link set u1 mtu 1200");
+    router.command("sysctl -q -w net.ipv4.ip_forward=1");
+    far.ip("addr add 198.51.100.2/24 dev u0");
+    // A second host in the room, for the first one's socket is at 127.0.0.1.
+    let (datapath, mut inbox) = alone.room.run(|| {
+        let sockets = vec![UdpSocket::bind(("192.0.2.1", PORT)).unwrap()];
+        Datapath::start(Options { workers: NonZeroUsize::MIN, sockets }).unwrap()
+    });
+    let handle = datapath.handle();
+    let tap = alone.room.run(|| Tap::open(&"vn1".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap());
+    handle.add_vnet(super::world::vnet(), tap).unwrap();
+    let remote = "198.51.100.2:1798".parse().unwrap();
+    let path = Path { remotes: vec![remote], local: None, largest_datagram: 1_472 };
+    handle.set_path(PEER, path).unwrap();
+    handle
+        .install(association(CIPHER, OUT, PEER, viaduct_vnet_io::datapath::Direction::Outbound, 0))
+        .unwrap();
+    let frame = [&mac(2).0[..], &mac(1).0, &[8, 0], &[0; 1_400]].concat();
+    handle.send(super::world::vnet(), Some(PEER), frame).unwrap();
+    let mut told = None;
+    until("the router's word is heard", || {
+        if let Ok(Event::PathTooBig { remote, largest_packet }) = inbox.events.try_recv() {
+            told = Some((remote, largest_packet));
+        }
+        told.is_some()
+    });
+    assert_eq!(told, Some((remote, Some(1_200))));
+    // A word from the network is no reason to lose what comes next.
+    let small = [&mac(2).0[..], &mac(1).0, &[8, 0], &[0; 100]].concat();
+    for _ in 0..3 {
+        handle.send(super::world::vnet(), Some(PEER), small.clone()).unwrap();
+    }
+    until("they are sent", || handle.counters().peers[&PEER].datagrams_out == 4);
+    assert_eq!(handle.counters().peers[&PEER].send_failed, 0);
+    let _ = alone.host.inbox.events.try_recv();
+}
+
+#[test]
+fn a_persistent_tap_is_gone_on_with() {
+    let room = Room::new();
+    let name: IfName = "vn5".parse().unwrap();
+    let open = move |lifetime, queues| {
+        let name = name.clone();
+        room.run(move || {
+            let tap = Tap::open(&name, queues, lifetime);
+            tap.map(|tap| tap.name().to_string()).map_err(|error| error.to_string())
+        })
+    };
+    assert_eq!(open(Lifetime::Persistent, 2).unwrap(), "vn5");
+    assert_eq!(open(Lifetime::Persistent, 2).unwrap(), "vn5");
+    assert_eq!(open(Lifetime::Process, 1).unwrap(), "vn5");
+}
+
+#[test]
+fn a_device_of_another_kind_is_left_alone() {
+    let room = Room::new();
+    room.ip("link add vn6 type bridge");
+    let error = room.run(|| {
+        let error = Tap::open(&"vn6".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap_err();
+        error.to_string()
+    });
+    assert!(error.contains("vn6") && error.contains("another kind"), "{error}");
+}
+
+#[test]
+fn a_deleted_tap_is_told_and_keeps_nobody_busy() {
+    let mut alone = Alone::new(CIPHER);
+    alone.room.ip("link del vn0");
+    alone.host.event(|event| {
+        let Event::TapGone { .. } = event else { return None };
+        Some(())
+    });
+    alone.host.handle.remove_vnet(super::world::vnet()).unwrap();
+    alone.host.handle.settle().unwrap();
+}
+
+#[test]
+fn sockets_are_one_or_one_for_each() {
+    let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
+    let workers = NonZeroUsize::new(3).unwrap();
+    let result = Datapath::start(Options { workers, sockets: vec![socket(), socket()] });
+    assert!(matches!(result, Err(StartError::Sockets { workers: 3, sockets: 2 })));
+    let none = Datapath::start(Options { workers, sockets: Vec::new() });
+    assert!(matches!(none, Err(StartError::Sockets { sockets: 0, .. })));
+}

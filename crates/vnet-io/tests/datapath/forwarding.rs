@@ -1,0 +1,237 @@
+//! Where frames go, what the control side hears, and changes while frames flow.
+
+use std::{net::UdpSocket, sync::Arc, time::Duration};
+
+use viaduct_types::MacAddr;
+use viaduct_vnet_io::datapath::{Association, Direction, Event, Path, Relay};
+use viaduct_vnet_proto::data::{Forwarding, Interest, PeerId, Port, Spi, esp::Cipher};
+
+use super::{
+    wire::{reference, udp_frame},
+    world::{Alone, IN, LARGEST, OUT, PATIENCE, PEER, association, hex, key, mac, until, vnet},
+};
+
+const CIPHER: Cipher = Cipher::Aes128Gcm;
+
+fn sealed(number: u64, frame: &[u8]) -> Vec<u8> {
+    let material = hex(&key(CIPHER, IN));
+    reference(&[format!("seal {CIPHER} {material} {IN} {number} {}", hex(frame))]).remove(0)
+}
+
+fn opened(spi: u32, datagram: &[u8]) -> Vec<u8> {
+    let material = hex(&key(CIPHER, spi));
+    reference(&[format!("open {CIPHER} {material} 0 {}", hex(datagram))]).remove(0)
+}
+
+fn say(alone: &Alone, what: &'static str) {
+    alone.room.run(move || {
+        let socket = UdpSocket::bind("10.9.0.1:7000").unwrap();
+        socket.send_to(what.as_bytes(), "10.9.0.2:8000").unwrap();
+    });
+}
+
+#[test]
+fn a_peer_may_not_lie_about_its_source() {
+    let mut alone = Alone::new(CIPHER);
+    let mut frame = udp_frame(b"lies");
+    frame[6..12].copy_from_slice(&mac(3).0);
+    alone.give(&sealed(1, &frame));
+    let told = alone.host.event(|event| {
+        let Event::ForeignSource { peer, mac, .. } = event else { return None };
+        Some((*peer, *mac))
+    });
+    assert_eq!(told, (PEER, mac(3)));
+    assert_eq!(alone.host.counters().foreign_source, 1);
+    assert_eq!(alone.host.counters().frames_in, 0);
+}
+
+#[test]
+fn stragglers_follow_a_guest_that_went_on() {
+    const NEXT: PeerId = PeerId(2);
+    let alone = Alone::new(CIPHER);
+    let next = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    next.set_read_timeout(Some(PATIENCE)).unwrap();
+    alone.host.reach(NEXT, vec![next.local_addr().unwrap()]);
+    alone.host.handle.install(association(CIPHER, 0x2001, NEXT, Direction::Outbound, 0)).unwrap();
+    let ports = [(mac(1), Port::Moved(NEXT)), (mac(2), Port::Peer(PEER))];
+    alone.host.forward(&ports, &[]);
+    alone.host.handle.settle().unwrap();
+    let frame = udp_frame(b"wait for me");
+    alone.give(&sealed(1, &frame));
+    let mut bytes = [0; 2_000];
+    let (length, _) = next.recv_from(&mut bytes).unwrap();
+    assert_eq!(opened(0x2001, &bytes[..length]), frame);
+    assert_eq!(alone.host.counters().forwarded, 1);
+}
+
+#[test]
+fn questions_are_answered_by_the_control_side() {
+    let mut alone = Alone::new(CIPHER);
+    let mut forwarding = Forwarding::new(10);
+    forwarding.macs.claim(mac(1), Port::Local).unwrap();
+    forwarding.macs.claim(mac(2), Port::Peer(PEER)).unwrap();
+    forwarding.answered = Arc::new(["10.9.0.2".parse().unwrap()].into());
+    alone.host.handle.set_forwarding(vnet(), forwarding).unwrap();
+    alone.host.handle.settle().unwrap();
+    alone.room.ip("neigh del 10.9.0.2 dev vn0");
+    say(&alone, "who are you?");
+    let question = alone.host.event(|event| {
+        let Event::Frame { reason: Interest::Question, frame, .. } = event else { return None };
+        Some(frame.clone())
+    });
+    // ARP for 10.9.0.2 from 10.9.0.1.
+    assert_eq!(question[12..14], [8, 6]);
+    assert_eq!(question[38..42], [10, 9, 0, 2]);
+    let mut answer = [&mac(1).0[..], &mac(2).0, &question[12..20], &[0, 2]].concat();
+    answer.extend([&mac(2).0[..], &[10, 9, 0, 2], &question[22..32]].concat());
+    alone.host.handle.deliver(vnet(), answer).unwrap();
+    let frame = opened(OUT, &alone.receive());
+    assert_eq!(&frame[42..], b"who are you?");
+}
+
+#[test]
+fn a_muted_port_is_silent() {
+    let mut alone = Alone::new(CIPHER);
+    alone.host.forward(&[(mac(1), Port::Muted), (mac(2), Port::Peer(PEER))], &[PEER]);
+    alone.host.handle.settle().unwrap();
+    say(&alone, "hello?");
+    until("it is counted", || alone.host.counters().muted >= 1);
+    alone.give(&sealed(1, &udp_frame(b"hello?")));
+    until("it is counted", || alone.host.counters().not_here == 1);
+    // But the control side hears that it is there.
+    alone.room.ip("neigh flush dev vn0");
+    alone.room.ip("neigh del 10.9.0.2 dev vn0");
+    say(&alone, "hello?");
+    let shown = alone.host.event(|event| {
+        let Event::Frame { reason: Interest::Muted, frame, .. } = event else { return None };
+        (frame[12..14] == [8, 6]).then(|| frame.clone())
+    });
+    assert_eq!(shown[6..12], mac(1).0);
+    alone.peer.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(alone.peer.recv(&mut [0; 2_000]).is_err(), "something of a muted port was sent");
+}
+
+#[test]
+fn an_unknown_source_is_told_once() {
+    let mut alone = Alone::new(CIPHER);
+    alone.host.forward(&[(mac(2), Port::Peer(PEER))], &[PEER]);
+    alone.host.handle.settle().unwrap();
+    for _ in 0..3 {
+        say(&alone, "who am I?");
+    }
+    let mut told = alone.host.event(|event| {
+        let Event::UnknownSource { mac, .. } = event else { return None };
+        Some(*mac)
+    });
+    assert_eq!(told, mac(1));
+    until("they are counted", || alone.host.counters().unknown_source >= 3);
+    alone.host.handle.settle().unwrap();
+    while let Ok(event) = alone.host.inbox.events.try_recv() {
+        if let Event::UnknownSource { mac, .. } = event {
+            told = MacAddr([0; 6]).min(mac);
+        }
+    }
+    assert_eq!(told, mac(1), "it was told twice");
+}
+
+#[test]
+fn new_keys_take_over_without_a_gap() {
+    let mut alone = Alone::new(CIPHER);
+    let guest = alone.room.run(|| UdpSocket::bind("10.9.0.1:7000").unwrap());
+    guest.set_read_timeout(Some(PATIENCE)).unwrap();
+    let old = Association { rekey_after: 2, ..association(CIPHER, OUT, PEER, Direction::Outbound, 0) };
+    alone.host.handle.install(old).unwrap();
+    alone.host.handle.settle().unwrap();
+    for _ in 0..3 {
+        guest.send_to(b"old", "10.9.0.2:8000").unwrap();
+    }
+    let spi = alone.host.event(|event| {
+        let Event::RekeyNeeded { spi, peer: PEER, .. } = event else { return None };
+        Some(*spi)
+    });
+    assert_eq!(spi.value(), OUT);
+    // It goes on with the old one until there is a new one.
+    for number in 1..=3_u32 {
+        let datagram = alone.receive();
+        assert_eq!(datagram[..8], [OUT.to_be_bytes(), number.to_be_bytes()].concat());
+    }
+    alone.host.handle.install(association(CIPHER, 0x3001, PEER, Direction::Outbound, 0)).unwrap();
+    alone.host.handle.install(association(CIPHER, 0x3002, PEER, Direction::Inbound, 0)).unwrap();
+    alone.host.handle.settle().unwrap();
+    guest.send_to(b"new", "10.9.0.2:8000").unwrap();
+    assert_eq!(alone.receive()[..8], [0x3001_u32.to_be_bytes(), 1_u32.to_be_bytes()].concat());
+    // Both are heard, until the old one is retired.
+    let material = hex(&key(CIPHER, 0x3002));
+    let by_new =
+        reference(&[format!("seal {CIPHER} {material} {} 1 {}", 0x3002, hex(&udp_frame(b"by new")))]);
+    let mut bytes = [0; 100];
+    for (datagram, text) in [(sealed(1, &udp_frame(b"by old")), "by old"), (by_new[0].clone(), "by new")] {
+        alone.give(&datagram);
+        let length = guest.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], text.as_bytes());
+    }
+    alone.host.handle.retire(Spi::new(IN).unwrap());
+    alone.host.handle.settle().unwrap();
+    alone.give(&sealed(2, &udp_frame(b"too late")));
+    until("it is unknown", || alone.host.handle.counters().host.unknown_spi == 1);
+}
+
+#[test]
+fn datagrams_of_others_go_on_as_they_are() {
+    let alone = Alone::new(CIPHER);
+    let [from, to] = [0, 1].map(|_| alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
+    to.set_read_timeout(Some(PATIENCE)).unwrap();
+    let relay = Relay {
+        from: from.local_addr().unwrap(),
+        spi: Spi::new(0x5005).unwrap(),
+        to: to.local_addr().unwrap(),
+    };
+    alone.host.handle.set_relays(&[relay]);
+    alone.host.handle.settle().unwrap();
+    let datagram = [&0x5005_u32.to_be_bytes()[..], &[7; 500]].concat();
+    from.send_to(&datagram, alone.host.addresses[0]).unwrap();
+    let mut bytes = [0; 2_000];
+    let (length, sender) = to.recv_from(&mut bytes).unwrap();
+    assert_eq!(bytes[..length], datagram);
+    assert_eq!(sender, alone.host.addresses[0]);
+    // From elsewhere it is for nobody.
+    alone.give(&datagram);
+    until("it is unknown", || alone.host.handle.counters().host.unknown_spi == 1);
+    assert_eq!(alone.host.handle.counters().host.relayed, 1);
+}
+
+#[test]
+fn quic_goes_to_the_control_side() {
+    let mut alone = Alone::new(CIPHER);
+    let datagram = [0x40, 1, 2, 3];
+    alone.give(&datagram);
+    let mut received = None;
+    until("it is there", || {
+        received = alone.host.inbox.datagrams.try_recv().ok();
+        received.is_some()
+    });
+    let received = received.unwrap();
+    assert_eq!(received.bytes, datagram);
+    assert_eq!(received.from, alone.peer.local_addr().unwrap());
+    assert_eq!(received.to, Some("127.0.0.1".parse().unwrap()));
+    alone.host.inbox.socket.send_to(&[0x41], received.from).unwrap();
+    assert_eq!(alone.receive(), [0x41]);
+}
+
+#[test]
+fn a_peer_at_another_address_is_told() {
+    let mut alone = Alone::new(CIPHER);
+    let other = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    other.send_to(&sealed(1, &udp_frame(b"moved")), alone.host.addresses[0]).unwrap();
+    let from = alone.host.event(|event| {
+        let Event::Roamed { peer: PEER, from } = event else { return None };
+        Some(*from)
+    });
+    assert_eq!(from, other.local_addr().unwrap());
+    let path = Path { remotes: vec![from], local: None, largest_datagram: LARGEST };
+    alone.host.handle.set_path(PEER, path).unwrap();
+    alone.host.handle.settle().unwrap();
+    say(&alone, "there you are");
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(other.recv(&mut [0; 2_000]).unwrap() > 0);
+}
