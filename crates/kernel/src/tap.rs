@@ -16,6 +16,7 @@ const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOWNER: libc::c_ulong = 0x4004_54cc;
 const IFF_TAP: u16 = 0x0002;
+const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_TUN_EXCL: u16 = 0x8000;
@@ -28,12 +29,21 @@ pub(crate) fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
 }
 
+/// A tap keeps for ever whether it has several queues, and who opens one cannot use the other kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queues {
+    /// As hypervisors take it.
+    One,
+    /// As many as are opened.
+    Several,
+}
+
 /// Makes one, down, in the namespace of the thread that opened the file. A device that has the name already is left
 /// alone: EBUSY if it is a tap, EINVAL or EEXIST if it is another device.
-pub(crate) fn make(file: File, name: &IfName) -> io::Result<Tap> {
-    // One queue: a tap keeps for ever whether it has several, and a hypervisor that opens one cannot use the other
-    // kind. Without a bare IFF_TUN_EXCL this would attach to an existing tap of that name instead.
-    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL;
+pub(crate) fn make(file: File, name: &IfName, queues: Queues) -> io::Result<Tap> {
+    let several = if queues == Queues::Several { IFF_MULTI_QUEUE } else { 0 };
+    // Without a bare IFF_TUN_EXCL this would attach to an existing tap of that name instead.
+    let flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_TUN_EXCL | several;
     // SAFETY: ifreq is plain data, for which all zeroes are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // An IfName has at most 15 bytes; the last of the 16 stays NUL.

@@ -50,6 +50,7 @@ pub(crate) fn build(lab: &Lab, binary: &Path, reporter: &Reporter) -> Result<Wor
         responder::start(name, machine, world.machines[name].net.as_fd())
             .map_err(Failure::because("answer on the machines' ports"))?;
     }
+    exchange_keys(lab, &world, reporter)?;
     stage("applying");
     thread::scope(|scope| {
         let hosts: Vec<_> =
@@ -101,6 +102,54 @@ pub(crate) fn perform(
         outcomes.extend(check_together(scene, &together, reporter));
     }
     Ok(outcomes)
+}
+
+/// Writes the hosts' keys, which they make now, where configurations have a word in their place.
+fn exchange_keys(lab: &Lab, world: &World, reporter: &Reporter) -> Result<(), Failure> {
+    let mut keys = BTreeMap::new();
+    for (host, _) in lab.hosts() {
+        let word = placeholder(host);
+        if lab.configs.values().any(|config| config.peers.values().any(|peer| peer.key == word)) {
+            reporter.event(Event::Stage(format!("asking {host} for its key")));
+            let finished = world
+                .viaduct(host, &["identity"], COMMAND)
+                .map_err(Failure::because(format!("ask {host} for its key")))?;
+            let (ended, output) = told(finished);
+            let key = output.split_whitespace().next().map(str::to_owned);
+            match (ended, key) {
+                (Ok(()), Some(key)) => keys.insert(word, key),
+                (Ok(()), None) => {
+                    return Err(Failure { what: format!("{host} says no key"), output });
+                }
+                (Err(how), _) => {
+                    return Err(Failure { what: format!("`viaduct identity` on {host} {how}"), output });
+                }
+            };
+        }
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    for (host, config) in lab.hosts() {
+        // The host's private copy.
+        let place = if config.is_dir() { config.as_path() } else { config.parent().unwrap_or(config) };
+        let replaced: String = keys.iter().map(|(word, key)| format!(" -e 's|{word}|{key}|g'")).collect();
+        let line = format!("find '{}' -name '*.toml' -exec sed -i{replaced} {{}} +", place.display());
+        let finished = world
+            .shell(host, &line, COMMAND)
+            .map_err(Failure::because("write keys into the hosts' files"))?;
+        let (ended, output) = told(finished);
+        ended.map_err(|how| Failure {
+            what: format!("writing keys into the files of {host} {how}"),
+            output,
+        })?;
+    }
+    Ok(())
+}
+
+/// What stands for a host's key until it has one.
+fn placeholder(host: &Name) -> String {
+    format!("REPLACED-BY-{host}-viaduct-identity")
 }
 
 fn bring_up(lab: &Lab, world: &World, host: &Name, reporter: &Reporter) -> Result<(), Failure> {

@@ -172,6 +172,8 @@ pub enum Mode {
     Vnet {
         /// Which one.
         vnet: VnetName,
+        /// The bridge's name.
+        bridge: IfName,
         /// Addresses in it; the host itself has the gateway only where one is written.
         subnets: Vec<IpNet>,
         /// The host's own addresses in it, at most one per subnet.
@@ -418,6 +420,12 @@ pub struct Vnet {
     pub id: VnetId,
     /// The bridge's name on this host.
     pub bridge: IfName,
+    /// The device on this host that leads to the others.
+    pub interface: IfName,
+    /// Whether machines are behind the bridge that no file knows.
+    pub learning: bool,
+    /// What gets through to all of its hosts, in bytes, when that is known; no file says so.
+    pub mtu: Option<u32>,
     /// What protects its frames.
     pub security: Security,
     /// The hosts that may belong to it.

@@ -19,6 +19,7 @@ mod report;
 mod schema;
 mod shape;
 mod suggest;
+pub mod sxp;
 mod tree;
 
 pub use config::*;

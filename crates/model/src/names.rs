@@ -16,6 +16,11 @@ pub(crate) fn bridge(name: &str) -> Option<IfName> {
     fit("br-", name, "")
 }
 
+/// The device that leads to the other hosts of a vnet.
+pub(crate) fn vnet(name: &str) -> Option<IfName> {
+    fit("vnet-", name, "")
+}
+
 /// The host side of a guest's NIC.
 pub(crate) fn device(guest: &str, id: GuestId, index: u8) -> Option<IfName> {
     match id {

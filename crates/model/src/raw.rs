@@ -377,9 +377,15 @@ table! {
         required "id" => id: VnetId,
         /// The bridge's name on this host; made from the vnet's name unless written.
         "bridge" => bridge: IfName,
+        /// The device on this host that leads to the others, a port of the bridge; made from the vnet's name unless
+        /// written.
+        "interface" => interface: IfName,
         /// conf: encrypted and authenticated. auth: authenticated only. none: neither. conf unless written.
         "security" => security: Security,
         /// The hosts that may belong to it.
         "peers" => peers: List<PeerName>,
+        /// Machines that no file knows are behind the bridge: they are reached, too. true unless written when no network
+        /// lies on the vnet.
+        "learning" => learning: bool,
     }
 }

@@ -16,8 +16,8 @@ mod state;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
-    Client, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER, Notice, Served,
-    Severity, When, ask, desired,
+    Claims, Client, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER, Notice, Served,
+    Severity, When, ask, desired, vnet_claims,
 };
 pub use diff::{Plan, plan};
 pub use flows::ends;

@@ -126,6 +126,8 @@ pub enum NewLink {
         /// User id that may open it.
         owner: Option<u32>,
     },
+    /// A persistent tap with vnet_hdr and several queues, for what carries vnets.
+    VnetTap,
 }
 
 impl NewLink {
@@ -134,7 +136,7 @@ impl NewLink {
         match self {
             Self::Bridge => Kind::Bridge,
             Self::Veth { .. } => Kind::Veth,
-            Self::Tap { .. } => Kind::Tap,
+            Self::Tap { .. } | Self::VnetTap => Kind::Tap,
         }
     }
 }
@@ -296,6 +298,7 @@ impl fmt::Display for Op {
                 match link {
                     NewLink::Bridge => write!(f, "+ bridge {name}")?,
                     NewLink::Veth { netns, peer, .. } => write!(f, "+ link {name} ⇄ {peer} in {netns}")?,
+                    NewLink::VnetTap => write!(f, "+ tap {name} for a vnet")?,
                     NewLink::Tap { owner: None } => write!(f, "+ tap {name}")?,
                     NewLink::Tap { owner: Some(uid) } => write!(f, "+ tap {name} of user {uid}")?,
                 }

@@ -15,4 +15,6 @@ pub use close::{Closing, close};
 pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, chain, converge, converge_except, look};
 pub use keeper::{Dispute, Keeper};
 pub use part::{Known, change_part};
-pub use store::{KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed};
+pub use store::{
+    Created, CreatedPeer, CreatedVnet, Found, KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed,
+};

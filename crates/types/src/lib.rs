@@ -2,12 +2,14 @@
 //! display. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+mod host_key;
 mod mac;
 mod name;
 mod port;
 mod publish;
 mod vnet_id;
 
+pub use host_key::{HostKey, ParseHostKeyError, from_base64, to_base64};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::{MacAddr, ParseMacError};
 pub use name::{

@@ -5,9 +5,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use viaduct_model::Address;
-use viaduct_types::{IfName, NicId, Publish};
+use viaduct_types::{HostKey, IfName, NicId, PeerName, Publish};
 
-use crate::{guard, services};
+use crate::{guard, services, vnets};
 
 /// The network of virtualization hosts.
 ///
@@ -148,6 +148,19 @@ pub(crate) enum Command {
     /// Answer guests, as the daemon says; started by it
     #[command(name = services::COMMAND, hide = true)]
     Services,
+    /// Carry vnets, as the daemon says; started by it
+    #[command(name = vnets::COMMAND, hide = true)]
+    CarryVnets,
+    /// Print this host's public key, by which other hosts know it
+    ///
+    /// The key pair is made when there is none. The key is what the other hosts' configurations have as `key` of this host.
+    Identity,
+    /// Ethernet segments that span hosts: make them, take them away, look at them
+    #[command(subcommand)]
+    Vnet(Vnet),
+    /// The other hosts of vnets: make them known, forget them, look at them
+    #[command(subcommand)]
+    Peer(Peer),
     /// Print the JSON Schema of the configuration
     Schema {
         /// Describe the daemon's API instead (OpenAPI)
@@ -164,6 +177,80 @@ pub(crate) enum Command {
         /// Where to
         directory: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vnet {
+    /// Make a vnet; it stays, also over a reboot, until `vnet delete`
+    ///
+    /// The file is one of Xen's: (vnet (id 97) (bridge vnet97) (vnetif vnif97) (security conf)). Every peer that is known
+    /// may belong to the vnet. Devices of any kind can be put into its bridge.
+    Create(VnetCreate),
+    /// Take away a vnet that `vnet create` made
+    Delete {
+        /// Its id, or its name
+        vnet: String,
+    },
+    /// List the vnets
+    List {
+        /// With their members, and what was carried and dropped
+        #[arg(short, long)]
+        long: bool,
+        /// Only these, by id or name
+        vnets: Vec<String>,
+    },
+    /// Show one vnet
+    Show {
+        /// Its id, or its name
+        vnet: String,
+    },
+    /// Show where the NICs of a vnet are
+    Macs {
+        /// Its id, or its name
+        vnet: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true))]
+pub(crate) struct VnetCreate {
+    /// A file as `xm vnet-create` took it
+    #[arg(group = "what", value_name = "FILE.sxp")]
+    pub(crate) file: Option<PathBuf>,
+    /// The id: up to four hex digits, or up to eight groups of them
+    #[arg(long, group = "what")]
+    pub(crate) id: Option<String>,
+    /// The bridge; `vnet` and the id otherwise
+    #[arg(long, requires = "id", value_name = "NAME")]
+    pub(crate) bridge: Option<IfName>,
+    /// The device that leads to the other hosts; `vnif` and the id otherwise
+    #[arg(long, requires = "id", value_name = "NAME")]
+    pub(crate) interface: Option<IfName>,
+    /// conf, auth or none; conf unless written
+    #[arg(long, requires = "id", value_name = "LEVEL", value_parser = ["conf", "auth", "none"])]
+    pub(crate) security: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peer {
+    /// Make another host known; it stays, also over a reboot, until `peer delete`
+    Add {
+        /// Its name
+        name: PeerName,
+        /// Where it may be: ADDRESS:PORT or NAME:PORT, several allowed; without one it has to dial this host
+        #[arg(long, value_name = "ENDPOINT")]
+        endpoint: Vec<String>,
+        /// Its public key, as `viaduct identity` prints it there
+        #[arg(long)]
+        key: HostKey,
+    },
+    /// Forget a host that `peer add` made known
+    Delete {
+        /// Its name
+        name: PeerName,
+    },
+    /// List the other hosts
+    List,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,7 @@ use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Leases, Loaded, Source};
 use viaduct_plan::{Attachments, Served, part::Side};
 use viaduct_reconcile::{
-    Aftermath, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
+    Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
 };
 use viaduct_types::NicId;
 
@@ -22,6 +22,7 @@ use crate::{
     failure::Failure,
     guard::Guards,
     operations::{Caller, Daemon, Remark},
+    vnets::with_created,
 };
 
 /// A configuration as it was applied.
@@ -35,51 +36,64 @@ pub(crate) struct Applied {
 pub(crate) struct Situation {
     pub(crate) applied: Option<Arc<Applied>>,
     pub(crate) attachments: Arc<Attachments>,
-    /// Addresses for NICs that the file gives none.
-    leases: Leases,
-    /// The configuration with those addresses, when there are any.
+    /// What is known beyond that.
+    known: Beyond,
+    /// The configuration with it, when there is any.
     lent: Option<Arc<Config>>,
 }
 
+/// What of a host is known beyond configuration and attachments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    /// Addresses for NICs that the file gives none.
+    leases: Leases,
+    /// Vnets and peers that commands made.
+    created: Created,
+    /// What was found out about vnets.
+    found: Found,
+}
+
 impl Situation {
-    pub(crate) fn new(applied: Option<Arc<Applied>>, attachments: Arc<Attachments>, leases: Leases) -> Self {
-        Self { applied, attachments, leases, lent: None }.with_leases()
+    pub(crate) fn new(applied: Option<Arc<Applied>>, attachments: Arc<Attachments>, known: Beyond) -> Self {
+        Self { applied, attachments, known, lent: None }.with_leases()
     }
 
     /// With other attachments.
     pub(crate) fn with_attachments(&self, attachments: Arc<Attachments>) -> Self {
-        Self::new(self.applied.clone(), attachments, self.leases.clone())
+        Self::new(self.applied.clone(), attachments, self.known.clone())
     }
 
     /// With another configuration.
     pub(crate) fn with_applied(&self, applied: Option<Arc<Applied>>) -> Self {
-        Self::new(applied, Arc::clone(&self.attachments), self.leases.clone())
+        Self::new(applied, Arc::clone(&self.attachments), self.known.clone())
     }
 
     /// Lends addresses to whom the file gives none.
     fn with_leases(mut self) -> Self {
         self.lent = None;
         if let Some(applied) = &self.applied {
-            let without =
-                self.leases.renew(&applied.config, self.attachments.keys(), crate::clock::unix_seconds());
+            let made = with_created(&applied.config, &self.known.created, &self.known.found);
+            let config = made.as_ref().unwrap_or(&applied.config);
+            let leases = &mut self.known.leases;
+            let without = leases.renew(config, self.attachments.keys(), crate::clock::unix_seconds());
             for nic in without {
                 tracing::warn!("no address is left for {nic}: its network has lent all that it has");
             }
-            self.lent = self.leases.lend(&applied.config).map(Arc::new);
+            self.lent = leases.lend(config).or(made).map(Arc::new);
         }
         self
     }
 
     /// The address that a NIC is lent.
     pub(crate) fn lent_to(&self, nic: &NicId) -> Option<IpAddr> {
-        self.leases.held.get(nic).map(|lease| lease.address)
+        self.known.leases.held.get(nic).map(|lease| lease.address)
     }
 
     /// With another address for whom this one is lent to, as it is in use elsewhere.
     pub(crate) fn without(&self, address: IpAddr) -> Self {
-        let mut leases = self.leases.clone();
-        leases.avoid(address, crate::clock::unix_seconds());
-        Self::new(self.applied.clone(), Arc::clone(&self.attachments), leases)
+        let mut known = self.known.clone();
+        known.leases.avoid(address, crate::clock::unix_seconds());
+        Self::new(self.applied.clone(), Arc::clone(&self.attachments), known)
     }
 
     pub(crate) fn wish(&self) -> Wish<'_> {
@@ -132,10 +146,10 @@ impl Situation {
     /// Writes down what is lent, unless that is known.
     pub(crate) fn remember_leases(&self, store: &Store) -> Result<(), StoreError> {
         // What cannot be read is replaced: the addresses are the same again, mostly.
-        if store.leases().is_ok_and(|known| known == self.leases) {
+        if store.leases().is_ok_and(|known| known == self.known.leases) {
             return Ok(());
         }
-        store.set_leases(&self.leases)
+        store.set_leases(&self.known.leases)
     }
 }
 
@@ -163,6 +177,8 @@ pub(crate) struct Host {
     pub(crate) daemon: Daemon,
     /// Whether something was done with the kernel since the keeper last heard of changes.
     pub(crate) touched: bool,
+    /// Whether something was found out that the host has to be made anew for.
+    pub(crate) wants_look: bool,
     /// What guests are to be told from now on, when that may have changed.
     pub(crate) served: Option<Served>,
     /// What was applied, with the file that says so.
@@ -200,6 +216,7 @@ impl Host {
             config: global.config.clone(),
             daemon: Daemon::default(),
             touched: false,
+            wants_look: false,
             served: None,
             known: None,
             known_attachments: None,
@@ -222,15 +239,17 @@ impl Host {
     /// What was applied and attached.
     pub(crate) fn situation(&mut self) -> Result<Situation, Failure> {
         let attachments = self.attachments()?;
-        Ok(Situation::new(self.applied()?, attachments, self.leases()))
+        Ok(Situation::new(self.applied()?, attachments, self.beyond()?))
     }
 
-    /// The addresses that are lent. When that is not known, they are lent anew, to the same NICs mostly.
-    pub(crate) fn leases(&self) -> Leases {
-        self.store.leases().unwrap_or_else(|error| {
+    /// What is known beyond configuration and attachments.
+    pub(crate) fn beyond(&self) -> Result<Beyond, Failure> {
+        // When that is not known, addresses are lent anew, to the same NICs mostly.
+        let leases = self.store.leases().unwrap_or_else(|error| {
             tracing::warn!("{}", Failure::from(error).line());
             Leases::default()
-        })
+        });
+        Ok(Beyond { leases, created: self.store.created()?, found: self.store.found() })
     }
 
     /// The configuration that was applied last; none when none was.
@@ -295,7 +314,7 @@ impl Host {
         // What a guest is told stands among what all of its network are told.
         if !same
             || !made.is_applied_as(before)
-            || made.leases != before.leases
+            || made.known != before.known
             || is_about_served(before, after)
         {
             return None;

@@ -12,9 +12,11 @@ mod guard;
 mod hooks;
 mod host;
 mod operations;
+mod privileges;
 mod services;
 mod show;
 mod user;
+mod vnets;
 
 use std::process::ExitCode;
 
@@ -68,13 +70,14 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
 
 fn start_log(cli: &Cli) {
     // A daemon's log is all that people see of it.
-    let level =
-        match cli.global.verbose + u8::from(matches!(cli.command, Command::Daemon | Command::Services)) {
-            0 => "warn",
-            1 => "info",
-            2 => "debug",
-            _ => "trace",
-        };
+    let level = match cli.global.verbose
+        + u8::from(matches!(cli.command, Command::Daemon | Command::Services | Command::CarryVnets))
+    {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("VIADUCT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()

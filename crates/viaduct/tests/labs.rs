@@ -35,6 +35,7 @@ labs! {
         hetzner = "hetzner",
         isolated = "isolated",
         openvz = "openvz",
+        xen_vnet = "xen-vnet",
     }
     own in OWN {
         drift = "drift",

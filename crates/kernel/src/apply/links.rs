@@ -13,7 +13,7 @@ use crate::{
     link::{self, Make, Settings, Which},
     netns::Netns,
     queue::{Place, Step},
-    tap,
+    tap::{self, Queues},
 };
 
 /// The device, or the kernel, has no IPv6: it makes no address anyway.
@@ -32,10 +32,16 @@ impl Run<'_> {
         // The kernel takes neither in the message that makes a link; the second is refused where there is no IPv6.
         let ours = Settings { alias: Some(alias.to_owned()), ..Settings::default() };
         let silent = Settings { addrgen_none: Some(true), ..Settings::default() };
-        if let NewLink::Tap { owner } = link {
+        let tap = match link {
+            NewLink::Tap { owner } => Some((Queues::One, *owner)),
+            // Of root, so that its process needs no privilege to open it.
+            NewLink::VnetTap => Some((Queues::Several, Some(0))),
+            NewLink::Bridge | NewLink::Veth { .. } => None,
+        };
+        if let Some((queues, owner)) = tap {
             self.send();
             let ours = Settings { mac, mtu, group: Some(GROUP), ..ours };
-            return self.add_tap(doing, name, link, *owner, &[(ours, NOTHING), (silent, NO_IPV6)]);
+            return self.add_tap(doing, name, link, (queues, owner), &[(ours, NOTHING), (silent, NO_IPV6)]);
         }
         if self.queue.is_elsewhere(&Place::Host) {
             self.send();
@@ -47,7 +53,9 @@ impl Run<'_> {
                 let far = Make::Veth { netns: netns.file().as_raw_fd(), peer, peer_mac: *peer_mac };
                 (link::make(index, name, &far, mac, mtu), Some(netns))
             }
-            NewLink::Bridge | NewLink::Tap { .. } => (link::make(index, name, &Make::Bridge, mac, mtu), None),
+            NewLink::Bridge | NewLink::Tap { .. } | NewLink::VnetTap => {
+                (link::make(index, name, &Make::Bridge, mac, mtu), None)
+            }
         };
         self.put(doing, Place::Host, make, NOTHING);
         self.queue.make(name.clone(), netns);
@@ -64,7 +72,7 @@ impl Run<'_> {
         doing: Doing<'_>,
         name: &IfName,
         link: &NewLink,
-        owner: Option<u32>,
+        (queues, owner): (Queues, Option<u32>),
         settings: &[(Settings, &[i32])],
     ) -> Result<(), KernelError> {
         let file = tap::open().map_err(|e| {
@@ -73,7 +81,7 @@ impl Run<'_> {
                 e,
             )
         })?;
-        let tap = match tap::make(file, name) {
+        let tap = match tap::make(file, name, queues) {
             Ok(tap) => tap,
             // EBUSY: a tap has the name; EINVAL: another device has it.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EBUSY | libc::EINVAL | libc::EEXIST)) => {

@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use viaduct_types::{IfName, IpNet, NetworkName};
+use viaduct_types::{IfName, IpNet, NetworkName, VnetName};
 
 use super::{Context, Use, UseKind, copied, mtu, one_per_family};
 use crate::{
@@ -209,6 +209,7 @@ fn mode(
         }
         ModeWord::Vnet => Mode::Vnet {
             vnet: raw.vnet.get()?.clone(),
+            bridge: vnet_bridge(raw.vnet.get()?, cx)?,
             subnets: ground.prefixes.iter().map(|at| at.value).collect(),
             gateways: gateways(raw, ground, cx).into_iter().map(|(_, at)| at.value).collect(),
         },
@@ -222,6 +223,12 @@ fn bridge(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_
     };
     cx.claims.device(raw.namespace.get(), &bridge, at, DeviceUse::Made, cx.report);
     Some(bridge)
+}
+
+/// The bridge of the vnet that a network lies on.
+fn vnet_bridge(vnet: &VnetName, cx: &Context<'_, '_>) -> Option<IfName> {
+    let (_, raw) = cx.root.vnets.get()?.get(vnet)?;
+    super::vnet::bridge(vnet, raw.as_ref()?)
 }
 
 /// The written gateways, each with the subnet it is in.

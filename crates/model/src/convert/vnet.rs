@@ -1,4 +1,4 @@
-use viaduct_types::VnetName;
+use viaduct_types::{IfName, VnetName};
 
 use super::Context;
 use crate::{Peer, Security, Vnet, claims::DeviceUse, names, raw, report::Span, shape::is_known};
@@ -23,13 +23,25 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
             peers.push(at.value.clone());
         }
     }
-    let (bridge, at) = match &raw.bridge.value {
-        Some(at) => (at.value.clone(), at.span),
-        None => (names::bridge(name.as_str())?, span),
-    };
+    let at = raw.bridge.value.as_ref().map_or(span, |at| at.span);
+    let bridge = bridge(name, raw)?;
     cx.claims.device(None, &bridge, at, DeviceUse::Made, cx.report);
+    let (interface, at) = match &raw.interface.value {
+        Some(at) => (at.value.clone(), at.span),
+        None => (names::vnet(name.as_str())?, span),
+    };
+    cx.claims.device(None, &interface, at, DeviceUse::Made, cx.report);
+    let networks = cx.root.networks.get().into_iter().flat_map(|networks| networks.values());
+    let is_used = networks.filter_map(|(_, network)| network.as_ref()).any(|n| n.0.vnet.get() == Some(name));
+    let learning = raw.learning.get().copied().unwrap_or(!is_used);
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);
-    Some(Vnet { id: id.value, bridge, security, peers, origin: cx.report.origin(span) })
+    let origin = cx.report.origin(span);
+    Some(Vnet { id: id.value, bridge, interface, learning, mtu: None, security, peers, origin })
+}
+
+/// The bridge of a vnet.
+pub(crate) fn bridge(name: &VnetName, raw: &raw::Vnet) -> Option<IfName> {
+    raw.bridge.get().cloned().or_else(|| names::bridge(name.as_str()))
 }

@@ -16,7 +16,7 @@ use super::{
     inet_filter::{add_own_addresses, guard_of},
     links::GATEWAY_V6,
 };
-use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T};
+use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
 
 const GUARD: i32 = -300;
 const FORWARD: i32 = -200;
@@ -30,7 +30,7 @@ pub(super) const FREE_MARK: u32 = 0x5600_0000;
 
 pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     if !context.observed.features.nft_bridge
-        || context.config.networks.values().all(|n| bridge_of(n).is_none())
+        || context.config.networks.values().all(|n| bridge_of(n).is_none()) && context.config.vnets.is_empty()
     {
         return None;
     }
@@ -74,6 +74,10 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         if context.config.networks.get(&nic.network).and_then(bridge_of).is_some() {
             table.insert("taken_link_local", Key::new().ip(IpAddr::V6(nic.mac.link_local())));
         }
+    }
+    // What comes from other hosts was looked at there, and its MAC by what carries it.
+    for vnet in context.config.vnets.values() {
+        table.judge("ports", Key::new().name(&vnet.interface), Verdict::Accept);
     }
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };

@@ -1,7 +1,7 @@
 //! What only shows when configuration and host are seen together.
 
-use viaduct_model::{Mode, Network, Origin, Policy};
-use viaduct_types::{IfName, IpNet};
+use viaduct_model::{Mode, Network, Origin, Policy, Security};
+use viaduct_types::{HostKey, IfName, IpNet};
 
 use super::{
     Notice, Severity,
@@ -17,6 +17,7 @@ use crate::{
 pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     let mut notices = Notices(Vec::new());
     not_carried(context, &mut notices);
+    vnets(context, &mut notices);
     missing_features(context, &mut notices);
     uplinks(context, &mut notices);
     namespaces(context, &mut notices);
@@ -41,24 +42,19 @@ impl Notices {
 
 fn not_carried(context: &Context<'_>, notices: &mut Notices) {
     let config = context.config;
-    for (name, vnet) in &config.vnets {
-        notices.error(&vnet.origin, format!("this version does not carry the vnet {name} yet"));
-    }
     for (name, network) in &config.networks {
         match &network.mode {
-            Mode::Vnet { .. } => {
-                notices.error(
-                    &network.origin,
-                    format!("this version does not carry the vnet network {name} yet"),
-                );
-            }
             Mode::Bridged { vlan: Some(vlan), .. } => notices.error(
                 &network.origin,
                 format!(
                     "this version does not make VLAN {vlan} of network {name} yet: bridge the uplink itself"
                 ),
             ),
-            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {}
+            Mode::Nat { .. }
+            | Mode::Routed { .. }
+            | Mode::Bridged { .. }
+            | Mode::Isolated { .. }
+            | Mode::Vnet { .. } => {}
         }
         let with_v6 = network.dhcp && prefixes(network).iter().any(|prefix| prefix.addr().is_ipv6());
         let served = [("IPv6 configuration (router advertisements, DHCPv6)", with_v6), ("DNS", network.dns)];
@@ -72,6 +68,53 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
             notices.error(
                 &network.origin,
                 format!("this version does not put network {name} into the namespace {namespace} yet"),
+            );
+        }
+    }
+}
+
+/// What other hosts and vnets need.
+fn vnets(context: &Context<'_>, notices: &mut Notices) {
+    let config = context.config;
+    for (name, peer) in &config.peers {
+        if peer.key.parse::<HostKey>().is_err() {
+            notices.error(
+                &peer.origin,
+                format!(
+                    "peer {name}: `{}` is no host's key; write what `viaduct identity` prints on that host",
+                    peer.key
+                ),
+            );
+        }
+    }
+    for (name, vnet) in &config.vnets {
+        if !context.observed.features.tun {
+            notices.error(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: this kernel has no taps (/dev/net/tun, CONFIG_TUN), and vnets need one each"
+                ),
+            );
+        }
+        if vnet.security == Security::None {
+            notices.error(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: this version carries no vnet without security: write \"auth\" or \"conf\""
+                ),
+            );
+        }
+    }
+    for (name, network) in &config.networks {
+        if matches!(network.mode, Mode::Vnet { .. })
+            && (network.between_guests == Policy::Deny || network.inbound == Policy::Deny)
+        {
+            notices.error(
+                &network.origin,
+                format!(
+                    "network {name}: guests of a vnet are on one segment, on several hosts, and their flows do not pass \
+                     this host's filter; what only some may is written as allow-in of guests on another network"
+                ),
             );
         }
     }
@@ -296,6 +339,10 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
         if let Some(bridge) = bridge_of(network) {
             check(bridge, &network.origin, "bridge");
         }
+    }
+    for vnet in context.config.vnets.values() {
+        check(&vnet.bridge, &vnet.origin, "bridge");
+        check(&vnet.interface, &vnet.origin, "interface");
     }
     for port in context.ports.iter().filter(|p| !matches!(p.target, Target::Device { .. })) {
         check(port.device(), &port.nic.origin, "device");

@@ -9,7 +9,7 @@ use std::{
 use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
 
-use super::links::default_nic;
+use super::{links::default_nic, vnets};
 use crate::state::{Attachments, Observed, Target};
 
 pub(super) struct Context<'a> {
@@ -89,10 +89,11 @@ pub(super) fn bridges(config: &Config) -> impl Iterator<Item = (&IfName, &Networ
 /// The bridge of a network that has one.
 pub(super) fn bridge_of(network: &Network) -> Option<&IfName> {
     match &network.mode {
-        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => {
-            Some(bridge)
-        }
-        Mode::Routed { .. } | Mode::Vnet { .. } => None,
+        Mode::Nat { bridge, .. }
+        | Mode::Bridged { bridge, .. }
+        | Mode::Isolated { bridge, .. }
+        | Mode::Vnet { bridge, .. } => Some(bridge),
+        Mode::Routed { .. } => None,
     }
 }
 
@@ -207,7 +208,11 @@ impl<'a> Context<'a> {
             let uplink = self.config.uplinks.get(network.uplink.as_ref()?)?;
             uplink.mtu.or_else(|| Some(self.observed.links.get(&uplink.interface)?.mtu))
         };
-        network.mtu.or_else(of_uplink).unwrap_or(1500)
+        let of_vnet = || match &network.mode {
+            Mode::Vnet { vnet, .. } => Some(vnets::mtu(self, self.config.vnets.get(vnet)?)),
+            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
+        };
+        network.mtu.or_else(of_vnet).or_else(of_uplink).unwrap_or(1500)
     }
 
     /// The devices that guests' packets come in by at layer 3, with their network.

@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy};
+use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy, Subnet};
 use viaduct_types::{IfName, IpNet, NetworkName};
 
 use super::{
     ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
     context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
+    vnets::host_mac_in,
 };
 use crate::{
     op::NewLink,
@@ -51,25 +52,45 @@ fn add_bridge(
     let link = DesiredLink {
         make: Some(NewLink::Bridge),
         alias: Some(format!("{BRIDGE}{name}")),
-        mac: Some(bridge_mac(bridge)),
+        mac: Some(match &network.mode {
+            Mode::Vnet { .. } => host_mac_in(&context.config.host, bridge),
+            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {
+                bridge_mac(bridge)
+            }
+        }),
         mtu: Some(context.mtu(network)),
         addrgen_none: Some(true),
         up: true,
         ..DesiredLink::default()
     };
     wanted.links.insert(bridge.clone(), link);
-    if let Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } = &network.mode {
-        for subnet in subnets {
-            if let Ok(address) = IpNet::new(subnet.gateway, subnet.prefix.prefix_len()) {
-                wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
-            }
-        }
-        if subnets.iter().any(|s| s.gateway.is_ipv6()) {
+    for address in own_addresses(&network.mode) {
+        wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
+        // In a vnet this is one host of several, and guests ask others by the same name.
+        if address.addr().is_ipv6() && !matches!(network.mode, Mode::Vnet { .. }) {
             let address = link_local_gateway();
             wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_LINK);
         }
     }
     wanted.sysctls.extend(bridge_sysctls(bridge, network, context.wildcard_published.contains(name)));
+}
+
+/// The host's own addresses on a bridge.
+fn own_addresses(mode: &Mode) -> Vec<IpNet> {
+    match mode {
+        Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
+            let own = |s: &Subnet| IpNet::new(s.gateway, s.prefix.prefix_len()).ok();
+            subnets.iter().filter_map(own).collect()
+        }
+        Mode::Vnet { subnets, gateways, .. } => gateways
+            .iter()
+            .filter_map(|gateway| {
+                let subnet = subnets.iter().find(|subnet| subnet.contains(gateway))?;
+                IpNet::new(*gateway, subnet.prefix_len()).ok()
+            })
+            .collect(),
+        Mode::Routed { .. } | Mode::Bridged { .. } => Vec::new(),
+    }
 }
 
 fn link_local_gateway() -> IpNet {

@@ -12,6 +12,7 @@ mod served;
 mod services;
 mod uplink_filter;
 mod uplinks;
+mod vnets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,6 +30,7 @@ use crate::{
 use context::Context;
 pub(crate) use context::decided_by_one;
 pub use served::{Client, Served};
+pub use vnets::{Claims, vnet_claims};
 
 /// What the aliases of NICs' links of ours begin with.
 pub(crate) const NIC: &str = "viaduct:nic:";
@@ -36,6 +38,8 @@ pub(crate) const NIC: &str = "viaduct:nic:";
 pub(crate) const ADOPTED: &str = "viaduct:adopted:";
 /// Of a network's bridge.
 pub(crate) const BRIDGE: &str = "viaduct:bridge:";
+/// Of the device that leads to the other hosts of a vnet.
+pub(crate) const VNET: &str = "viaduct:vnet:";
 /// Of an uplink's bridge.
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
 /// Of a device in a shared namespace; what it is follows.
@@ -218,6 +222,7 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     let mut wanted = Desired::default();
     let claimed = uplinks::add(&context, &mut wanted, &mut notices);
     links::add(&context, &mut wanted);
+    vnets::add(&context, &mut wanted);
     namespaces::add(&context, &mut wanted);
     wanted.served = served::served(&context);
     wanted.stale = context.stale.iter().map(|port| port.id.clone()).collect();

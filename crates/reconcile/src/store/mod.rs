@@ -5,6 +5,7 @@
 mod history;
 mod leases;
 mod unconfirmed;
+mod vnets;
 
 use std::{
     fs::{self, File},
@@ -22,6 +23,7 @@ use viaduct_plan::Attachments;
 
 pub use history::{KEPT, Revision};
 pub use unconfirmed::{Moment, Unconfirmed};
+pub use vnets::{Created, CreatedPeer, CreatedVnet, Found};
 
 /// The two directories.
 #[derive(Clone, Debug)]

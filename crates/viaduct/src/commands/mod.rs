@@ -11,12 +11,15 @@ mod events;
 mod exec;
 mod generate;
 mod history;
+mod identity;
 mod inside;
 mod lab;
+mod peer;
 mod plan;
 mod set;
 mod start;
 mod status;
+mod vnet;
 
 use std::process::ExitCode;
 
@@ -29,7 +32,7 @@ use crate::{
     operations::{self, Caller, File, Operation, Remark},
     services,
     show::{Progress, say, tell},
-    user,
+    user, vnets,
 };
 
 pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
@@ -43,6 +46,10 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::History { revision } => history::run(global, *revision),
         Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
         Command::Services => services::run().map(|()| ExitCode::SUCCESS),
+        Command::CarryVnets => vnets::run(global).map(|()| ExitCode::SUCCESS),
+        Command::Identity => identity::run(global),
+        Command::Vnet(command) => vnet::run(global, command),
+        Command::Peer(command) => peer::run(global, command),
         Command::Down => apply::down(global),
         Command::Boot => boot::run(global),
         Command::Status => status::run(global),

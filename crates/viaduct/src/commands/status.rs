@@ -8,7 +8,7 @@ use super::ask;
 use crate::{
     cli::Global,
     failure::Failure,
-    operations::{Drops, Made, Status, StatusReport, target},
+    operations::{Drops, Made, Status, StatusReport, VnetsReport, target},
     show::{self, count, say},
 };
 
@@ -45,6 +45,11 @@ fn print_all(report: &StatusReport) {
     print(namespaces(made));
     print(nics(made));
     print(published(made));
+    print(vnets(&made.vnets));
+    print(peers(&made.vnets));
+    for stranger in &made.vnets.strangers {
+        say!("\nRefused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
+    }
     for (id, target) in &report.unknown {
         say!("\n{id} is {}, but not in the configuration.", target::words(target));
     }
@@ -133,6 +138,39 @@ fn published(made: &Made) -> Table {
     table
 }
 
+fn vnets(report: &VnetsReport) -> Table {
+    let mut table = new_table(["vnet", "id", "security", "mtu", "hosts", "macs", "trouble"]);
+    for (name, vnet) in &report.vnets {
+        let hosts = vnet.peers.iter().map(|(name, member)| format!("{name}: {}", member.state));
+        let conflicts = vnet.macs.iter().filter(|(_, mac)| !mac.also_claimed_by.is_empty());
+        let conflicts = conflicts.map(|(mac, _)| format!("{mac} is at several hosts"));
+        table.add_row([
+            name.to_string(),
+            vnet.id.to_string().trim_start_matches(['0', ':']).to_owned(),
+            vnet.security.clone(),
+            vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
+            lines(hosts),
+            vnet.macs.len().to_string(),
+            lines(vnet.trouble.iter().cloned().chain(conflicts)),
+        ]);
+    }
+    table
+}
+
+fn peers(report: &VnetsReport) -> Table {
+    let mut table = new_table(["peer", "state", "at", "path mtu"]);
+    for (name, peer) in &report.peers {
+        let fallbacks = peer.fallbacks.iter().cloned();
+        table.add_row([
+            name.to_string(),
+            lines(std::iter::once(super::peer::state(peer)).chain(fallbacks)),
+            peer.address.map_or_else(|| lines(&peer.endpoints), |address| address.to_string()),
+            peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
 fn drift(lines: &[String]) {
     if lines.is_empty() {
         say!("\nThe kernel is as it was made.");
@@ -171,7 +209,7 @@ fn constraint(table: &Table, index: usize, name: &str) -> ColumnConstraint {
     }
 }
 
-fn new_table<const N: usize>(header: [&str; N]) -> Table {
+pub(super) fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)

@@ -22,12 +22,14 @@ use super::{
     news::{Event, News},
     service::Service,
     services::Services,
+    vnets::Vnets,
 };
 use crate::{
     clock,
     failure::Failure,
     host::{Applied, Host, Situation},
     operations::{self, Caller, Drops, Repair, drops},
+    vnets::orders,
 };
 
 /// A namespace or device that is away for longer does not come back.
@@ -57,6 +59,7 @@ pub(super) struct Run {
     news: News,
     service: Service,
     services: Services,
+    vnets: Vnets,
     keeper: Keeper,
     start: Instant,
     /// What others changed since the last look.
@@ -74,7 +77,7 @@ impl Run {
         (watch, lives): (Watch, Lives),
         queue: Queue,
         news: News,
-        (service, services): (Service, Services),
+        (service, services, vnets): (Service, Services, Vnets),
     ) -> Self {
         Self {
             host,
@@ -85,6 +88,7 @@ impl Run {
             news,
             service,
             services,
+            vnets,
             keeper: Keeper::new(Duration::ZERO),
             start: Instant::now(),
             changes: Vec::new(),
@@ -119,6 +123,7 @@ impl Run {
                     Job::End => {
                         self.service.stopping();
                         self.services.stop();
+                        self.vnets.stop();
                         return Ok(());
                     }
                 }
@@ -126,6 +131,9 @@ impl Run {
             }
             if worked && let Ok(situation) = self.host.situation() {
                 self.follow(&situation);
+            }
+            if std::mem::take(&mut self.host.wants_look) {
+                self.look();
             }
             self.hear()?;
             if self.lives.changed() {
@@ -254,6 +262,7 @@ impl Run {
 
     /// Listens for the end of what guests are attached as, and of shared namespaces.
     fn follow(&mut self, situation: &Situation) {
+        self.vnets.be(situation.config().and_then(|config| orders(config, &situation.attachments)));
         let (attachments, applied) = &self.followed;
         let same = |one: &Option<Arc<Applied>>, other: &Option<Arc<Applied>>| {
             one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)

@@ -10,6 +10,7 @@ mod news;
 mod openapi;
 mod service;
 mod services;
+mod vnets;
 
 use std::{
     env,
@@ -47,9 +48,10 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let news = news::News::default();
     let service = service::Service::from_environment();
     let services = services::Services::start(jobs.clone())?;
+    let vnets = vnets::Vnets::start(global, jobs.clone())?;
     let api = api::start(host.store.run_dir(), jobs, news.clone())?;
     info!("viaduct {} keeps this host", env!("CARGO_PKG_VERSION"));
-    let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services)).run();
+    let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services, vnets)).run();
     api.stop();
     info!("ended; the network stays as it is");
     result

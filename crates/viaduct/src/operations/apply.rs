@@ -46,7 +46,7 @@ impl Operation for Apply {
         let Loaded { config, warnings } = viaduct_model::load(&sources)?;
         let attachments = host.attachments()?;
         let (before, lost) = match host.applied() {
-            Ok(applied) => (Some(Situation::new(applied, Arc::clone(&attachments), host.leases())), None),
+            Ok(applied) => (Some(Situation::new(applied, Arc::clone(&attachments), host.beyond()?)), None),
             // Not worth stopping for: this is what writes it anew.
             Err(failure) => {
                 let lost =
@@ -55,7 +55,7 @@ impl Operation for Apply {
             }
         };
         let applied = Some(Arc::new(Applied { sources, config }));
-        let after = Situation::new(applied, attachments, host.leases());
+        let after = Situation::new(applied, attachments, host.beyond()?);
         let (outcome, mut notices) =
             confirm::make(host, before.as_ref(), &after, Self::NAME, self.confirm, caller)?;
         notices.extend(lost);

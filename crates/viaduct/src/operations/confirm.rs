@@ -106,7 +106,7 @@ fn report(host: &Host, done: Vec<String>, notices: Vec<Remark>) -> Result<Rolled
 /// The host with another configuration, and the attachments that it has; with none, when there are no files.
 fn situation(host: &mut Host, sources: Vec<Source>) -> Result<Situation, Failure> {
     let applied = if sources.is_empty() { None } else { Some(Arc::new(loaded(sources)?)) };
-    Ok(Situation::new(applied, host.attachments()?, host.leases()))
+    Ok(Situation::new(applied, host.attachments()?, host.beyond()?))
 }
 
 /// Refuses what would mix with a change that waits to be confirmed.

@@ -14,6 +14,7 @@ mod plan;
 mod set;
 mod status;
 pub(crate) mod target;
+mod vnets;
 
 use std::fmt;
 
@@ -34,6 +35,10 @@ pub(crate) use names::unknown;
 pub(crate) use plan::Plan;
 pub(crate) use set::{Set, WasSet, edit_all};
 pub(crate) use status::{Count, Daemon, Drops, Made, Repair, Status, StatusReport, drops};
+
+pub(crate) use vnets::{
+    PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport,
+};
 
 use crate::{failure::Failure, host::Host};
 
@@ -72,6 +77,11 @@ pub(crate) fn visit(visitor: &mut impl Visit) {
     visitor.visit::<Set>();
     visitor.visit::<Announce>();
     visitor.visit::<Down>();
+    visitor.visit::<Vnets>();
+    visitor.visit::<VnetCreate>();
+    visitor.visit::<VnetDelete>();
+    visitor.visit::<PeerAdd>();
+    visitor.visit::<PeerDelete>();
 }
 
 /// Who asks, and how they are told what happens meanwhile.

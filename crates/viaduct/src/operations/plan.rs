@@ -42,7 +42,7 @@ impl Operation for Plan {
         let sources = sources(self.files);
         let loaded = viaduct_model::load(&sources)?;
         let applied = Arc::new(Applied { sources, config: loaded.config });
-        let after = Situation::new(Some(applied), host.attachments()?, host.leases());
+        let after = Situation::new(Some(applied), host.attachments()?, host.beyond()?);
         let outlook = look(&mut host.kernel, after.wish())?;
         let notices = Remark::all(&outlook.notices);
         if outlook.notices.iter().any(|notice| notice.severity == Severity::Error) {

@@ -10,7 +10,7 @@ use viaduct_plan::{Attachments, Target};
 use viaduct_reconcile::{Outlook, look};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
 
-use super::{Caller, Operation, Remark, attach::device, confirm};
+use super::{Caller, Operation, Remark, VnetsReport, attach::device, confirm, vnets};
 use crate::{
     failure::Failure,
     files,
@@ -82,6 +82,8 @@ pub(crate) struct Made {
     pub(crate) namespaces: BTreeMap<NamespaceName, NamespaceStatus>,
     #[schemars(with = "BTreeMap<String, GuestStatus>")]
     pub(crate) guests: BTreeMap<GuestName, GuestStatus>,
+    /// Vnets and the hosts that share them.
+    pub(crate) vnets: VnetsReport,
     /// What it takes to put the kernel right, step by step.
     pub(crate) drift: Vec<String>,
     /// The same for people: what belongs together in a line.
@@ -227,6 +229,7 @@ impl Operation for Status {
                 attachments: &situation.attachments,
                 outlook: &outlook,
                 drops: &drops,
+                vnets: vnets::report(host, config, &host.store.created()?),
             };
             let edited = files::read(&host.config).is_ok_and(|now| now != applied.sources);
             report.made = Some(view.made(edited));
@@ -258,6 +261,7 @@ struct View<'a> {
     attachments: &'a Attachments,
     outlook: &'a Outlook,
     drops: &'a BTreeMap<IfName, Drops>,
+    vnets: VnetsReport,
 }
 
 impl View<'_> {
@@ -271,6 +275,7 @@ impl View<'_> {
             networks: config.networks.keys().map(|name| (name.clone(), self.network(name))).collect(),
             namespaces: config.namespaces.keys().map(|name| (name.clone(), self.namespace(name))).collect(),
             guests: config.guests.iter().map(|(name, g)| (name.clone(), self.guest(name, g))).collect(),
+            vnets: self.vnets.clone(),
             drift: self.outlook.plan.steps(),
             drift_lines: self.outlook.plan.lines(),
             notices: Remark::all(&self.outlook.notices),
@@ -378,11 +383,13 @@ fn is_link_local(address: IpNet) -> bool {
 
 fn bridge_and_prefixes(mode: &Mode) -> (Option<&IfName>, Vec<String>) {
     match mode {
+        Mode::Vnet { bridge, subnets, .. } => {
+            (Some(bridge), subnets.iter().map(ToString::to_string).collect())
+        }
         Mode::Nat { bridge, subnets, .. } | Mode::Isolated { bridge, subnets } => {
             (Some(bridge), subnets.iter().map(|s| s.prefix.to_string()).collect())
         }
         Mode::Routed { pool, .. } => (None, pool.iter().map(ToString::to_string).collect()),
         Mode::Bridged { bridge, .. } => (Some(bridge), Vec::new()),
-        Mode::Vnet { subnets, .. } => (None, subnets.iter().map(ToString::to_string).collect()),
     }
 }

@@ -9,19 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    io::Errno,
-    thread::{
-        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities,
-        set_capabilities_secure_bits, set_no_new_privs,
-    },
-};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use viaduct_plan::Client;
 use viaduct_services::dhcp4::{Event, Server};
 use viaduct_types::IfName;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, privileges};
 use ports::{Ports, Source};
 
 /// How it is called on the command line, where only we call it.
@@ -42,29 +36,13 @@ pub(crate) fn run() -> Result<(), Failure> {
         |what: &str, error: io::Error| Failure::failed(format!("guests are not answered: {what}: {error}"));
     // A ctrl-C in the daemon's terminal is for the daemon, which ends this.
     let _ = rustix::process::setsid();
-    give_up_privileges().map_err(|e| failed("cannot give up privileges", e))?;
+    // Only what packet sockets need.
+    privileges::keep_only(CapabilitySet::NET_RAW).map_err(|e| failed("cannot give up privileges", e))?;
     let mut ports = Ports::new().map_err(|e| failed("cannot wait for frames", e))?;
     ports.listen_to(io::stdin().as_fd()).map_err(|e| failed("cannot listen to the daemon", e))?;
     Run { server: Server::default(), ports, start: Instant::now(), orders: Vec::new() }
         .run()
         .map_err(|e| failed("cannot go on", e))
-}
-
-/// Only what packet sockets need is kept, also should something of this process's be executed.
-fn give_up_privileges() -> io::Result<()> {
-    let bits = CapabilitiesSecureBits::NO_ROOT
-        | CapabilitiesSecureBits::NO_ROOT_LOCKED
-        | CapabilitiesSecureBits::NO_SETUID_FIXUP
-        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED;
-    match set_capabilities_secure_bits(bits) {
-        // Without CAP_SETPCAP; whoever took that away has set bounds, too.
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(errno) => return Err(errno.into()),
-    }
-    set_no_new_privs(true)?;
-    let kept = CapabilitySet::NET_RAW;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    Ok(set_capabilities(None, sets)?)
 }
 
 struct Run {

@@ -1,0 +1,102 @@
+//! The devices of vnets: a bridge each, and what leads from it to the other hosts.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use viaduct_model::{Config, Endpoint, Mode, Security, Vnet};
+use viaduct_types::{IfName, MacAddr, VnetName};
+
+use super::{
+    BRIDGE, Desired, DesiredLink, VNET,
+    context::{Context, bridge_of, ports},
+};
+use crate::{op::NewLink, state::Attachments};
+
+/// What an Ethernet frame in ESP in UDP costs over IPv4 (RFC 4303, RFC 3948, RFC 8750), and over IPv6.
+const OVERHEAD: [u32; 2] = [68, 88];
+/// With GMAC's explicit IV (RFC 4543).
+const AUTH: u32 = 8;
+
+pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
+    for (name, vnet) in &context.config.vnets {
+        let mtu = Some(mtu_of(context, vnet));
+        // Otherwise it is the network's.
+        if !has_network(context, &vnet.bridge) {
+            let bridge = DesiredLink {
+                make: Some(NewLink::Bridge),
+                alias: Some(format!("{BRIDGE}{name}")),
+                mac: Some(host_mac_in(&context.config.host, &vnet.bridge)),
+                mtu,
+                addrgen_none: Some(true),
+                up: true,
+                ..DesiredLink::default()
+            };
+            wanted.links.insert(vnet.bridge.clone(), bridge);
+        }
+        let link = DesiredLink {
+            make: Some(NewLink::VnetTap),
+            alias: Some(format!("{VNET}{name}")),
+            mtu,
+            master: Some(vnet.bridge.clone()),
+            addrgen_none: Some(true),
+            up: true,
+            ..DesiredLink::default()
+        };
+        wanted.links.insert(vnet.interface.clone(), link);
+    }
+}
+
+/// What machines each vnet has on this host: the attached NICs, and the host itself where it has an address. By MAC.
+pub fn vnet_claims(config: &Config, attachments: &Attachments) -> BTreeMap<VnetName, Claims> {
+    let mut claims = BTreeMap::<VnetName, Claims>::new();
+    for network in config.networks.values() {
+        if let Mode::Vnet { vnet, bridge, gateways, .. } = &network.mode
+            && !gateways.is_empty()
+        {
+            claims
+                .entry(vnet.clone())
+                .or_default()
+                .insert(host_mac_in(&config.host, bridge), gateways.clone());
+        }
+    }
+    for port in ports(config, attachments) {
+        if let Mode::Vnet { vnet, .. } = &port.network.mode {
+            let addresses = port.nic.addresses.iter().map(|net| net.addr()).collect();
+            claims.entry(vnet.clone()).or_default().insert(port.nic.mac, addresses);
+        }
+    }
+    claims
+}
+
+/// The addresses of each MAC.
+pub type Claims = BTreeMap<MacAddr, Vec<IpAddr>>;
+
+/// The bridge's MAC: another one on each host, as they are all on one segment.
+pub(super) fn host_mac_in(host: &str, bridge: &IfName) -> MacAddr {
+    let hash = viaduct_types::stable_hash(format!("{host} {bridge}").as_bytes()).to_be_bytes();
+    MacAddr([0x0a, hash[0], hash[1], hash[2], hash[3], hash[4]])
+}
+
+fn has_network(context: &Context<'_>, bridge: &IfName) -> bool {
+    context.config.networks.values().any(|network| bridge_of(network) == Some(bridge))
+}
+
+/// What the devices of a vnet carry: as its network says, else what gets through.
+fn mtu_of(context: &Context<'_>, vnet: &Vnet) -> u32 {
+    let network = context.config.networks.values().find(|network| bridge_of(network) == Some(&vnet.bridge));
+    network.map_or_else(|| mtu(context, vnet), |network| context.mtu(network))
+}
+
+/// What gets through a vnet: as it was found, else what this host's uplinks let expect.
+pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
+    vnet.mtu.unwrap_or_else(|| {
+        let of_uplink = |uplink: &viaduct_model::Uplink| {
+            uplink.mtu.or_else(|| Some(context.observed.links.get(&uplink.interface)?.mtu))
+        };
+        let outside = context.config.uplinks.values().filter_map(of_uplink).min().unwrap_or(1500);
+        let peers = vnet.peers.iter().filter_map(|name| context.config.peers.get(name));
+        let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Address(address) if address.is_ipv4());
+        let v6 = !peers.flat_map(|peer| &peer.endpoints).all(is_v4);
+        let auth = if vnet.security == Security::Auth { AUTH } else { 0 };
+        outside.saturating_sub(OVERHEAD[usize::from(v6)] + auth).max(68)
+    })
+}

@@ -1,0 +1,67 @@
+use std::process::ExitCode;
+
+use super::{ask, say_done, status::new_table};
+use crate::{
+    cli::{Global, Peer},
+    failure::Failure,
+    operations::{PeerAdd, PeerDelete, Vnets, VnetsReport},
+    show::{self, say},
+};
+
+pub(super) fn run(global: &Global, command: &Peer) -> Result<ExitCode, Failure> {
+    let changed = match command {
+        Peer::Add { name, endpoint, key } => {
+            ask(global, PeerAdd { name: name.clone(), endpoints: endpoint.clone(), key: *key })?
+        }
+        Peer::Delete { name } => ask(global, PeerDelete { name: name.clone() })?,
+        Peer::List => {
+            let report = ask(global, Vnets {})?;
+            if global.json {
+                show::say_json(&report.peers);
+            } else {
+                list(&report);
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    if global.json {
+        show::say_json(&changed);
+    } else {
+        say_done(&changed.done, &changed.notices);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(report: &VnetsReport) {
+    if report.peers.is_empty() {
+        say!("No peers.");
+        return;
+    }
+    let mut table = new_table(["peer", "state", "at", "path", "key"]);
+    for (name, peer) in &report.peers {
+        table.add_row([
+            name.to_string(),
+            state(peer),
+            peer.address.map_or_else(|| peer.endpoints.join("\n"), |address| address.to_string()),
+            peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
+            peer.key.clone(),
+        ]);
+    }
+    say!("{}", table.trim_fmt());
+    for stranger in &report.strangers {
+        say!("Refused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
+    }
+}
+
+/// In a few words.
+pub(super) fn state(peer: &crate::operations::PeerView) -> String {
+    if peer.connected {
+        return "connected".to_owned();
+    }
+    match (&peer.seen_key, &peer.error) {
+        (Some(key), _) => format!("wrong key {key} ({} times)", peer.refused),
+        (None, Some(error)) => format!("not reached: {error}"),
+        (None, None) if peer.endpoints.is_empty() => "has to dial".to_owned(),
+        (None, None) => "not reached".to_owned(),
+    }
+}

@@ -1,0 +1,210 @@
+use std::{fs, path::Path, process::ExitCode};
+
+use viaduct_model::sxp::{self, SxpSecurity};
+use viaduct_types::VnetName;
+
+use super::{ask, say_done, status::new_table};
+use crate::{
+    cli::{Global, Vnet, VnetCreate as Create},
+    failure::Failure,
+    operations::{VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport},
+    show::{self, say, tell},
+};
+
+pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> {
+    match command {
+        Vnet::Create(arguments) => {
+            let vnets = match (&arguments.file, &arguments.id) {
+                (Some(file), _) => of_file(file)?,
+                (None, Some(id)) => vec![of_arguments(id, arguments)?],
+                (None, None) => Vec::new(),
+            };
+            let changed = ask(global, VnetCreate { vnets })?;
+            if global.json {
+                show::say_json(&changed);
+            } else {
+                say_done(&changed.done, &changed.notices);
+            }
+        }
+        Vnet::Delete { vnet } => {
+            let changed = ask(global, VnetDelete { vnet: vnet.clone() })?;
+            if global.json {
+                show::say_json(&changed);
+            } else {
+                say_done(&changed.done, &changed.notices);
+            }
+        }
+        Vnet::List { long, vnets } => {
+            let mut report = ask(global, Vnets {})?;
+            if !vnets.is_empty() {
+                let wanted =
+                    vnets.iter().map(|vnet| name_of(&report, vnet)).collect::<Result<Vec<_>, _>>()?;
+                report.vnets.retain(|name, _| wanted.contains(name));
+            }
+            if global.json {
+                show::say_json(&report.vnets);
+            } else if *long {
+                report.vnets.iter().for_each(|(name, vnet)| long_form(name, vnet));
+            } else {
+                list(&report);
+            }
+        }
+        Vnet::Show { vnet } => {
+            let report = ask(global, Vnets {})?;
+            let name = name_of(&report, vnet)?;
+            let vnet = &report.vnets[&name];
+            if global.json {
+                show::say_json(vnet);
+            } else {
+                long_form(&name, vnet);
+            }
+        }
+        Vnet::Macs { vnet } => {
+            let report = ask(global, Vnets {})?;
+            let vnet = &report.vnets[&name_of(&report, vnet)?];
+            if global.json {
+                show::say_json(&vnet.macs);
+            } else {
+                macs(vnet);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// By id or name.
+fn name_of(report: &VnetsReport, text: &str) -> Result<VnetName, Failure> {
+    let id = sxp::vnet_id(text).ok();
+    let found = report.vnets.iter().find(|(name, vnet)| name.as_str() == text || Some(vnet.id) == id);
+    found.map(|(name, _)| name.clone()).ok_or_else(|| {
+        let known: Vec<&str> = report.vnets.keys().map(VnetName::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Failure::usage(format!("there is no vnet {text}; there is {known}"))
+    })
+}
+
+/// The vnets of one of Xen's files.
+pub(super) fn of_file(file: &Path) -> Result<Vec<VnetAsked>, Failure> {
+    let shown = file.display();
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failure::unreadable(vec![format!("cannot read {shown}: {error}")]))?;
+    let read = sxp::read(&text)
+        .map_err(|error| Failure::usage(format!("{shown}:{}: {}", error.line, error.message)))?;
+    for (line, hint) in &read.hints {
+        tell!("warning: {shown}:{line}: {hint}");
+    }
+    read.vnets
+        .into_iter()
+        .map(|vnet| {
+            let security = match vnet.security {
+                Some(SxpSecurity::None) => "none",
+                Some(SxpSecurity::Auth) => "auth",
+                Some(SxpSecurity::Conf) => "conf",
+                None => {
+                    tell!(
+                        "{shown}: vnet {} says nothing of security, and so it is conf: encrypted and authenticated",
+                        vnet.id_text
+                    );
+                    "conf"
+                }
+            };
+            let device = |written: Option<_>, start: &str| match written {
+                Some(device) => Ok(device),
+                None => derived(start, &vnet.id_text),
+            };
+            Ok(VnetAsked {
+                id: vnet.id,
+                bridge: device(vnet.bridge, "vnet")?,
+                interface: device(vnet.vnetif, "vnif")?,
+                security: security.to_owned(),
+            })
+        })
+        .collect()
+}
+
+fn of_arguments(id: &str, arguments: &Create) -> Result<VnetAsked, Failure> {
+    let known = sxp::vnet_id(id).map_err(Failure::usage)?;
+    let device = |written: &Option<_>, start| written.clone().map_or_else(|| derived(start, id), Ok);
+    Ok(VnetAsked {
+        id: known,
+        bridge: device(&arguments.bridge, "vnet")?,
+        interface: device(&arguments.interface, "vnif")?,
+        security: arguments.security.clone().unwrap_or_else(|| "conf".to_owned()),
+    })
+}
+
+/// As the original made names, where they fit.
+fn derived(start: &str, id: &str) -> Result<viaduct_types::IfName, Failure> {
+    format!("{start}{id}").parse().map_err(|_| {
+        let what = if start == "vnet" { "bridge" } else { "interface (vnetif)" };
+        Failure::usage(format!("`{start}{id}` is too long for a device: name the {what} of the vnet"))
+    })
+}
+
+fn list(report: &VnetsReport) {
+    if report.vnets.is_empty() {
+        say!("No vnets.");
+        return;
+    }
+    let mut table = new_table(["vnet", "id", "security", "bridge", "mtu", "in it", "not in it"]);
+    for (name, vnet) in &report.vnets {
+        let with = |wanted: bool| {
+            let names = vnet.peers.iter().filter(|(_, member)| (member.state == "in it") == wanted);
+            names.map(|(name, _)| name.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        table.add_row([
+            name.to_string(),
+            vnet.id.to_string(),
+            vnet.security.clone(),
+            vnet.bridge.to_string(),
+            vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
+            with(true),
+            with(false),
+        ]);
+    }
+    say!("{}", table.trim_fmt());
+}
+
+fn long_form(name: &VnetName, vnet: &VnetView) {
+    say!("vnet {name}, id {}, security {}", vnet.id, vnet.security);
+    say!("  bridge {}, port {}", vnet.bridge, vnet.interface);
+    if let Some(mtu) = vnet.mtu {
+        say!("  carries packets of {mtu} bytes");
+    }
+    for (peer, member) in &vnet.peers {
+        let mtu = member.mtu.map(|mtu| format!(", packets of {mtu} bytes")).unwrap_or_default();
+        say!("  peer {peer}: {}{mtu}", member.state);
+    }
+    say!("  {} MACs", vnet.macs.len());
+    for (address, macs) in &vnet.shared_addresses {
+        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+        say!("  {address} is claimed with {}", macs.join(" and "));
+    }
+    let counters: Vec<String> = vnet
+        .counters
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{} {count}", name.replace('_', " ")))
+        .collect();
+    if !counters.is_empty() {
+        say!("  {}", counters.join(", "));
+    }
+    if let Some(trouble) = &vnet.trouble {
+        say!("  {trouble}");
+    }
+}
+
+fn macs(vnet: &VnetView) {
+    let mut table = new_table(["mac", "where", "addresses", "also claimed by"]);
+    let place = |peer: &Option<viaduct_types::PeerName>| {
+        peer.as_ref().map_or("here", |peer| peer.as_str()).to_owned()
+    };
+    for (mac, view) in &vnet.macs {
+        let addresses: Vec<String> = view.addresses.iter().map(ToString::to_string).collect();
+        let others: Vec<String> = view.also_claimed_by.iter().map(place).collect();
+        table.add_row([mac.to_string(), place(&view.peer), addresses.join("\n"), others.join(" ")]);
+    }
+    if table.row_count() > 0 {
+        say!("{}", table.trim_fmt());
+    }
+}

@@ -1,0 +1,220 @@
+//! Keeps the process running that carries vnets, tells it what to be, and hears what it finds. It is no child that ends
+//! with the daemon: the next daemon finds it by its socket.
+
+use std::{
+    io::{self, BufRead, BufReader},
+    os::unix::{net::UnixStream, process::CommandExt},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+use viaduct_vnet_io::control::{Answer, Findings, Orders, Request};
+
+use super::jobs::{Job, Jobs};
+use crate::{
+    cli::Global,
+    failure::Failure,
+    host::Host,
+    vnets::{COMMAND, Client, ask},
+};
+
+/// A process that lived for so long ended for another reason than the one before it.
+const SETTLED: Duration = Duration::from_secs(10);
+/// How long until the next is started, when it ends at once.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// The process, whichever it is at the moment.
+pub(super) struct Vnets {
+    shared: Arc<Mutex<Shared>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// None: no process is needed.
+    orders: Option<Orders>,
+    /// To the process that runs.
+    stream: Option<UnixStream>,
+    ending: bool,
+}
+
+impl Vnets {
+    /// Starts a thread that keeps a process running as soon as there is something to carry.
+    pub(super) fn start(global: &Global, jobs: Jobs) -> Result<Self, Failure> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let of_thread = Arc::clone(&shared);
+        let place = Place { state_dir: global.state_dir.clone(), run_dir: global.run_dir.clone() };
+        let thread = thread::Builder::new()
+            .name("vnets".to_owned())
+            .spawn(move || keep_running(&of_thread, &place, &jobs))
+            .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// What is to be carried from now on.
+    pub(super) fn be(&self, orders: Option<Orders>) {
+        let mut shared = lock(&self.shared);
+        if shared.orders == orders {
+            return;
+        }
+        let request = orders.clone().map_or(Request::End, |orders| Request::Be(Box::new(orders)));
+        shared.orders = orders;
+        // It fails when the process has just ended; the next is told everything.
+        let told = shared.stream.as_ref().map(|stream| ask(stream, &request));
+        if told.is_none()
+            && let Some(thread) = &self.thread
+        {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Lets the process be: it goes on.
+    pub(super) fn stop(mut self) {
+        let mut shared = lock(&self.shared);
+        shared.ending = true;
+        if let Some(stream) = shared.stream.take() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        drop(shared);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Place {
+    state_dir: PathBuf,
+    run_dir: PathBuf,
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep_running(shared: &Mutex<Shared>, place: &Place, jobs: &Jobs) {
+    let [mut pause, longest] = PAUSES;
+    let mut known = false;
+    loop {
+        if lock(shared).ending {
+            return;
+        }
+        // Whoever is left of a daemon before this one is told to end when nobody needs it.
+        if lock(shared).orders.is_none() && (known || Client::connect(&place.run_dir).is_err()) {
+            known = true;
+            thread::park();
+            continue;
+        }
+        known = true;
+        let started = Instant::now();
+        match find_or_start(place) {
+            Ok(client) => match attend(shared, client, jobs) {
+                Ok(()) if lock(shared).ending || lock(shared).orders.is_none() => continue,
+                Ok(()) => warn!("the process that carries vnets ended; it is started again"),
+                Err(error) => warn!("the process that carries vnets was lost: {error}"),
+            },
+            Err(error) => warn!("cannot start the process that carries vnets: {error}"),
+        }
+        if started.elapsed() > SETTLED {
+            // Frames wait for it.
+            pause = PAUSES[0];
+            continue;
+        }
+        thread::park_timeout(pause);
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// The one that runs, if it is of this version; else another one.
+fn find_or_start(place: &Place) -> io::Result<Client> {
+    if let Ok(mut client) = Client::connect(&place.run_dir) {
+        if client.version == env!("CARGO_PKG_VERSION") {
+            return Ok(client);
+        }
+        info!("vnets are carried by version {}, which makes room for this one", client.version);
+        ask(&client.writer()?, &Request::End)?;
+        while client.hear()?.is_some() {}
+    }
+    start(place)?;
+    Client::connect(&place.run_dir)
+}
+
+/// Starts it and waits until it listens.
+fn start(place: &Place) -> io::Result<()> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("viaduct")
+        .arg("--state-dir")
+        .arg(&place.state_dir)
+        .arg("--run-dir")
+        .arg(&place.run_dir)
+        .arg(COMMAND)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line)?;
+    }
+    if line.trim() == "ready" {
+        // Its end is heard of by its socket; somebody has to be there for its status, though.
+        thread::Builder::new().name("vnets-end".to_owned()).spawn(move || child.wait())?;
+        return Ok(());
+    }
+    let _ = child.kill();
+    let status = child.wait()?;
+    Err(io::Error::other(format!("it ended at once ({status}); its own words are above")))
+}
+
+/// Tells it what to be, and listens to it until it ends.
+fn attend(shared: &Mutex<Shared>, mut client: Client, jobs: &Jobs) -> io::Result<()> {
+    {
+        let mut shared = lock(shared);
+        if shared.ending {
+            return Ok(());
+        }
+        let stream = client.writer()?;
+        let orders = shared.orders.clone();
+        ask(&stream, &orders.map_or(Request::End, |orders| Request::Be(Box::new(orders))))?;
+        shared.stream = Some(stream);
+    }
+    client.wait_for_ever()?;
+    let result = listen(&mut client, jobs);
+    lock(shared).stream = None;
+    result
+}
+
+fn listen(client: &mut Client, jobs: &Jobs) -> io::Result<()> {
+    while let Some(answer) = client.hear()? {
+        match answer {
+            Answer::Done { troubles } => troubles.iter().for_each(|trouble| warn!("{trouble}")),
+            Answer::Changed(findings) => {
+                jobs.send(Job::Do(Box::new(move |host| found(host, findings))));
+            }
+            Answer::Here { .. } | Answer::Report(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// What it found is taken into account at the next look, which comes at once.
+fn found(host: &mut Host, findings: Findings) {
+    let mut found = host.store.found();
+    let before = found.clone();
+    for (id, mtu) in findings.mtus {
+        found.mtus.insert(id, u32::from(mtu));
+    }
+    found.lost = findings.lost;
+    if found == before {
+        return;
+    }
+    if let Err(error) = host.store.set_found(&found) {
+        warn!("{}", Failure::from(error).line());
+        return;
+    }
+    host.is_not_as_made();
+    host.wants_look = true;
+}

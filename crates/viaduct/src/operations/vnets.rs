@@ -1,0 +1,441 @@
+//! Vnets and the hosts that share them: what there is, and what commands make and take away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use viaduct_model::{Config, Security};
+use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
+use viaduct_vnet_io::control::{self, Identity};
+
+use super::{Caller, Changed, Operation, Remark};
+use crate::{
+    failure::Failure,
+    host::Host,
+    vnets::{self, endpoint},
+};
+
+/// Looks at the vnets.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Vnets {}
+
+/// The vnets of a host, and the hosts that it shares them with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct VnetsReport {
+    /// This host's public key; none as long as it has not needed one.
+    #[schemars(with = "Option<String>")]
+    pub(crate) key: Option<HostKey>,
+    /// The process that carries them; none when none does.
+    pub(crate) engine: Option<u32>,
+    /// By name.
+    #[schemars(with = "BTreeMap<String, VnetView>")]
+    pub(crate) vnets: BTreeMap<VnetName, VnetView>,
+    /// By name.
+    #[schemars(with = "BTreeMap<String, PeerView>")]
+    pub(crate) peers: BTreeMap<PeerName, PeerView>,
+    /// Keys that were refused, as nobody here knows them: each with where it came from, and how often.
+    pub(crate) strangers: Vec<Stranger>,
+    /// Datagrams that belong to nobody, by what was wrong with them.
+    pub(crate) drops: BTreeMap<String, u64>,
+}
+
+/// Somebody with a key that nobody here knows.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Stranger {
+    #[schemars(with = "String")]
+    pub(crate) key: HostKey,
+    #[schemars(with = "String")]
+    pub(crate) address: SocketAddr,
+    pub(crate) refused: u64,
+}
+
+/// A vnet.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct VnetView {
+    #[schemars(with = "String")]
+    pub(crate) id: VnetId,
+    #[schemars(with = "String")]
+    pub(crate) bridge: IfName,
+    #[schemars(with = "String")]
+    pub(crate) interface: IfName,
+    /// `conf`, `auth` or `none`.
+    pub(crate) security: String,
+    /// Whether `vnet create` made it.
+    pub(crate) created: bool,
+    /// What gets through, in bytes of IP packets inside; none as long as nobody else was there.
+    pub(crate) mtu: Option<u32>,
+    /// The hosts that may belong to it.
+    #[schemars(with = "BTreeMap<String, Member>")]
+    pub(crate) peers: BTreeMap<PeerName, Member>,
+    /// Where its NICs are.
+    #[schemars(with = "BTreeMap<String, Mac>")]
+    pub(crate) macs: BTreeMap<MacAddr, Mac>,
+    /// Addresses of more than one MAC.
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
+    pub(crate) shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    /// What was carried and dropped, by what it is.
+    pub(crate) counters: BTreeMap<String, u64>,
+    /// What does not work.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A host that may belong to a vnet.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Member {
+    /// `in it`, `away` for a short while, `not in it`, or what keeps it out.
+    pub(crate) state: String,
+    /// In bytes of IP packets inside, in both directions.
+    pub(crate) mtu: Option<u16>,
+}
+
+/// Where a MAC is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Mac {
+    /// At which host; none: here.
+    #[schemars(with = "Option<String>")]
+    pub(crate) peer: Option<PeerName>,
+    /// Raised whenever it arrives on a host.
+    pub(crate) sequence: u64,
+    #[schemars(with = "Vec<String>")]
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Others who claim it with less right; null is this host.
+    #[schemars(with = "Vec<Option<String>>")]
+    pub(crate) also_claimed_by: Vec<Option<PeerName>>,
+}
+
+/// Another host.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PeerView {
+    pub(crate) key: String,
+    pub(crate) endpoints: Vec<String>,
+    /// Whether `peer add` made it known.
+    pub(crate) created: bool,
+    pub(crate) connected: bool,
+    /// Where it is, when it is connected.
+    #[schemars(with = "Option<String>")]
+    pub(crate) address: Option<SocketAddr>,
+    /// For how many seconds.
+    pub(crate) seconds: Option<u64>,
+    /// The longest IP packet that gets there.
+    pub(crate) path_mtu: Option<u16>,
+    /// How often another key was seen in the place of its own, and which one last.
+    pub(crate) refused: u64,
+    #[schemars(with = "Option<String>")]
+    pub(crate) seen_key: Option<HostKey>,
+    /// Why it was not reached the last time.
+    pub(crate) error: Option<String>,
+    /// What does not work as fast as it could.
+    pub(crate) fallbacks: Vec<String>,
+    /// What was carried, by what it is.
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+impl Operation for Vnets {
+    const NAME: &'static str = "vnets";
+    const WRITES: bool = false;
+    const QUERY: bool = true;
+    type Report = VnetsReport;
+
+    fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<VnetsReport, Failure> {
+        let situation = host.situation()?;
+        let created = host.store.created()?;
+        let Some(config) = situation.config() else { return Ok(VnetsReport::default()) };
+        Ok(report(host, config, &created))
+    }
+}
+
+/// What is configured, with what the process that carries it knows.
+pub(super) fn report(host: &Host, config: &Config, created: &Created) -> VnetsReport {
+    if config.vnets.is_empty() && config.peers.is_empty() {
+        return VnetsReport::default();
+    }
+    let carried = vnets::report(host.store.run_dir());
+    let carried = carried.as_ref();
+    let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
+        let created = created.vnets.contains_key(name);
+        (name.clone(), vnet_view(vnet, created, carried.and_then(|carried| carried.vnets.get(&vnet.id))))
+    };
+    let peer = |(name, peer): (&PeerName, &viaduct_model::Peer)| {
+        let created = created.peers.contains_key(name);
+        (name.clone(), peer_view(peer, created, carried.and_then(|carried| carried.peers.get(name))))
+    };
+    let stranger = |stranger: &control::Stranger| Stranger {
+        key: stranger.key,
+        address: stranger.address,
+        refused: stranger.refused,
+    };
+    VnetsReport {
+        key: Identity::known(host.store.state_dir()),
+        engine: carried.map(|carried| carried.pid),
+        vnets: config.vnets.iter().map(vnet).collect(),
+        peers: config.peers.iter().map(peer).collect(),
+        strangers: carried.into_iter().flat_map(|carried| &carried.strangers).map(stranger).collect(),
+        drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
+    }
+}
+
+fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control::VnetReport>) -> VnetView {
+    let member = |name: &PeerName| {
+        let mismatched = carried.and_then(|carried| carried.mismatched.get(name));
+        let member = carried.and_then(|carried| carried.members.get(name));
+        let state = match (mismatched, member) {
+            (Some(security), _) => format!("has it with security {}", word(*security)),
+            (None, Some(member)) if member.connected && member.speaks => "in it".to_owned(),
+            (None, Some(_)) => "away".to_owned(),
+            (None, None) => "not in it".to_owned(),
+        };
+        (name.clone(), Member { state, mtu: member.and_then(|member| member.mtu) })
+    };
+    let mac = |(mac, report): (&MacAddr, &control::MacReport)| {
+        let report = report.clone();
+        let view = Mac {
+            peer: report.peer,
+            sequence: report.sequence,
+            addresses: report.addresses,
+            also_claimed_by: report.also_claimed_by,
+        };
+        (*mac, view)
+    };
+    VnetView {
+        id: vnet.id,
+        bridge: vnet.bridge.clone(),
+        interface: vnet.interface.clone(),
+        security: match vnet.security {
+            Security::Conf => "conf",
+            Security::Auth => "auth",
+            Security::None => "none",
+        }
+        .to_owned(),
+        created,
+        mtu: vnet.mtu,
+        peers: vnet.peers.iter().map(member).collect(),
+        macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
+        shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
+        counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
+        trouble: match carried {
+            None => Some("no process carries it: is the daemon running?".to_owned()),
+            Some(carried) => carried.trouble.clone(),
+        },
+    }
+}
+
+fn word(security: viaduct_vnet_proto::control::Security) -> &'static str {
+    use viaduct_vnet_proto::control::Security as Level;
+    match security {
+        Level::Conf => "conf",
+        Level::Auth => "auth",
+        Level::None => "none",
+    }
+}
+
+fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control::PeerReport>) -> PeerView {
+    let endpoints = peer.endpoints.iter().map(|endpoint| match endpoint {
+        viaduct_model::Endpoint::Address(address) => address.to_string(),
+        viaduct_model::Endpoint::Name(host, port) => format!("{host}:{port}"),
+    });
+    let carried = carried.cloned().unwrap_or_default();
+    let singly = "the kernel does not cut datagrams for it, so they are sent one by one".to_owned();
+    PeerView {
+        key: peer.key.clone(),
+        endpoints: endpoints.collect(),
+        created,
+        connected: carried.connected,
+        address: carried.address,
+        seconds: carried.seconds,
+        path_mtu: carried.path_mtu,
+        refused: carried.refused,
+        seen_key: carried.seen_key,
+        error: carried.error,
+        fallbacks: carried.unsegmented.then_some(singly).into_iter().collect(),
+        counters: carried.counters,
+    }
+}
+
+/// A vnet that is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct VnetAsked {
+    /// Up to four hex digits, or eight groups of them.
+    #[schemars(with = "String")]
+    pub(crate) id: VnetId,
+    /// The bridge.
+    #[schemars(with = "String")]
+    pub(crate) bridge: IfName,
+    /// The device that leads to the other hosts.
+    #[schemars(with = "String")]
+    pub(crate) interface: IfName,
+    /// `conf`, `auth` or `none`.
+    pub(crate) security: String,
+}
+
+/// Makes vnets that stay until they are taken away.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct VnetCreate {
+    /// Which.
+    pub(crate) vnets: Vec<VnetAsked>,
+}
+
+impl Operation for VnetCreate {
+    const NAME: &'static str = "vnet-create";
+    const WRITES: bool = true;
+    type Report = Changed;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+        let situation = host.situation()?;
+        let config = situation.config().ok_or_else(nothing_applied)?;
+        let mut created = host.store.created()?;
+        for asked in self.vnets {
+            let name: VnetName = name_of(asked.id)?;
+            if let Some((known, _)) =
+                config.vnets.iter().find(|(known, vnet)| vnet.id == asked.id || **known == name)
+            {
+                return Err(Failure::usage(format!(
+                    "there is the vnet {known} of that id already; `viaduct vnet delete` takes it away, if no file has it"
+                )));
+            }
+            if !["conf", "auth", "none"].contains(&asked.security.as_str()) {
+                return Err(Failure::usage(format!("`{}` is no level of security", asked.security)));
+            }
+            let VnetAsked { id, bridge, interface, security } = asked;
+            created.vnets.insert(name, CreatedVnet { id, bridge, interface, security });
+        }
+        make(host, created, caller)
+    }
+}
+
+/// What a vnet is called that has only an id.
+fn name_of(id: VnetId) -> Result<VnetName, Failure> {
+    let text = id.to_string();
+    let short = text.trim_start_matches(['0', ':']);
+    format!("vnet{}", short.replace(':', "-"))
+        .parse()
+        .map_err(|error| Failure::failed(format!("there is no name for the vnet {id}: {error}")))
+}
+
+/// Takes a vnet away that a command made.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct VnetDelete {
+    /// Its id, or its name.
+    pub(crate) vnet: String,
+}
+
+impl Operation for VnetDelete {
+    const NAME: &'static str = "vnet-delete";
+    const WRITES: bool = true;
+    type Report = Changed;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+        let situation = host.situation()?;
+        let config = situation.config().ok_or_else(nothing_applied)?;
+        let mut created = host.store.created()?;
+        let id = viaduct_model::sxp::vnet_id(&self.vnet).ok();
+        let found =
+            created.vnets.iter().find(|(name, vnet)| name.as_str() == self.vnet || Some(vnet.id) == id);
+        let Some(name) = found.map(|(name, _)| name.clone()) else {
+            let of_file =
+                config.vnets.iter().any(|(name, vnet)| name.as_str() == self.vnet || Some(vnet.id) == id);
+            return Err(Failure::usage(if of_file {
+                format!(
+                    "the vnet {} is of the configuration: take it out of the file, and apply that",
+                    self.vnet
+                )
+            } else {
+                format!("there is no vnet {}", self.vnet)
+            }));
+        };
+        created.vnets.remove(&name);
+        make(host, created, caller)
+    }
+}
+
+/// Makes another host known.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PeerAdd {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub(crate) name: PeerName,
+    /// ADDRESS:PORT or NAME:PORT; none: it dials.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<String>,
+    /// As `viaduct identity` prints it there.
+    #[schemars(with = "String")]
+    pub(crate) key: HostKey,
+}
+
+impl Operation for PeerAdd {
+    const NAME: &'static str = "peer-add";
+    const WRITES: bool = true;
+    type Report = Changed;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+        let situation = host.situation()?;
+        let config = situation.config().ok_or_else(nothing_applied)?;
+        let mut created = host.store.created()?;
+        if config.peers.contains_key(&self.name) && !created.peers.contains_key(&self.name) {
+            return Err(Failure::usage(format!("the configuration has a peer {} already", self.name)));
+        }
+        if let Some(bad) = self.endpoints.iter().find(|text| endpoint(text).is_none()) {
+            return Err(Failure::usage(format!("`{bad}` is no endpoint: write ADDRESS:PORT or NAME:PORT")));
+        }
+        created.peers.insert(self.name, CreatedPeer { endpoints: self.endpoints, key: self.key });
+        make(host, created, caller)
+    }
+}
+
+/// Forgets a host that a command made known.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PeerDelete {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub(crate) name: PeerName,
+}
+
+impl Operation for PeerDelete {
+    const NAME: &'static str = "peer-delete";
+    const WRITES: bool = true;
+    type Report = Changed;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+        let mut created = host.store.created()?;
+        if created.peers.remove(&self.name).is_none() {
+            return Err(Failure::usage(format!(
+                "there is no peer {} that `peer add` made known; those of the configuration go with it",
+                self.name
+            )));
+        }
+        make(host, created, caller)
+    }
+}
+
+fn nothing_applied() -> Failure {
+    Failure::failed(
+        "no configuration is applied on this host yet: run `viaduct apply` first; an uplink is enough",
+    )
+}
+
+/// Makes the host what it is with these.
+fn make(host: &mut Host, created: Created, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+    let before = host.situation()?;
+    let known = host.store.created()?;
+    host.store.set_created(&created)?;
+    let after = host.situation()?;
+    match host.turn(Some(&before), &after, caller) {
+        Ok(outcome) => Ok(Changed {
+            done: outcome.done,
+            notices: Remark::all(&outcome.notices),
+            diagnostics: viaduct_model::Diagnostics::default(),
+        }),
+        Err(not_made) => {
+            let failure = Failure::from(not_made);
+            Err(match host.store.set_created(&known) {
+                Ok(()) => failure,
+                Err(error) => {
+                    failure.with(format!("That it was not made could not be written down: {error}"))
+                }
+            })
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Talking to the process that carries vnets.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use viaduct_vnet_io::control::{Answer, Report, Request};
+
+/// The socket in the run directory.
+const SOCKET: &str = "engine.sock";
+/// It answers from memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection to it.
+pub(crate) struct Client {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+    /// The version that the other end is of.
+    pub(crate) version: String,
+}
+
+impl Client {
+    /// Connects; an error when it does not run.
+    pub(crate) fn connect(run_dir: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(run_dir.join(SOCKET))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let lines = BufReader::new(stream.try_clone()?);
+        let mut client = Self { stream, lines, version: String::new() };
+        match client.hear()? {
+            Some(Answer::Here { version, pid: _ }) => client.version = version,
+            Some(_) | None => return Err(io::Error::other("it does not say who it is")),
+        }
+        Ok(client)
+    }
+
+    /// Another handle, to write while somebody reads.
+    pub(crate) fn writer(&self) -> io::Result<UnixStream> {
+        self.stream.try_clone()
+    }
+
+    /// From now on waits for the next answer however long it takes.
+    pub(crate) fn wait_for_ever(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(None)
+    }
+
+    /// The next thing it says; none when it ended.
+    pub(crate) fn hear(&mut self) -> io::Result<Option<Answer>> {
+        let mut line = String::new();
+        if self.lines.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&line)?))
+    }
+}
+
+/// Says something to it.
+pub(crate) fn ask(mut stream: &UnixStream, request: &Request) -> io::Result<()> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// How things are; none when nobody carries vnets.
+pub(crate) fn report(run_dir: &Path) -> Option<Report> {
+    let ask = || -> io::Result<Option<Report>> {
+        let mut client = Client::connect(run_dir)?;
+        ask(&client.writer()?, &Request::Report)?;
+        while let Some(answer) = client.hear()? {
+            if let Answer::Report(report) = answer {
+                return Ok(Some(*report));
+            }
+        }
+        Ok(None)
+    };
+    ask().unwrap_or_else(|error| {
+        tracing::debug!("the process that carries vnets does not answer: {error}");
+        None
+    })
+}

@@ -1,0 +1,59 @@
+//! Vnets and peers that commands made, beside those of the files.
+
+use std::sync::Arc;
+
+use viaduct_model::{Config, Endpoint, Origin, Peer, Security, Vnet};
+use viaduct_reconcile::{Created, Found};
+
+/// The configuration with what commands made and what was found out; none when that is nothing.
+pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
+    let known = |vnet: &Vnet| found.mtus.contains_key(&vnet.id);
+    if created.vnets.is_empty() && created.peers.is_empty() && !config.vnets.values().any(known) {
+        return None;
+    }
+    let mut config = config.clone();
+    let origin = Origin { file: Arc::from("vnets.json"), line: 1 };
+    for (name, peer) in &created.peers {
+        let endpoints = peer.endpoints.iter().filter_map(|text| endpoint(text)).collect();
+        let made = Peer { endpoints, key: peer.key.to_string(), origin: origin.clone() };
+        // What a file says counts.
+        config.peers.entry(name.clone()).or_insert(made);
+    }
+    for (name, made) in &created.vnets {
+        let vnet = Vnet {
+            id: made.id,
+            bridge: made.bridge.clone(),
+            interface: made.interface.clone(),
+            learning: true,
+            mtu: None,
+            security: security(&made.security),
+            peers: config.peers.keys().cloned().collect(),
+            origin: origin.clone(),
+        };
+        if !config.vnets.values().any(|other| other.id == made.id) {
+            config.vnets.entry(name.clone()).or_insert(vnet);
+        }
+    }
+    for vnet in config.vnets.values_mut() {
+        vnet.mtu = found.mtus.get(&vnet.id).copied();
+    }
+    Some(config)
+}
+
+/// ADDRESS:PORT or NAME:PORT.
+pub(crate) fn endpoint(text: &str) -> Option<Endpoint> {
+    if let Ok(address) = text.parse() {
+        return Some(Endpoint::Address(address));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    Some(Endpoint::Name(host.to_owned(), port.parse().ok()?))
+}
+
+fn security(word: &str) -> Security {
+    match word {
+        "none" => Security::None,
+        "auth" => Security::Auth,
+        // Nothing is ever weaker than it was meant.
+        _ => Security::Conf,
+    }
+}

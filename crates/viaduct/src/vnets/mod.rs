@@ -1,0 +1,67 @@
+//! Vnets: the process that carries them, what it is told, and what of them is in no file.
+
+mod client;
+mod created;
+mod orders;
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    num::NonZeroUsize,
+    thread,
+    time::Duration,
+};
+
+use rustix::{fs::FlockOperation, io::Errno, thread::CapabilitySet};
+use viaduct_vnet_io::control::{self, Options, PORT};
+
+use crate::{cli::Global, failure::Failure, privileges};
+
+pub(crate) use client::{Client, ask, report};
+pub(crate) use created::{endpoint, with_created};
+pub(crate) use orders::orders;
+
+/// How it is called on the command line, where only we call it.
+pub(crate) const COMMAND: &str = "carry-vnets";
+
+/// More threads than this carry no more between two hosts.
+const MOST_WORKERS: usize = 8;
+
+/// How long keys are used, in milliseconds, for tests: nobody waits an hour.
+const REKEY: &str = "VIADUCT_VNET_REKEY_MS";
+
+/// What it does until it is told to end. Who started it hears a line when it listens.
+pub(crate) fn run(global: &Global) -> Result<(), Failure> {
+    let failed =
+        |what: &str, error: io::Error| Failure::failed(format!("vnets are not carried: {what}: {error}"));
+    // It outlives the daemon, and a ctrl-C in the daemon's terminal.
+    let _ = rustix::process::setsid();
+    let _alone = alone(global)?;
+    privileges::keep_only(CapabilitySet::NET_ADMIN).map_err(|e| failed("cannot give up privileges", e))?;
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_WORKERS);
+    let rekey = std::env::var(REKEY).ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let options = Options {
+        state_dir: global.state_dir.clone(),
+        run_dir: global.run_dir.clone(),
+        port: PORT,
+        workers: NonZeroUsize::new(cpus).unwrap_or(NonZeroUsize::MIN),
+        rekey,
+    };
+    control::run(&options, || {
+        // Nobody may listen any more; that changes nothing.
+        let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
+    })
+    .map_err(|error| Failure::failed(viaduct_reconcile::chain(&error)))
+}
+
+/// Two of them would carry the same frames twice.
+fn alone(global: &Global) -> Result<File, Failure> {
+    let path = global.run_dir.join("engine.lock");
+    let failed = |error: io::Error| Failure::failed(format!("cannot lock {}: {error}", path.display()));
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(Failure::failed("another process carries vnets on this host already")),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}

@@ -1,0 +1,52 @@
+//! What the process that carries vnets is to do, of what is configured and attached.
+
+use std::collections::BTreeMap;
+
+use viaduct_model::{Config, Endpoint, Security};
+use viaduct_plan::Attachments;
+use viaduct_types::{PeerName, VnetId};
+use viaduct_vnet_io::control::{NicOrders, Orders, PeerOrders, VnetOrders};
+use viaduct_vnet_proto::control::Security as Level;
+
+/// None when there is nothing to carry.
+pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Orders> {
+    if config.vnets.is_empty() {
+        return None;
+    }
+    let claims = viaduct_plan::vnet_claims(config, attachments);
+    let vnets: BTreeMap<VnetId, VnetOrders> = config
+        .vnets
+        .iter()
+        .map(|(name, vnet)| {
+            let nic = |(mac, addresses): (&_, &Vec<_>)| {
+                (*mac, NicOrders { addresses: addresses.clone(), prepared: false })
+            };
+            let orders = VnetOrders {
+                name: name.clone(),
+                tap: vnet.interface.clone(),
+                security: level(vnet.security),
+                learning: vnet.learning,
+                peers: vnet.peers.iter().cloned().collect(),
+                nics: claims.get(name).into_iter().flatten().map(nic).collect(),
+            };
+            (vnet.id, orders)
+        })
+        .collect();
+    let of_vnets = |name: &PeerName| vnets.values().any(|vnet| vnet.peers.contains(name));
+    let peers = config.peers.iter().filter(|(name, _)| of_vnets(name)).filter_map(|(name, peer)| {
+        let endpoints = peer.endpoints.iter().map(|endpoint| match endpoint {
+            Endpoint::Address(address) => address.to_string(),
+            Endpoint::Name(host, port) => format!("{host}:{port}"),
+        });
+        Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints: endpoints.collect() }))
+    });
+    Some(Orders { peers: peers.collect(), vnets })
+}
+
+fn level(security: Security) -> Level {
+    match security {
+        Security::Conf => Level::Conf,
+        Security::Auth => Level::Auth,
+        Security::None => Level::None,
+    }
+}

@@ -1,0 +1,160 @@
+//! What the hosts have agreed on is done.
+
+use std::{net::IpAddr, time::Duration};
+
+use tracing::{debug, info, warn};
+use viaduct_types::{HostKey, MacAddr, VnetId};
+use viaduct_vnet_proto::control::{Action, Association, Owner};
+
+use super::{Answer, engine::Engine, link::Farewell, memory, tables::Place};
+use crate::datapath::{self, Direction, KeyMaterial};
+
+/// Keys are changed after so many datagrams at the latest.
+const WORN: u64 = 1 << 32;
+
+impl Engine {
+    /// Does what the hosts have agreed on, and then says what is to be said.
+    pub(super) fn flush(&mut self) {
+        let mut receives = false;
+        while let Some(action) = self.node.poll_action() {
+            receives |= matches!(action, Action::Receive(_));
+            self.act(action);
+        }
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
+            if let Some(forwarding) = vnet.tables.take_changed() {
+                let _ = self.handle.set_forwarding(*id, forwarding);
+            }
+        }
+        // Nobody is told of keys that the workers do not have yet.
+        if receives && let Err(error) = self.handle.settle() {
+            warn!("{error}");
+        }
+        while let Some((session, bytes)) = self.node.poll_transmit() {
+            if let Some(link) = self.links.get(&session) {
+                link.send(bytes);
+            }
+        }
+        self.remember();
+        if self.findings != self.told {
+            self.told = self.findings.clone();
+            let changed = Answer::Changed(self.findings.clone());
+            self.listeners.retain(|listener| listener.try_send(changed.clone()).is_ok());
+        }
+    }
+
+    /// Writes down the sequences, so that the next engine claims what this one did.
+    pub(super) fn remember(&mut self) {
+        let sequences = self.node.sequences();
+        if sequences != self.written {
+            if let Err(error) = memory::write(&self.run_dir, &sequences) {
+                warn!("which NICs are here cannot be written down: {error}");
+            }
+            self.written = sequences;
+        }
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        let now = self.now();
+        match action {
+            Action::Close { session } => {
+                if let Some(link) = self.links.remove(&session) {
+                    Farewell::Duplicate.end(&link.connection, "there is another connection");
+                }
+            }
+            Action::Join { peer, vnet } => {
+                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get(&vnet)) {
+                    info!("vnet {}: peer {} is in it", vnet.name, peer.name);
+                }
+            }
+            Action::Leave { peer, vnet } => {
+                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get(&vnet)) {
+                    info!("vnet {}: peer {} is in it no longer", vnet.name, peer.name);
+                }
+            }
+            Action::Receive(association) => self.install(&association, Direction::Inbound),
+            Action::Transmit(association) => {
+                self.install(&association, Direction::Outbound);
+                self.set_speaking(association.vnet, association.peer, true);
+            }
+            Action::Forget { spis } => spis.into_iter().for_each(|spi| self.handle.retire(spi)),
+            Action::Mute { peer, vnet } => {
+                self.set_speaking(vnet, peer, false);
+                if let Some(peer) = self.peers.get(&peer) {
+                    let _ = self.handle.silence(vnet, peer.id);
+                }
+            }
+            Action::Route { vnet, mac, owner, addresses, moved } => {
+                let place = match owner {
+                    None => None,
+                    Some(Owner::Here) => Some(Place::Here),
+                    Some(Owner::Peer(key)) => self.peers.get(&key).map(|peer| Place::At(peer.id)),
+                };
+                self.route(now, vnet, mac, place, addresses, moved);
+            }
+            Action::Mtu { vnet, mtu } => {
+                match mtu {
+                    Some(mtu) => self.findings.mtus.insert(vnet, mtu),
+                    None => self.findings.mtus.remove(&vnet),
+                };
+            }
+        }
+    }
+
+    pub(super) fn route(
+        &mut self,
+        now: Duration,
+        id: VnetId,
+        mac: MacAddr,
+        place: Option<Place>,
+        addresses: Vec<IpAddr>,
+        moved: bool,
+    ) {
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        vnet.tables.route(now, mac, place, addresses, moved);
+        let lost = self.findings.lost.entry(id).or_default();
+        if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
+            if lost.insert(mac) {
+                warn!("vnet {}: {mac} is attached here, and has arrived at another host later", vnet.name);
+            }
+        } else {
+            lost.remove(&mac);
+        }
+        if lost.is_empty() {
+            self.findings.lost.remove(&id);
+        }
+    }
+
+    pub(super) fn set_speaking(&mut self, vnet: VnetId, peer: HostKey, speaks: bool) {
+        if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
+            vnet.tables.set_speaking(peer.id, speaks);
+        }
+    }
+
+    pub(super) fn install(&mut self, association: &Association, direction: Direction) {
+        let Some(peer) = self.peers.get(&association.peer).map(|peer| peer.id) else { return };
+        let Some(link) = self.links.get(&association.session) else { return };
+        for (worker, spi) in association.spis.iter().enumerate() {
+            let Ok(number) = u8::try_from(worker) else { return };
+            let mut bytes = zeroize::Zeroizing::new(vec![0; KeyMaterial::length(association.cipher)]);
+            let context = association.context(number);
+            if link.connection.export_keying_material(&mut bytes, Association::LABEL, &context).is_err() {
+                return;
+            }
+            let Some(key) = KeyMaterial::new(association.cipher, &bytes) else { return };
+            let installed = self.handle.install(datapath::Association {
+                spi: *spi,
+                peer,
+                vnet: association.vnet,
+                direction,
+                // One socket: the first worker receives for all.
+                worker: if direction == Direction::Outbound { worker } else { 0 },
+                cipher: association.cipher,
+                key,
+                rekey_after: WORN,
+            });
+            if let Err(error) = installed {
+                debug!("keys are not used: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What the engine is told to be.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use tracing::{debug, warn};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
+use viaduct_vnet_proto::{
+    control::{Security, Settings, VnetSettings},
+    data::PeerId,
+};
+
+use super::{
+    Orders, VnetOrders,
+    engine::{Engine, Vnet},
+    link::Farewell,
+    peers::Peer,
+    tables::Tables,
+};
+use crate::datapath::{Lifetime, Tap};
+
+impl Engine {
+    /// What is to be from now on; says what is not.
+    pub(super) fn be(&mut self, orders: Orders) -> Vec<String> {
+        let mut gone: BTreeSet<HostKey> = self.peers.keys().copied().collect();
+        for (name, wanted) in &orders.peers {
+            let key = wanted.key;
+            gone.remove(&key);
+            self.strangers.remove(key);
+            let peer = self.peers.entry(key).or_insert_with(|| {
+                self.next_peer += 1;
+                Peer::new(name.clone(), PeerId(self.next_peer), Vec::new())
+            });
+            peer.name = name.clone();
+            if peer.endpoints != wanted.endpoints {
+                peer.endpoints.clone_from(&wanted.endpoints);
+                peer.stop_dialling();
+            }
+            self.dial(key);
+        }
+        for id in self.vnets.keys().copied().collect::<Vec<_>>() {
+            let same = |vnet: &Vnet| {
+                let wanted = orders.vnets.get(&id);
+                wanted.is_some_and(|wanted| wanted.tap == vnet.tap && wanted.security == vnet.security)
+            };
+            if !self.vnets.get(&id).is_some_and(same) {
+                self.remove_vnet(id);
+            }
+        }
+        for (id, wanted) in &orders.vnets {
+            let vnet = self.vnets.entry(*id).or_insert_with(|| Vnet {
+                name: wanted.name.clone(),
+                tap: wanted.tap.clone(),
+                security: wanted.security,
+                tables: Tables::new(),
+                carried: false,
+                trouble: None,
+                own: BTreeSet::new(),
+            });
+            vnet.name = wanted.name.clone();
+            let with = |prepared| {
+                let nics = wanted.nics.iter().filter(move |(_, nic)| nic.prepared == prepared);
+                nics.map(|(mac, _)| *mac).collect::<BTreeSet<MacAddr>>()
+            };
+            vnet.own = with(false);
+            vnet.tables.set_prepared(with(true));
+        }
+        self.orders = orders;
+        self.carry();
+        self.configure();
+        for key in gone {
+            if let Some(peer) = self.peers.remove(&key) {
+                self.handle.remove_path(peer.id);
+                if let Some(link) = peer.session.and_then(|session| self.links.get(&session)) {
+                    Farewell::Stranger.end(&link.connection, "your key is not known here any more");
+                }
+            }
+        }
+        self.findings.arrived.retain(|id, macs| {
+            let waits = |mac: &MacAddr| self.vnets.get(id).is_some_and(|vnet| vnet.tables.is_prepared(*mac));
+            macs.retain(waits);
+            !macs.is_empty()
+        });
+        self.flush();
+        let trouble =
+            |vnet: &Vnet| vnet.trouble.as_ref().map(|trouble| format!("vnet {}: {trouble}", vnet.name));
+        self.vnets.values().filter_map(trouble).collect()
+    }
+
+    pub(super) fn configure(&mut self) {
+        let key_of = |name: &PeerName| self.orders.peers.get(name).map(|peer| peer.key);
+        let vnet = |(id, orders): (&VnetId, &VnetOrders)| {
+            let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
+            let settings = VnetSettings {
+                security: orders.security,
+                peers: orders.peers.iter().filter_map(key_of).collect(),
+                nics: nics.map(|(mac, nic)| (*mac, nic.addresses.clone())).collect(),
+            };
+            (*id, settings)
+        };
+        let settings = Settings {
+            workers: u8::try_from(self.handle.workers()).unwrap_or(u8::MAX),
+            fast_aes: fast_aes(),
+            rekey: self.rekey,
+            vnets: self.orders.vnets.iter().map(vnet).collect(),
+        };
+        let arrival = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let arrival = u64::try_from(arrival.as_millis()).unwrap_or(u64::MAX);
+        self.node.configure(self.now(), arrival, settings);
+    }
+
+    pub(super) fn remove_vnet(&mut self, id: VnetId) {
+        // What was agreed on about it is taken back while there still is something to take it from.
+        if self.orders.vnets.remove(&id).is_some() {
+            self.configure();
+            self.flush();
+        }
+        if self.vnets.remove(&id).is_some_and(|vnet| vnet.carried) {
+            let _ = self.handle.remove_vnet(id);
+        }
+        self.findings.mtus.remove(&id);
+        self.findings.lost.remove(&id);
+        self.findings.arrived.remove(&id);
+    }
+
+    /// Gives the workers the vnets that they do not have.
+    pub(super) fn carry(&mut self) {
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| !vnet.carried) {
+            if vnet.security == Security::None {
+                continue;
+            }
+            let opened = match there(&vnet.tap) {
+                false => Err(format!("there is no device {} yet", vnet.tap)),
+                true => Tap::open(&vnet.tap, self.handle.workers(), Lifetime::Persistent)
+                    .map_err(|error| chain(&error))
+                    .and_then(|tap| self.handle.add_vnet(*id, tap).map_err(|error| error.to_string())),
+            };
+            match opened {
+                Ok(()) => {
+                    vnet.carried = true;
+                    vnet.trouble = None;
+                    vnet.tables.tell_again();
+                }
+                Err(trouble) => {
+                    if vnet.trouble.as_ref() != Some(&trouble) {
+                        debug!("vnet {}: {trouble}", vnet.name);
+                    }
+                    vnet.trouble = Some(trouble);
+                }
+            }
+        }
+    }
+
+    /// A tap went away; another one of its name may come.
+    pub(super) fn lost_tap(&mut self, id: VnetId) {
+        let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried) else { return };
+        warn!("vnet {}: its device {} is gone", vnet.name, vnet.tap);
+        vnet.carried = false;
+        let _ = self.handle.remove_vnet(id);
+        // The workers have forgotten the keys, and a key must not come to life again: whoever is in it begins anew.
+        let orders = self.orders.vnets.remove(&id);
+        self.configure();
+        self.flush();
+        if let Some(orders) = orders {
+            self.orders.vnets.insert(id, orders);
+        }
+        self.carry();
+        self.configure();
+    }
+}
+
+fn there(device: &IfName) -> bool {
+    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+        .is_ok_and(|socket| rustix::net::netdevice::name_to_index(&socket, device.as_str()).is_ok())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    text
+}
+
+/// Whether the processor has instructions for AES.
+fn fast_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}

@@ -1,0 +1,83 @@
+//! Dialling a peer: all of its endpoints in turn, until one answers as who it should be.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{ClientConfig, Endpoint};
+use tokio::{sync::mpsc, time};
+use viaduct_types::HostKey;
+
+use super::{Identity, engine::Input, link, tls};
+
+/// How long one address may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long until all are tried again, at first and at last.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+
+/// Dials until the task is ended, which it is when there is a connection.
+pub(super) async fn dial(
+    identity: Arc<Identity>,
+    endpoint: Endpoint,
+    key: HostKey,
+    endpoints: Vec<String>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let [mut pause, longest] = PAUSES;
+    loop {
+        for name in &endpoints {
+            let addresses: Vec<SocketAddr> = match time::timeout(PATIENCE, tokio::net::lookup_host(name))
+                .await
+            {
+                Ok(Ok(addresses)) => addresses.collect(),
+                Ok(Err(error)) => {
+                    let _ = inputs.send(Input::not_reached(key, name, &error.to_string(), None)).await;
+                    continue;
+                }
+                Err(_) => {
+                    let _ = inputs.send(Input::not_reached(key, name, "no name server answers", None)).await;
+                    continue;
+                }
+            };
+            for address in addresses {
+                let failed = match attempt(&identity, &endpoint, key, address).await {
+                    Ok(connection) => {
+                        let _ = inputs.send(Input::Connected { key, dialled: true, connection }).await;
+                        // The engine ends this task when it keeps the connection; else there is another attempt.
+                        time::sleep(PATIENCE).await;
+                        continue;
+                    }
+                    Err(failed) => failed,
+                };
+                let target =
+                    if name == &address.to_string() { name.clone() } else { format!("{name} ({address})") };
+                let _ = inputs.send(Input::not_reached(key, &target, &failed.0, failed.1)).await;
+            }
+        }
+        time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Why it was not reached, and which key was seen instead.
+struct Failed(String, Option<HostKey>);
+
+async fn attempt(
+    identity: &Identity,
+    endpoint: &Endpoint,
+    key: HostKey,
+    address: SocketAddr,
+) -> Result<quinn::Connection, Failed> {
+    let failed = |error: &dyn std::fmt::Display| Failed(error.to_string(), None);
+    let (config, seen) = tls::client(identity, key).map_err(|e| failed(&e))?;
+    let mut config = ClientConfig::new(Arc::new(config));
+    config.transport_config(link::transport());
+    // The name is not sent.
+    let connecting = endpoint.connect_with(config, address, "vnet").map_err(|e| failed(&e))?;
+    match time::timeout(PATIENCE, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(match seen.key() {
+            Some(other) => Failed(format!("it has the key {other} and not {key}"), Some(other)),
+            None => failed(&error),
+        }),
+        Err(_) => Err(failed(&"nobody answers")),
+    }
+}

@@ -1,0 +1,263 @@
+//! The engine: one task that has everything, and to which all others report.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quinn::Endpoint;
+use tokio::{sync::mpsc, time};
+use tracing::{debug, info, warn};
+use viaduct_types::{HostKey, IfName, MacAddr, VnetId, VnetName};
+use viaduct_vnet_proto::control::{Message, Node, Security, SessionId};
+
+use super::{
+    Answer, Findings, Identity, Options, Orders, Request,
+    dial::dial,
+    link::{Farewell, Link, Secrets},
+    memory,
+    peers::{Peer, Strangers},
+    tables::Tables,
+};
+use crate::datapath::{Datapath, Event, Handle};
+
+/// How often what nobody tells is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// Keys are used for so long.
+const REKEY: Duration = Duration::from_secs(3600);
+
+/// What others report.
+pub(super) enum Input {
+    /// A connection stands, and its other end has shown this key.
+    Connected { key: HostKey, dialled: bool, connection: quinn::Connection },
+    /// A peer was not reached.
+    NotReached { key: HostKey, why: String, seen: Option<HostKey> },
+    /// Something came in by a connection.
+    Messages { session: SessionId, messages: Vec<Message> },
+    /// A connection ended.
+    Closed { session: SessionId, why: String },
+    /// A client asks.
+    Asked { request: Request, answers: mpsc::Sender<Answer> },
+}
+
+impl Input {
+    pub(super) fn not_reached(key: HostKey, target: &str, why: &str, seen: Option<HostKey>) -> Self {
+        Self::NotReached { key, why: format!("{target}: {why}"), seen }
+    }
+}
+
+/// A vnet as it is carried.
+#[derive(Debug)]
+pub(super) struct Vnet {
+    pub(super) name: VnetName,
+    pub(super) tap: IfName,
+    pub(super) security: Security,
+    pub(super) tables: Tables,
+    /// Whether the workers have it.
+    pub(super) carried: bool,
+    pub(super) trouble: Option<String>,
+    /// The host's own NICs that are claimed.
+    pub(super) own: BTreeSet<MacAddr>,
+}
+
+pub(super) struct Engine {
+    pub(super) identity: Arc<Identity>,
+    /// It ends with this.
+    pub(super) _datapath: Datapath,
+    pub(super) handle: Handle,
+    pub(super) endpoint: Endpoint,
+    pub(super) port: u16,
+    pub(super) rekey: Duration,
+    pub(super) run_dir: PathBuf,
+    inputs: mpsc::Sender<Input>,
+    start: Instant,
+    pub(super) node: Node,
+    pub(super) orders: Orders,
+    pub(super) peers: BTreeMap<HostKey, Peer>,
+    pub(super) links: BTreeMap<SessionId, Link>,
+    pub(super) vnets: BTreeMap<VnetId, Vnet>,
+    pub(super) strangers: Strangers,
+    pub(super) findings: Findings,
+    pub(super) told: Findings,
+    pub(super) listeners: Vec<mpsc::Sender<Answer>>,
+    pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
+    next_session: u64,
+    pub(super) next_peer: u32,
+}
+
+impl Engine {
+    pub(super) fn new(
+        options: &Options,
+        identity: Arc<Identity>,
+        datapath: Datapath,
+        endpoint: Endpoint,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
+        let mut random = [0; 4];
+        // Without it, numbers that another start may have had: frames of before are not taken for it.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let sequences = memory::read(&options.run_dir);
+        Self {
+            node: Node::new(identity.public(), sequences.clone(), u32::from_ne_bytes(random)),
+            identity,
+            handle: datapath.handle(),
+            _datapath: datapath,
+            endpoint,
+            port: options.port,
+            rekey: options.rekey.unwrap_or(REKEY),
+            run_dir: options.run_dir.clone(),
+            inputs,
+            start: Instant::now(),
+            orders: Orders::default(),
+            peers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            vnets: BTreeMap::new(),
+            strangers: Strangers::default(),
+            findings: Findings::default(),
+            told: Findings::default(),
+            listeners: Vec::new(),
+            written: sequences,
+            next_session: 0,
+            next_peer: 0,
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) {
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        loop {
+            self.flush();
+            let due = self.node.poll_timeout().map(|due| self.start + due);
+            let timeout = async {
+                match due {
+                    Some(due) => time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(input) = queue.recv() => {
+                    if self.hear(input).await {
+                        break;
+                    }
+                }
+                Some(event) = events.recv() => self.happened(event),
+                () = timeout => {
+                    let now = self.now();
+                    self.node.handle_timeout(now);
+                }
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+        for link in self.links.values() {
+            Farewell::Ending.end(&link.connection, "ends");
+        }
+        let _ = time::timeout(Duration::from_millis(200), self.endpoint.wait_idle()).await;
+    }
+
+    /// Says whether this is the end.
+    pub(super) async fn hear(&mut self, input: Input) -> bool {
+        match input {
+            Input::Connected { key, dialled, connection } => self.connected(key, dialled, connection),
+            Input::NotReached { key, why, seen } => {
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    if peer.error.as_ref() != Some(&why) {
+                        info!("peer {} is not reached: {why}", peer.name);
+                    }
+                    peer.refused += u64::from(seen.is_some());
+                    peer.seen_key = seen.or(peer.seen_key);
+                    peer.error = Some(why);
+                }
+            }
+            Input::Messages { session, messages } => {
+                for message in messages {
+                    let now = self.now();
+                    if let Err(error) = self.node.handle_message(now, session, message) {
+                        if let Some(link) = self.links.get(&session) {
+                            warn!("a peer does not keep to the protocol: {error}");
+                            Farewell::Protocol.end(&link.connection, &error.to_string());
+                        }
+                        break;
+                    }
+                }
+            }
+            Input::Closed { session, why } => self.closed(session, why),
+            Input::Asked { request, answers } => match request {
+                Request::Be(orders) => {
+                    let troubles = self.be(*orders);
+                    let _ = answers.try_send(Answer::Done { troubles });
+                    let _ = answers.try_send(Answer::Changed(self.findings.clone()));
+                    if !self.listeners.iter().any(|listener| listener.same_channel(&answers)) {
+                        self.listeners.push(answers);
+                    }
+                }
+                Request::Report => {
+                    let _ = answers.try_send(Answer::Report(Box::new(self.report())));
+                }
+                Request::End => return true,
+            },
+        }
+        false
+    }
+
+    pub(super) fn connected(&mut self, key: HostKey, dialled: bool, connection: quinn::Connection) {
+        let now = self.now();
+        let Some(peer) = self.peers.get_mut(&key) else {
+            let remote = connection.remote_address();
+            let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+            info!("{remote} was refused: nobody here knows its key {key}");
+            self.strangers.add(key, remote);
+            Farewell::Stranger.end(&connection, "your key is not known here");
+            return;
+        };
+        let id = SessionId(self.next_session);
+        self.next_session += 1;
+        let secrets = Box::new(Secrets(connection.clone()));
+        if self.node.handle_connected(now, key, id, dialled, secrets).is_err() {
+            debug!("peer {}: two connections at once, one is enough", peer.name);
+            Farewell::Duplicate.end(&connection, "there is another connection");
+            return;
+        }
+        peer.stop_dialling();
+        peer.session = Some(id);
+        peer.error = None;
+        let link = Link::start(id, key, connection, now, &self.inputs);
+        info!("peer {} is connected, at {}", peer.name, link.remote());
+        self.links.insert(id, link);
+        self.measure(key);
+    }
+
+    pub(super) fn closed(&mut self, session: SessionId, why: String) {
+        let Some(link) = self.links.remove(&session) else { return };
+        let now = self.now();
+        self.node.handle_disconnected(now, session);
+        let Some(peer) = self.peers.get_mut(&link.key).filter(|peer| peer.session == Some(session)) else {
+            return;
+        };
+        info!("peer {} is not connected any more: {why}", peer.name);
+        peer.session = None;
+        peer.error = Some(why);
+        self.dial(link.key);
+    }
+
+    /// Sees to it that a peer is dialled, if it can be.
+    pub(super) fn dial(&mut self, key: HostKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.session.is_some() || peer.dialling.is_some() || peer.endpoints.is_empty() {
+            return;
+        }
+        peer.dialling = Some(tokio::spawn(dial(
+            Arc::clone(&self.identity),
+            self.endpoint.clone(),
+            key,
+            peer.endpoints.clone(),
+            self.inputs.clone(),
+        )));
+    }
+}

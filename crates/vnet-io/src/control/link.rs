@@ -1,0 +1,145 @@
+//! The tasks of one connection: what comes in is read, what goes out is written.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use viaduct_types::HostKey;
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc;
+use viaduct_vnet_proto::control::{Exporter, Message, SessionId};
+
+use super::engine::Input;
+
+/// So many pieces may wait to be written; who reads nothing for so long is let go.
+const WAITING: usize = 1024;
+
+/// Why a connection is ended, as the other end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Farewell {
+    /// This host ends.
+    Ending = 0,
+    /// There is another connection already.
+    Duplicate = 1,
+    /// The key is not known here.
+    Stranger = 2,
+    /// It does not keep to the protocol, or does not read.
+    Protocol = 3,
+}
+
+impl Farewell {
+    pub(super) fn end(self, connection: &Connection, why: &str) {
+        connection.close(VarInt::from_u32(self as u32), why.as_bytes());
+    }
+}
+
+/// A connection with its tasks; they end with it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) key: HostKey,
+    pub(super) connection: Connection,
+    pub(super) since: Duration,
+    out: mpsc::Sender<Vec<u8>>,
+}
+
+impl Link {
+    pub(super) fn start(
+        id: SessionId,
+        key: HostKey,
+        connection: Connection,
+        since: Duration,
+        inputs: &mpsc::Sender<Input>,
+    ) -> Self {
+        let (out, queue) = mpsc::channel(WAITING);
+        tokio::spawn(write(connection.clone(), queue));
+        tokio::spawn(read(id, connection.clone(), inputs.clone()));
+        Self { key, connection, since, out }
+    }
+
+    pub(super) fn send(&self, bytes: Vec<u8>) {
+        if self.out.try_send(bytes).is_err() {
+            Farewell::Protocol.end(&self.connection, "nothing is read");
+        }
+    }
+
+    pub(super) fn remote(&self) -> SocketAddr {
+        let remote = self.connection.remote_address();
+        SocketAddr::new(remote.ip().to_canonical(), remote.port())
+    }
+
+    /// The largest datagram that gets there.
+    pub(super) fn largest_datagram(&self) -> u16 {
+        self.connection.stats().path.current_mtu
+    }
+}
+
+/// The secrets of a connection.
+pub(super) struct Secrets(pub(super) Connection);
+
+impl Exporter for Secrets {
+    fn export(&self, label: &[u8], context: &[u8]) -> Option<[u8; 16]> {
+        let mut secret = [0; 16];
+        self.0.export_keying_material(&mut secret, label, context).ok()?;
+        Some(secret)
+    }
+}
+
+async fn write(connection: Connection, mut queue: mpsc::Receiver<Vec<u8>>) {
+    let Ok(mut stream): Result<SendStream, _> = connection.open_uni().await else { return };
+    while let Some(bytes) = queue.recv().await {
+        if stream.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read(id: SessionId, connection: Connection, inputs: mpsc::Sender<Input>) {
+    let why = match read_all(id, &connection, &inputs).await {
+        Ok(()) => connection.closed().await.to_string(),
+        Err(why) => {
+            Farewell::Protocol.end(&connection, &why);
+            why
+        }
+    };
+    let _ = inputs.send(Input::Closed { session: id, why }).await;
+}
+
+/// Until the connection ends.
+async fn read_all(
+    id: SessionId,
+    connection: &Connection,
+    inputs: &mpsc::Sender<Input>,
+) -> Result<(), String> {
+    let Ok(mut stream): Result<RecvStream, _> = connection.accept_uni().await else { return Ok(()) };
+    let mut waiting = Vec::new();
+    while let Ok(Some(chunk)) = stream.read_chunk(65_536, true).await {
+        waiting.extend_from_slice(&chunk.bytes);
+        let (mut messages, mut taken) = (Vec::new(), 0);
+        while let Some((message, length)) = Message::read(&waiting[taken..]).map_err(|e| e.to_string())? {
+            messages.extend(message);
+            taken += length;
+        }
+        waiting.drain(..taken);
+        // Waits when the engine has much to do, and so does the other end.
+        if inputs.send(Input::Messages { session: id, messages }).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// How connections are.
+pub(super) fn transport() -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(1))
+        .stream_receive_window(VarInt::from_u32(256 * 1024))
+        .receive_window(VarInt::from_u32(256 * 1024))
+        .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
+        .keep_alive_interval(Some(Duration::from_secs(2)));
+    // Found out by itself up to what Ethernet has with large frames; the data channel takes what is found.
+    let mut search = quinn::MtuDiscoveryConfig::default();
+    search.upper_bound(8_972).minimum_change(8).interval(Duration::from_secs(30));
+    config.mtu_discovery_config(Some(search));
+    Arc::new(config)
+}

@@ -1,0 +1,28 @@
+//! The control side of vnets: connections to the other hosts, and what follows from them for the workers.
+//!
+//! The engine is a process of its own, so that frames go on while the daemon is away. It is told what to be on a unix
+//! socket ([`Request`]), by whoever keeps the host, and tells on the same what others have to do something about.
+
+mod act;
+mod carry;
+mod dial;
+mod engine;
+mod identity;
+mod link;
+mod memory;
+mod orders;
+mod peers;
+mod report;
+mod server;
+mod socket;
+mod start;
+mod tables;
+mod tls;
+mod watch;
+
+pub use identity::{Identity, IdentityError};
+pub use orders::{
+    Answer, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders, PeerReport, Report,
+    Request, Stranger, VnetOrders, VnetReport,
+};
+pub use start::{EngineError, Options, run};

@@ -1,0 +1,208 @@
+//! What the engine is told, and what it answers: lines of JSON on a unix socket.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use serde::{Deserialize, Serialize};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
+use viaduct_vnet_proto::control::Security;
+
+/// The port that the original vnets used, too.
+pub const PORT: u16 = 1798;
+
+/// What is asked of the engine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// This is to be so from now on. Whoever says so hears of changes on the same connection.
+    Be(Box<Orders>),
+    /// How are things?
+    Report,
+    /// End.
+    End,
+}
+
+/// What it says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Answer {
+    /// The first line on each connection.
+    Here {
+        /// The version of the program.
+        version: String,
+        /// The process.
+        pid: u32,
+    },
+    /// What was to be, is, as far as it goes: what does not is said here.
+    Done {
+        /// A line each.
+        troubles: Vec<String>,
+    },
+    /// How things are.
+    Report(Box<Report>),
+    /// Something has changed that others have to do something about.
+    Changed(Findings),
+}
+
+/// What is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Orders {
+    /// The other hosts.
+    pub peers: BTreeMap<PeerName, PeerOrders>,
+    /// The vnets.
+    pub vnets: BTreeMap<VnetId, VnetOrders>,
+}
+
+/// Another host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerOrders {
+    /// Who it is.
+    pub key: HostKey,
+    /// Where it may be, as ADDRESS:PORT or NAME:PORT; none: it dials.
+    pub endpoints: Vec<String>,
+}
+
+/// A vnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VnetOrders {
+    /// What it is called here.
+    pub name: VnetName,
+    /// The device that is a port of its bridge; not for vnets without security.
+    pub tap: IfName,
+    /// What protects its frames.
+    pub security: Security,
+    /// Whether machines are behind its bridge that nobody has told of.
+    #[serde(default)]
+    pub learning: bool,
+    /// Who may be in it.
+    pub peers: BTreeSet<PeerName>,
+    /// The NICs that are here.
+    pub nics: BTreeMap<MacAddr, NicOrders>,
+}
+
+/// A NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicOrders {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// It waits for its guest to arrive, and is silent until then.
+    #[serde(default)]
+    pub prepared: bool,
+}
+
+/// What others have to do something about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What gets through, in bytes of IP packets inside.
+    pub mtus: BTreeMap<VnetId, u16>,
+    /// NICs of this host that another one claims with more right: their ports have to be silent.
+    pub lost: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+    /// Prepared NICs whose guest has arrived.
+    pub arrived: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+}
+
+/// How things are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The process.
+    pub pid: u32,
+    /// Who this host is.
+    pub key: HostKey,
+    /// Its port.
+    pub port: u16,
+    /// The other hosts.
+    pub peers: BTreeMap<PeerName, PeerReport>,
+    /// Keys that nobody here knows, lately.
+    pub strangers: Vec<Stranger>,
+    /// The vnets.
+    pub vnets: BTreeMap<VnetId, VnetReport>,
+    /// Datagrams that belong to nobody, by what was wrong with them.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// How another host is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Where it is, if so.
+    pub address: Option<SocketAddr>,
+    /// For how many seconds.
+    pub seconds: Option<u64>,
+    /// The longest IP packet that gets there.
+    pub path_mtu: Option<u16>,
+    /// How often another key was seen in place of its own.
+    pub refused: u64,
+    /// Which one, last.
+    pub seen_key: Option<HostKey>,
+    /// Why it was not reached the last time.
+    pub error: Option<String>,
+    /// Datagrams are sent to it one by one: the kernel would not cut them.
+    pub unsegmented: bool,
+    /// What was carried, by what it is.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Somebody with a key that nobody here knows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stranger {
+    /// Which.
+    pub key: HostKey,
+    /// From where, last.
+    pub address: SocketAddr,
+    /// How often.
+    pub refused: u64,
+}
+
+/// How a vnet is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VnetReport {
+    /// What it is called here.
+    pub name: VnetName,
+    /// What protects its frames.
+    pub security: Security,
+    /// What gets through, in bytes of IP packets inside; none as long as nobody else was there.
+    pub mtu: Option<u16>,
+    /// Those who are in it, or were until shortly.
+    pub members: BTreeMap<PeerName, MemberReport>,
+    /// Peers that have it with another security.
+    pub mismatched: BTreeMap<PeerName, Security>,
+    /// The NICs, wherever they are.
+    pub macs: BTreeMap<MacAddr, MacReport>,
+    /// Addresses of more than one MAC.
+    pub shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    /// What was carried and dropped, by what it is.
+    pub counters: BTreeMap<String, u64>,
+    /// What does not work.
+    pub trouble: Option<String>,
+}
+
+/// How a member is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemberReport {
+    /// Whether there is a connection to it.
+    pub connected: bool,
+    /// Whether frames can be sent to it.
+    pub speaks: bool,
+    /// What gets through, in bytes of IP packets inside, in both directions.
+    pub mtu: Option<u16>,
+}
+
+/// Where a MAC is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MacReport {
+    /// At which host; none: here.
+    pub peer: Option<PeerName>,
+    /// Of the claim.
+    pub sequence: u64,
+    /// Of the NIC.
+    pub addresses: Vec<IpAddr>,
+    /// Others who claim it, with less right; none in the place of a name: this host.
+    pub also_claimed_by: Vec<Option<PeerName>>,
+}

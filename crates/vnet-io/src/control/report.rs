@@ -1,0 +1,99 @@
+//! How things are, for people and programs.
+
+use std::collections::BTreeMap;
+
+use viaduct_types::{HostKey, PeerName, VnetId};
+use viaduct_vnet_proto::control::{self, Owner};
+
+use super::{
+    MacReport, MemberReport, PeerReport, Report, VnetReport,
+    engine::{Engine, Vnet},
+    peers::headers,
+};
+use crate::datapath::Counters;
+
+impl Engine {
+    pub(super) fn report(&self) -> Report {
+        let counters = self.handle.counters();
+        let nonzero = |(name, count): (&str, u64)| (count > 0).then(|| (name.to_owned(), count));
+        Report {
+            pid: std::process::id(),
+            key: self.identity.public(),
+            port: self.port,
+            peers: self
+                .peers
+                .values()
+                .map(|peer| (peer.name.clone(), self.peer_report(peer, &counters)))
+                .collect(),
+            strangers: self.strangers.list(),
+            vnets: self
+                .vnets
+                .iter()
+                .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
+                .collect(),
+            drops: counters.host.named().filter_map(nonzero).collect(),
+        }
+    }
+
+    fn peer_report(&self, peer: &super::peers::Peer, counters: &Counters) -> PeerReport {
+        let mut report = peer.report();
+        let link = peer.session.and_then(|session| self.links.get(&session));
+        report.address = link.map(super::link::Link::remote);
+        report.seconds = link.map(|link| self.now().saturating_sub(link.since).as_secs());
+        let path = peer.path.as_ref().filter(|_| link.is_some());
+        report.path_mtu = path.map(|path| {
+            let v6 = path.remotes.first().is_some_and(std::net::SocketAddr::is_ipv6);
+            path.largest_datagram.saturating_add(headers(v6))
+        });
+        if let Some(of_peer) = counters.peers.get(&peer.id) {
+            report.unsegmented = of_peer.unsegmented > 0;
+            report.counters = of_peer.named().map(|(name, count)| (name.to_owned(), count)).collect();
+        }
+        report
+    }
+
+    fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters) -> VnetReport {
+        let name = |key: &HostKey| self.peers.get(key).map(|peer| peer.name.clone());
+        let agreed = self.node.report(id);
+        let members = agreed.iter().flat_map(|agreed| &agreed.members).filter_map(|(key, member)| {
+            let control::MemberReport { connected, speaks, mtu } = *member;
+            Some((name(key)?, MemberReport { connected, speaks, mtu }))
+        });
+        let mismatched = agreed.iter().flat_map(|agreed| &agreed.mismatched);
+        let owner = |owner: Owner| -> Option<PeerName> {
+            match owner {
+                Owner::Here => None,
+                Owner::Peer(key) => name(&key),
+            }
+        };
+        let macs = agreed.iter().flat_map(|agreed| &agreed.macs).filter_map(|(mac, claimants)| {
+            let (first, others) = claimants.split_first()?;
+            let report = MacReport {
+                peer: owner(first.0),
+                sequence: first.1.sequence,
+                addresses: first.1.addresses.clone(),
+                also_claimed_by: others.iter().map(|(other, _)| owner(*other)).collect(),
+            };
+            Some((*mac, report))
+        });
+        let carried: BTreeMap<String, u64> = counters
+            .vnets
+            .get(&id)
+            .into_iter()
+            .flat_map(|of_vnet| {
+                of_vnet.named().map(|(name, count)| (name.to_owned(), count)).collect::<Vec<_>>()
+            })
+            .collect();
+        VnetReport {
+            name: vnet.name.clone(),
+            security: vnet.security,
+            mtu: self.findings.mtus.get(&id).copied(),
+            members: members.collect(),
+            mismatched: mismatched.filter_map(|(key, security)| Some((name(key)?, *security))).collect(),
+            macs: macs.collect(),
+            shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
+            counters: carried,
+            trouble: vnet.trouble.clone(),
+        }
+    }
+}

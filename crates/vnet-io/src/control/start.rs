@@ -1,0 +1,143 @@
+//! How an engine begins.
+
+use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use quinn::{Endpoint, EndpointConfig, ServerConfig};
+use tokio::{sync::mpsc, time};
+use tracing::info;
+
+use super::{
+    Identity, IdentityError,
+    engine::{Engine, Input},
+    link::transport,
+    server, socket, tls,
+};
+use crate::datapath::{self, Datapath, Inbox, StartError};
+
+/// So many handshakes may go on at once, each for so long.
+const HANDSHAKES: usize = 64;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// So many reports may wait for the engine.
+const INPUTS: usize = 1024;
+
+/// What an engine is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the host's key pair is.
+    pub state_dir: PathBuf,
+    /// Where its socket is.
+    pub run_dir: PathBuf,
+    /// The UDP port.
+    pub port: u16,
+    /// How many threads carry frames.
+    pub workers: NonZeroUsize,
+    /// How long keys are used; none: an hour.
+    pub rekey: Option<Duration>,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The key pair.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The port.
+    #[error("cannot open UDP port {port} for vnets; does another program have it?")]
+    Port {
+        /// Which.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The workers.
+    #[error(transparent)]
+    Datapath(#[from] StartError),
+    /// TLS refuses its own key.
+    #[error("cannot set up TLS: {0}")]
+    Tls(String),
+    /// Something else that the system refused.
+    #[error("cannot {what}")]
+    System {
+        /// What.
+        what: String,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Runs until it is told to end. Calls when it listens.
+///
+/// # Errors
+/// When it cannot begin.
+pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineError> {
+    let failed = |what: String| move |source| EngineError::System { what, source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("start the engine's runtime".to_owned()))?;
+    runtime.block_on(async {
+        let identity = Arc::new(Identity::open(&options.state_dir)?);
+        let path = options.run_dir.join("engine.sock");
+        let listener = server::listen(&path).map_err(failed(format!("listen on {}", path.display())))?;
+        let port = options.port;
+        let socket = socket::open(port).map_err(|source| EngineError::Port { port, source })?;
+        let (datapath, Inbox { events, datagrams, socket }) =
+            Datapath::start(datapath::Options { workers: options.workers, sockets: vec![socket] })?;
+        let endpoint = endpoint(&identity, socket, datagrams)?;
+        let (inputs, queue) = mpsc::channel(INPUTS);
+        tokio::spawn(server::serve(listener, inputs.clone()));
+        tokio::spawn(accept(endpoint.clone(), inputs.clone()));
+        info!("vnets: this host is {}", identity.public());
+        listening();
+        Engine::new(options, identity, datapath, endpoint, inputs).run(queue, events).await;
+        Ok(())
+    })
+}
+
+fn endpoint(
+    identity: &Identity,
+    socket: std::net::UdpSocket,
+    datagrams: mpsc::Receiver<datapath::Datagram>,
+) -> Result<Endpoint, EngineError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| EngineError::System { what, source }
+    };
+    let tls = tls::server(identity).map_err(|error| EngineError::Tls(error.to_string()))?;
+    let mut server = ServerConfig::with_crypto(Arc::new(tls));
+    server.transport_config(transport());
+    // The same at each start: peers of a process that was killed are told by a stateless reset that it is gone.
+    let reset =
+        aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &*identity.secret(b"stateless reset"));
+    let mut config = EndpointConfig::new(Arc::new(reset));
+    // The bit tells QUIC from ESP.
+    config.grease_quic_bit(false);
+    let socket = socket::Shared::new(socket, datagrams).map_err(failed("share the vnets' socket"))?;
+    Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), Arc::new(quinn::TokioRuntime))
+        .map_err(failed("set up QUIC"))
+}
+
+/// Takes connections.
+async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>) {
+    let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
+    while let Some(incoming) = endpoint.accept().await {
+        // Whoever asks while many do has to show that it is where it says.
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            if incoming.may_retry() {
+                let _ = incoming.retry();
+            } else {
+                incoming.refuse();
+            }
+            continue;
+        };
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            if let Ok(Ok(connection)) = time::timeout(HANDSHAKE, incoming).await
+                && let Some(key) = tls::peer_key(&connection)
+            {
+                let _ = inputs.send(Input::Connected { key, dialled: false, connection }).await;
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,156 @@
+//! What a vnet's workers know, kept in step with what the hosts agreed on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::warn;
+use viaduct_types::MacAddr;
+use viaduct_vnet_proto::data::{Forwarding, PeerId, Port};
+
+/// So many MACs a vnet may have on all its hosts.
+const MOST_MACS: usize = 1 << 20;
+/// For so long what comes for a NIC that has moved is sent on.
+const STRAGGLERS: Duration = Duration::from_secs(10);
+
+/// Where a MAC is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    At(PeerId),
+}
+
+/// One vnet's tables.
+#[derive(Debug)]
+pub(super) struct Tables {
+    forwarding: Forwarding,
+    /// Who can be sent to.
+    speaking: BTreeSet<PeerId>,
+    /// Which MAC an address belongs to, with where that is.
+    addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    of_mac: BTreeMap<MacAddr, (Option<Place>, Vec<IpAddr>)>,
+    /// NICs that wait for their guest.
+    prepared: BTreeSet<MacAddr>,
+    /// When what comes late for a NIC is sent on no longer.
+    moved: BTreeMap<MacAddr, Duration>,
+    changed: bool,
+}
+
+impl Tables {
+    pub(super) fn new() -> Self {
+        Self {
+            forwarding: Forwarding::new(MOST_MACS),
+            speaking: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            of_mac: BTreeMap::new(),
+            prepared: BTreeSet::new(),
+            moved: BTreeMap::new(),
+            changed: true,
+        }
+    }
+
+    /// The whole, if it is another one than the last time.
+    pub(super) fn take_changed(&mut self) -> Option<Forwarding> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.forwarding.flood = self.speaking.iter().copied().collect();
+        // Who is here answers for itself.
+        let remote = |macs: &BTreeSet<MacAddr>| macs.iter().any(|mac| self.is_remote(*mac));
+        let answered = self.addresses.iter().filter(|(_, macs)| remote(macs)).map(|(address, _)| *address);
+        self.forwarding.answered = Arc::new(answered.collect());
+        Some(self.forwarding.clone())
+    }
+
+    fn is_remote(&self, mac: MacAddr) -> bool {
+        matches!(self.of_mac.get(&mac), Some((Some(Place::At(_)), _)))
+    }
+
+    /// The workers have forgotten everything.
+    pub(super) fn tell_again(&mut self) {
+        self.changed = true;
+    }
+
+    pub(super) fn set_speaking(&mut self, peer: PeerId, speaks: bool) {
+        self.changed |= if speaks { self.speaking.insert(peer) } else { self.speaking.remove(&peer) };
+    }
+
+    pub(super) fn set_prepared(&mut self, prepared: BTreeSet<MacAddr>) {
+        let before = std::mem::replace(&mut self.prepared, prepared);
+        let different: Vec<MacAddr> = before.symmetric_difference(&self.prepared).copied().collect();
+        different.into_iter().for_each(|mac| self.place(mac, false));
+    }
+
+    pub(super) fn is_prepared(&self, mac: MacAddr) -> bool {
+        self.prepared.contains(&mac)
+    }
+
+    pub(super) fn route(
+        &mut self,
+        now: Duration,
+        mac: MacAddr,
+        place: Option<Place>,
+        addresses: Vec<IpAddr>,
+        moved: bool,
+    ) {
+        if let Some((_, before)) = self.of_mac.remove(&mac) {
+            for address in before {
+                if let Some(macs) = self.addresses.get_mut(&address) {
+                    macs.remove(&mac);
+                    if macs.is_empty() {
+                        self.addresses.remove(&address);
+                    }
+                }
+            }
+        }
+        if place.is_some() {
+            for address in &addresses {
+                self.addresses.entry(*address).or_default().insert(mac);
+            }
+            self.of_mac.insert(mac, (place, addresses));
+        }
+        if moved {
+            self.moved.insert(mac, now + STRAGGLERS);
+        } else if place == Some(Place::Here) {
+            self.moved.remove(&mac);
+        }
+        self.place(mac, moved);
+    }
+
+    /// Puts a MAC into the workers' table, or takes it out.
+    fn place(&mut self, mac: MacAddr, moved: bool) {
+        self.changed = true;
+        let port = match self.of_mac.get(&mac).and_then(|(place, _)| *place) {
+            Some(Place::Here) => Port::Local,
+            Some(Place::At(peer)) if moved || self.moved.contains_key(&mac) => Port::Moved(peer),
+            Some(Place::At(peer)) => Port::Peer(peer),
+            // A NIC that is prepared here goes on where it was; nowhere yet, it is silent.
+            None if self.prepared.contains(&mac) => Port::Muted,
+            None => {
+                self.forwarding.macs.remove(mac);
+                return;
+            }
+        };
+        if let Err(error) = self.forwarding.macs.claim(mac, port) {
+            warn!("{mac} is not reached: {error}");
+        }
+    }
+
+    /// Ends what was for a while.
+    pub(super) fn tick(&mut self, now: Duration) {
+        let over: Vec<MacAddr> =
+            self.moved.iter().filter(|(_, until)| **until <= now).map(|(mac, _)| *mac).collect();
+        for mac in over {
+            self.moved.remove(&mac);
+            self.place(mac, false);
+        }
+    }
+
+    /// The MAC at a peer that has an address.
+    pub(super) fn remote_mac(&self, address: IpAddr) -> Option<MacAddr> {
+        self.addresses.get(&address)?.iter().find(|mac| self.is_remote(**mac)).copied()
+    }
+}

@@ -1,0 +1,148 @@
+//! What happens to the workers, and on the paths to the peers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tracing::{debug, info, warn};
+use viaduct_types::{HostKey, MacAddr, VnetId};
+use viaduct_vnet_proto::{
+    control::{answer, too_big},
+    data::{Interest, PeerId},
+};
+
+use super::{
+    engine::Engine,
+    link::Link,
+    peers::{SEARCHING, headers, largest_of_link},
+};
+use crate::datapath::{Event, Path};
+
+/// How often a path with traffic is asked what it carries.
+const PROBE: Duration = Duration::from_millis(500);
+
+impl Engine {
+    pub(super) fn happened(&mut self, event: Event) {
+        match event {
+            Event::Frame { vnet, reason: Interest::Question, frame } => {
+                let Some(tables) = self.vnets.get(&vnet).map(|vnet| &vnet.tables) else { return };
+                if let Some(answer) = answer(&frame, |address| tables.remote_mac(address)) {
+                    let _ = self.handle.deliver(vnet, answer);
+                }
+            }
+            Event::Frame { vnet, reason: Interest::Arrival | Interest::Muted, frame } => {
+                if let Some(mac) = frame.get(6..12).and_then(|mac| mac.try_into().ok()) {
+                    self.arrived(vnet, MacAddr(mac));
+                }
+            }
+            Event::Frame { reason: Interest::Membership | Interest::Announcement, .. } => {}
+            Event::UnknownSource { vnet, mac } => {
+                debug!("vnet {vnet}: frames of {mac}, which is nobody's here, are dropped");
+                self.arrived(vnet, mac);
+            }
+            Event::ForeignSource { vnet, peer, mac } => {
+                let name = self.peers.values().find(|known| known.id == peer).map(|peer| peer.name.as_str());
+                warn!(
+                    "vnet {vnet}: peer {} sends frames of {mac}, which is not its own",
+                    name.unwrap_or("?")
+                );
+            }
+            Event::TooBig { vnet, peer: _, largest_frame, head } => {
+                let mtu = u16::try_from(largest_frame.saturating_sub(14)).unwrap_or(u16::MAX);
+                if let Some(answer) = too_big(&head, mtu) {
+                    let _ = self.handle.deliver(vnet, answer);
+                }
+            }
+            Event::PathTooBig { remote, .. } => {
+                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                let there = |link: &&Link| link.remote() == remote;
+                if let Some(key) = self.links.values().find(there).map(|link| link.key) {
+                    self.probe(key);
+                }
+            }
+            Event::RekeyNeeded { vnet, peer, .. } | Event::Exhausted { vnet, peer, .. } => {
+                if let Some(key) = self.key_of(peer) {
+                    self.node.handle_worn_keys(key, vnet);
+                }
+            }
+            Event::Roamed { peer, from } => {
+                debug!("a peer's datagrams come from {from}");
+                if let Some(key) = self.key_of(peer) {
+                    self.measure(key);
+                }
+            }
+            Event::TapGone { vnet } => self.lost_tap(vnet),
+        }
+    }
+
+    pub(super) fn key_of(&self, peer: PeerId) -> Option<HostKey> {
+        self.peers.iter().find(|(_, known)| known.id == peer).map(|(key, _)| *key)
+    }
+
+    /// The guest of a prepared NIC speaks: from now on the NIC is here.
+    pub(super) fn arrived(&mut self, id: VnetId, mac: MacAddr) {
+        let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.tables.is_prepared(mac)) else { return };
+        info!("vnet {}: {mac} has arrived here", vnet.name);
+        if let Some(nic) = self.orders.vnets.get_mut(&id).and_then(|orders| orders.nics.get_mut(&mac)) {
+            nic.prepared = false;
+        }
+        vnet.own.insert(mac);
+        let prepared = self.orders.vnets.get(&id).into_iter().flat_map(|orders| &orders.nics);
+        vnet.tables.set_prepared(prepared.filter(|(_, nic)| nic.prepared).map(|(mac, _)| *mac).collect());
+        self.findings.arrived.entry(id).or_default().insert(mac);
+        self.configure();
+    }
+
+    pub(super) fn tick(&mut self) {
+        let now = self.now();
+        self.carry();
+        self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
+        let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
+        let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
+        for key in keys {
+            self.measure(key);
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let sent =
+                counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
+            if sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE {
+                peer.probed = (sent, now);
+                self.probe(key);
+            }
+        }
+        self.listeners.retain(|listener| !listener.is_closed());
+    }
+
+    /// Looks where a peer is and what its path carries.
+    pub(super) fn measure(&mut self, key: HostKey) {
+        let now = self.now();
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(link) = peer.session.and_then(|session| self.links.get(&session)) else { return };
+        let remote = link.remote();
+        let found = link.largest_datagram();
+        let known =
+            peer.path.as_ref().filter(|path| path.remotes == [remote]).map(|path| path.largest_datagram);
+        let largest = if now.saturating_sub(link.since) < SEARCHING {
+            known.or_else(|| largest_of_link(remote)).unwrap_or(found).max(found)
+        } else {
+            found
+        };
+        let path = Path { remotes: vec![remote], local: None, largest_datagram: largest };
+        if peer.path.as_ref() != Some(&path) {
+            if let Err(error) = self.handle.set_path(peer.id, path.clone()) {
+                warn!("peer {}: {error}", peer.name);
+            }
+            debug!("peer {}: at {remote}, datagrams of {largest} bytes", peer.name);
+            peer.path = Some(path);
+        }
+        let v6 = remote.is_ipv6();
+        self.node.handle_path_mtu(key, largest.saturating_add(headers(v6)), v6);
+    }
+
+    /// Sends what is as long as may be, and something short after it, by which the loss of the first shows.
+    pub(super) fn probe(&mut self, key: HostKey) {
+        let session = self.peers.get(&key).and_then(|peer| peer.session);
+        let Some(link) = session.and_then(|session| self.links.get(&session)) else { return };
+        if let Some(length) = link.connection.max_datagram_size() {
+            let _ = link.connection.send_datagram(vec![0; length].into());
+            let _ = link.connection.send_datagram(vec![0].into());
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Which host each MAC of one vnet is on. Each host says so of its own NICs only; where two say it of the same MAC, the
+//! higher sequence holds, and between equal ones the greater key, so that all hosts decide alike.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use viaduct_types::{HostKey, MacAddr};
+
+/// So many MACs are taken from one peer; what it claims beyond is not believed.
+pub const MOST_CLAIMS: usize = 65_536;
+/// So many MACs are known of which only the last sequence is.
+const MOST_REMEMBERED: usize = 65_536;
+
+/// Who claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// This host.
+    Here,
+    /// Another one.
+    Peer(HostKey),
+}
+
+/// What a host says of one of its NICs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Raised whenever the NIC arrives on a host.
+    pub sequence: u64,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A claim with what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    claim: Claim,
+    /// It was told on a connection that ended, and not again since.
+    stale: bool,
+}
+
+/// All claims of one vnet.
+#[derive(Debug)]
+pub(super) struct Claims {
+    own: HostKey,
+    by_mac: BTreeMap<MacAddr, BTreeMap<Owner, Entry>>,
+    /// How many each peer has.
+    counts: BTreeMap<HostKey, usize>,
+    /// The highest sequence of MACs that nobody claims any more.
+    last: BTreeMap<MacAddr, u64>,
+    by_address: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+}
+
+impl Claims {
+    pub(super) fn new(own: HostKey) -> Self {
+        Self {
+            own,
+            by_mac: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            last: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a claim; says whether it is believed.
+    pub(super) fn set(&mut self, owner: Owner, mac: MacAddr, claim: Claim) -> bool {
+        let known = self.by_mac.get(&mac).is_some_and(|claims| claims.contains_key(&owner));
+        if let (false, Owner::Peer(key)) = (known, owner) {
+            let count = self.counts.entry(key).or_default();
+            if *count >= MOST_CLAIMS {
+                return false;
+            }
+            *count += 1;
+        }
+        self.unlist(owner, mac);
+        claim.addresses.iter().for_each(|address| {
+            self.by_address.entry(*address).or_default().insert(mac);
+        });
+        self.by_mac.entry(mac).or_default().insert(owner, Entry { claim, stale: false });
+        self.last.remove(&mac);
+        true
+    }
+
+    pub(super) fn remove(&mut self, owner: Owner, mac: MacAddr) {
+        self.unlist(owner, mac);
+        let Some(claims) = self.by_mac.get_mut(&mac) else { return };
+        let Some(entry) = claims.remove(&owner) else { return };
+        if let Owner::Peer(key) = owner
+            && let Some(count) = self.counts.get_mut(&key)
+        {
+            *count -= 1;
+        }
+        if claims.is_empty() {
+            self.by_mac.remove(&mac);
+            if self.last.len() >= MOST_REMEMBERED {
+                self.last.pop_first();
+            }
+            self.last.insert(mac, entry.claim.sequence);
+        }
+    }
+
+    /// Takes a claim's addresses out of the list, but for those that another host claims with the same MAC.
+    fn unlist(&mut self, owner: Owner, mac: MacAddr) {
+        let Some(claims) = self.by_mac.get(&mac) else { return };
+        let Some(entry) = claims.get(&owner) else { return };
+        let others = |address: &IpAddr| {
+            claims.iter().any(|(other, entry)| *other != owner && entry.claim.addresses.contains(address))
+        };
+        for address in entry.claim.addresses.iter().filter(|address| !others(address)) {
+            if let Some(macs) = self.by_address.get_mut(address) {
+                macs.remove(&mac);
+                if macs.is_empty() {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+    }
+
+    /// Whose the MAC is.
+    pub(super) fn winner(&self, mac: MacAddr) -> Option<(Owner, &Claim)> {
+        let claims = self.by_mac.get(&mac)?;
+        claims
+            .iter()
+            .map(|(owner, entry)| (*owner, &entry.claim))
+            .max_by_key(|(owner, claim)| (claim.sequence, self.key(*owner)))
+    }
+
+    fn key(&self, owner: Owner) -> HostKey {
+        match owner {
+            Owner::Here => self.own,
+            Owner::Peer(key) => key,
+        }
+    }
+
+    /// The highest sequence that is known of a MAC.
+    pub(super) fn highest(&self, mac: MacAddr) -> u64 {
+        let claimed = self.by_mac.get(&mac).into_iter().flat_map(BTreeMap::values).map(|e| e.claim.sequence);
+        claimed.chain(self.last.get(&mac).copied()).max().unwrap_or(0)
+    }
+
+    pub(super) fn of(&self, owner: Owner, mac: MacAddr) -> Option<&Claim> {
+        self.by_mac.get(&mac)?.get(&owner).map(|entry| &entry.claim)
+    }
+
+    /// The MACs that a host claims.
+    pub(super) fn macs_of(&self, owner: Owner) -> impl Iterator<Item = MacAddr> {
+        self.by_mac.iter().filter(move |(_, claims)| claims.contains_key(&owner)).map(|(mac, _)| *mac)
+    }
+
+    /// What a host has claimed has to be told again.
+    pub(super) fn doubt(&mut self, owner: Owner) {
+        for entry in self.by_mac.values_mut().filter_map(|claims| claims.get_mut(&owner)) {
+            entry.stale = true;
+        }
+    }
+
+    /// The MACs of a host that it has not told again.
+    pub(super) fn doubted(&self, owner: Owner) -> Vec<MacAddr> {
+        let stale = |claims: &BTreeMap<Owner, Entry>| claims.get(&owner).is_some_and(|entry| entry.stale);
+        self.by_mac.iter().filter(|(_, claims)| stale(claims)).map(|(mac, _)| *mac).collect()
+    }
+
+    pub(super) fn macs(&self) -> impl Iterator<Item = MacAddr> {
+        self.by_mac.keys().copied()
+    }
+
+    /// Everybody who claims a MAC, who has it first.
+    pub(super) fn claimants(&self, mac: MacAddr) -> Vec<(Owner, Claim)> {
+        let mut claimants: Vec<(Owner, Claim)> = self
+            .by_mac
+            .get(&mac)
+            .into_iter()
+            .flatten()
+            .map(|(owner, entry)| (*owner, entry.claim.clone()))
+            .collect();
+        claimants.sort_by_key(|(owner, claim)| std::cmp::Reverse((claim.sequence, self.key(*owner))));
+        claimants
+    }
+
+    /// Addresses of more than one MAC.
+    pub(super) fn shared_addresses(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<MacAddr>)> {
+        self.by_address.iter().filter(|(_, macs)| macs.len() > 1).map(|(address, macs)| (*address, macs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Owner = Owner::Peer(HostKey([1; 32]));
+    const B: Owner = Owner::Peer(HostKey([2; 32]));
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    fn claims() -> Claims {
+        Claims::new(HostKey([9; 32]))
+    }
+
+    fn claim(sequence: u64) -> Claim {
+        Claim { sequence, addresses: vec![IpAddr::from([10, 0, 0, 1])] }
+    }
+
+    #[test]
+    fn the_higher_sequence_holds_and_gives_back_when_it_goes() {
+        let mut claims = claims();
+        claims.set(A, MAC, claim(5));
+        claims.set(B, MAC, claim(4));
+        assert_eq!(claims.winner(MAC).unwrap().0, A);
+        claims.set(B, MAC, claim(6));
+        assert_eq!(claims.winner(MAC).unwrap().0, B);
+        assert_eq!(claims.claimants(MAC).iter().map(|(owner, _)| *owner).collect::<Vec<_>>(), [B, A]);
+        claims.remove(B, MAC);
+        assert_eq!(claims.winner(MAC).unwrap().0, A);
+    }
+
+    #[test]
+    fn equal_sequences_are_decided_by_the_keys() {
+        let mut claims = claims();
+        claims.set(A, MAC, claim(5));
+        claims.set(Owner::Here, MAC, claim(5));
+        claims.set(B, MAC, claim(5));
+        assert_eq!(claims.winner(MAC).unwrap().0, Owner::Here, "of the greatest key");
+    }
+
+    #[test]
+    fn a_sequence_is_known_after_its_claim_went() {
+        let mut claims = claims();
+        claims.set(A, MAC, claim(7));
+        claims.remove(A, MAC);
+        assert!(claims.winner(MAC).is_none());
+        assert_eq!(claims.highest(MAC), 7);
+    }
+
+    #[test]
+    fn addresses_of_two_macs_show() {
+        let other = MacAddr([2, 0, 0, 0, 0, 2]);
+        let mut claims = claims();
+        claims.set(A, MAC, claim(1));
+        claims.set(B, MAC, claim(2));
+        assert_eq!(claims.shared_addresses().count(), 0, "the same MAC twice is no second one");
+        claims.set(B, other, claim(1));
+        assert_eq!(claims.shared_addresses().count(), 1);
+        claims.remove(A, MAC);
+        assert_eq!(claims.shared_addresses().count(), 1, "its other claim has the address, too");
+        claims.remove(B, MAC);
+        assert_eq!(claims.shared_addresses().count(), 0);
+    }
+
+    #[test]
+    fn a_peer_claims_so_many_and_no_more() {
+        let mut claims = claims();
+        let mac = |n: usize| {
+            let [.., a, b, c, d] = n.to_be_bytes();
+            MacAddr([2, 0, a, b, c, d])
+        };
+        assert!((0..MOST_CLAIMS).all(|n| claims.set(A, mac(n), claim(1))));
+        assert!(!claims.set(A, mac(MOST_CLAIMS), claim(1)));
+        assert!(claims.set(A, mac(0), claim(2)), "what it has it may change");
+        assert!(claims.set(B, mac(MOST_CLAIMS), claim(1)), "others are not held back");
+        claims.remove(A, mac(0));
+        assert!(claims.set(A, mac(MOST_CLAIMS), claim(1)));
+    }
+}

@@ -1,0 +1,41 @@
+//! A peer in one vnet: its keys, in both directions.
+
+use std::collections::BTreeMap;
+
+use super::SessionId;
+use crate::data::Spi;
+
+/// So many sets of keys may wait for the peer to use them.
+pub(super) const MOST_EPOCHS: usize = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Member {
+    /// The connection that it was last seen in this vnet on.
+    pub(super) session: Option<SessionId>,
+    /// What is taken: by connection and epoch.
+    pub(super) inbound: BTreeMap<(SessionId, u32), Vec<Spi>>,
+    /// The keys that the peer uses last, as far as it said.
+    pub(super) used: Option<(SessionId, u32)>,
+    /// Whether frames can be sealed for it.
+    pub(super) speaks: bool,
+}
+
+impl Member {
+    /// What of a connection the peer has not begun to use.
+    pub(super) fn unused(&self, session: SessionId) -> usize {
+        let waits = |key: &(SessionId, u32)| key.0 == session && self.used.is_none_or(|used| *key > used);
+        self.inbound.keys().filter(|key| waits(key)).count()
+    }
+
+    /// Takes back what is older than what the peer uses.
+    pub(super) fn outdated(&mut self) -> Vec<Spi> {
+        let Some(used) = self.used else { return Vec::new() };
+        let newer = self.inbound.split_off(&used);
+        std::mem::replace(&mut self.inbound, newer).into_values().flatten().collect()
+    }
+
+    /// Takes back everything.
+    pub(super) fn all(&mut self) -> Vec<Spi> {
+        std::mem::take(&mut self.inbound).into_values().flatten().collect()
+    }
+}

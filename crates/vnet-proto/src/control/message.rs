@@ -1,0 +1,370 @@
+//! What two hosts say to each other on the control channel: messages on one reliable, ordered stream in each direction.
+//!
+//! All numbers are in network byte order. A message is its length without these two bytes (2), its type (1), and its
+//! fields. Types from 128 on that are not known are passed over, so that later versions can say more; anything else that
+//! is not as it should be ends the connection.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+use viaduct_types::MacAddr;
+
+use crate::data::{Spi, esp::Cipher};
+
+/// The version that is spoken here.
+pub const VERSION: u8 = 1;
+/// No message is longer, with its length.
+pub const LONGEST: usize = 2048;
+/// So many addresses are told of one MAC; more of them are known to its own host only.
+pub const MOST_ADDRESSES: usize = 64;
+/// So many workers of one host send at most.
+pub const MOST_WORKERS: usize = 64;
+
+/// What protects a vnet's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// Nothing: VXLAN.
+    None,
+    /// Authenticated.
+    Auth,
+    /// Authenticated and encrypted.
+    Conf,
+}
+
+/// A vnet's number on a connection, chosen by the host that says it.
+pub type Channel = u16;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first one.
+    Hello {
+        /// [`VERSION`].
+        version: u8,
+        /// How many workers send, each with keys of its own.
+        workers: u8,
+        /// Whether the processor has instructions for AES.
+        fast_aes: bool,
+    },
+    /// This host has a vnet that the other one may belong to.
+    Offer {
+        /// The vnet's number from now on.
+        channel: Channel,
+        /// Shows that the vnet's id is known, to those who know it.
+        proof: [u8; 16],
+        /// What protects its frames here.
+        security: Security,
+    },
+    /// It has it no longer, or no longer for the other one.
+    Retract {
+        /// Which.
+        channel: Channel,
+    },
+    /// Frames of the vnet are taken that are sealed so.
+    Keys {
+        /// Which vnet.
+        channel: Channel,
+        /// Counts up for each vnet on a connection.
+        epoch: u32,
+        /// How.
+        cipher: Cipher,
+        /// The security association of each worker of the other host.
+        spis: Vec<Spi>,
+    },
+    /// Frames are sealed so from now on.
+    Using {
+        /// Which vnet, by the sender's number.
+        channel: Channel,
+        /// The receiver's epoch.
+        epoch: u32,
+    },
+    /// Other keys are needed soon.
+    Rekey {
+        /// For which vnet.
+        channel: Channel,
+    },
+    /// A NIC is here.
+    Claim {
+        /// In which vnet.
+        channel: Channel,
+        /// Its MAC.
+        mac: MacAddr,
+        /// Raised whenever it arrives on a host.
+        sequence: u64,
+        /// Its addresses.
+        addresses: Vec<IpAddr>,
+    },
+    /// It is not here any more.
+    Withdraw {
+        /// In which vnet.
+        channel: Channel,
+        /// Its MAC.
+        mac: MacAddr,
+    },
+    /// All NICs of the vnet that are here have been told since the offer.
+    Complete {
+        /// Which vnet.
+        channel: Channel,
+    },
+    /// The longest IP packet that gets from here to there, in bytes.
+    PathMtu {
+        /// In bytes.
+        mtu: u16,
+    },
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The length is over what any message has.
+    #[error("a message of {0} bytes is longer than any")]
+    TooLong(usize),
+    /// The end comes before what has to be there.
+    #[error("a message of type {0} ends early")]
+    Short(u8),
+    /// Something follows what there is to it.
+    #[error("a message of type {0} is longer than what it says")]
+    Surplus(u8),
+    /// A type that is not known and must be.
+    #[error("there is no message of type {0}")]
+    Type(u8),
+    /// A field has a value that means nothing.
+    #[error("a message of type {0} has a field that means nothing")]
+    Value(u8),
+}
+
+const HELLO: u8 = 1;
+const OFFER: u8 = 2;
+const RETRACT: u8 = 3;
+const KEYS: u8 = 4;
+const USING: u8 = 5;
+const REKEY: u8 = 6;
+const CLAIM: u8 = 7;
+const WITHDRAW: u8 = 8;
+const COMPLETE: u8 = 9;
+const PATH_MTU: u8 = 10;
+/// From here on, what is not known is passed over.
+const OPTIONAL: u8 = 128;
+
+impl Message {
+    /// Adds the message to bytes that will be sent.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([0, 0]);
+        match self {
+            Self::Hello { version, workers, fast_aes } => {
+                out.extend([HELLO, *version, *workers, u8::from(*fast_aes)]);
+            }
+            Self::Offer { channel, proof, security } => {
+                head(out, OFFER, *channel);
+                out.extend(proof);
+                out.push(security.number());
+            }
+            Self::Retract { channel } => head(out, RETRACT, *channel),
+            Self::Keys { channel, epoch, cipher, spis } => {
+                head(out, KEYS, *channel);
+                out.extend(epoch.to_be_bytes());
+                out.push(number(*cipher));
+                let spis = spis.get(..MOST_WORKERS).unwrap_or(spis);
+                out.push(u8::try_from(spis.len()).unwrap_or(0));
+                spis.iter().for_each(|spi| out.extend(spi.value().to_be_bytes()));
+            }
+            Self::Using { channel, epoch } => {
+                head(out, USING, *channel);
+                out.extend(epoch.to_be_bytes());
+            }
+            Self::Rekey { channel } => head(out, REKEY, *channel),
+            Self::Claim { channel, mac, sequence, addresses } => {
+                head(out, CLAIM, *channel);
+                out.extend(mac.0);
+                out.extend(sequence.to_be_bytes());
+                for address in addresses.iter().take(MOST_ADDRESSES) {
+                    match address {
+                        IpAddr::V4(v4) => {
+                            out.push(4);
+                            out.extend(v4.octets());
+                        }
+                        IpAddr::V6(v6) => {
+                            out.push(6);
+                            out.extend(v6.octets());
+                        }
+                    }
+                }
+            }
+            Self::Withdraw { channel, mac } => {
+                head(out, WITHDRAW, *channel);
+                out.extend(mac.0);
+            }
+            Self::Complete { channel } => head(out, COMPLETE, *channel),
+            Self::PathMtu { mtu } => head(out, PATH_MTU, *mtu),
+        }
+        let length = u16::try_from(out.len() - start - 2).unwrap_or(u16::MAX);
+        out[start..start + 2].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// The message at the start of received bytes, with how many it takes; none when more have to come. A message that
+    /// is passed over is `None` inside.
+    ///
+    /// # Errors
+    /// When this is no message; nothing after it can be read either.
+    pub fn read(bytes: &[u8]) -> Result<Option<(Option<Self>, usize)>, MessageError> {
+        let [high, low, rest @ ..] = bytes else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        if length + 2 > LONGEST {
+            return Err(MessageError::TooLong(length + 2));
+        }
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let Some((&kind, fields)) = body.split_first() else { return Err(MessageError::Short(0)) };
+        if kind >= OPTIONAL {
+            return Ok(Some((None, length + 2)));
+        }
+        let mut fields = Fields { kind, rest: fields };
+        let message = fields.message()?;
+        if fields.rest.is_empty() {
+            Ok(Some((Some(message), length + 2)))
+        } else {
+            Err(MessageError::Surplus(kind))
+        }
+    }
+}
+
+fn head(out: &mut Vec<u8>, kind: u8, channel: u16) {
+    out.push(kind);
+    out.extend(channel.to_be_bytes());
+}
+
+struct Fields<'b> {
+    kind: u8,
+    rest: &'b [u8],
+}
+
+impl Fields<'_> {
+    fn message(&mut self) -> Result<Message, MessageError> {
+        Ok(match self.kind {
+            HELLO => {
+                let [version, workers, fast_aes] = self.take()?;
+                if workers == 0 || usize::from(workers) > MOST_WORKERS || fast_aes > 1 {
+                    return Err(self.wrong());
+                }
+                Message::Hello { version, workers, fast_aes: fast_aes == 1 }
+            }
+            OFFER => Message::Offer {
+                channel: self.u16()?,
+                proof: self.take()?,
+                security: Security::of(self.byte()?).ok_or(self.wrong())?,
+            },
+            RETRACT => Message::Retract { channel: self.u16()? },
+            KEYS => {
+                let (channel, epoch) = (self.u16()?, u32::from_be_bytes(self.take()?));
+                let cipher = cipher(self.byte()?).ok_or(self.wrong())?;
+                let count = usize::from(self.byte()?);
+                if count == 0 || count > MOST_WORKERS {
+                    return Err(self.wrong());
+                }
+                let spis = (0..count).map(|_| self.spi()).collect::<Result<_, _>>()?;
+                Message::Keys { channel, epoch, cipher, spis }
+            }
+            USING => Message::Using { channel: self.u16()?, epoch: u32::from_be_bytes(self.take()?) },
+            REKEY => Message::Rekey { channel: self.u16()? },
+            CLAIM => {
+                let (channel, mac) = (self.u16()?, self.mac()?);
+                let sequence = u64::from_be_bytes(self.take()?);
+                let mut addresses = Vec::new();
+                while !self.rest.is_empty() {
+                    if addresses.len() == MOST_ADDRESSES {
+                        return Err(self.wrong());
+                    }
+                    addresses.push(self.address()?);
+                }
+                Message::Claim { channel, mac, sequence, addresses }
+            }
+            WITHDRAW => Message::Withdraw { channel: self.u16()?, mac: self.mac()? },
+            COMPLETE => Message::Complete { channel: self.u16()? },
+            PATH_MTU => Message::PathMtu { mtu: self.u16()? },
+            other => return Err(MessageError::Type(other)),
+        })
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], MessageError> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(MessageError::Short(self.kind))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, MessageError> {
+        self.take().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, MessageError> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    /// Somebody's own.
+    fn mac(&mut self) -> Result<MacAddr, MessageError> {
+        let mac = MacAddr(self.take()?);
+        if mac.is_multicast() || mac.is_zero() { Err(self.wrong()) } else { Ok(mac) }
+    }
+
+    fn spi(&mut self) -> Result<Spi, MessageError> {
+        Spi::new(u32::from_be_bytes(self.take()?)).ok_or(self.wrong())
+    }
+
+    fn address(&mut self) -> Result<IpAddr, MessageError> {
+        match self.byte()? {
+            4 => Ok(IpAddr::V4(Ipv4Addr::from(self.take::<4>()?))),
+            6 => Ok(IpAddr::V6(Ipv6Addr::from(self.take::<16>()?))),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    fn wrong(&self) -> MessageError {
+        MessageError::Value(self.kind)
+    }
+}
+
+impl Security {
+    fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Auth => 1,
+            Self::Conf => 2,
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        [Self::None, Self::Auth, Self::Conf].into_iter().find(|security| security.number() == number)
+    }
+}
+
+/// How ciphers are called in messages: the numbers of ESP's transforms where they have some (IANA, IKEv2 parameters).
+const CIPHERS: [(u8, Cipher); 5] = [
+    (30, Cipher::Aes128Gcm),
+    (130, Cipher::Aes256Gcm),
+    (31, Cipher::ChaCha20Poly1305),
+    (21, Cipher::Aes128Gmac),
+    (121, Cipher::Aes256Gmac),
+];
+
+fn number(cipher: Cipher) -> u8 {
+    CIPHERS.iter().find(|(_, known)| *known == cipher).map_or(0, |(number, _)| *number)
+}
+
+fn cipher(number: u8) -> Option<Cipher> {
+    CIPHERS.iter().find(|(known, _)| *known == number).map(|(_, cipher)| *cipher)
+}
+
+/// What both ends do best, for a level that has a cipher.
+pub(super) fn best(security: Security, here_fast_aes: bool, there_fast_aes: bool) -> Option<Cipher> {
+    match security {
+        Security::None => None,
+        Security::Auth => Some(Cipher::Aes128Gmac),
+        Security::Conf if here_fast_aes && there_fast_aes => Some(Cipher::Aes128Gcm),
+        Security::Conf => Some(Cipher::ChaCha20Poly1305),
+    }
+}
+
+/// The level that a cipher gives.
+pub(super) fn level(cipher: Cipher) -> Security {
+    if cipher.encrypts() { Security::Conf } else { Security::Auth }
+}

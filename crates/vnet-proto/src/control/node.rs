@@ -1,0 +1,593 @@
+//! One host among those of its vnets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use viaduct_types::{HostKey, MacAddr, VnetId};
+
+use super::{
+    Action, Association, Channel, Exporter, Message, ProtocolError, Security, SessionId, Settings, VERSION,
+    VnetSettings,
+    claims::{Claim, Claims, Owner},
+    inner_mtu,
+    member::{MOST_EPOCHS, Member},
+    message::{best, level},
+    session::{Greeting, Offer, Session},
+};
+use crate::data::Spi;
+
+/// For so long nothing is forgotten of a peer whose connection ended.
+const GRACE: Duration = Duration::from_secs(30);
+/// Frames that were sealed with keys of before may be so late.
+const OVERLAP: Duration = Duration::from_secs(10);
+/// Two connections that begin in so short a time are one that both ends dialled.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// A connection that is not needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What is done later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Rekey(HostKey, VnetId, SessionId),
+    Outdated(HostKey, VnetId),
+    Gone(HostKey, VnetId),
+}
+
+/// What is known of a peer.
+#[derive(Debug, Default)]
+struct Peer {
+    session: Option<Session>,
+    /// The longest IP packet that gets there, and whether it is one of IPv6.
+    path: Option<(u16, bool)>,
+    /// The longest that gets from there.
+    path_back: Option<u16>,
+}
+
+#[derive(Debug)]
+pub(super) struct Vnet {
+    pub(super) settings: VnetSettings,
+    pub(super) claims: Claims,
+    pub(super) members: BTreeMap<HostKey, Member>,
+    pub(super) mismatched: BTreeMap<HostKey, Security>,
+    pub(super) mtu: Option<u16>,
+}
+
+/// One host.
+#[derive(Debug)]
+pub struct Node {
+    own: HostKey,
+    settings: Settings,
+    peers: BTreeMap<HostKey, Peer>,
+    pub(super) vnets: BTreeMap<VnetId, Vnet>,
+    /// Sequences of NICs that were here when the process before this one ended.
+    remembered: BTreeMap<(VnetId, MacAddr), u64>,
+    next_spi: u32,
+    pub(super) timers: BTreeSet<(Duration, Timer)>,
+    pub(super) actions: VecDeque<Action>,
+    transmits: VecDeque<(SessionId, Vec<u8>)>,
+}
+
+impl Node {
+    /// A host without vnets. `sequences` are those of the NICs that were here before, by [`Node::sequences`]; `spi` is any
+    /// number, another one at each start.
+    pub fn new(own: HostKey, sequences: BTreeMap<(VnetId, MacAddr), u64>, spi: u32) -> Self {
+        let settings = Settings { workers: 1, fast_aes: false, rekey: Duration::MAX, vnets: BTreeMap::new() };
+        Self {
+            own,
+            settings,
+            peers: BTreeMap::new(),
+            vnets: BTreeMap::new(),
+            remembered: sequences,
+            next_spi: spi,
+            timers: BTreeSet::new(),
+            actions: VecDeque::new(),
+            transmits: VecDeque::new(),
+        }
+    }
+
+    /// What is to be from now on. `arrival` is higher for what comes later, on any host: the time of day, in milliseconds.
+    pub fn configure(&mut self, now: Duration, arrival: u64, settings: Settings) {
+        let before = std::mem::replace(&mut self.settings, settings);
+        let gone: Vec<VnetId> =
+            self.vnets.keys().filter(|id| !self.settings.vnets.contains_key(id)).copied().collect();
+        gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
+        for (id, wanted) in self.settings.vnets.clone() {
+            // Other security is another vnet, as far as peers are concerned.
+            if self.vnets.get(&id).is_some_and(|vnet| vnet.settings.security != wanted.security) {
+                self.remove_vnet(id);
+            }
+            let settings = VnetSettings { nics: BTreeMap::new(), ..wanted.clone() };
+            let vnet = self.vnets.entry(id).or_insert_with(|| Vnet {
+                settings: VnetSettings { peers: BTreeSet::new(), ..settings.clone() },
+                claims: Claims::new(self.own),
+                members: BTreeMap::new(),
+                mismatched: BTreeMap::new(),
+                mtu: None,
+            });
+            let nics = std::mem::take(&mut vnet.settings.nics);
+            let peers = std::mem::replace(&mut vnet.settings, settings).peers;
+            for peer in peers.difference(&wanted.peers) {
+                self.retract(*peer, id);
+                self.leave(*peer, id);
+            }
+            self.set_nics(id, nics, wanted.nics, arrival);
+            for peer in wanted.peers.difference(&peers) {
+                self.offer(now, *peer, id);
+            }
+        }
+        self.remembered.clear();
+        if before.rekey != self.settings.rekey {
+            self.schedule_rekeys(now);
+        }
+    }
+
+    fn remove_vnet(&mut self, id: VnetId) {
+        let Some(vnet) = self.vnets.get(&id) else { return };
+        for peer in vnet.settings.peers.clone() {
+            self.retract(peer, id);
+            self.leave(peer, id);
+        }
+        let macs: Vec<MacAddr> =
+            self.vnets.get(&id).into_iter().flat_map(|vnet| vnet.claims.macs()).collect();
+        for mac in macs {
+            self.change(id, mac, |claims| claims.remove(Owner::Here, mac));
+        }
+        self.vnets.remove(&id);
+    }
+
+    fn set_nics(
+        &mut self,
+        id: VnetId,
+        before: BTreeMap<MacAddr, Vec<IpAddr>>,
+        wanted: BTreeMap<MacAddr, Vec<IpAddr>>,
+        arrival: u64,
+    ) {
+        for mac in before.keys().filter(|mac| !wanted.contains_key(mac)) {
+            self.change(id, *mac, |claims| claims.remove(Owner::Here, *mac));
+            self.tell_members(id, |channel| Message::Withdraw { channel, mac: *mac });
+        }
+        for (mac, addresses) in wanted.iter().filter(|(mac, addresses)| before.get(mac) != Some(addresses)) {
+            let remembered = self.remembered.get(&(id, *mac)).copied();
+            let Some(vnet) = self.vnets.get_mut(&id) else { return };
+            let sequence = match vnet.claims.of(Owner::Here, *mac) {
+                Some(claim) => claim.sequence,
+                None => {
+                    remembered.unwrap_or_else(|| arrival.max(vnet.claims.highest(*mac).saturating_add(1)))
+                }
+            };
+            let claim = Claim { sequence, addresses: addresses.clone() };
+            self.change(id, *mac, |claims| {
+                claims.set(Owner::Here, *mac, claim.clone());
+            });
+            self.tell_members(id, |channel| said(channel, *mac, &claim));
+        }
+        if let Some(vnet) = self.vnets.get_mut(&id) {
+            vnet.settings.nics = wanted;
+        }
+    }
+
+    /// A connection to a peer, whose key was seen to be this one. Of two that both ends dialled at once, one is kept, the
+    /// same at both.
+    ///
+    /// # Errors
+    /// When it is not needed, beside the one that there is.
+    pub fn handle_connected(
+        &mut self,
+        now: Duration,
+        key: HostKey,
+        id: SessionId,
+        dialled: bool,
+        exporter: Box<dyn Exporter + Send>,
+    ) -> Result<(), Refused> {
+        let peer = self.peers.entry(key).or_default();
+        if let Some(session) = &peer.session {
+            // The one that the lesser key dialled.
+            let preferred = |dialled: bool| dialled == (self.own < key);
+            let young = now.saturating_sub(session.since) < AT_ONCE;
+            if young && preferred(session.dialled) && !preferred(dialled) {
+                return Err(Refused);
+            }
+            let old = session.id;
+            self.actions.push_back(Action::Close { session: old });
+            self.handle_disconnected(now, old);
+        }
+        let greeting = Message::Hello {
+            version: VERSION,
+            workers: self.settings.workers,
+            fast_aes: self.settings.fast_aes,
+        };
+        let peer = self.peers.entry(key).or_default();
+        peer.session = Some(Session::new(id, dialled, now, exporter));
+        peer.path_back = None;
+        say(&mut self.transmits, id, &greeting);
+        if let Some((mtu, _)) = peer.path {
+            say(&mut self.transmits, id, &Message::PathMtu { mtu });
+        }
+        let shared = |(_, vnet): &(&VnetId, &Vnet)| vnet.settings.peers.contains(&key);
+        let vnets: Vec<VnetId> = self.vnets.iter().filter(shared).map(|(id, _)| *id).collect();
+        vnets.into_iter().for_each(|vnet| self.offer(now, key, vnet));
+        Ok(())
+    }
+
+    /// A connection ended. What the peer claimed is kept for a while.
+    pub fn handle_disconnected(&mut self, now: Duration, id: SessionId) {
+        let Some((key, peer)) = self.peer_of(id) else { return };
+        peer.session = None;
+        for (vnet, state) in &self.vnets {
+            if state.members.contains_key(&key) {
+                self.timers.insert((now + GRACE, Timer::Gone(key, *vnet)));
+            }
+        }
+        self.vnets.values_mut().for_each(|vnet| {
+            vnet.mismatched.remove(&key);
+        });
+    }
+
+    fn peer_of(&mut self, id: SessionId) -> Option<(HostKey, &mut Peer)> {
+        let of = |peer: &Peer| peer.session.as_ref().is_some_and(|session| session.id == id);
+        self.peers.iter_mut().find(|(_, peer)| of(peer)).map(|(key, peer)| (*key, peer))
+    }
+
+    /// What came in by a connection.
+    ///
+    /// # Errors
+    /// When the peer does not keep to the protocol; the connection is to be ended.
+    pub fn handle_message(
+        &mut self,
+        now: Duration,
+        id: SessionId,
+        message: Message,
+    ) -> Result<(), ProtocolError> {
+        let Some((key, peer)) = self.peer_of(id) else { return Ok(()) };
+        let Some(session) = &mut peer.session else { return Ok(()) };
+        match (&message, session.greeting) {
+            (Message::Hello { version, .. }, None) if *version != VERSION => {
+                return Err(ProtocolError::Version(*version));
+            }
+            (Message::Hello { workers, fast_aes, .. }, None) => {
+                session.greeting = Some(Greeting { workers: *workers, fast_aes: *fast_aes });
+                return Ok(());
+            }
+            (Message::Hello { .. }, Some(_)) | (_, None) => return Err(ProtocolError::Greeting),
+            (_, Some(_)) => {}
+        }
+        match message {
+            Message::Hello { .. } => {}
+            Message::Offer { channel, proof, security } => {
+                session.offered(channel, Offer { proof, security })?;
+                if let Some(vnet) = session.vnet(channel) {
+                    self.join(now, key, vnet)?;
+                }
+            }
+            Message::Retract { channel } => {
+                if let Some(vnet) = session.retracted(channel) {
+                    self.leave(key, vnet);
+                }
+            }
+            Message::PathMtu { mtu } => {
+                peer.path_back = Some(mtu);
+                self.measure(key);
+            }
+            Message::Keys { channel, .. }
+            | Message::Using { channel, .. }
+            | Message::Rekey { channel }
+            | Message::Claim { channel, .. }
+            | Message::Withdraw { channel, .. }
+            | Message::Complete { channel } => {
+                // The peer may not have heard yet that it is in it no longer.
+                if let Some(vnet) = session.vnet(channel)
+                    && self.is_member(key, vnet, id)
+                {
+                    self.hear(now, key, vnet, message)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_member(&self, key: HostKey, vnet: VnetId, session: SessionId) -> bool {
+        let member = self.vnets.get(&vnet).and_then(|vnet| vnet.members.get(&key));
+        member.is_some_and(|member| member.session == Some(session))
+    }
+
+    /// What a member says about a vnet.
+    fn hear(
+        &mut self,
+        now: Duration,
+        key: HostKey,
+        id: VnetId,
+        message: Message,
+    ) -> Result<(), ProtocolError> {
+        let workers = usize::from(self.settings.workers);
+        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else {
+            return Ok(());
+        };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return Ok(()) };
+        let Some(member) = vnet.members.get_mut(&key) else { return Ok(()) };
+        match message {
+            Message::Keys { epoch, cipher, spis, .. } => {
+                if level(cipher) != vnet.settings.security
+                    || spis.len() != workers
+                    || !session.is_next(id, epoch)
+                {
+                    return Err(ProtocolError::Keys);
+                }
+                member.speaks = true;
+                self.actions.push_back(Action::Transmit(Association {
+                    session: session.id,
+                    peer: key,
+                    vnet: id,
+                    sender_dialled: session.dialled,
+                    epoch,
+                    cipher,
+                    spis,
+                }));
+                if let Some(channel) = session.channels.get(&id) {
+                    say(&mut self.transmits, session.id, &Message::Using { channel: *channel, epoch });
+                }
+                self.tell_mtu(id);
+            }
+            Message::Using { epoch, .. } => {
+                let used = (session.id, epoch);
+                if member.inbound.contains_key(&used) && member.used.is_none_or(|before| before < used) {
+                    member.used = Some(used);
+                    self.timers.insert((now + OVERLAP, Timer::Outdated(key, id)));
+                }
+            }
+            Message::Rekey { .. } => self.issue_keys(now, key, id),
+            Message::Claim { mac, sequence, addresses, .. } => {
+                self.change(id, mac, |claims| {
+                    claims.set(Owner::Peer(key), mac, Claim { sequence, addresses });
+                });
+            }
+            Message::Withdraw { mac, .. } => {
+                self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac))
+            }
+            Message::Complete { .. } => {
+                for mac in vnet.claims.doubted(Owner::Peer(key)) {
+                    self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac));
+                }
+            }
+            Message::Hello { .. }
+            | Message::Offer { .. }
+            | Message::Retract { .. }
+            | Message::PathMtu { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Lets a peer know of a vnet, if there is a connection.
+    fn offer(&mut self, now: Duration, key: HostKey, id: VnetId) {
+        let Some(security) = self.vnets.get(&id).map(|vnet| vnet.settings.security) else { return };
+        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
+        let Some((channel, proof)) = session.offer(id) else { return };
+        say(&mut self.transmits, session.id, &Message::Offer { channel, proof, security });
+        // It cannot fail: what would is what the peer said.
+        let _ = self.join(now, key, id);
+    }
+
+    fn retract(&mut self, key: HostKey, id: VnetId) {
+        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
+        if let Some(channel) = session.retract(id) {
+            say(&mut self.transmits, session.id, &Message::Retract { channel });
+        }
+    }
+
+    /// If both have offered the vnet, they are in it.
+    fn join(&mut self, now: Duration, key: HostKey, id: VnetId) -> Result<(), ProtocolError> {
+        let Some(session) = self.peers.get(&key).and_then(|peer| peer.session.as_ref()) else {
+            return Ok(());
+        };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return Ok(()) };
+        let (Some(channel), Some(offer)) = (session.channels.get(&id), session.offer_of(id)) else {
+            return Ok(());
+        };
+        if offer.security != vnet.settings.security {
+            vnet.mismatched.insert(key, offer.security);
+            self.leave(key, id);
+            return Ok(());
+        }
+        let (channel, session) = (*channel, session.id);
+        let known = vnet.members.contains_key(&key);
+        let member = vnet.members.entry(key).or_default();
+        if member.session == Some(session) {
+            return Ok(());
+        }
+        member.session = Some(session);
+        vnet.mismatched.remove(&key);
+        vnet.claims.doubt(Owner::Peer(key));
+        if !known {
+            self.actions.push_back(Action::Join { peer: key, vnet: id });
+        }
+        self.issue_keys(now, key, id);
+        if let Some(vnet) = self.vnets.get(&id) {
+            for mac in vnet.claims.macs_of(Owner::Here) {
+                if let Some(claim) = vnet.claims.of(Owner::Here, mac) {
+                    say(&mut self.transmits, session, &said(channel, mac, claim));
+                }
+            }
+            say(&mut self.transmits, session, &Message::Complete { channel });
+        }
+        self.tell_mtu(id);
+        Ok(())
+    }
+
+    /// A peer is not in the vnet any more.
+    pub(super) fn leave(&mut self, key: HostKey, id: VnetId) {
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        let Some(mut member) = vnet.members.remove(&key) else { return };
+        let macs: Vec<MacAddr> = vnet.claims.macs_of(Owner::Peer(key)).collect();
+        for mac in macs {
+            self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac));
+        }
+        let spis = member.all();
+        if !spis.is_empty() {
+            self.actions.push_back(Action::Forget { spis });
+        }
+        if member.speaks {
+            self.actions.push_back(Action::Mute { peer: key, vnet: id });
+        }
+        self.actions.push_back(Action::Leave { peer: key, vnet: id });
+        self.tell_mtu(id);
+    }
+
+    /// Gives a member new keys to send with.
+    pub(super) fn issue_keys(&mut self, now: Duration, key: HostKey, id: VnetId) {
+        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
+        let Some(greeting) = session.greeting else { return };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        let security = vnet.settings.security;
+        let Some(member) = vnet.members.get_mut(&key) else { return };
+        let cipher = best(security, self.settings.fast_aes, greeting.fast_aes);
+        let (Some(cipher), Some(channel)) = (cipher, session.channels.get(&id).copied()) else { return };
+        self.timers.insert((now.saturating_add(self.settings.rekey), Timer::Rekey(key, id, session.id)));
+        if member.unused(session.id) >= MOST_EPOCHS {
+            return;
+        }
+        let Some(epoch) = session.next_epoch(id) else { return };
+        let spis: Vec<Spi> = (0..greeting.workers)
+            .map(|_| {
+                self.next_spi = self.next_spi.wrapping_add(1);
+                spi(self.next_spi)
+            })
+            .collect();
+        member.inbound.insert((session.id, epoch), spis.clone());
+        self.actions.push_back(Action::Receive(Association {
+            session: session.id,
+            peer: key,
+            vnet: id,
+            sender_dialled: !session.dialled,
+            epoch,
+            cipher,
+            spis: spis.clone(),
+        }));
+        say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
+    }
+
+    /// Keys that this host sends with will soon have been used enough: others are asked for.
+    pub fn handle_worn_keys(&mut self, key: HostKey, id: VnetId) {
+        self.tell(key, id, |channel| Message::Rekey { channel });
+    }
+
+    /// The longest IP packet that gets to a peer, in bytes, as IPv6 or IPv4.
+    pub fn handle_path_mtu(&mut self, key: HostKey, mtu: u16, outer_v6: bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.path.replace((mtu, outer_v6)) == Some((mtu, outer_v6)) {
+            return;
+        }
+        if let Some(session) = &peer.session {
+            say(&mut self.transmits, session.id, &Message::PathMtu { mtu });
+        }
+        self.measure(key);
+    }
+
+    fn measure(&mut self, key: HostKey) {
+        let member = |(_, vnet): &(&VnetId, &Vnet)| vnet.members.contains_key(&key);
+        let vnets: Vec<VnetId> = self.vnets.iter().filter(member).map(|(id, _)| *id).collect();
+        vnets.into_iter().for_each(|vnet| self.tell_mtu(vnet));
+    }
+
+    /// What gets through inside, to and from a member.
+    pub(super) fn mtu_of(&self, key: HostKey, security: Security) -> Option<u16> {
+        let peer = self.peers.get(&key)?;
+        let (there, outer_v6) = peer.path?;
+        Some(inner_mtu(there.min(peer.path_back.unwrap_or(there)), outer_v6, security))
+    }
+
+    fn tell_mtu(&mut self, id: VnetId) {
+        let Some(vnet) = self.vnets.get(&id) else { return };
+        let mtu = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        // As long as nobody is there, what was known holds.
+        if vnet.mtu != mtu && mtu.is_some() {
+            vnet.mtu = mtu;
+            self.actions.push_back(Action::Mtu { vnet: id, mtu });
+        }
+    }
+
+    /// Changes claims of a MAC, and says where it is then if that is elsewhere.
+    fn change(&mut self, id: VnetId, mac: MacAddr, change: impl FnOnce(&mut Claims)) {
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        let own =
+            |claim: Option<(Owner, &Claim)>| claim.map(|(owner, claim)| (owner, claim.addresses.clone()));
+        let before = own(vnet.claims.winner(mac));
+        change(&mut vnet.claims);
+        let after = own(vnet.claims.winner(mac));
+        if before == after {
+            return;
+        }
+        let (owner, addresses) = after.map_or((None, Vec::new()), |(owner, list)| (Some(owner), list));
+        let was_here = before.is_some_and(|(owner, _)| owner == Owner::Here);
+        let moved = was_here && matches!(owner, Some(Owner::Peer(_)));
+        self.actions.push_back(Action::Route { vnet: id, mac, owner, addresses, moved });
+    }
+
+    fn tell(&mut self, key: HostKey, id: VnetId, message: impl FnOnce(Channel) -> Message) {
+        let Some(session) = self.peers.get(&key).and_then(|peer| peer.session.as_ref()) else { return };
+        let member = self.vnets.get(&id).and_then(|vnet| vnet.members.get(&key));
+        if let (Some(channel), true) =
+            (session.channels.get(&id), member.is_some_and(|member| member.session == Some(session.id)))
+        {
+            say(&mut self.transmits, session.id, &message(*channel));
+        }
+    }
+
+    fn tell_members(&mut self, id: VnetId, message: impl Fn(Channel) -> Message) {
+        let Some(vnet) = self.vnets.get(&id) else { return };
+        let members: Vec<HostKey> = vnet.members.keys().copied().collect();
+        members.into_iter().for_each(|key| self.tell(key, id, &message));
+    }
+
+    fn schedule_rekeys(&mut self, now: Duration) {
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Rekey(..)));
+        let due = now.saturating_add(self.settings.rekey);
+        for (id, vnet) in &self.vnets {
+            for (key, member) in &vnet.members {
+                if let Some(session) = member.session {
+                    self.timers.insert((due, Timer::Rekey(*key, *id, session)));
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_connected(&self, key: HostKey, session: Option<SessionId>) -> bool {
+        let current = self.peers.get(&key).and_then(|peer| peer.session.as_ref());
+        current.is_some_and(|current| Some(current.id) == session)
+    }
+
+    /// The next bytes for a connection.
+    pub fn poll_transmit(&mut self) -> Option<(SessionId, Vec<u8>)> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to be done.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+}
+
+/// Counts through all numbers that an association can have.
+fn spi(number: u32) -> Spi {
+    // The bit that QUIC has is left out in between.
+    Spi::from_random(number & 0x3fff_ffff | (number & 0x4000_0000) << 1)
+}
+
+fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {
+    Message::Claim { channel, mac, sequence: claim.sequence, addresses: claim.addresses.clone() }
+}
+
+/// Appends to what waits for the same connection: one message more is not one packet more.
+fn say(transmits: &mut VecDeque<(SessionId, Vec<u8>)>, session: SessionId, message: &Message) {
+    match transmits.back_mut().filter(|(last, _)| *last == session) {
+        Some((_, bytes)) => message.write(bytes),
+        None => {
+            let mut bytes = Vec::new();
+            message.write(&mut bytes);
+            transmits.push_back((session, bytes));
+        }
+    }
+}

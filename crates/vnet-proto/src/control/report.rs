@@ -1,0 +1,72 @@
+//! How a host and its vnets are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use viaduct_types::{HostKey, MacAddr, VnetId};
+
+use super::{
+    Security,
+    claims::{Claim, Owner},
+    member::Member,
+    node::{Node, Vnet},
+};
+
+/// How a vnet is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VnetReport {
+    /// Those who are in it, or were until shortly.
+    pub members: BTreeMap<HostKey, MemberReport>,
+    /// Peers that have it with another security; nothing is carried to and from them.
+    pub mismatched: BTreeMap<HostKey, Security>,
+    /// Who claims which MAC, who has it first.
+    pub macs: BTreeMap<MacAddr, Vec<(Owner, Claim)>>,
+    /// Addresses that belong to several MACs.
+    pub shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    /// In bytes, of IP packets inside.
+    pub mtu: Option<u16>,
+}
+
+/// How a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberReport {
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Whether frames can be sealed for it.
+    pub speaks: bool,
+    /// In bytes, of IP packets inside, in both directions.
+    pub mtu: Option<u16>,
+}
+
+impl Node {
+    /// The sequences of the NICs that are here.
+    pub fn sequences(&self) -> BTreeMap<(VnetId, MacAddr), u64> {
+        let of_vnet = |(id, vnet): (&VnetId, &Vnet)| -> Vec<_> {
+            let sequence = |mac| Some(((*id, mac), vnet.claims.of(Owner::Here, mac)?.sequence));
+            vnet.settings.nics.keys().filter_map(|mac| sequence(*mac)).collect()
+        };
+        self.vnets.iter().flat_map(of_vnet).collect()
+    }
+
+    /// How a vnet is.
+    pub fn report(&self, id: VnetId) -> Option<VnetReport> {
+        let vnet = self.vnets.get(&id)?;
+        let member = |(key, member): (&HostKey, &Member)| {
+            let report = MemberReport {
+                connected: self.is_connected(*key, member.session),
+                speaks: member.speaks || vnet.settings.security == Security::None,
+                mtu: self.mtu_of(*key, vnet.settings.security),
+            };
+            (*key, report)
+        };
+        Some(VnetReport {
+            members: vnet.members.iter().map(member).collect(),
+            mismatched: vnet.mismatched.clone(),
+            macs: vnet.claims.macs().map(|mac| (mac, vnet.claims.claimants(mac))).collect(),
+            shared_addresses: vnet.claims.shared_addresses().map(|(ip, macs)| (ip, macs.clone())).collect(),
+            mtu: vnet.mtu,
+        })
+    }
+}

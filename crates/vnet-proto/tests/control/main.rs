@@ -1,0 +1,7 @@
+//! Hosts that agree on vnets over a network that cuts and delays their connections.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod codec;
+mod rules;
+mod simulated;
+mod world;

@@ -1,0 +1,286 @@
+//! One rule each.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use viaduct_types::VnetId;
+use viaduct_vnet_proto::control::{Message, Owner, Security};
+use viaduct_vnet_proto::data::esp::Cipher;
+
+use super::world::{World, key, mac, vnet};
+
+/// Hosts that all have vnet 97 with each other, and are connected.
+fn together(hosts: usize) -> World {
+    let mut world = World::new(hosts);
+    let all: Vec<usize> = (0..hosts).collect();
+    for host in 0..hosts {
+        world.have(host, "97", &all);
+    }
+    for one in 0..hosts {
+        (one + 1..hosts).for_each(|other| world.dial(one, other));
+    }
+    world.settle();
+    world
+}
+
+/// All proofs that went over the wires.
+fn proofs(world: &World) -> impl Iterator<Item = [u8; 16]> {
+    let proof =
+        |message: &Message| if let Message::Offer { proof, .. } = message { Some(*proof) } else { None };
+    world.heard.iter().filter_map(move |(_, _, message)| proof(message))
+}
+
+fn owner(world: &World, host: usize, nic: u8) -> Option<Owner> {
+    world.hosts[host].routes.get(&(vnet("97"), mac(nic))).copied()
+}
+
+#[test]
+fn members_know_each_other_s_nics_and_have_keys() {
+    let mut world = together(3);
+    world.attach(0, "97", 1);
+    world.attach(1, "97", 2);
+    world.settle();
+    for host in 0..3 {
+        assert_eq!(world.hosts[host].members.len(), 2);
+        assert_eq!(world.hosts[host].outbound.len(), 2);
+        let expected = |at: usize| if at == host { Owner::Here } else { Owner::Peer(key(at)) };
+        assert_eq!(owner(&world, host, 1), Some(expected(0)));
+        assert_eq!(owner(&world, host, 2), Some(expected(1)));
+        for ((id, peer), out) in &world.hosts[host].outbound {
+            let at = (0..3).find(|at| key(*at) == *peer).unwrap();
+            // One for each worker of the sender, known at the receiver by the same keys.
+            assert_eq!(out.spis.len(), host % 3 + 1);
+            for spi in &out.spis {
+                let inbound = &world.hosts[at].inbound[spi];
+                assert_eq!(
+                    (inbound.vnet, inbound.context(0), inbound.cipher),
+                    (*id, out.context(0), out.cipher)
+                );
+            }
+            let both_fast = host % 2 == 0 && at % 2 == 0;
+            assert_eq!(out.cipher, if both_fast { Cipher::Aes128Gcm } else { Cipher::ChaCha20Poly1305 });
+        }
+    }
+}
+
+#[test]
+fn a_vnet_is_not_disclosed_to_those_outside() {
+    let mut world = World::new(3);
+    world.have(0, "97", &[0, 1]);
+    world.have(1, "97", &[0, 1]);
+    // The third has it, too, and lists both: they do not list it.
+    world.have(2, "97", &[0, 1, 2]);
+    world.attach(0, "97", 1);
+    (1..3).for_each(|other| world.dial(0, other));
+    world.dial(1, 2);
+    world.settle();
+    let to_outside =
+        world.heard.iter().filter(|(_, at, message)| *at == 2 && !matches!(message, Message::Hello { .. }));
+    assert_eq!(to_outside.count(), 0);
+    assert!(world.hosts[2].members.is_empty());
+    assert_eq!(world.hosts[0].members, BTreeSet::from([(vnet("97"), key(1))]));
+}
+
+#[test]
+fn proofs_do_not_show_the_id_and_are_no_use_to_the_other_end() {
+    let mut world = World::new(2);
+    world.have(0, "97", &[1]);
+    world.have(1, "98", &[0]);
+    world.dial(0, 1);
+    world.settle();
+    assert!(world.hosts.iter().all(|host| host.members.is_empty()));
+    assert_eq!(proofs(&world).count(), 2);
+    let mut world = together(2);
+    let id: VnetId = vnet("97");
+    let offers = proofs(&world);
+    let distinct: BTreeSet<[u8; 16]> = offers.collect();
+    assert_eq!(distinct.len(), 2, "each end has its own");
+    assert!(!distinct.contains(&id.to_bytes()));
+    world.cut(0, 1);
+    world.dial(0, 1);
+    world.settle();
+    let offers = proofs(&world);
+    assert_eq!(offers.collect::<BTreeSet<_>>().len(), 4, "and each connection");
+}
+
+#[test]
+fn other_security_is_said_and_nothing_is_carried() {
+    let mut world = World::new(2);
+    world.have(0, "97", &[1]);
+    world.have(1, "97", &[0]);
+    world.configure(1, |settings| {
+        settings.vnets.values_mut().for_each(|vnet| vnet.security = Security::Auth);
+    });
+    world.dial(0, 1);
+    world.settle();
+    assert!(world.hosts.iter().all(|host| host.members.is_empty() && host.outbound.is_empty()));
+    let report = world.hosts[0].node.report(vnet("97")).unwrap();
+    assert_eq!(report.mismatched.get(&key(1)), Some(&Security::Auth));
+    world.configure(1, |settings| {
+        settings.vnets.values_mut().for_each(|vnet| vnet.security = Security::Conf);
+    });
+    world.settle();
+    assert_eq!(world.hosts[0].members.len(), 1);
+    assert!(world.hosts[0].node.report(vnet("97")).unwrap().mismatched.is_empty());
+}
+
+#[test]
+fn a_nic_moves_and_what_comes_late_is_sent_on() {
+    let mut world = together(3);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.attach(1, "97", 1);
+    world.settle();
+    assert_eq!(owner(&world, 0, 1), Some(Owner::Peer(key(1))));
+    assert_eq!(owner(&world, 2, 1), Some(Owner::Peer(key(1))));
+    assert_eq!(world.hosts[0].moved, [mac(1)]);
+    let report = world.hosts[2].node.report(vnet("97")).unwrap();
+    assert_eq!(report.macs[&mac(1)].len(), 2, "everybody sees that two claim it");
+    world.detach(0, "97", 1);
+    world.settle();
+    let report = world.hosts[2].node.report(vnet("97")).unwrap();
+    assert_eq!(report.macs[&mac(1)].len(), 1);
+    // And back, as often as one likes: nobody is punished for moving.
+    for (from, to) in [(1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (1, 2)] {
+        world.attach(to, "97", 1);
+        world.detach(from, "97", 1);
+        world.settle();
+        assert_eq!(owner(&world, to, 1), Some(Owner::Here));
+    }
+}
+
+#[test]
+fn whoever_lost_a_nic_has_it_again_when_the_other_lets_go() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.attach(1, "97", 1);
+    world.settle();
+    assert_eq!(owner(&world, 0, 1), Some(Owner::Peer(key(1))));
+    world.detach(1, "97", 1);
+    world.settle();
+    assert_eq!(owner(&world, 0, 1), Some(Owner::Here));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+}
+
+#[test]
+fn a_process_that_begins_anew_does_not_take_back_what_has_moved() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.pass(Duration::from_secs(5));
+    world.attach(1, "97", 1);
+    world.settle();
+    world.pass(Duration::from_secs(5));
+    world.restart(0);
+    world.dial(0, 1);
+    world.settle();
+    assert_eq!(owner(&world, 0, 1), Some(Owner::Peer(key(1))));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Here));
+}
+
+#[test]
+fn keys_change_and_none_is_taken_back_that_is_in_use() {
+    let mut world = together(2);
+    let first = world.hosts[0].outbound[&(vnet("97"), key(1))].clone();
+    world.pass(Duration::from_secs(61));
+    let before = &world.hosts[1].inbound;
+    assert!(first.spis.iter().all(|spi| before.contains_key(spi)), "the other end has not heard yet");
+    world.settle();
+    let second = world.hosts[0].outbound[&(vnet("97"), key(1))].clone();
+    assert!(second.epoch > first.epoch);
+    assert!(first.spis.iter().all(|spi| world.hosts[1].inbound.contains_key(spi)), "what is late is taken");
+    world.pass(Duration::from_secs(11));
+    assert!(first.spis.iter().all(|spi| !world.hosts[1].inbound.contains_key(spi)));
+    assert!(second.spis.iter().all(|spi| world.hosts[1].inbound.contains_key(spi)));
+}
+
+#[test]
+fn keys_are_changed_when_they_are_worn() {
+    let mut world = together(2);
+    let first = world.hosts[0].outbound[&(vnet("97"), key(1))].epoch;
+    world.hosts[0].node.handle_worn_keys(key(1), vnet("97"));
+    world.configure(0, |_| ());
+    world.settle();
+    assert_eq!(world.hosts[0].outbound[&(vnet("97"), key(1))].epoch, first + 1);
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_not_given_keys_for_ever() {
+    let mut world = together(2);
+    // Nothing arrives any more, and nobody sees an end.
+    world.pass(Duration::from_secs(3600));
+    assert!(world.hosts[1].inbound.len() <= 5, "{}", world.hosts[1].inbound.len());
+}
+
+#[test]
+fn a_short_cut_changes_nothing_and_a_long_one_everything() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.cut(0, 1);
+    world.pass(Duration::from_secs(20));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))), "frames go on");
+    assert_eq!(world.hosts[1].outbound.len(), 1);
+    world.detach(0, "97", 1);
+    world.attach(0, "97", 2);
+    world.dial(1, 0);
+    world.settle();
+    assert_eq!(owner(&world, 1, 1), None, "what was not told again is gone");
+    assert_eq!(owner(&world, 1, 2), Some(Owner::Peer(key(0))));
+    world.cut(0, 1);
+    world.pass(Duration::from_secs(31));
+    assert!(world.hosts.iter().all(|host| host.members.is_empty() && host.inbound.is_empty()));
+    assert_eq!(owner(&world, 1, 2), None);
+}
+
+#[test]
+fn both_dial_at_once_and_one_connection_stays() {
+    for (first, second) in [(0, 1), (1, 0)] {
+        let mut world = World::new(2);
+        world.have(0, "97", &[1]);
+        world.have(1, "97", &[0]);
+        world.dial(first, second);
+        world.dial(second, first);
+        world.settle();
+        assert!(world.is_connected(0, 1));
+        world.attach(0, "97", 1);
+        world.settle();
+        assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+        let report = world.hosts[1].node.report(vnet("97")).unwrap();
+        assert!(report.members[&key(0)].connected);
+    }
+}
+
+#[test]
+fn the_shortest_way_in_either_direction_decides() {
+    let mut world = together(3);
+    world.hosts[0].node.handle_path_mtu(key(1), 1500, false);
+    world.configure(0, |_| ());
+    world.settle();
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1432));
+    world.hosts[1].node.handle_path_mtu(key(0), 1400, false);
+    world.configure(1, |_| ());
+    world.settle();
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1332), "the way back is shorter");
+    assert_eq!(world.hosts[1].mtus[&vnet("97")], Some(1332));
+    world.hosts[0].node.handle_path_mtu(key(2), 1300, true);
+    world.configure(0, |_| ());
+    world.settle();
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1212), "IPv6 outside takes 20 bytes more");
+}
+
+#[test]
+fn a_peer_is_struck_from_the_list_and_comes_back() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.have(0, "97", &[]);
+    world.settle();
+    assert!(world.hosts.iter().all(|host| host.members.is_empty() && host.outbound.is_empty()));
+    assert_eq!(owner(&world, 1, 1), None);
+    // The keys of before must not come again.
+    world.have(0, "97", &[1]);
+    world.settle();
+    assert_eq!(world.hosts[0].outbound.len(), 1);
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+}
