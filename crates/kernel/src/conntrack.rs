@@ -7,6 +7,7 @@ use viaduct_plan::{Flow, Tuple};
 use crate::{
     attr::{self, find},
     error::{KernelError, Refusal},
+    passed::packets_have_passed,
     socket::{Request, Socket},
 };
 
@@ -55,6 +56,7 @@ impl Conntrack {
 
     /// Ends the flows that `keep` does not want, and says how many.
     pub(crate) fn end(&mut self, keep: &dyn Fn(&Flow) -> bool, what: &str) -> Result<usize, KernelError> {
+        packets_have_passed().map_err(|e| KernelError::system(what.to_owned(), e))?;
         let doomed =
             self.list(|flow, message| if keep(&flow) { None } else { Some(deletion(message)) }, what)?;
         let answers = self.socket.batch(&doomed);

@@ -17,6 +17,7 @@ mod netns;
 pub mod nft;
 mod observe;
 mod observe_part;
+mod passed;
 mod queue;
 mod route;
 mod socket;
