@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
-    desired::{ADOPTED, Desired, DesiredLink, NIC, UPLINK, When},
+    desired::{ADOPTED, Desired, DesiredGuest, DesiredLink, NIC, UPLINK, When},
     inner,
-    nft::{self, Change, Family},
+    nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     state::{Address, GROUP, Link, Observed, PROTOCOL, Route, RouteKind},
+    transactions::Transactions,
 };
 
 /// The MACs that we made devices listen to, as the filter remembers.
@@ -76,20 +77,15 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
         desired,
         fresh: fresh(observed, desired),
         parted: BTreeSet::new(),
+        withdrawn: BTreeSet::new(),
+        given_up: BTreeSet::new(),
         ops: Vec::new(),
     };
-    let filter = nft::diff(&observed.nft, &desired.nft);
-    let (late, early): (Vec<Change>, Vec<Change>) = filter
-        .into_iter()
-        .partition(|change| matches!(change, Change::DeleteTable(f) if !desired.nft.tables.contains_key(f)));
-    let ends = early.iter().any(may_end_flows);
-    if !early.is_empty() {
+    let filter = Transactions::new(&observed.nft, &desired.nft);
+    if filter.early.iter().any(|op| matches!(op, Op::Nft(_))) {
         plan.part();
-        plan.ops.push(Op::Nft(early));
     }
-    if ends {
-        plan.ops.push(Op::EndFlows);
-    }
+    plan.ops.extend(filter.early);
     plan.restore_sysctls();
     plan.sysctls(When::First);
     plan.take_away();
@@ -102,34 +98,8 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     plan.routes();
     plan.announce_and_listen();
     plan.sysctls(When::Last);
-    if !late.is_empty() {
-        let ends = late.iter().any(may_end_flows);
-        plan.ops.push(Op::Nft(late));
-        if ends {
-            plan.ops.push(Op::EndFlows);
-        }
-    }
+    plan.ops.extend(filter.late);
     Plan { ops: plan.ops }
-}
-
-/// Whether a change of the filter can forbid what was allowed.
-fn may_end_flows(change: &Change) -> bool {
-    match change {
-        // A list that comes into being narrows, and a published port may lead elsewhere.
-        Change::AddElements { family: Family::Inet, name, .. } => {
-            name.starts_with("listed_") || name.starts_with("publish")
-        }
-        Change::DeleteElements { family, .. } | Change::ReplaceRules { family, .. } => {
-            *family == Family::Inet
-        }
-        Change::DeleteTable(family) => *family == Family::Inet,
-        // With guests that are here already: the filter was taken away, or is made anew.
-        Change::AddTable(family, table) => {
-            let attached = |name| table.sets.get(name).is_some_and(|set| !set.elements.is_empty());
-            *family == Family::Inet && (attached("attached4") || attached("attached6"))
-        }
-        Change::AddElements { .. } => false,
-    }
 }
 
 struct Planner<'a> {
@@ -139,6 +109,10 @@ struct Planner<'a> {
     fresh: BTreeSet<IfName>,
     /// The devices of guests that left before the filter changed.
     parted: BTreeSet<IfName>,
+    /// The routes that went before it.
+    withdrawn: BTreeSet<Route>,
+    /// The addresses inside of guests that went before it.
+    given_up: BTreeSet<(NicId, IpNet)>,
     ops: Vec<Op>,
 }
 
@@ -179,26 +153,45 @@ fn is_made(link: &Link) -> bool {
     link.is_ours() && !link.alias.starts_with(ADOPTED)
 }
 
+/// A change inside of a guest's namespace.
+fn inside(nic: &NicId, guest: &DesiredGuest, change: GuestChange) -> Op {
+    Op::Guest { nic: nic.clone(), netns: guest.netns.clone(), device: guest.device.clone(), change }
+}
+
 impl Planner<'_> {
-    /// Guests leave before the filter forgets them: without lists of their own, what their networks let through would
-    /// reach them.
+    /// Guests leave, and give their addresses up, before the filter forgets them: without lists of their own, what their
+    /// networks let through would reach them.
     fn part(&mut self) {
-        let observed = self.observed;
-        let leaves =
-            |(name, link): &(&IfName, &Link)| is_port(link) && !self.desired.links.contains_key(*name);
-        let (made, adopted): (Vec<_>, Vec<_>) =
-            observed.links.iter().filter(leaves).partition(|(_, link)| is_made(link));
-        for (name, link) in adopted {
-            let leads = |route: &&Route| route.protocol == PROTOCOL && route.link.as_ref() == Some(name);
-            self.ops.extend(observed.routes.iter().filter(leads).cloned().map(Op::DeleteRoute));
-            if link.master.is_some() {
+        let (observed, desired) = (self.observed, self.desired);
+        let ports = || observed.links.iter().filter(|(_, link)| is_port(link));
+        let leaves = |name: &IfName| self.fresh.contains(name) || !desired.links.contains_key(name);
+        let made = ports().filter(|(name, link)| is_made(link) && leaves(name));
+        let names: Vec<IfName> = made.map(|(name, _)| name.clone()).collect();
+        let leads = |route: &&Route| {
+            let port = route.link.as_ref().filter(|link| observed.links.get(*link).is_some_and(is_port));
+            // Those of a device go with it.
+            route.protocol == PROTOCOL && port.is_some_and(|link| !names.contains(link))
+        };
+        self.withdrawn = observed.routes.difference(&desired.routes).filter(leads).cloned().collect();
+        self.ops.extend(self.withdrawn.iter().cloned().map(Op::DeleteRoute));
+        for (name, link) in ports().filter(|(name, link)| link.master.is_some() && !names.contains(*name)) {
+            let master = desired.links.get(name).and_then(|link| link.master.as_ref());
+            if link.master.as_ref() != master {
                 self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Master(None) });
             }
-            self.parted.insert(name.clone());
         }
-        let names: Vec<IfName> = made.into_iter().map(|(name, _)| name.clone()).collect();
+        for (nic, guest) in desired.guests.iter().filter(|(_, guest)| !guest.by_itself) {
+            let Some(seen) = observed.guests.get(nic).filter(|_| !self.fresh.contains(&guest.host_device))
+            else {
+                continue;
+            };
+            for address in seen.addresses.difference(&guest.addresses) {
+                self.given_up.insert((nic.clone(), *address));
+                self.ops.push(inside(nic, guest, GuestChange::DeleteAddress(*address)));
+            }
+        }
+        self.parted.extend(ports().map(|(name, _)| name.clone()).filter(|name| leaves(name)));
         if !names.is_empty() {
-            self.parted.extend(names.iter().cloned());
             self.ops.push(Op::DeleteLinks(names));
         }
     }
@@ -258,7 +251,7 @@ impl Planner<'_> {
             .routes
             .iter()
             .filter(|r| r.protocol == PROTOCOL && !desired.routes.contains(*r))
-            .filter(|r| !r.link.as_ref().is_some_and(|link| vanishing(link) || self.parted.contains(link)))
+            .filter(|r| !self.withdrawn.contains(*r) && !r.link.as_ref().is_some_and(vanishing))
             .collect();
         let mut ops: Vec<Op> = stale_routes.into_iter().map(|r| Op::DeleteRoute(r.clone())).collect();
         for (address, info) in &observed.addresses {
@@ -499,19 +492,15 @@ impl Planner<'_> {
                 if fresh { (&none.0, &none.1) } else { (&seen.addresses, &seen.routes) };
             if !guest.by_itself {
                 changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
-                changes
-                    .extend(addresses.difference(&guest.addresses).copied().map(GuestChange::DeleteAddress));
+                let has = |address: &&IpNet| !self.given_up.contains(&(nic.clone(), **address));
+                let gone = addresses.difference(&guest.addresses).filter(has);
+                changes.extend(gone.copied().map(GuestChange::DeleteAddress));
             }
             for address in guest.addresses.difference(addresses) {
                 changes.push(GuestChange::AddAddress { address: *address, dad: guest.dad });
             }
             changes.extend(guest.routes.difference(routes).cloned().map(GuestChange::AddRoute));
-            self.ops.extend(changes.into_iter().map(|change| Op::Guest {
-                nic: nic.clone(),
-                netns: guest.netns.clone(),
-                device: guest.device.clone(),
-                change,
-            }));
+            self.ops.extend(changes.into_iter().map(|change| inside(nic, guest, change)));
         }
     }
 

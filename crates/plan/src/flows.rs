@@ -3,9 +3,32 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
+    debt,
     nft::{Family, Key, Ruleset, Set, Table, Value},
     state::{Flow, Tuple},
 };
+
+/// What becomes of flows when a filter takes another's place.
+#[derive(Clone, Debug)]
+pub struct Flows<'a> {
+    observed: &'a Ruleset,
+    desired: &'a Ruleset,
+    /// The filter whose flows were left to end by an earlier run.
+    left: Option<Ruleset>,
+}
+
+impl<'a> Flows<'a> {
+    /// From the filter that there is to the one that there is to be.
+    pub fn new(observed: &'a Ruleset, desired: &'a Ruleset) -> Self {
+        Self { observed, desired, left: debt::before(observed) }
+    }
+
+    /// Whether the new filter lets the flow live.
+    pub fn keeps(&self, flow: &Flow) -> bool {
+        let by_now = || ends(self.observed, self.desired, flow);
+        !self.left.as_ref().is_some_and(|left| ends(left, self.desired, flow)) && !by_now()
+    }
+}
 
 /// Whether a flow that the filter `before` let through must end under the filter `after`.
 ///
@@ -23,6 +46,11 @@ pub fn ends(before: &Ruleset, after: &Ruleset, flow: &Flow) -> bool {
         (Some(before), None) => before.allows(flow) == Some(true),
         (None, None) => false,
     }
+}
+
+/// Whether a filter lets a flow be opened; none when the flow is no business of ours.
+pub fn lets_through(filter: &Ruleset, flow: &Flow) -> Option<bool> {
+    View::new(filter)?.allows(flow)
 }
 
 /// What a flow lives on, as far as one thing can go while the others stay.

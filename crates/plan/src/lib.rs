@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod closed;
+mod debt;
 mod desired;
 mod diff;
 mod flows;
@@ -13,6 +14,7 @@ mod port;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state;
+mod transactions;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
@@ -20,7 +22,7 @@ pub use desired::{
     Severity, When, ask, desired, vnet_claims,
 };
 pub use diff::{Plan, plan};
-pub use flows::ends;
+pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op};
 pub use port::{Apply, Observe, ObservePart};
 pub use state::*;

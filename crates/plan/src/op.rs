@@ -5,7 +5,7 @@ use std::fmt;
 use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
 
 use crate::{
-    nft,
+    debt, nft,
     state::{Address, GuestRoute, Kind, Proxy, Route, RouteKind, Sysctl},
 };
 
@@ -94,8 +94,12 @@ pub enum Op {
         /// How.
         change: NamespaceChange,
     },
-    /// End the flows that the new filter would not let through.
-    EndFlows,
+    /// End the flows that the new filter would not let through, those that were left to end by an earlier run among
+    /// them; when that is done, and not otherwise, change the filter further.
+    EndFlows {
+        /// What is to be done when they have ended: the note that they are to be ended goes.
+        then: Vec<nft::Change>,
+    },
     /// Tell the neighbours on a device that an address is here (gratuitous ARP, unsolicited NA).
     Announce {
         /// On which device.
@@ -260,7 +264,7 @@ impl Op {
     /// What it is about, as people call it. Steps about the same thing have the same.
     pub fn object(&self) -> String {
         match self {
-            Self::Nft(_) | Self::EndFlows => "the packet filter".to_owned(),
+            Self::Nft(_) | Self::EndFlows { .. } => "the packet filter".to_owned(),
             Self::SetSysctl { key, .. } | Self::RestoreSysctl { key, .. } => format!("sysctl {key}"),
             Self::AddLink { name, .. } | Self::SetLink { name, .. } => format!("link {name}"),
             Self::DeleteLinks(names) => {
@@ -287,7 +291,8 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nft(changes) => {
-                for (i, change) in changes.iter().enumerate() {
+                let shown = changes.iter().filter(|change| !debt::is_note(change));
+                for (i, change) in shown.enumerate() {
                     write!(f, "{}{change}", if i > 0 { "\n" } else { "" })?;
                 }
                 Ok(())
@@ -353,7 +358,11 @@ impl fmt::Display for Op {
                 NamespaceChange::DeleteDevice(device) => write!(f, "- {name}: {device}"),
                 NamespaceChange::Device { device, change } => inside(f, name, device, change),
             },
-            Self::EndFlows => f.write_str("- flows that are no longer allowed"),
+            Self::EndFlows { then } => {
+                f.write_str("- flows that are no longer allowed")?;
+                let shown = then.iter().filter(|change| !debt::is_note(change));
+                shown.into_iter().try_for_each(|change| write!(f, "\n{change}"))
+            }
             Self::Announce { link, address, .. } => write!(f, "! announce {address} on {link}"),
         }
     }

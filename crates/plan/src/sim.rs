@@ -21,6 +21,8 @@ use crate::{
 pub struct Host {
     /// Its state, as a look would find it.
     pub state: Observed,
+    /// The flows that are tracked.
+    pub flows: Vec<Flow>,
     /// Settings of every device that exists or will: what a look finds when asked.
     sysctls: BTreeMap<Sysctl, String>,
     /// Namespaces by path, each with the devices inside.
@@ -68,6 +70,7 @@ impl Default for Host {
         };
         let mut host = Self {
             state,
+            flows: Vec::new(),
             sysctls: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             next_index: 1,
@@ -188,7 +191,7 @@ impl Host {
         }
     }
 
-    fn step(&mut self, op: &Op) -> Result<(), &'static str> {
+    fn step(&mut self, op: &Op, keep: &dyn Fn(&Flow) -> bool) -> Result<(), &'static str> {
         match op {
             Op::Nft(changes) => self.filter(changes)?,
             Op::SetSysctl { key, value, journal } => {
@@ -284,7 +287,11 @@ impl Host {
                 change_guest(inside.get_mut(device).ok_or("no such device in the namespace")?, change)?;
             }
             Op::Namespace { name, change } => self.change_namespace(name, change)?,
-            Op::EndFlows | Op::Announce { .. } => {}
+            Op::EndFlows { then } => {
+                self.flows.retain(|flow| keep(flow));
+                self.filter(then)?;
+            }
+            Op::Announce { .. } => {}
         }
         Ok(())
     }
@@ -525,7 +532,7 @@ impl Apply for Host {
     fn apply(
         &mut self,
         ops: &[Op],
-        _: &dyn Fn(&Flow) -> bool,
+        keep: &dyn Fn(&Flow) -> bool,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), Refused>> {
         let mut filter_failed = false;
@@ -548,7 +555,7 @@ impl Apply for Host {
             } else if injected {
                 Err(refused("injected"))
             } else {
-                self.step(op).map_err(refused)
+                self.step(op, keep).map_err(refused)
             };
             filter_failed |= result.is_err() && matches!(op, Op::Nft(_));
             results.push(result);

@@ -22,3 +22,28 @@ fn a_guest_leaves_before_the_filter_forgets_its_own_list() {
         assert!(link < filter, "{steps:?}");
     }
 }
+
+#[test]
+fn an_address_is_given_up_before_the_filter_forgets_what_was_let_in_to_it() {
+    let text = |mode: &str, address: &str| {
+        config(&format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n[networks.n]\nuplink = \"wan\"\n{mode}\n\
+             [guests.closed]\nallow-in = []\n[[guests.closed.nics]]\nnetwork = \"n\"\naddresses = [\"198.51.100.{address}\"]\n"
+        ))
+    };
+    for mode in
+        ["mode = \"routed\"\npool = [\"198.51.100.0/24\"]", "mode = \"nat\"\nsubnets = [\"198.51.100.0/24\"]"]
+    {
+        let (before, after) = (text(mode, "9"), text(mode, "10"));
+        let mut host = host();
+        let attachments = attach_all(&mut host, &before);
+        converge(&mut host, &before, &attachments);
+        let steps = look(&mut host, &after, &attachments).3.ops;
+        let filter = steps.iter().position(|op| matches!(op, Op::Nft(_))).unwrap();
+        let lines: Vec<String> = steps[..filter].iter().map(Op::to_string).collect();
+        let gives_up = |what: &str| lines.iter().any(|line| line.starts_with('-') && line.contains(what));
+        assert!(gives_up("closed.0: address 198.51.100.9"), "{mode}: {lines:?}");
+        assert!(mode.contains("nat") || gives_up("route 198.51.100.9"), "{mode}: {lines:?}");
+        converge(&mut host, &after, &attachments);
+    }
+}

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
-    Apply, Ask, Attachments, Desired, Flow, Notice, Observe, Observed, Op, PROTOCOL, Plan, Served, Severity,
-    ask, desired, ends, plan,
+    Apply, Ask, Attachments, Desired, Flow, Flows, Notice, Observe, Observed, Op, PROTOCOL, Plan, Served,
+    Severity, ask, desired, plan,
 };
 use viaduct_types::NicId;
 
@@ -172,14 +172,18 @@ pub fn converge_except<K: Observe + Apply>(
             return Ok(outcome);
         }
         let total = plan.ops.len();
-        let keep = |flow: &Flow| !ends(&observed.nft, &desired.nft, flow);
+        let flows = Flows::new(&observed.nft, &desired.nft);
+        let keep = |flow: &Flow| flows.keeps(flow);
         let before = std::mem::take(&mut failures);
         let mut done = Plan::default();
         let mut tried = 0;
         for part in parts(&plan.ops, &observed) {
             let results = kernel.apply(part, &keep, &mut |done| progress(tried + done, total));
             tried += part.len();
+            let mut stands_in_the_way = false;
             for (op, result) in part.iter().zip(results) {
+                // Nothing depends on it that flows have ended.
+                stands_in_the_way |= result.is_err() && !matches!(op, Op::EndFlows { .. });
                 match result {
                     Ok(()) => {
                         outcome.objects.insert(op.object());
@@ -188,7 +192,7 @@ pub fn converge_except<K: Observe + Apply>(
                     Err(error) => failures.push(Failure { step: op.to_string(), cause: chain(&error) }),
                 }
             }
-            if !failures.is_empty() {
+            if stands_in_the_way {
                 break;
             }
         }
@@ -241,7 +245,7 @@ pub(crate) fn takes_foreign(op: &Op, observed: &Observed) -> bool {
         | Op::DeleteUnicast(..)
         | Op::Guest { .. }
         | Op::Namespace { .. }
-        | Op::EndFlows
+        | Op::EndFlows { .. }
         | Op::Announce { .. } => false,
     }
 }

@@ -189,11 +189,11 @@ impl Run<'_> {
             }
             Op::Guest { netns, device, change, .. } => self.change_guest(doing, netns, device, change),
             Op::Namespace { name, change } => self.change_namespace(doing, name, change),
-            Op::EndFlows => {
+            Op::EndFlows { then } => {
                 self.send();
                 let ended = self.kernel.conntrack.end(keep, &doing.what())?;
                 tracing::debug!(ended, "flows ended");
-                Ok(())
+                self.kernel.nft.commit(then).map_err(|e| KernelError::Filter { source: Arc::new(e) })
             }
             Op::Announce { link, address, mac } => {
                 self.send();

@@ -120,7 +120,8 @@ fn nothing_is_done_after_a_failed_filter() {
         // There is no such table.
         let (family, name, chain) = (nft::Family::Inet, "c".to_owned(), nft::Chain::default());
         let filter = Op::Nft(vec![nft::Change::ReplaceRules { family, name, chain }]);
-        let results = world.try_apply(&[bridge("br0"), filter, bridge("br1"), Op::EndFlows]);
+        let results =
+            world.try_apply(&[bridge("br0"), filter, bridge("br1"), Op::EndFlows { then: Vec::new() }]);
         let texts: Vec<_> = results.into_iter().map(|r| r.map_err(|e| e.to_string())).collect();
         assert_eq!(texts[0], Ok(()));
         let failed = texts[1].as_ref().unwrap_err();

@@ -1,6 +1,17 @@
-use std::net::UdpSocket;
+use std::{
+    collections::BTreeMap,
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
-use viaduct_plan::{Apply, GuestChange, GuestRoute, Op, Sysctl};
+use viaduct_plan::{
+    Apply, GuestChange, GuestRoute, Op, Sysctl,
+    nft::{
+        Base, Chain, ChainKind, Const, Family, Hook, Rule, Ruleset, Selector, Statement, Table, Verdict, diff,
+    },
+};
 
 use crate::world::{Guest, World, address, isolated, name, net, up, veth};
 
@@ -71,11 +82,71 @@ fn exactly_the_unwanted_flow_ends() {
         assert_eq!(flow.reply.source, flow.original.destination);
 
         let keep = |flow: &viaduct_plan::Flow| flow.original.destination_port != 5001 || flow.protocol != 17;
-        world.kernel.apply(&[Op::EndFlows], &keep, &mut |_| {}).pop().unwrap().unwrap();
+        world.kernel.apply(&[Op::EndFlows { then: Vec::new() }], &keep, &mut |_| {}).pop().unwrap().unwrap();
         let mut left = world.kernel.flows().unwrap();
         left.retain(|flow| flow.protocol == 17);
         assert_eq!(left.len(), 2, "{left:#?}");
         assert!(left.iter().all(|flow| flow.original.destination_port == 5002));
+    });
+}
+
+/// A packet that the old filter has let through, and that is on its way while the new one comes, makes a flow.
+#[test]
+fn no_flow_comes_up_behind_those_who_end_them() {
+    isolated(|| {
+        let (mut world, guests) = (World::new(), [Guest::new(), Guest::new()]);
+        routed(&mut world, &guests);
+        exchange(&guests, 0, 5001);
+        let filter = |rules: &[Rule]| {
+            let base = Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: 1, device: None };
+            let chain = Chain { base: Some(base), rules: rules.to_vec() };
+            let table = Table { chains: BTreeMap::from([("c".to_owned(), chain)]), ..Table::default() };
+            Ruleset { tables: BTreeMap::from([(Family::Inet, table)]) }
+        };
+        let refused = Statement::Is(Selector::ThDport, Const::be16(7000, "7000"));
+        let (open, shut) =
+            (filter(&[]), filter(&[Rule::new(vec![refused, Statement::Verdict(Verdict::Drop)])]));
+        world.apply(&[Op::Nft(diff(&Ruleset::default(), &open))]);
+        // Between the hook that lets a packet through and the tracking of its flow its way is long.
+        let (long, longer) = ("ip daddr 192.0.2.1 counter; ".repeat(1000), "jump l; ".repeat(50));
+        let rules = format!(
+            "table inet l {{ chain l {{ {long} }}; chain p {{ type filter hook postrouting priority 0; {longer} }}; }}"
+        );
+        let mut nft = std::process::Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut nft.stdin.take().unwrap(), rules.as_bytes()).unwrap();
+        assert!(nft.wait().unwrap().success());
+        let ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                guests[0].run(|| {
+                    // Each packet is a flow of its own.
+                    let sockets: Vec<_> = (0..400).map(|_| UdpSocket::bind("10.9.0.2:0").unwrap()).collect();
+                    while !ended.load(Ordering::Relaxed) {
+                        for socket in &sockets {
+                            let _ = socket.send_to(b"x", "10.9.1.2:7000");
+                        }
+                    }
+                });
+            });
+            let (mut flows, mut late) = (0, 0);
+            for _ in 0..60 {
+                thread::sleep(Duration::from_millis(5));
+                let ours = |flow: &viaduct_plan::Flow| flow.original.destination_port != 7000;
+                flows += world.kernel.flows().unwrap().iter().filter(|flow| !ours(flow)).count();
+                let steps = [Op::Nft(diff(&open, &shut)), Op::EndFlows { then: Vec::new() }];
+                let results = world.kernel.apply(&steps, &ours, &mut |_| {});
+                results.into_iter().for_each(|result| result.unwrap());
+                late += world.kernel.flows().unwrap().iter().filter(|flow| !ours(flow)).count();
+                world.apply(&[Op::Nft(diff(&shut, &open))]);
+            }
+            ended.store(true, Ordering::Relaxed);
+            assert!(flows > 100, "{flows}");
+            assert_eq!(late, 0, "flows that nobody let through");
+        });
     });
 }
 
@@ -84,6 +155,6 @@ fn a_network_that_nobody_tracks_has_no_flows() {
     isolated(|| {
         let mut world = World::new();
         assert!(world.kernel.flows().unwrap().is_empty());
-        world.apply(&[Op::EndFlows]);
+        world.apply(&[Op::EndFlows { then: Vec::new() }]);
     });
 }

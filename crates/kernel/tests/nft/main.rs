@@ -6,5 +6,6 @@ mod differential;
 mod examples;
 mod failures;
 mod measure;
+mod mixed;
 mod round_trip;
 mod support;

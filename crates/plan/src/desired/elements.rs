@@ -43,7 +43,8 @@ impl Builder {
         self.declare(name, SetDef { dynamic: Some(COUNTED), ..SetDef::set(&[Type::IfName]) });
     }
 
-    fn declare(&mut self, name: &str, def: SetDef) {
+    /// A set of any kind.
+    pub(super) fn declare(&mut self, name: &str, def: SetDef) {
         self.table.sets.insert(name.to_owned(), Set { def, elements: Default::default() });
     }
 

@@ -18,6 +18,7 @@ pub(super) use guard::{add_own_addresses, arp_table, guard_of};
 use viaduct_types::{IfName, IpNet};
 
 use super::{context::Context, elements::Builder};
+use crate::debt;
 use crate::nft::{Const, Family, Selector, Statement, Table};
 
 const FILTER: i32 = 0;
@@ -33,6 +34,7 @@ pub(super) fn table(context: &Context<'_>, claimed: &BTreeSet<IpAddr>) -> Option
     midway::add(&mut table);
     input::add(context, claimed, &mut table);
     translation::add(context, &mut table);
+    table.declare(debt::SET, debt::definition());
     Some((Family::Inet, table.finish()))
 }
 
