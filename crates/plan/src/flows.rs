@@ -8,6 +8,9 @@ use crate::{
     state::{Flow, Tuple},
 };
 
+/// IPPROTO_UDP
+const UDP: u8 = 17;
+
 /// What becomes of flows when a filter takes another's place.
 #[derive(Clone, Debug)]
 pub struct Flows<'a> {
@@ -40,9 +43,10 @@ pub fn ends(before: &Ruleset, after: &Ruleset, flow: &Flow) -> bool {
         (Some(before), Some(after)) => {
             before.allows(flow) == Some(true) && after.allows(flow) != Some(true)
                 || before.is_ours(flow) && before.permissions(flow).lost(&after.permissions(flow))
+                || after.led_past(flow) && before.published_at(flow) != after.published_at(flow)
         }
         // A filter that comes anew does not know what an earlier one let through.
-        (None, Some(after)) => after.allows(flow) == Some(false),
+        (None, Some(after)) => after.allows(flow) == Some(false) || after.led_past(flow),
         (Some(before), None) => before.allows(flow) == Some(true),
         (None, None) => false,
     }
@@ -101,9 +105,9 @@ impl<'a> View<'a> {
             to != flow.original.destination || flow.reply.source_port != flow.original.destination_port;
         let from_guest = self.has(v6, "attached", &Key::new().ip(flow.original.source));
         let to_guest = self.has(v6, "attached", &Key::new().ip(to));
-        if published && self.published_to(v6, flow.protocol, &flow.original).is_some() {
+        if published && self.published_to(flow.protocol, &flow.original).is_some() {
             return Some(
-                self.published_to(v6, flow.protocol, &flow.original) == Some((to, flow.reply.source_port)),
+                self.published_to(flow.protocol, &flow.original) == Some((to, flow.reply.source_port)),
             );
         }
         if !from_guest && !to_guest {
@@ -138,7 +142,7 @@ impl<'a> View<'a> {
         };
         Permissions {
             published: (target != (flow.original.destination, flow.original.destination_port))
-                .then(|| self.published_to(v6, flow.protocol, &flow.original))
+                .then(|| self.published_to(flow.protocol, &flow.original))
                 .flatten()
                 .filter(|published| *published == target),
             listed: [listed("out", [from, to]), listed("in", [to, from])],
@@ -147,27 +151,50 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether the flow goes past a port that is published now: a datagram's sender who began before that, and never
+    /// pauses, would never be led to the guest. Connections to the host itself are not cut, as new ones have ports of
+    /// their own.
+    fn led_past(&self, flow: &Flow) -> bool {
+        let target = (flow.reply.source, flow.reply.source_port);
+        flow.protocol == UDP && self.published_at(flow).is_some_and(|published| published != target)
+    }
+
+    /// Where a port leads that is published at just the address that the flow was opened to.
+    fn published_at(&self, flow: &Flow) -> Option<(IpAddr, u16)> {
+        self.published_in(&["publish"], &["publish_range"], flow.protocol, &flow.original)
+    }
+
     /// What the published ports make of a destination.
-    fn published_to(&self, v6: bool, protocol: u8, tuple: &Tuple) -> Option<(IpAddr, u16)> {
+    fn published_to(&self, protocol: u8, tuple: &Tuple) -> Option<(IpAddr, u16)> {
+        let (exact, ranges) = (["publish", "publish_all"], ["publish_range", "publish_all_range"]);
+        self.published_in(&exact, &ranges, protocol, tuple)
+    }
+
+    fn published_in(
+        &self,
+        exact: &[&str],
+        ranges: &[&str],
+        protocol: u8,
+        tuple: &Tuple,
+    ) -> Option<(IpAddr, u16)> {
         let (address_of, port) = (tuple.destination, tuple.destination_port);
-        let exact = [
-            ("publish", Key::new().ip(address_of).protocol(protocol).port(port)),
-            ("publish_all", Key::new().protocol(protocol).port(port)),
-        ];
+        let v6 = address_of.is_ipv6();
+        let at_all = Key::new().protocol(protocol).port(port);
+        let exact_keys = [Key::new().ip(address_of).protocol(protocol).port(port), at_all];
         let range = || Key::new().port(port).protocol(protocol);
-        let ranges = [("publish_range", range().ip(address_of)), ("publish_all_range", range())];
-        let find = |list: [(&str, Key); 2]| {
-            list.into_iter().find_map(|(name, key)| match self.set(v6, name)?.lookup(&key)? {
+        let range_keys = [range().ip(address_of), range()];
+        let find = |names: &[&str], keys: [Key; 2]| {
+            names.iter().zip(keys).find_map(|(name, key)| match self.set(v6, name)?.lookup(&key)? {
                 Value::Fields(bytes) => Some(bytes.clone()),
                 Value::None | Value::Verdict(_) => None,
             })
         };
         let len = if v6 { 16 } else { 4 };
-        if let Some(bytes) = find(exact) {
+        if let Some(bytes) = find(exact, exact_keys) {
             let port = bytes.get(len..len + 2).and_then(|b| Some(u16::from_be_bytes(b.try_into().ok()?)))?;
             return Some((address(bytes.get(..len)?)?, port));
         }
-        Some((address(find(ranges)?.get(..len)?)?, tuple.destination_port))
+        Some((address(find(ranges, range_keys)?.get(..len)?)?, tuple.destination_port))
     }
 
     /// Whether a guest's own list allows the flow with the other end; a guest without one is not narrowed.

@@ -138,3 +138,23 @@ fn a_filter_that_comes_or_goes_leaves_nothing_behind() {
     let other = tcp(OUTSIDE, "192.0.2.99", 22);
     assert!(!ends(&nothing, &closed, &other) && !ends(&open, &nothing, &other));
 }
+
+#[test]
+fn a_datagram_flow_to_a_port_that_is_published_now_is_led_there() {
+    let of = |publish: &str| {
+        networks("uplink = \"wan\"", &guest("a", A, &format!("publish = [{publish}]")), &["a"])
+    };
+    let to_host = |protocol, port| Flow { protocol, ..tcp(OUTSIDE, "203.0.113.2", port) };
+    let (none, published) = (of(""), of("\"203.0.113.2:53:53/udp\", \"203.0.113.2:22:22/tcp\""));
+    assert!(
+        ends(&none, &published, &to_host(17, 53)) && ends(&Ruleset::default(), &published, &to_host(17, 53))
+    );
+    assert!(!ends(&published, &published, &to_host(17, 53)) && !ends(&none, &published, &to_host(17, 54)));
+    // Nobody loses the connection by which they publish the port.
+    assert!(!ends(&none, &published, &to_host(6, 22)));
+    let mut there = to_host(17, 53);
+    there.reply.source = A.parse().unwrap();
+    assert!(!ends(&none, &published, &there));
+    // In ranges as well.
+    assert!(ends(&none, &of("\"203.0.113.2:50-60:50-60/udp\""), &to_host(17, 53)));
+}

@@ -158,6 +158,7 @@ proptest! {
         attached in prop::collection::vec(any::<bool>(), 1..9),
         change in change(),
         ends_of in prop::collection::vec((any::<Index>(), any::<Index>(), any::<bool>(), 0u16..9), 40),
+        udp in any::<bool>(),
     ) {
         let (mut host, config, attachments, all) = made(&shape, &attached);
         let Some((new, wanted)) = changed(&shape, &attachments, &all, &change) else { return Ok(()) };
@@ -177,7 +178,7 @@ proptest! {
             if source.is_ipv4() != to.is_ipv4() {
                 continue;
             }
-            let ports = [22, 80, 99, 443, 53, 25, 8000, 8001, 8002];
+            let ports = [22, 80, 99, 443, 53, 25, 8000, 9001, 9011];
             let service = ports[usize::from(port)];
             // To a published port, or straight.
             let original = if published && to.is_ipv4() {
@@ -186,7 +187,7 @@ proptest! {
                 (to, service, service)
             };
             let flow = Flow {
-                protocol: 6,
+                protocol: if udp { 17 } else { 6 },
                 original: Tuple { source, destination: original.0, source_port: 1, destination_port: original.1 },
                 reply: Tuple { source: to, destination: source, source_port: original.2, destination_port: 1 },
             };

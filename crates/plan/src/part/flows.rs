@@ -7,7 +7,7 @@ use std::{
 };
 
 use viaduct_model::{Config, Guest};
-use viaduct_types::GuestName;
+use viaduct_types::{GuestName, Proto};
 
 use super::{Reduced, reduced::Pair, section::supposed};
 use crate::{
@@ -73,7 +73,8 @@ impl<'a> Judge<'a> {
             .collect();
         let translated = flow.reply.source != flow.original.destination
             || flow.reply.source_port != flow.original.destination_port;
-        if translated {
+        // A flow may have been there before its port was published.
+        if translated || flow.protocol == Proto::Udp.number() {
             others.extend(self.publishers(flow));
         }
         let mut combinations = self.combinations.borrow_mut();
