@@ -88,7 +88,9 @@ fn mtu_of(context: &Context<'_>, vnet: &Vnet) -> u32 {
 
 /// What gets through a vnet: as it was found, else what this host's uplinks let expect.
 pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
-    vnet.mtu.unwrap_or_else(|| {
+    // With less, a device has no IPv6 (RFC 8200, section 5); what is too long for the path is answered by what carries it.
+    const LEAST: u32 = 1280;
+    let found = vnet.mtu.unwrap_or_else(|| {
         let of_uplink = |uplink: &viaduct_model::Uplink| {
             uplink.mtu.or_else(|| Some(context.observed.links.get(&uplink.interface)?.mtu))
         };
@@ -97,6 +99,7 @@ pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
         let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Address(address) if address.is_ipv4());
         let v6 = !peers.flat_map(|peer| &peer.endpoints).all(is_v4);
         let auth = if vnet.security == Security::Auth { AUTH } else { 0 };
-        outside.saturating_sub(OVERHEAD[usize::from(v6)] + auth).max(68)
-    })
+        outside.saturating_sub(OVERHEAD[usize::from(v6)] + auth)
+    });
+    found.max(LEAST)
 }

@@ -35,8 +35,8 @@ pub(super) struct Vnets {
 
 #[derive(Default)]
 struct Shared {
-    /// None: no process is needed.
-    orders: Option<Orders>,
+    /// None as long as nobody has said; inside none when no process is needed.
+    wanted: Option<Option<Orders>>,
     /// To the process that runs.
     stream: Option<UnixStream>,
     ending: bool,
@@ -58,11 +58,11 @@ impl Vnets {
     /// What is to be carried from now on.
     pub(super) fn be(&self, orders: Option<Orders>) {
         let mut shared = lock(&self.shared);
-        if shared.orders == orders {
+        if shared.wanted.as_ref() == Some(&orders) {
             return;
         }
-        let request = orders.clone().map_or(Request::End, |orders| Request::Be(Box::new(orders)));
-        shared.orders = orders;
+        let request = request(orders.as_ref());
+        shared.wanted = Some(orders);
         // It fails when the process has just ended; the next is told everything.
         let told = shared.stream.as_ref().map(|stream| ask(stream, &request));
         if told.is_none()
@@ -96,24 +96,33 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn is_wanted(shared: &Mutex<Shared>) -> bool {
+    lock(shared).wanted.as_ref().is_some_and(Option::is_some)
+}
+
+fn request(orders: Option<&Orders>) -> Request {
+    orders.map_or(Request::End, |orders| Request::Be(Box::new(orders.clone())))
+}
+
 fn keep_running(shared: &Mutex<Shared>, place: &Place, jobs: &Jobs) {
     let [mut pause, longest] = PAUSES;
-    let mut known = false;
+    let mut ended = false;
     loop {
         if lock(shared).ending {
             return;
         }
-        // Whoever is left of a daemon before this one is told to end when nobody needs it.
-        if lock(shared).orders.is_none() && (known || Client::connect(&place.run_dir).is_err()) {
-            known = true;
+        let wanted = lock(shared).wanted.as_ref().map(Option::is_some);
+        // Whoever is left of a daemon before this one is told to end when it is known that nobody needs it.
+        let left_over = || wanted == Some(false) && !ended && Client::connect(&place.run_dir).is_ok();
+        if wanted != Some(true) && !left_over() {
             thread::park();
             continue;
         }
-        known = true;
+        ended = wanted == Some(false);
         let started = Instant::now();
         match find_or_start(place) {
             Ok(client) => match attend(shared, client, jobs) {
-                Ok(()) if lock(shared).ending || lock(shared).orders.is_none() => continue,
+                Ok(()) if lock(shared).ending || !is_wanted(shared) => continue,
                 Ok(()) => warn!("the process that carries vnets ended; it is started again"),
                 Err(error) => warn!("the process that carries vnets was lost: {error}"),
             },
@@ -177,8 +186,7 @@ fn attend(shared: &Mutex<Shared>, mut client: Client, jobs: &Jobs) -> io::Result
             return Ok(());
         }
         let stream = client.writer()?;
-        let orders = shared.orders.clone();
-        ask(&stream, &orders.map_or(Request::End, |orders| Request::Be(Box::new(orders))))?;
+        ask(&stream, &request(shared.wanted.as_ref().and_then(Option::as_ref)))?;
         shared.stream = Some(stream);
     }
     client.wait_for_ever()?;

@@ -14,6 +14,7 @@ use super::{
     engine::{Engine, Vnet},
     link::Farewell,
     peers::Peer,
+    start::accept,
     tables::Tables,
 };
 use crate::datapath::{Lifetime, Tap};
@@ -21,6 +22,9 @@ use crate::datapath::{Lifetime, Tap};
 impl Engine {
     /// What is to be from now on; says what is not.
     pub(super) fn be(&mut self, orders: Orders) -> Vec<String> {
+        if !std::mem::replace(&mut self.accepts, true) {
+            tokio::spawn(accept(self.endpoint.clone(), self.inputs.clone()));
+        }
         let mut gone: BTreeSet<HostKey> = self.peers.keys().copied().collect();
         for (name, wanted) in &orders.peers {
             let key = wanted.key;

@@ -1,33 +1,41 @@
-//! Dialling a peer: all of its endpoints in turn, until one answers as who it should be.
+//! Dialling a peer: all of its endpoints, until one answers as who it should be.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{ClientConfig, Endpoint};
-use tokio::{sync::mpsc, time};
+use tokio::{sync::mpsc, task::JoinSet, time};
 use viaduct_types::HostKey;
 
 use super::{Identity, engine::Input, link, tls};
 
 /// How long one address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So long after one address the next is tried beside it (RFC 8305, section 5).
+const APART: Duration = Duration::from_millis(100);
 /// How long until all are tried again, at first and at last.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
-/// Dials until the task is ended, which it is when there is a connection.
+/// Dials until the task is ended, which it is when there is a connection. A peer that ends connections as soon as they
+/// stand has ended so many before.
 pub(super) async fn dial(
     identity: Arc<Identity>,
     endpoint: Endpoint,
     key: HostKey,
     endpoints: Vec<String>,
+    ended_before: u32,
     inputs: mpsc::Sender<Input>,
 ) {
-    let [mut pause, longest] = PAUSES;
+    let [first, longest] = PAUSES;
+    let mut pause = (first * 2u32.saturating_pow(ended_before.min(16))).min(longest);
+    if ended_before > 0 {
+        time::sleep(pause).await;
+    }
     loop {
+        let mut attempts = JoinSet::new();
+        let mut delay = Duration::ZERO;
         for name in &endpoints {
-            let addresses: Vec<SocketAddr> = match time::timeout(PATIENCE, tokio::net::lookup_host(name))
-                .await
-            {
-                Ok(Ok(addresses)) => addresses.collect(),
+            let addresses = match time::timeout(PATIENCE, tokio::net::lookup_host(name)).await {
+                Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
                 Ok(Err(error)) => {
                     let _ = inputs.send(Input::not_reached(key, name, &error.to_string(), None)).await;
                     continue;
@@ -38,18 +46,28 @@ pub(super) async fn dial(
                 }
             };
             for address in addresses {
-                let failed = match attempt(&identity, &endpoint, key, address).await {
-                    Ok(connection) => {
-                        let _ = inputs.send(Input::Connected { key, dialled: true, connection }).await;
-                        // The engine ends this task when it keeps the connection; else there is another attempt.
-                        time::sleep(PATIENCE).await;
-                        continue;
-                    }
-                    Err(failed) => failed,
-                };
-                let target =
-                    if name == &address.to_string() { name.clone() } else { format!("{name} ({address})") };
-                let _ = inputs.send(Input::not_reached(key, &target, &failed.0, failed.1)).await;
+                let (identity, endpoint, name) = (Arc::clone(&identity), endpoint.clone(), name.clone());
+                attempts.spawn(async move {
+                    time::sleep(delay).await;
+                    let target =
+                        if name == address.to_string() { name } else { format!("{name} ({address})") };
+                    (target, attempt(&identity, &endpoint, key, address).await)
+                });
+                delay += APART;
+            }
+        }
+        while let Some(ended) = attempts.join_next().await {
+            let Ok((target, result)) = ended else { continue };
+            match result {
+                Ok(connection) => {
+                    attempts.abort_all();
+                    let _ = inputs.send(Input::Connected { key, dialled: true, connection }).await;
+                    // The engine ends this task when it keeps the connection; else there is another attempt.
+                    time::sleep(PATIENCE).await;
+                }
+                Err(Failed(why, seen)) => {
+                    let _ = inputs.send(Input::not_reached(key, &target, &why, seen)).await;
+                }
             }
         }
         time::sleep(pause).await;

@@ -26,6 +26,8 @@ use crate::datapath::{Datapath, Event, Handle};
 
 /// How often what nobody tells is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// A connection that lasted for so long did not end because of what the hosts are.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Keys are used for so long.
 const REKEY: Duration = Duration::from_secs(3600);
 
@@ -72,7 +74,9 @@ pub(super) struct Engine {
     pub(super) port: u16,
     pub(super) rekey: Duration,
     pub(super) run_dir: PathBuf,
-    inputs: mpsc::Sender<Input>,
+    pub(super) inputs: mpsc::Sender<Input>,
+    /// Whether connections are taken.
+    pub(super) accepts: bool,
     start: Instant,
     pub(super) node: Node,
     pub(super) orders: Orders,
@@ -110,6 +114,7 @@ impl Engine {
             rekey: options.rekey.unwrap_or(REKEY),
             run_dir: options.run_dir.clone(),
             inputs,
+            accepts: false,
             start: Instant::now(),
             orders: Orders::default(),
             peers: BTreeMap::new(),
@@ -243,6 +248,8 @@ impl Engine {
         info!("peer {} is not connected any more: {why}", peer.name);
         peer.session = None;
         peer.error = Some(why);
+        let at_once = now.saturating_sub(link.since) < SETTLED;
+        peer.ended_at_once = if at_once { peer.ended_at_once.saturating_add(1) } else { 0 };
         self.dial(link.key);
     }
 
@@ -257,6 +264,7 @@ impl Engine {
             self.endpoint.clone(),
             key,
             peer.endpoints.clone(),
+            peer.ended_at_once,
             self.inputs.clone(),
         )));
     }

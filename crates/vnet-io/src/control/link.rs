@@ -135,11 +135,17 @@ pub(super) fn transport() -> Arc<quinn::TransportConfig> {
         .max_concurrent_uni_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(256 * 1024))
         .receive_window(VarInt::from_u32(256 * 1024))
+        // What is lost of a handshake is sent again soon: hosts are started one after the other.
+        .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
     // Found out by itself up to what Ethernet has with large frames; the data channel takes what is found.
     let mut search = quinn::MtuDiscoveryConfig::default();
-    search.upper_bound(8_972).minimum_change(8).interval(Duration::from_secs(30));
+    search
+        .upper_bound(8_972)
+        .minimum_change(8)
+        .interval(Duration::from_secs(30))
+        .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));
     Arc::new(config)
 }

@@ -19,6 +19,10 @@ const MOST_STRANGERS: usize = 32;
 /// carries, or what was found the last time, is taken for it.
 pub(super) const SEARCHING: Duration = Duration::from_secs(3);
 
+/// What every path carries for QUIC (RFC 9000, section 14): what is taken for it when longer datagrams do not arrive, until
+/// it has been searched anew.
+pub(super) const LEAST: u16 = 1200;
+
 /// IP and UDP.
 pub(super) const fn headers(v6: bool) -> u16 {
     if v6 { 48 } else { 28 }
@@ -36,6 +40,10 @@ pub(super) struct Peer {
     pub(super) refused: u64,
     pub(super) seen_key: Option<HostKey>,
     pub(super) error: Option<String>,
+    /// Connections in a row that ended as soon as they stood.
+    pub(super) ended_at_once: u32,
+    /// What a router said that the path carries, in bytes of datagrams, and when it did.
+    pub(super) hint: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
     pub(super) probed: (u64, Duration),
 }
@@ -52,6 +60,8 @@ impl Peer {
             refused: 0,
             seen_key: None,
             error: None,
+            ended_at_once: 0,
+            hint: None,
             probed: (0, Duration::ZERO),
         }
     }

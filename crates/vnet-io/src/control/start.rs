@@ -86,7 +86,6 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
         let endpoint = endpoint(&identity, socket, datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
         tokio::spawn(server::serve(listener, inputs.clone()));
-        tokio::spawn(accept(endpoint.clone(), inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
         Engine::new(options, identity, datapath, endpoint, inputs).run(queue, events).await;
@@ -117,8 +116,8 @@ fn endpoint(
         .map_err(failed("set up QUIC"))
 }
 
-/// Takes connections.
-async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>) {
+/// Takes connections. This begins when it is known who may connect: what comes before waits so long.
+pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>) {
     let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         // Whoever asks while many do has to show that it is where it says.

@@ -12,7 +12,7 @@ use viaduct_vnet_proto::{
 use super::{
     engine::Engine,
     link::Link,
-    peers::{SEARCHING, headers, largest_of_link},
+    peers::{LEAST, SEARCHING, headers, largest_of_link},
 };
 use crate::datapath::{Event, Path};
 
@@ -51,10 +51,18 @@ impl Engine {
                     let _ = self.handle.deliver(vnet, answer);
                 }
             }
-            Event::PathTooBig { remote, .. } => {
+            Event::PathTooBig { remote, largest_packet } => {
                 let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
                 let there = |link: &&Link| link.remote() == remote;
                 if let Some(key) = self.links.values().find(there).map(|link| link.key) {
+                    // Anyone may have said so: the path itself is asked, and only how much shorter it is is believed.
+                    let said = largest_packet.and_then(|length| u16::try_from(length).ok());
+                    let now = self.now();
+                    if let (Some(said), Some(peer)) = (said, self.peers.get_mut(&key)) {
+                        let datagram = said.saturating_sub(headers(remote.is_ipv6()));
+                        let carries = peer.path.as_ref().is_some_and(|path| datagram < path.largest_datagram);
+                        peer.hint = (datagram > LEAST && carries).then_some((datagram, now));
+                    }
                     self.probe(key);
                 }
             }
@@ -122,7 +130,8 @@ impl Engine {
         let largest = if now.saturating_sub(link.since) < SEARCHING {
             known.or_else(|| largest_of_link(remote)).unwrap_or(found).max(found)
         } else {
-            found
+            let hint = peer.hint.filter(|(_, then)| found == LEAST && now.saturating_sub(*then) < SEARCHING);
+            hint.map_or(found, |(datagram, _)| datagram)
         };
         let path = Path { remotes: vec![remote], local: None, largest_datagram: largest };
         if peer.path.as_ref() != Some(&path) {
