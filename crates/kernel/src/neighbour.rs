@@ -26,6 +26,9 @@ const NDA_PROTOCOL: u16 = 12;
 /// Answers for an address on a device.
 pub(crate) fn add_proxy(index: u32, address: IpAddr) -> Request {
     let mut message = proxy(index, address);
+    // Others go when the device loses its carrier: a cable for a moment, the machine behind a tap at its restart
+    // (net/core/neighbour.c, `pneigh_ifdown_and_unlock`; all of them before Linux 5.17).
+    message.header.state = NeighbourState::Permanent;
     message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(PROTOCOL)));
     Request::change(&RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)
 }

@@ -1,3 +1,8 @@
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
 use viaduct_plan::{Op, PROTOCOL, Proxy, Route, RouteKind};
 use viaduct_types::MacAddr;
 
@@ -157,6 +162,35 @@ fn another_ones_route_is_neither_replaced_nor_deleted() {
         assert!(text.contains("there is already route 198.51.100.0/24 → br0 (protocol 4)"), "{text}");
         world.apply(&[Op::DeleteRoute(route("198.51.100.0/24", Some("br0"), None))]);
         assert!(world.observe().routes.contains(&theirs));
+    });
+}
+
+#[test]
+fn what_is_answered_for_outlives_the_carrier() {
+    isolated(|| {
+        let (mut world, guest) = (World::new(), Guest::new());
+        world.apply(&[veth("v0", &guest), up("v0")]);
+        let ip = |line: &str| {
+            let output = Command::new("ip").args(line.split(' ')).output().unwrap();
+            assert!(output.status.success(), "ip {line}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let becomes = |state: &str| {
+            let begin = Instant::now();
+            while !ip("-oneline link show dev v0").contains(state) {
+                assert!(begin.elapsed() < Duration::from_secs(10), "not {state}: {}", ip("link show dev v0"));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        guest.run(|| ip("link set eth0 up"));
+        becomes("state UP");
+        let proxies =
+            ["192.0.2.7", "2001:db8::7"].map(|a| Proxy { link: name("v0"), address: a.parse().unwrap() });
+        world.apply(&proxies.clone().map(Op::AddProxy));
+        // By then the kernel has forgotten what goes with a carrier.
+        guest.run(|| ip("link set eth0 down"));
+        becomes("state DOWN");
+        assert_eq!(world.observe().proxies, proxies.map(|proxy| (proxy, PROTOCOL)).into());
     });
 }
 
