@@ -15,10 +15,24 @@ use xtask::root;
 /// What `make test` runs there: what depends most on the kernel's version, and takes no minutes where processors are
 /// emulated.
 pub(crate) fn tests() -> Result<i32, String> {
-    let kinds =
-        ["addresses", "announcements", "errors", "flows", "guests", "links", "sysctls", "--skip", "hundreds"];
-    let tested =
-        run(&[&["test", "--package", "viaduct-kernel", "--test", "kernel", "--"][..], &kinds].concat())?;
+    let programs = ["test", "--package", "viaduct-kernel", "--test", "kernel", "--test", "nft", "--"];
+    let kinds = [
+        "addresses",
+        "announcements",
+        "errors",
+        "flows",
+        "guests",
+        "links",
+        "sysctls",
+        // What nft makes of our rules, and the kernel of both.
+        "differential",
+        "examples",
+        "round_trip",
+        // Says how long it may take, which an emulated processor does not keep to.
+        "--skip",
+        "hundreds",
+    ];
+    let tested = run(&[&programs[..], &kinds].concat())?;
     let labs = run(&["lab", "examples/dedicated-xen"])?;
     Ok(tested.max(labs))
 }
@@ -80,6 +94,8 @@ impl<'a> Order<'a> {
             // What is not installed here, nobody can expect there.
             let _ = image.program(program);
         }
+        // By which nft knows "ipv6-icmp".
+        let _ = image.copy(Path::new("/etc/protocols"));
         for path in &self.copy {
             image.copy(path).map_err(told)?;
         }
