@@ -60,4 +60,5 @@ install:
 		sed 's,/usr/bin/,$(PREFIX)/bin/,' packaging/$$unit.service \
 			> $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit; \
 	done
+	install -D --mode 755 integrations/libvirt/viaduct $(DESTDIR)/etc/libvirt/hooks/qemu.d/viaduct
 	install -D --mode 644 packaging/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/viaduct.conf

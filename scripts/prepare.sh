@@ -59,6 +59,9 @@ case $purpose in test | ci)
     need systemd-container systemd-nspawn "boots it"
     need qemu-system-x86 qemu-system-x86_64 "runs virtual machines in tests; needs no KVM"
     need busybox busybox "is what these machines are made of"
+    need libvirt-daemon libvirtd "starts and ends virtual machines in a test, which our hook attaches"
+    need libvirt-daemon-driver-qemu - "with QEMU"
+    need libvirt-clients virsh "tells it to"
     need kmod depmod "knows what modules of their kernel need each other"
     ;;
 esac

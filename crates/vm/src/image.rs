@@ -129,7 +129,11 @@ impl Image {
         self.archive.file(Path::new(path), text.as_bytes().to_vec(), mode);
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<(), VmError> {
+    /// Writes it as the kernel takes it at its start.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), VmError> {
         let mut archive = self.archive.clone();
         let list: String = self.modules.iter().map(|file| format!("/lib/modules/{file}\n")).collect();
         archive.file(Path::new("/etc/modules"), list.into_bytes(), 0o644);

@@ -57,8 +57,8 @@ impl Kernel {
         &self.release
     }
 
-    /// The kernel itself.
-    pub(crate) fn image(&self) -> PathBuf {
+    /// The kernel itself, for whoever boots it by other means than [`crate::Machine`].
+    pub fn image(&self) -> PathBuf {
         self.directory.join(format!("boot/vmlinuz-{}", self.release))
     }
 

@@ -76,6 +76,7 @@ fn has_what_it_is_to_have(package: &Path) {
         "./usr/share/doc/viaduct/examples/openvz/viaduct.toml",
         "./usr/share/doc/viaduct/copyright",
         "./etc/viaduct/conf.d/README",
+        "./etc/libvirt/hooks/qemu.d/viaduct",
     ] {
         assert!(files.iter().any(|name| name.trim_end_matches(".gz") == file), "no {file} in {list}");
     }
