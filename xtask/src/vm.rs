@@ -33,7 +33,7 @@ pub(crate) fn tests() -> Result<i32, String> {
         "hundreds",
     ];
     let tested = run(&[&programs[..], &kinds].concat())?;
-    let labs = run(&["lab", "examples/dedicated-xen"])?;
+    let labs = run(&["lab", "examples/dedicated-xen", "examples/vserver"])?;
     Ok(tested.max(labs))
 }
 

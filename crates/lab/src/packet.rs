@@ -23,6 +23,8 @@ pub(crate) struct Heard<'b> {
     pub(crate) frame: &'b [u8],
     /// It left by this interface instead of arriving.
     pub(crate) outgoing: bool,
+    /// The VLAN of its outermost tag, which the kernel has taken out of the frame.
+    pub(crate) vlan: Option<u16>,
 }
 
 impl PacketSocket {
@@ -59,6 +61,8 @@ impl PacketSocket {
         // SAFETY: the call has just made it, and nobody else has it.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
         socket.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)?;
+        let yes: libc::c_int = 1;
+        socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, &yes)?;
         let to = link_address(index);
         // SAFETY: a sockaddr_ll of its own size.
         let bound = unsafe { libc::bind(fd, ptr::from_ref(&to).cast(), length_of(&to)) };
@@ -69,7 +73,11 @@ impl PacketSocket {
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: pointer and length are the frame's.
         match unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) } {
-            -1 => Err(io::Error::last_os_error()),
+            -1 => match io::Error::last_os_error() {
+                // The kernel's word for one that a filter on its way out dropped.
+                error if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+                error => Err(error),
+            },
             _ => Ok(()),
         }
     }
@@ -77,20 +85,21 @@ impl PacketSocket {
     /// The next frame that has been heard, if there is one.
     pub(crate) fn hear<'b>(&self, buffer: &'b mut [u8]) -> Option<Heard<'b>> {
         let mut from = link_address(0);
-        let mut size = length_of(&from);
-        // SAFETY: buffer and address are given with their own lengths.
-        let length = unsafe {
-            libc::recvfrom(
-                self.0.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                0,
-                ptr::from_mut(&mut from).cast(),
-                &raw mut size,
-            )
-        };
+        let mut control = Control([0; 64]);
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: all zeroes is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = ptr::from_mut(&mut from).cast();
+        message.msg_namelen = length_of(&from);
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control.0.len();
+        // SAFETY: frame, address and control data are given with their own lengths, and outlive the call.
+        let length = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
         let length = usize::try_from(length).ok()?;
-        Some(Heard { frame: buffer.get(..length)?, outgoing: from.sll_pkttype == libc::PACKET_OUTGOING })
+        let outgoing = from.sll_pkttype == libc::PACKET_OUTGOING;
+        Some(Heard { frame: buffer.get(..length)?, outgoing, vlan: tag(&message) })
     }
 
     /// Whether frames were lost because nobody read them in time.
@@ -124,6 +133,22 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Room for what the kernel says beside a frame, aligned as cmsghdr wants it.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// The VLAN told beside a frame.
+fn tag(message: &libc::msghdr) -> Option<u16> {
+    // SAFETY: the kernel has filled the control data, and set its length.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    if (header.cmsg_level, header.cmsg_type) != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+        return None;
+    }
+    // SAFETY: this kind of control data is a tpacket_auxdata.
+    let told: libc::tpacket_auxdata = unsafe { ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
+    (told.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then_some(told.tp_vlan_tci & 0xfff)
 }
 
 fn link_address(index: i32) -> libc::sockaddr_ll {

@@ -6,7 +6,7 @@ use viaduct_types::IfName;
 
 use crate::{
     file::{Interface, Lab, Machine, Name, Switch},
-    world::{World, enter, finish, ip, sysctl},
+    world::{World, batch, enter, finish, ip, sysctl},
 };
 
 /// Builds everything outside of the hosts, and the hosts' own network cards.
@@ -14,6 +14,10 @@ pub(crate) fn build(lab: &Lab, world: &World) -> io::Result<()> {
     // The switches are no machines: they have no addresses and say nothing by themselves.
     sysctl("ipv6/conf/default/disable_ipv6", "1")?;
     ip(world.scenery.as_fd(), &wires(lab))?;
+    let vlans = vlans(lab);
+    if !vlans.is_empty() {
+        batch("bridge", world.scenery.as_fd(), &vlans)?;
+    }
     for (name, machine) in &lab.machines {
         ip(world.machines[name].net.as_fd(), &cards(machine))?;
     }
@@ -36,7 +40,8 @@ fn wires(lab: &Lab) -> String {
     for (name, switch) in &lab.switches {
         let device = bridge_name(lab, name);
         let mtu = mtu(switch);
-        line(format!("link add {device}{mtu} type bridge forward_delay 0 mcast_snooping 0"));
+        let vlans = if lab.has_vlans(name) { " vlan_filtering 1" } else { "" };
+        line(format!("link add {device}{mtu} type bridge forward_delay 0 mcast_snooping 0{vlans}"));
         line(format!("link set {device} alias \"{name}\" up"));
     }
     for (port, name, card, interface) in ports(lab) {
@@ -45,6 +50,22 @@ fn wires(lab: &Lab) -> String {
         let mac = interface.mac.map_or_else(String::new, |mac| format!(" address {mac}"));
         line(format!("link add {port}{mtu} type veth peer name {card} netns {name}{mac}{mtu}"));
         line(format!("link set {port} alias \"{name} {card}\" master {switch} up"));
+    }
+    lines
+}
+
+/// Which VLANs the ports of switches are in, for `bridge`: one without tags, or, on a trunk, all of them with tags and
+/// the first without.
+fn vlans(lab: &Lab) -> String {
+    let mut lines = String::new();
+    for (port, _, _, interface) in ports(lab).filter(|(.., card)| lab.has_vlans(&card.switch)) {
+        // Writing into a String cannot fail.
+        let _ = match interface.vlan {
+            Some(vlan) => {
+                writeln!(lines, "vlan del dev {port} vid 1\nvlan add dev {port} vid {vlan} pvid untagged")
+            }
+            None => writeln!(lines, "vlan add dev {port} vid 2-4094"),
+        };
     }
     lines
 }

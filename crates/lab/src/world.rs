@@ -183,13 +183,18 @@ pub(crate) fn finish(command: &mut Command, input: &str, timeout: Duration) -> i
 /// Runs iproute2 in a network namespace, one line per command. Every Debian machine has it, and what it is used for
 /// here, the scenery around the hosts, is not what is tried out.
 pub(crate) fn ip(net: BorrowedFd<'_>, lines: &str) -> io::Result<()> {
-    let mut command = Command::new("ip");
+    batch("ip", net, lines)
+}
+
+/// The same with another of iproute2's programs.
+pub(crate) fn batch(program: &str, net: BorrowedFd<'_>, lines: &str) -> io::Result<()> {
+    let mut command = Command::new(program);
     command.args(["-batch", "-"]);
     let finished = finish(enter(&mut command, net), lines, Duration::from_secs(30))?;
     if finished.status.is_some_and(|status| status.success()) {
         return Ok(());
     }
-    Err(io::Error::other(format!("ip: {}\nin\n{lines}", finished.output)))
+    Err(io::Error::other(format!("{program}: {}\nin\n{lines}", finished.output)))
 }
 
 /// Lets the command run in a network namespace, with the caller's mounts.

@@ -253,8 +253,14 @@ impl Loader {
             let gateways =
                 interface.gateways.iter().filter_map(|g| self.parsed(g, "like 203.0.113.1")).collect();
             let mac = interface.mac.and_then(|mac| self.parsed(&mac, ""));
+            let vlan = interface.vlan.map(|vlan| {
+                if !(1..=4094).contains(vlan.get_ref()) {
+                    self.problems.push(vlan.span(), "no VLAN", "write a number from 1 to 4094");
+                }
+                vlan.into_inner()
+            });
             if let (Some(name), Some(switch)) = (name, switch) {
-                interfaces.insert(name, Interface { switch, addresses, gateways, mac });
+                interfaces.insert(name, Interface { switch, addresses, gateways, mac, vlan });
             }
         }
         interfaces
@@ -410,6 +416,7 @@ mod tests {
                 "did you mean `internet`?",
             ),
             ("198.51.100.7/24", "198.51.100.7", ":5:63", "prefix length"),
+            ("gateways = [", "vlan = 4095, gateways = [", ":5:90", "from 1 to 4094"),
             ("via 198.51.100.2", "through x", ":6:19", "PREFIX via ADDRESS"),
             (
                 r#"config = "viaduct.toml""#,

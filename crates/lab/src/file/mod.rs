@@ -100,6 +100,8 @@ pub struct Interface {
     pub gateways: Vec<IpAddr>,
     /// None: the kernel's choice.
     pub mac: Option<MacAddr>,
+    /// The VLAN that the switch's port is in: the machine's frames have no tag. None: a trunk, where there are VLANs.
+    pub vlan: Option<u16>,
 }
 
 /// `PREFIX via ADDRESS` or `PREFIX dev INTERFACE`, or both.
@@ -171,6 +173,12 @@ impl Lab {
             Role::Guest { host, .. } => Some(host),
             Role::Outside | Role::Host { .. } => None,
         }
+    }
+
+    /// Whether a switch has ports in VLANs.
+    pub fn has_vlans(&self, switch: &Name) -> bool {
+        let mut cards = self.machines.values().flat_map(|machine| machine.interfaces.values());
+        cards.any(|card| card.switch == *switch && card.vlan.is_some())
     }
 
     /// Whether one of the machine's own network cards is plugged into the switch.

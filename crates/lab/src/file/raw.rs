@@ -79,6 +79,7 @@ pub(super) struct Interface {
     #[serde(default)]
     pub(super) gateways: Vec<Text>,
     pub(super) mac: Option<Text>,
+    pub(super) vlan: Option<Spanned<u16>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ use crate::file::Name;
 pub enum Sentence {
     /// `client reaches web at 203.0.113.10:80/tcp as 198.51.100.7`
     Reach(Reach),
-    /// `frames of 203.0.113.28 on internet carry 00:16:3e:00:00:28`
+    /// `frames of 203.0.113.28 on internet carry 00:16:3e:00:00:28`, `… in VLAN 2`
     Frames(Frames),
     /// `client resolves 203.0.113.28 to 00:16:3e:00:00:28`, `nobody answers for 203.0.113.29 on internet`
     Resolve(Resolve),
@@ -61,6 +61,8 @@ pub struct Frames {
     pub on: Name,
     /// The only source MAC address that they may have.
     pub carry: MacAddr,
+    /// The only 802.1Q tag that they may have; none: tags are not looked at.
+    pub vlan: Option<u16>,
 }
 
 /// Who answers for an address in ARP or neighbour discovery.

@@ -65,7 +65,9 @@ impl<'t> Parser<'t> {
             self.expect("on")?;
             let on = self.name_among("machine or switch", self.machines.iter().chain(self.switches))?;
             self.expect("carry")?;
-            return Ok(Sentence::Frames(Frames { of, on, carry: self.mac()? }));
+            let carry = self.mac()?;
+            let vlan = if self.words.accept("in VLAN") { Some(self.vlan()?) } else { None };
+            return Ok(Sentence::Frames(Frames { of, on, carry, vlan }));
         }
         let from = self.machine()?;
         let source = if self.words.accept("at") { Some(self.address()?) } else { None };
@@ -204,18 +206,21 @@ impl<'t> Parser<'t> {
             return Ok(Wrap::DoubleTags);
         }
         if self.words.accept("VLAN") {
-            let place = self.words.place();
-            let id = self.words.take().and_then(|word| word.text.parse().ok());
-            return match id {
-                Some(id @ 1..=4094) => Ok(Wrap::Vlan(id)),
-                _ => Err(wrong(place, "a VLAN is a number from 1 to 4094", "like `in VLAN 5`")),
-            };
+            return self.vlan().map(Wrap::Vlan);
         }
         Err(wrong(
             self.words.place(),
             "how it is packed is missing",
             "write `fragments`, `VLAN 5` or `double tags`",
         ))
+    }
+
+    fn vlan(&mut self) -> Parsed<u16> {
+        let place = self.words.place();
+        match self.words.take().and_then(|word| word.text.parse().ok()) {
+            Some(id @ 1..=4094) => Ok(id),
+            _ => Err(wrong(place, "a VLAN is a number from 1 to 4094", "like `in VLAN 5`")),
+        }
     }
 
     fn expect(&mut self, phrase: &str) -> Parsed<()> {
@@ -362,6 +367,7 @@ mod tests {
             "client reaches 2001:db8::1",
             "ldap reaches ldap at 203.0.113.10:389/tcp as 192.168.1.1",
             "frames of 203.0.113.28 on internet carry 00:16:3e:00:00:28",
+            "frames of 203.0.113.28 on internet carry 00:16:3e:00:00:28 in VLAN 2",
             "client resolves 203.0.113.28 to 00:16:3e:00:00:28",
             "client resolves 203.0.113.28 to nobody",
             "nobody answers for 2001:db8::29 on internet",
@@ -415,6 +421,7 @@ mod tests {
             ("client cannot reach ldap at 1.2.3.4:5/tcp as 1.1.1.1", "as", "leave `as` out"),
             ("nobody answers for 1.2.3.4 on ineternet", "ineternet", "did you mean `internet`?"),
             ("mallory sending as 1.2.3.4 is heard", "is", "write `is heard by` here"),
+            ("frames of 1.2.3.4 on internet carry 00:16:3e:00:00:28 in VLAN 0", "0", "like `in VLAN 5`"),
             ("mallory sending in VLAN 4095 is heard by nobody", "4095", "like `in VLAN 5`"),
             (
                 "mallory answering ARP for fd00::1 is heard by nobody",
