@@ -11,6 +11,7 @@ mod config;
 mod convert;
 mod diagnostics;
 pub mod edit;
+pub mod import;
 pub mod ipam;
 mod lease;
 mod names;

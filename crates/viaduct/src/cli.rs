@@ -161,6 +161,18 @@ pub(crate) enum Command {
     /// The other hosts of vnets: make them known, forget them, look at them
     #[command(subcommand)]
     Peer(Peer),
+    /// Make a configuration of other systems' files
+    ///
+    /// Prints a commented configuration, and on standard error what it could not carry over, with file and line. It reads
+    /// nothing but what is named, and changes nothing.
+    Import {
+        /// Whose files they are; interfaces(5), dhcpd.conf, `iptables-save` output and scripts of iptables lines are read
+        /// with each
+        system: System,
+        /// Files, or directories with everything below them
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
     /// Print the JSON Schema of the configuration
     Schema {
         /// Describe the daemon's API instead (OpenAPI)
@@ -177,6 +189,18 @@ pub(crate) enum Command {
         /// Where to
         directory: PathBuf,
     },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum System {
+    /// Linux-VServer: /etc/vservers
+    Vserver,
+    /// OpenVZ: /etc/vz/vz.conf and the containers' CTID.conf
+    Openvz,
+    /// Xen: xend-config.sxp and the domains' files
+    Xen,
+    /// /etc/network/interfaces
+    Ifupdown,
 }
 
 #[derive(Debug, Subcommand)]

@@ -51,6 +51,36 @@ pub(crate) fn read_all(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
     if unreadable.is_empty() { Ok(sources) } else { Err(Failure::unreadable(unreadable)) }
 }
 
+/// Reads files, and what is below directories, in name order; whatever cannot be read is named, all of it.
+pub(crate) fn read_everything(paths: &[PathBuf]) -> Result<Vec<Source>, Failure> {
+    let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
+    for path in paths {
+        everything(path, 0, &mut sources, &mut unreadable);
+    }
+    if unreadable.is_empty() { Ok(sources) } else { Err(Failure::unreadable(unreadable)) }
+}
+
+fn everything(path: &Path, depth: usize, sources: &mut Vec<Source>, failed: &mut Vec<String>) {
+    /// Nobody's configuration is deeper; links may lead in circles.
+    const DEEPEST: usize = 16;
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() && depth < DEEPEST => match fs::read_dir(path) {
+            Ok(entries) => {
+                let mut below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+                below.sort();
+                below.iter().for_each(|path| everything(path, depth + 1, sources, failed));
+            }
+            Err(error) => failed.push(unreadable(path, &error)),
+        },
+        Ok(metadata) if metadata.is_file() => match source(path) {
+            Ok(source) => sources.push(source),
+            Err(line) => failed.push(line),
+        },
+        Ok(_) => failed.push(format!("{} is neither a file nor a directory", path.display())),
+        Err(error) => failed.push(unreadable(path, &error)),
+    }
+}
+
 /// The files of a configuration.
 fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     let is_directory = fs::metadata(path).map_err(|e| unreadable(path, &e))?.is_dir();

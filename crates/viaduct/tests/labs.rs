@@ -114,6 +114,116 @@ fn run_with_daemon(directory: &str, parts: usize, without: &[&str]) {
     run(place.path().to_str().unwrap(), directory);
 }
 
+/// What `viaduct import` makes of the files that an example replaces passes the example's own lab, but for what those
+/// files do not say.
+mod imported {
+    #[test]
+    fn dedicated_xen() {
+        let names = [("mail", "guest-192-168-1-2"), ("wwwinfo16", "guest-192-168-1-1")];
+        // Which address is which domain's, no file of Xen's says.
+        super::run_imported("dedicated-xen", "xen", &names, &["ip link show eth0"], &[]);
+    }
+
+    #[test]
+    fn hetzner() {
+        let names = [("shop", "br112"), ("db", "br119"), ("fresh", "br211")];
+        let without = [
+            // All of it is about IPv4 there, and guests may reach each other.
+            "2001:db8",
+            "fe80::1",
+            "shop cannot reach db",
+            "admin cannot reach db",
+            "stranger cannot reach db",
+            "db cannot reach shop",
+            "and sees \"via 203.0.113.48\"",
+            // Each guest has its address already.
+            "viaduct set fresh",
+            "172.30.",
+            "fresh reaches admin at 192.0.2.7:80/tcp as 203.0.113.48",
+            "fresh reaches stranger",
+        ];
+        super::run_imported("hetzner", "ifupdown", &names, &without, &[]);
+    }
+
+    #[test]
+    fn openvz() {
+        // Its address was answered for by the host, which is not the segment that the example gives it.
+        // Masquerading takes the uplink's address.
+        let replaced = [
+            ("80/tcp as 203.0.113.10\"", "80/tcp as 203.0.113.2\""),
+            ("53/udp as 203.0.113.10\"", "53/udp as 203.0.113.2\""),
+            ("198.51.100.7 as 203.0.113.10\"", "198.51.100.7 as 203.0.113.2\""),
+        ];
+        super::run_imported("openvz", "openvz", &[], &["probe", "203.0.113.77"], &replaced);
+    }
+}
+
+/// The same with Debian's kernel.
+mod with_vlans {
+    #[test]
+    #[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test labs -- --ignored"]
+    fn imported_vserver() {
+        let without = [
+            // Two groups with IPv4, whose gateways are set inside of them.
+            "2001:db8",
+            "via 10.2.0.1",
+            "lab",
+            "mac0",
+            "10.1.0.9",
+            "mail",
+            "files",
+            "dhcpd",
+            "hooks.log",
+            "operstate",
+            "/etc/viaduct/hooks",
+            "booting",
+        ];
+        let replaced = [("guest = \"mail\"", "guest = \"dmz\""), ("guest = \"files\"", "guest = \"office\"")];
+        super::run_imported("vserver", "vserver", &[], &without, &replaced);
+    }
+}
+
+/// The example's lab with a configuration that was made of its directory `by-hand`: guests have other names, expectations
+/// with some words are left out, others replaced. Each of these must be there.
+fn run_imported(
+    example: &str,
+    system: &str,
+    names: &[(&str, &str)],
+    without: &[&str],
+    replaced: &[(&str, &str)],
+) {
+    let from = Path::new(EXAMPLES).join(example);
+    let output = Command::new(env!("CARGO_BIN_EXE_viaduct"))
+        .args(["import", system])
+        .arg(from.join("by-hand"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join(example);
+    fs::create_dir(&copy).unwrap();
+    fs::write(copy.join("viaduct.toml"), output.stdout).unwrap();
+    let mut lab = fs::read_to_string(from.join("lab.toml")).unwrap();
+    for (machine, guest) in names {
+        let table = format!("[guests.{machine}]");
+        assert!(lab.contains(&table), "{table}");
+        // A comment may follow in the line.
+        lab = lab.replace(&table, &format!("[guests.{machine}]\nguest = \"{guest}\"\n#"));
+    }
+    for (from, to) in replaced {
+        assert!(lab.contains(from), "{from}");
+        lab = lab.replace(from, to);
+    }
+    let is_listed = |line: &str| line.starts_with("    \"") || line.starts_with("    '");
+    let kept = |line: &&str| !is_listed(line) || !without.iter().any(|words| line.contains(words));
+    for words in without {
+        assert!(lab.lines().any(|line| is_listed(line) && line.contains(words)), "{words}");
+    }
+    let lab: Vec<&str> = lab.lines().filter(kept).collect();
+    fs::write(copy.join("lab.toml"), lab.join("\n")).unwrap();
+    run(place.path().to_str().unwrap(), example);
+}
+
 #[test]
 fn every_lab_is_run() {
     let labs: BTreeSet<PathBuf> = [EXAMPLES, OWN]

@@ -12,6 +12,7 @@ mod exec;
 mod generate;
 mod history;
 mod identity;
+mod import;
 mod inside;
 mod lab;
 mod peer;
@@ -63,6 +64,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Lab(command) => lab::run(global, command),
         Command::Daemon => daemon::run(global).map(|()| ExitCode::SUCCESS),
         Command::Events => events::run(global),
+        Command::Import { system, paths } => import::run(global, *system, paths),
         Command::Schema { api } => generate::schema(*api),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

@@ -1,0 +1,100 @@
+//! Xen: `xend-config.sxp`, and the files of domains (xl.cfg(5)).
+
+use super::found::{Found, Guest, Nic, lines, name, net};
+use crate::Source;
+
+/// `xend-config.sxp`.
+pub(super) fn read_daemon(source: &Source, found: &mut Found) {
+    for (number, line) in lines(&source.text) {
+        let text = line.trim().trim_start_matches('(').trim_end_matches(')');
+        let (key, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        let words: Vec<&str> = value.trim().trim_matches(['\'', '"']).split_whitespace().collect();
+        match (key, &words[..]) {
+            // Which networks are translated, the rules and the subnets say.
+            ("network-script", ["network-nat" | "network-route" | "network-dummy"]) => {}
+            ("vif-script", ["vif-bridge", settings @ ..]) => {
+                let bridge = settings.iter().find_map(|setting| setting.strip_prefix("bridge="));
+                found.default_bridge = Some(bridge.unwrap_or("xenbr0").to_owned());
+            }
+            ("vif-script", ["vif-route" | "vif-nat"]) => found.default_bridge = None,
+            ("network-script", _) => {
+                found.leave(source, number, line, "what this script does, write as a network of its own");
+            }
+            _ => found.leave(source, number, line, "it is not about guests' networks"),
+        }
+    }
+}
+
+/// A domain's file.
+pub(super) fn read_domain(source: &Source, found: &mut Found) {
+    let file = source.name.rsplit('/').next().unwrap_or_default();
+    let mut guest = Guest { comment: format!("domain {file}"), ..Guest::default() };
+    let mut called = name(file.split('.').next().unwrap_or_default());
+    // A list may go on in the next lines.
+    let mut open: Option<(usize, String)> = None;
+    for (number, line) in lines(&source.text) {
+        let (start, text) = match open.take() {
+            Some((start, before)) => (start, before + " " + line.trim()),
+            None => (number, line.trim().to_owned()),
+        };
+        let Some((key, value)) = text.split_once('=') else {
+            found.leave(source, start, &text, "it is no setting");
+            continue;
+        };
+        if value.trim_start().starts_with('[') && !value.contains(']') && text.len() < 1 << 16 {
+            open = Some((start, text));
+            continue;
+        }
+        match key.trim() {
+            "name" => called = name(value.trim().trim_matches(['"', '\''])),
+            "vif" => {
+                for vif in strings(value) {
+                    let nic = card(vif, source, start, found);
+                    guest.nics.push(nic);
+                }
+            }
+            _ => found.leave(source, start, &text, "it is not about the network"),
+        }
+    }
+    if let Some((start, text)) = open {
+        found.leave(source, start, &text, "the list has no end");
+    }
+    found.guests.insert(called, guest);
+}
+
+/// The quoted texts of a list.
+fn strings(list: &str) -> impl Iterator<Item = &str> {
+    list.split(['\'', '"']).skip(1).step_by(2)
+}
+
+fn card(vif: &str, source: &Source, number: usize, found: &mut Found) -> Nic {
+    let mut nic = Nic { bridge: found.default_bridge.clone(), ..Nic::default() };
+    for setting in vif.split(',').map(str::trim).filter(|setting| !setting.is_empty()) {
+        let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+        match (key, value) {
+            ("mac", _) => match value.parse() {
+                Ok(mac) => nic.mac = Some(mac),
+                Err(_) => found.leave(source, number, setting, format!("`{value}` is no MAC address")),
+            },
+            ("ip", _) => {
+                for word in value.split_whitespace() {
+                    match net(word) {
+                        Some(net) => nic.addresses.push(net.addr()),
+                        None => found.leave(source, number, setting, format!("`{word}` is no address")),
+                    }
+                }
+            }
+            ("bridge", _) => nic.bridge = Some(value.to_owned()),
+            ("script", script) if script.ends_with("vif-route") => nic.routed = true,
+            ("script", script) if script.ends_with("vif-bridge") || script.ends_with("vif-nat") => {}
+            // Every kind of device is adopted as it comes.
+            ("type" | "model" | "vifname", _) => {}
+            _ => found.leave(source, number, setting, format!("`{key}` of a vif has no counterpart")),
+        }
+    }
+    if nic.routed {
+        nic.bridge = None;
+        nic.uplink_mac = nic.mac.is_some();
+    }
+    nic
+}
