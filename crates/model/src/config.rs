@@ -2,7 +2,7 @@
 //! could be is refused, with its place, on the way here.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -426,6 +426,8 @@ pub struct Vnet {
     pub learning: bool,
     /// What gets through to all of its hosts, in bytes, when that is known; no file says so.
     pub mtu: Option<u32>,
+    /// NICs that have arrived at another host later, so that they have to be silent here; no file says so.
+    pub lost: BTreeSet<MacAddr>,
     /// What protects its frames.
     pub security: Security,
     /// The hosts that may belong to it.

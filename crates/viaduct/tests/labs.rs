@@ -48,6 +48,7 @@ labs! {
         spoofing = "spoofing",
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
+        vnet_created = "vnet-created",
         vnets = "vnets",
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use viaduct_types::{IfName, VnetName};
 
 use super::Context;
@@ -38,7 +40,17 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);
     let origin = cx.report.origin(span);
-    Some(Vnet { id: id.value, bridge, interface, learning, mtu: None, security, peers, origin })
+    Some(Vnet {
+        id: id.value,
+        bridge,
+        interface,
+        learning,
+        mtu: None,
+        lost: BTreeSet::new(),
+        security,
+        peers,
+        origin,
+    })
 }
 
 /// The bridge of a vnet.

@@ -8,10 +8,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::Spoofing;
+use viaduct_model::{Mode, Spoofing};
 
 use super::{
-    context::{Context, bridge_mac, bridge_of},
+    context::{Context, Port, bridge_mac, bridge_of},
     elements::{Builder, words::*},
     inet_filter::{add_own_addresses, guard_of},
     links::GATEWAY_V6,
@@ -35,15 +35,18 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
         return None;
     }
     let mut table = Builder::default();
-    declare(&mut table);
+    declare(context, &mut table);
     fill(context, &mut table);
     add_guard(&mut table);
+    if !context.config.vnets.is_empty() {
+        table.chain("from_port_moved", vec![rule(vec![], dropped("drop_moved"))]);
+    }
     add_ipv6_guard(&mut table);
     add_redirect(&mut table);
     Some((Family::Bridge, table.finish()))
 }
 
-fn declare(table: &mut Builder) {
+fn declare(context: &Context<'_>, table: &mut Builder) {
     table.verdicts("ports", &[T::IfName]);
     table.set("source4", &[T::IfName, T::Ether, T::Ipv4]);
     table.set("source6", &[T::IfName, T::Ether, T::Ipv6]);
@@ -66,6 +69,9 @@ fn declare(table: &mut Builder) {
     ] {
         table.counted(counter);
     }
+    if !context.config.vnets.is_empty() {
+        table.counted("drop_moved");
+    }
 }
 
 fn fill(context: &Context<'_>, table: &mut Builder) {
@@ -82,6 +88,11 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };
         let device = || Key::new().name(port.device());
+        // Its MAC is somebody else's by now.
+        if has_moved_away(context, port) {
+            table.judge("ports", device(), Verdict::Goto("from_port_moved".to_owned()));
+            continue;
+        }
         table.judge("ports", device(), guard_of(port));
         if port.nic.spoofing != Spoofing::Mac {
             add_own_addresses(port, table, true);
@@ -91,6 +102,16 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             table.insert("redirected", device());
             table.relate("to_bridge", device(), Key::new().mac(bridge_mac(bridge)));
         }
+    }
+}
+
+/// Whether another host says that the NIC has arrived there since.
+fn has_moved_away(context: &Context<'_>, port: &Port<'_>) -> bool {
+    match &port.network.mode {
+        Mode::Vnet { vnet, .. } => {
+            context.config.vnets.get(vnet).is_some_and(|vnet| vnet.lost.contains(&port.nic.mac))
+        }
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => false,
     }
 }
 

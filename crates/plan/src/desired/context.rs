@@ -6,8 +6,8 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink};
-use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName};
+use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink, Vnet};
+use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName, VnetName};
 
 use super::{links::default_nic, vnets};
 use crate::state::{Attachments, Observed, Target};
@@ -221,6 +221,13 @@ impl<'a> Context<'a> {
         bridges
             .map(|(bridge, _, network)| (bridge, network))
             .chain(self.ports.iter().filter(|p| p.is_routed()).map(|p| (p.device(), p.network)))
+    }
+
+    /// The bridges of vnets that no network lies on: their guests are others' business.
+    pub(super) fn bare_vnets(&self) -> impl Iterator<Item = (&'a VnetName, &'a Vnet)> {
+        let networks = &self.config.networks;
+        let has_network = |vnet: &Vnet| networks.values().any(|n| bridge_of(n) == Some(&vnet.bridge));
+        self.config.vnets.iter().filter(move |(_, vnet)| !has_network(vnet))
     }
 
     /// Whether frames between guests of a bridge pass the host's IP filter: when not everybody may talk to everybody.

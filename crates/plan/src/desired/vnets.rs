@@ -20,7 +20,7 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     for (name, vnet) in &context.config.vnets {
         let mtu = Some(mtu_of(context, vnet));
         // Otherwise it is the network's.
-        if !has_network(context, &vnet.bridge) {
+        if context.bare_vnets().any(|(bare, _)| bare == name) {
             let bridge = DesiredLink {
                 make: Some(NewLink::Bridge),
                 alias: Some(format!("{BRIDGE}{name}")),
@@ -74,10 +74,6 @@ pub type Claims = BTreeMap<MacAddr, Vec<IpAddr>>;
 pub(super) fn host_mac_in(host: &str, bridge: &IfName) -> MacAddr {
     let hash = viaduct_types::stable_hash(format!("{host} {bridge}").as_bytes()).to_be_bytes();
     MacAddr([0x0a, hash[0], hash[1], hash[2], hash[3], hash[4]])
-}
-
-fn has_network(context: &Context<'_>, bridge: &IfName) -> bool {
-    context.config.networks.values().any(|network| bridge_of(network) == Some(bridge))
 }
 
 /// What the devices of a vnet carry: as its network says, else what gets through.

@@ -1,13 +1,13 @@
 //! Vnets and peers that commands made, beside those of the files.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use viaduct_model::{Config, Endpoint, Origin, Peer, Security, Vnet};
 use viaduct_reconcile::{Created, Found};
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
 pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
-    let known = |vnet: &Vnet| found.mtus.contains_key(&vnet.id);
+    let known = |vnet: &Vnet| found.mtus.contains_key(&vnet.id) || found.lost.contains_key(&vnet.id);
     if created.vnets.is_empty() && created.peers.is_empty() && !config.vnets.values().any(known) {
         return None;
     }
@@ -26,6 +26,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             interface: made.interface.clone(),
             learning: true,
             mtu: None,
+            lost: BTreeSet::new(),
             security: security(&made.security),
             peers: config.peers.keys().cloned().collect(),
             origin: origin.clone(),
@@ -36,6 +37,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
     }
     for vnet in config.vnets.values_mut() {
         vnet.mtu = found.mtus.get(&vnet.id).copied();
+        vnet.lost = found.lost.get(&vnet.id).cloned().unwrap_or_default();
     }
     Some(config)
 }

@@ -16,9 +16,15 @@ impl Engine {
     /// Does what the hosts have agreed on, and then says what is to be said.
     pub(super) fn flush(&mut self) {
         let mut receives = false;
-        while let Some(action) = self.node.poll_action() {
-            receives |= matches!(action, Action::Receive(_));
-            self.act(action);
+        loop {
+            while let Some(action) = self.node.poll_action() {
+                receives |= matches!(action, Action::Receive(_));
+                self.act(action);
+            }
+            if !std::mem::take(&mut self.forgotten) {
+                break;
+            }
+            self.configure();
         }
         for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
             if let Some(forwarding) = vnet.tables.take_changed() {
@@ -61,13 +67,15 @@ impl Engine {
                     Farewell::Duplicate.end(&link.connection, "there is another connection");
                 }
             }
-            Action::Join { peer, vnet } => {
-                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get(&vnet)) {
+            Action::Join { peer, vnet, learning } => {
+                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
+                    vnet.tables.set_learning_peer(peer.id, learning);
                     info!("vnet {}: peer {} is in it", vnet.name, peer.name);
                 }
             }
             Action::Leave { peer, vnet } => {
-                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get(&vnet)) {
+                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
+                    vnet.tables.set_learning_peer(peer.id, false);
                     info!("vnet {}: peer {} is in it no longer", vnet.name, peer.name);
                 }
             }
@@ -111,6 +119,11 @@ impl Engine {
     ) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         vnet.tables.route(now, mac, place, addresses, moved);
+        // It was seen here and has been seen elsewhere since.
+        if matches!(place, Some(Place::At(_))) && vnet.learned.contains(&mac) {
+            vnet.learned.retain(|known| *known != mac);
+            self.forgotten = true;
+        }
         let lost = self.findings.lost.entry(id).or_default();
         if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
             if lost.insert(mac) {

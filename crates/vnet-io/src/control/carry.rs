@@ -1,6 +1,9 @@
 //! What the engine is told to be.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::SystemTime,
+};
 
 use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
@@ -58,6 +61,7 @@ impl Engine {
                 tables: Tables::new(),
                 carried: false,
                 trouble: None,
+                learned: VecDeque::new(),
                 own: BTreeSet::new(),
             });
             vnet.name = wanted.name.clone();
@@ -65,6 +69,10 @@ impl Engine {
                 let nics = wanted.nics.iter().filter(move |(_, nic)| nic.prepared == prepared);
                 nics.map(|(mac, _)| *mac).collect::<BTreeSet<MacAddr>>()
             };
+            vnet.tables.set_learning(wanted.learning);
+            if !wanted.learning {
+                vnet.learned.clear();
+            }
             vnet.own = with(false);
             vnet.tables.set_prepared(with(true));
         }
@@ -94,10 +102,15 @@ impl Engine {
         let key_of = |name: &PeerName| self.orders.peers.get(name).map(|peer| peer.key);
         let vnet = |(id, orders): (&VnetId, &VnetOrders)| {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
+            let learned = self.vnets.get(id).into_iter().flat_map(|vnet| &vnet.learned);
             let settings = VnetSettings {
                 security: orders.security,
+                learning: orders.learning,
                 peers: orders.peers.iter().filter_map(key_of).collect(),
-                nics: nics.map(|(mac, nic)| (*mac, nic.addresses.clone())).collect(),
+                nics: learned
+                    .map(|mac| (*mac, Vec::new()))
+                    .chain(nics.map(|(mac, nic)| (*mac, nic.addresses.clone())))
+                    .collect(),
             };
             (*id, settings)
         };

@@ -1,7 +1,7 @@
 //! The engine: one task that has everything, and to which all others report.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -61,6 +61,8 @@ pub(super) struct Vnet {
     /// Whether the workers have it.
     pub(super) carried: bool,
     pub(super) trouble: Option<String>,
+    /// Machines behind the bridge that nobody has told of, in the order in which they were seen.
+    pub(super) learned: VecDeque<MacAddr>,
     /// The host's own NICs that are claimed.
     pub(super) own: BTreeSet<MacAddr>,
 }
@@ -75,6 +77,8 @@ pub(super) struct Engine {
     pub(super) rekey: Duration,
     pub(super) run_dir: PathBuf,
     pub(super) inputs: mpsc::Sender<Input>,
+    /// Whether a learned machine is not here any more, which the node does not know yet.
+    pub(super) forgotten: bool,
     /// Whether connections are taken.
     pub(super) accepts: bool,
     start: Instant,
@@ -114,6 +118,7 @@ impl Engine {
             rekey: options.rekey.unwrap_or(REKEY),
             run_dir: options.run_dir.clone(),
             inputs,
+            forgotten: false,
             accepts: false,
             start: Instant::now(),
             orders: Orders::default(),

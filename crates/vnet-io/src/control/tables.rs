@@ -9,7 +9,7 @@ use std::{
 
 use tracing::warn;
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::data::{Forwarding, PeerId, Port};
+use viaduct_vnet_proto::data::{Forwarding, LocalSource, PeerId, Port, UnknownDestination};
 
 /// So many MACs a vnet may have on all its hosts.
 const MOST_MACS: usize = 1 << 20;
@@ -36,6 +36,9 @@ pub(super) struct Tables {
     prepared: BTreeSet<MacAddr>,
     /// When what comes late for a NIC is sent on no longer.
     moved: BTreeMap<MacAddr, Duration>,
+    /// Where NICs were that are here now, and when what comes late from there is taken no longer.
+    arrived: BTreeMap<MacAddr, (PeerId, Duration)>,
+    learning_peers: BTreeSet<PeerId>,
     changed: bool,
 }
 
@@ -48,6 +51,8 @@ impl Tables {
             of_mac: BTreeMap::new(),
             prepared: BTreeSet::new(),
             moved: BTreeMap::new(),
+            arrived: BTreeMap::new(),
+            learning_peers: BTreeSet::new(),
             changed: true,
         }
     }
@@ -57,6 +62,13 @@ impl Tables {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
+        self.forwarding.learning_peers = self.learning_peers.iter().copied().collect();
+        self.forwarding.unknown_destination = match self.learning_peers.is_empty() {
+            true => UnknownDestination::Dropped,
+            false => UnknownDestination::Flooded,
+        };
+        let arrived = self.arrived.iter().map(|(mac, (peer, _))| (*mac, *peer));
+        self.forwarding.arrived = Arc::new(arrived.collect());
         self.forwarding.flood = self.speaking.iter().copied().collect();
         // Who is here answers for itself.
         let remote = |macs: &BTreeSet<MacAddr>| macs.iter().any(|mac| self.is_remote(*mac));
@@ -78,6 +90,18 @@ impl Tables {
         self.changed |= if speaks { self.speaking.insert(peer) } else { self.speaking.remove(&peer) };
     }
 
+    /// Whether machines are behind this host's bridge that nobody has told of.
+    pub(super) fn set_learning(&mut self, learning: bool) {
+        let source = if learning { LocalSource::Learned } else { LocalSource::Claimed };
+        self.changed |= std::mem::replace(&mut self.forwarding.local_source, source) != source;
+    }
+
+    /// Whether they are behind a peer's.
+    pub(super) fn set_learning_peer(&mut self, peer: PeerId, learning: bool) {
+        self.changed |=
+            if learning { self.learning_peers.insert(peer) } else { self.learning_peers.remove(&peer) };
+    }
+
     pub(super) fn set_prepared(&mut self, prepared: BTreeSet<MacAddr>) {
         let before = std::mem::replace(&mut self.prepared, prepared);
         let different: Vec<MacAddr> = before.symmetric_difference(&self.prepared).copied().collect();
@@ -96,7 +120,10 @@ impl Tables {
         addresses: Vec<IpAddr>,
         moved: bool,
     ) {
-        if let Some((_, before)) = self.of_mac.remove(&mac) {
+        if let Some((was, before)) = self.of_mac.remove(&mac) {
+            if let (Some(Place::At(peer)), Some(Place::Here)) = (was, place) {
+                self.arrived.insert(mac, (peer, now + STRAGGLERS));
+            }
             for address in before {
                 if let Some(macs) = self.addresses.get_mut(&address) {
                     macs.remove(&mac);
@@ -143,6 +170,9 @@ impl Tables {
     pub(super) fn tick(&mut self, now: Duration) {
         let over: Vec<MacAddr> =
             self.moved.iter().filter(|(_, until)| **until <= now).map(|(mac, _)| *mac).collect();
+        let before = self.arrived.len();
+        self.arrived.retain(|_, (_, until)| *until > now);
+        self.changed |= self.arrived.len() != before;
         for mac in over {
             self.moved.remove(&mac);
             self.place(mac, false);

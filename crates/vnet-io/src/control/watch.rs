@@ -16,6 +16,8 @@ use super::{
 };
 use crate::datapath::{Event, Path};
 
+/// So many machines that nobody has told of are known on this host; those seen first make room.
+const MOST_LEARNED: usize = 4096;
 /// How often a path with traffic is asked what it carries.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -35,7 +37,7 @@ impl Engine {
             }
             Event::Frame { reason: Interest::Membership | Interest::Announcement, .. } => {}
             Event::UnknownSource { vnet, mac } => {
-                debug!("vnet {vnet}: frames of {mac}, which is nobody's here, are dropped");
+                self.learn(vnet, mac);
                 self.arrived(vnet, mac);
             }
             Event::ForeignSource { vnet, peer, mac } => {
@@ -83,6 +85,22 @@ impl Engine {
 
     pub(super) fn key_of(&self, peer: PeerId) -> Option<HostKey> {
         self.peers.iter().find(|(_, known)| known.id == peer).map(|(key, _)| *key)
+    }
+
+    /// A machine speaks that nobody has told of: where such machines may be, it is claimed as if it had just arrived.
+    fn learn(&mut self, id: VnetId, mac: MacAddr) {
+        let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(&mac) {
+            debug!("vnet {}: frames of {mac}, which is nobody's here, are dropped", vnet.name);
+            return;
+        }
+        if vnet.learned.len() >= MOST_LEARNED {
+            vnet.learned.pop_front();
+        }
+        debug!("vnet {}: {mac} is behind the bridge", vnet.name);
+        vnet.learned.push_back(mac);
+        self.configure();
     }
 
     /// The guest of a prepared NIC speaks: from now on the NIC is here.

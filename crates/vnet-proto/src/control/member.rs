@@ -16,6 +16,8 @@ pub(super) struct Member {
     pub(super) inbound: BTreeMap<(SessionId, u32), Vec<Spi>>,
     /// The keys that the peer uses last, as far as it said.
     pub(super) used: Option<(SessionId, u32)>,
+    /// Whether machines are behind it that nobody has told of.
+    pub(super) learning: bool,
     /// Whether frames can be sealed for it.
     pub(super) speaks: bool,
 }

@@ -55,6 +55,8 @@ pub enum Message {
         proof: [u8; 16],
         /// What protects its frames here.
         security: Security,
+        /// Whether machines are behind it here that nobody has told of.
+        learning: bool,
     },
     /// It has it no longer, or no longer for the other one.
     Retract {
@@ -156,10 +158,10 @@ impl Message {
             Self::Hello { version, workers, fast_aes } => {
                 out.extend([HELLO, *version, *workers, u8::from(*fast_aes)]);
             }
-            Self::Offer { channel, proof, security } => {
+            Self::Offer { channel, proof, security, learning } => {
                 head(out, OFFER, *channel);
                 out.extend(proof);
-                out.push(security.number());
+                out.extend([security.number(), u8::from(*learning)]);
             }
             Self::Retract { channel } => head(out, RETRACT, *channel),
             Self::Keys { channel, epoch, cipher, spis } => {
@@ -253,6 +255,11 @@ impl Fields<'_> {
                 channel: self.u16()?,
                 proof: self.take()?,
                 security: Security::of(self.byte()?).ok_or(self.wrong())?,
+                learning: match self.byte()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(self.wrong()),
+                },
             },
             RETRACT => Message::Retract { channel: self.u16()? },
             KEYS => {

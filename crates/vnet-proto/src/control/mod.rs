@@ -53,6 +53,8 @@ pub struct Settings {
 pub struct VnetSettings {
     /// What protects its frames.
     pub security: Security,
+    /// Whether machines are behind it that nobody has told of.
+    pub learning: bool,
     /// The hosts that may belong to it.
     pub peers: BTreeSet<HostKey>,
     /// The NICs that are here, each with its addresses.
@@ -73,6 +75,8 @@ pub enum Action {
         peer: HostKey,
         /// In which.
         vnet: VnetId,
+        /// Whether machines are behind it that nobody has told of.
+        learning: bool,
     },
     /// It is not any more. Keys and MACs of it have been taken back before.
     Leave {

@@ -96,8 +96,9 @@ impl Node {
             self.vnets.keys().filter(|id| !self.settings.vnets.contains_key(id)).copied().collect();
         gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
         for (id, wanted) in self.settings.vnets.clone() {
-            // Other security is another vnet, as far as peers are concerned.
-            if self.vnets.get(&id).is_some_and(|vnet| vnet.settings.security != wanted.security) {
+            // What was offered otherwise is another vnet, as far as peers are concerned.
+            let offered = |vnet: &VnetSettings| (vnet.security, vnet.learning);
+            if self.vnets.get(&id).is_some_and(|vnet| offered(&vnet.settings) != offered(&wanted)) {
                 self.remove_vnet(id);
             }
             let settings = VnetSettings { nics: BTreeMap::new(), ..wanted.clone() };
@@ -257,8 +258,8 @@ impl Node {
         }
         match message {
             Message::Hello { .. } => {}
-            Message::Offer { channel, proof, security } => {
-                session.offered(channel, Offer { proof, security })?;
+            Message::Offer { channel, proof, security, learning } => {
+                session.offered(channel, Offer { proof, security, learning })?;
                 if let Some(vnet) = session.vnet(channel) {
                     self.join(now, key, vnet)?;
                 }
@@ -362,10 +363,11 @@ impl Node {
 
     /// Lets a peer know of a vnet, if there is a connection.
     fn offer(&mut self, now: Duration, key: HostKey, id: VnetId) {
-        let Some(security) = self.vnets.get(&id).map(|vnet| vnet.settings.security) else { return };
+        let offered = self.vnets.get(&id).map(|vnet| (vnet.settings.security, vnet.settings.learning));
+        let Some((security, learning)) = offered else { return };
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
         let Some((channel, proof)) = session.offer(id) else { return };
-        say(&mut self.transmits, session.id, &Message::Offer { channel, proof, security });
+        say(&mut self.transmits, session.id, &Message::Offer { channel, proof, security, learning });
         // It cannot fail: what would is what the peer said.
         let _ = self.join(now, key, id);
     }
@@ -392,16 +394,18 @@ impl Node {
             return Ok(());
         }
         let (channel, session) = (*channel, session.id);
-        let known = vnet.members.contains_key(&key);
+        // It may say something else of itself than on its last connection.
+        let known = vnet.members.get(&key).is_some_and(|member| member.learning == offer.learning);
         let member = vnet.members.entry(key).or_default();
         if member.session == Some(session) {
             return Ok(());
         }
         member.session = Some(session);
+        member.learning = offer.learning;
         vnet.mismatched.remove(&key);
         vnet.claims.doubt(Owner::Peer(key));
         if !known {
-            self.actions.push_back(Action::Join { peer: key, vnet: id });
+            self.actions.push_back(Action::Join { peer: key, vnet: id, learning: offer.learning });
         }
         self.issue_keys(now, key, id);
         if let Some(vnet) = self.vnets.get(&id) {

@@ -49,6 +49,7 @@ const MEMBERSHIP: &[u8] = b"EXPORTER-viaduct-membership";
 pub(super) struct Offer {
     pub(super) proof: [u8; 16],
     pub(super) security: Security,
+    pub(super) learning: bool,
 }
 
 /// What the peer said of itself.

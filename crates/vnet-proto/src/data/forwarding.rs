@@ -50,6 +50,8 @@ pub struct Forwarding {
     /// Peers with machines behind them that nobody manages: from them, and only from them, frames are taken whose source
     /// nobody claimed.
     pub learning_peers: Arc<[PeerId]>,
+    /// NICs that are here and were at a peer until shortly: what it still got for them comes from it, whoever sent it.
+    pub arrived: Arc<BTreeMap<MacAddr, PeerId>>,
     /// Whose frames from this host's bridge are taken.
     pub local_source: LocalSource,
     /// What of those whose destination is nowhere.
@@ -65,6 +67,7 @@ impl Forwarding {
             groups: Arc::default(),
             answered: Arc::default(),
             learning_peers: Arc::default(),
+            arrived: Arc::default(),
             local_source: LocalSource::default(),
             unknown_destination: UnknownDestination::default(),
         }
@@ -174,6 +177,8 @@ impl Forwarding {
             // It went there a moment ago, which its new host knows sooner than its claim tells.
             Some(Port::Moved(owner)) if owner == peer => {}
             None if self.learning_peers.contains(&peer) => {}
+            // Sent on by where the guest was before.
+            Some(Port::Peer(_) | Port::Moved(_)) if self.arrived.get(&to) == Some(&peer) => {}
             None | Some(Port::Local | Port::Muted | Port::Peer(_) | Port::Moved(_)) => {
                 return FromPeer::ForeignSource;
             }
@@ -283,6 +288,18 @@ mod tests {
         let muted = arp(SILENT, [10, 0, 0, 1]);
         let decision = forwarding.from_bridge(&muted);
         assert_eq!((decision.to, decision.shown), (To::Dropped(DropReason::Muted), Some(Interest::Muted)));
+    }
+
+    #[test]
+    fn what_is_sent_on_to_a_guest_that_has_moved_is_taken() {
+        let mut forwarding = forwarding();
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, THERE)), FromPeer::ForeignSource);
+        forwarding.arrived = Arc::new([(HERE, Q)].into());
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, THERE)), FromPeer::Deliver);
+        assert_eq!(forwarding.from_peer(P, &frame(HERE, GONE)), FromPeer::ForeignSource);
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, NOWHERE)), FromPeer::ForeignSource);
+        assert_eq!(forwarding.from_peer(Q, &frame(BROADCAST, THERE)), FromPeer::ForeignSource);
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, HERE)), FromPeer::ForeignSource);
     }
 
     #[test]

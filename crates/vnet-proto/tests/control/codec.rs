@@ -28,11 +28,9 @@ fn message() -> impl Strategy<Value = Message> {
             workers,
             fast_aes
         }),
-        (any::<u16>(), any::<[u8; 16]>(), security).prop_map(|(channel, proof, security)| Message::Offer {
-            channel,
-            proof,
-            security
-        }),
+        (any::<u16>(), any::<[u8; 16]>(), security, any::<bool>()).prop_map(
+            |(channel, proof, security, learning)| Message::Offer { channel, proof, security, learning }
+        ),
         any::<u16>().prop_map(|channel| Message::Retract { channel }),
         (
             any::<u16>(),

@@ -102,6 +102,7 @@ impl World {
         self.configure(host, |settings| {
             let vnet = settings.vnets.entry(vnet(id)).or_insert_with(|| VnetSettings {
                 security: Security::Conf,
+                learning: false,
                 peers: BTreeSet::new(),
                 nics: BTreeMap::new(),
             });
@@ -251,7 +252,7 @@ impl World {
         while let Some(action) = host.node.poll_action() {
             match action {
                 Action::Close { session } => closed.push(session),
-                Action::Join { peer, vnet } => assert!(host.members.insert((vnet, peer)), "twice"),
+                Action::Join { peer, vnet, .. } => assert!(host.members.insert((vnet, peer)), "twice"),
                 Action::Leave { peer, vnet } => {
                     assert!(host.members.remove(&(vnet, peer)), "was not in it");
                     let left = host.inbound.values().any(|a| a.peer == peer && a.vnet == vnet);

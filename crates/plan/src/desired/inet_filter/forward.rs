@@ -184,6 +184,11 @@ fn fill_zones(context: &Context<'_>, table: &mut Builder) {
             table.insert("exits", Key::new().name(device).name(l3));
         }
     }
+    // What has no address here is only switched; with br_netfilter it comes here all the same.
+    for (_, vnet) in context.bare_vnets() {
+        table.insert("inside", Key::new().name(&vnet.bridge));
+        table.insert("switched", Key::new().name(&vnet.bridge).name(&vnet.bridge));
+    }
     for (name, network) in &context.config.networks {
         if let Some(bridge) = bridge_of(network) {
             // A bridge whose frames do not pass the IP filter; with br_netfilter they come here all the same.

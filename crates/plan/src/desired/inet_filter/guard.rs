@@ -31,6 +31,9 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     for (bridge, _) in context.inside().filter(|(_, n)| bridge_of(n).is_some()) {
         table.judge("ports", Key::new().name(bridge), Verdict::Goto("no_loopback".to_owned()));
     }
+    for (_, vnet) in context.bare_vnets() {
+        table.judge("ports", Key::new().name(&vnet.bridge), Verdict::Goto("no_loopback".to_owned()));
+    }
     for port in context.ports.iter().filter(|p| p.is_routed()) {
         table.judge("ports", Key::new().name(port.device()), guard_of(port));
         add_own_addresses(port, table, false);
