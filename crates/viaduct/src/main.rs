@@ -12,6 +12,7 @@ mod guard;
 mod hooks;
 mod host;
 mod operations;
+mod original;
 mod privileges;
 mod services;
 mod show;
@@ -31,15 +32,29 @@ use show::{say, tell};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let code = match Cli::try_parse() {
-        Ok(cli) => run(&cli),
-        Err(error) => misunderstood(&error),
+    let code = match original::called_as(std::env::args_os().next()) {
+        Some(tool) => as_original(tool),
+        None => match Cli::try_parse() {
+            Ok(cli) => run(&cli),
+            Err(error) => misunderstood(&error),
+        },
     };
     match show::finish() {
         None => code,
         Some(error) => {
             tell!("error: what was to be said could not be written: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// By a name that vnets' commands had in Xen.
+fn as_original(tool: original::Tool) -> ExitCode {
+    match original::run(tool) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.show(false);
+            failure.code()
         }
     }
 }

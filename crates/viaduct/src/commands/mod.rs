@@ -71,6 +71,21 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// As `viaduct vnet` does it.
+pub(crate) fn vnet(global: &Global, command: &crate::cli::Vnet) -> Result<ExitCode, Failure> {
+    vnet::run(global, command)
+}
+
+/// As `viaduct peer` does it.
+pub(crate) fn peer(global: &Global, command: &crate::cli::Peer) -> Result<ExitCode, Failure> {
+    peer::run(global, command)
+}
+
+/// The vnets of this host.
+pub(crate) fn vnets(global: &Global) -> Result<operations::VnetsReport, Failure> {
+    ask(global, operations::Vnets {})
+}
+
 /// Has an operation performed: by the daemon, when there is one.
 fn ask<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure> {
     let mut bar = Progress::new();
