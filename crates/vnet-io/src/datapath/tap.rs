@@ -25,7 +25,7 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 
 /// How many frames may wait for a worker. A super-frame has up to 64 KiB, so that a queue of the usual 1,000 would hold
 /// frames for tens of milliseconds; with this many, TCP finds its rate and others' packets do not wait behind it.
-const QUEUE: u32 = 64;
+const QUEUE: u32 = 128;
 
 /// Whether a tap outlives its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

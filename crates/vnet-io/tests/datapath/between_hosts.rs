@@ -150,13 +150,17 @@ fn super_frames_stay_together() {
 fn hosts_may_have_different_numbers_of_workers_and_ports() {
     for (workers, sockets) in [([2, 2], [2, 2]), ([2, 2], [1, 2]), ([3, 1], [3, 1]), ([2, 2], [1, 1])] {
         let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, workers, sockets);
+        // The first host may have sent something before the second had its keys.
+        let dropped = |pair: &Pair| {
+            let hosts = pair.counters().map(|counters| counters.host);
+            hosts.map(|host| host.unknown_spi + host.replayed + host.forged)
+        };
+        let before = dropped(&pair);
         for _ in 0..3 {
             pair.transfer("10.9.0.2", 1_000_000);
             pair.transfer("fd09::2", 1_000_000);
         }
-        let [a, b] = pair.counters();
-        assert_eq!(a.host.unknown_spi + b.host.unknown_spi, 0);
-        assert_eq!(a.host.replayed + b.host.replayed, 0);
+        assert_eq!(dropped(&pair), before);
     }
 }
 

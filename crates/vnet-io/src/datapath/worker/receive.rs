@@ -7,8 +7,9 @@ use std::{
 
 use crate::datapath::socket::{Address, Control, UDP_GRO, control_messages};
 
-/// How many messages are received with one call. Where the kernel joins datagrams, each is a run of up to 64 KiB.
-const MESSAGES: usize = 32;
+/// How many messages are received with one call. Where the kernel joins datagrams, each is a run of up to 64 KiB, and what comes
+/// after them waits until all are delivered.
+const MESSAGES: usize = 16;
 /// The longest message there can be.
 const LONGEST: usize = 65_536;
 /// From one place to the next; not a power of two, so that the beginnings of all do not share a part of the cache.
