@@ -11,6 +11,7 @@ mod sandbox;
 mod scale;
 mod table;
 mod traffic;
+mod vnet;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -24,7 +25,7 @@ const PATH: &str = "docs/benchmarks.md";
 
 /// The words after `cargo xtask bench`.
 const USAGE: &str =
-    "cargo xtask bench [cost] [scale] [datapath] [kernel] [--quick] [--write] [--program PATH]";
+    "cargo xtask bench [cost] [scale] [datapath] [vnet] [kernel] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,7 @@ pub(crate) struct Options {
     cost: bool,
     scale: bool,
     datapath: bool,
+    vnet: bool,
     /// The kernel crate's own measurements, which have no competitor.
     kernel: bool,
     quick: bool,
@@ -50,6 +52,7 @@ impl Options {
                 "cost" => options.cost = true,
                 "scale" => options.scale = true,
                 "datapath" => options.datapath = true,
+                "vnet" => options.vnet = true,
                 "kernel" => options.kernel = true,
                 "--quick" => options.quick = true,
                 "--write" => options.write = true,
@@ -58,12 +61,12 @@ impl Options {
             }
         }
         if !(options.measured() || options.kernel) {
-            (options.cost, options.scale, options.datapath) = (true, true, true);
+            (options.cost, options.scale, options.datapath, options.vnet) = (true, true, true, true);
             options.kernel = !options.quick;
         }
         if options.write && (options.quick || !options.measured()) {
             return Err(
-                "--write keeps the parts cost, scale and datapath, measured thoroughly: not with --quick"
+                "--write keeps the parts cost, scale, datapath and vnet, measured thoroughly: not with --quick"
                     .to_owned(),
             );
         }
@@ -72,7 +75,7 @@ impl Options {
 
     /// Whether there is a part that has tables.
     fn measured(&self) -> bool {
-        self.cost || self.scale || self.datapath
+        self.cost || self.scale || self.datapath || self.vnet
     }
 
     /// How many guests are configured.
@@ -85,6 +88,7 @@ impl Options {
             (self.cost, "cost"),
             (self.scale, "scale"),
             (self.datapath, "datapath"),
+            (self.vnet, "vnet"),
             (self.quick, "--quick"),
             (self.write, "--write"),
         ];
@@ -97,6 +101,9 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
     if options.measured() {
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
+        if options.vnet {
+            cargo("build --release --locked --package viaduct-vnet-io --example end")?;
+        }
         let release = release_directory()?;
         let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
         sandbox::enter(&release.join("xtask"), &program, &options.words())?;
@@ -133,6 +140,9 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     }
     if options.datapath {
         datapath::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.vnet {
+        vnet::measure(&sandbox, &options, &mut page)?;
     }
     if options.write {
         let path = root().join(PATH);

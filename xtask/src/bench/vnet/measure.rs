@@ -1,0 +1,167 @@
+//! The two hosts, and what is measured between their guests.
+
+use std::{fs, process::Stdio, thread, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    super::sandbox::{Machine, Sandbox, output},
+    ways::{Tunnel, Way},
+};
+
+/// What is measured, in the order of the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Metric {
+    Tcp,
+    TcpWire,
+    Idle,
+    Loaded,
+    Cpu,
+}
+
+impl Metric {
+    pub(super) const ALL: [Self; 5] = [Self::Tcp, Self::TcpWire, Self::Idle, Self::Loaded, Self::Cpu];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP, one stream, Mbit/s",
+            Self::TcpWire => "wire, Mbit/s",
+            Self::Idle => "round trip, ms",
+            Self::Loaded => "under four TCP streams, ms",
+            Self::Cpu => "tunnel CPU, s/GB",
+        }
+    }
+
+    pub(super) fn more_is_better(self) -> bool {
+        matches!(self, Self::Tcp | Self::TcpWire)
+    }
+}
+
+/// Hosts `ha` and `hb` with the guests `ga` and `gb`.
+pub(super) struct Hosts {
+    pub(super) hosts: [Machine; 2],
+    guests: [Machine; 2],
+    tunnel: Tunnel,
+    way: Way,
+}
+
+impl Hosts {
+    pub(super) fn make(sandbox: &Sandbox, way: Way) -> Result<Self, String> {
+        let hosts = [sandbox.machine("ha")?, sandbox.machine("hb")?];
+        let guests = [sandbox.machine("ga")?, sandbox.machine("gb")?];
+        sandbox.here(
+            "ip",
+            &["-n", "ha", "link", "add", "u0", "type", "veth", "peer", "name", "u0", "netns", "hb"],
+        )?;
+        for side in 0..2 {
+            let (host, guest, number) = (&hosts[side], &guests[side], side + 1);
+            host.run(&format!("ip addr add 192.0.2.{number}/24 dev u0"))?;
+            host.run("ip link set u0 up")?;
+            host.run("ip link add br0 type bridge")?;
+            host.run("ip link set br0 up")?;
+            host.run(&format!("ip link add g0 type veth peer name eth0 netns {}", guest.name))?;
+            host.run("ip link set g0 master br0 up")?;
+            guest.run(&format!("ip link set eth0 address 02:00:00:00:00:0{number} up"))?;
+            guest.run(&format!("ip addr add 10.9.0.{number}/24 dev eth0"))?;
+        }
+        let tunnel = Tunnel::start(sandbox, way, &hosts)?;
+        for side in 0..2 {
+            let port = way.port();
+            hosts[side].run(&format!("ip link set {port} mtu {} master br0 up", way.mtu()))?;
+            guests[side].run(&format!("ip link set eth0 mtu {}", way.mtu()))?;
+        }
+        let this = Self { hosts, guests, tunnel, way };
+        this.meet()?;
+        Ok(this)
+    }
+
+    /// Waits until the guests reach each other.
+    fn meet(&self) -> Result<(), String> {
+        for _ in 0..60 {
+            if self.guests[0].run("ping -q -c 1 -W 0.5 10.9.0.2").is_ok() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Err(format!("the guests do not reach each other by {}", self.way.name()))
+    }
+
+    pub(super) fn measure(&self, quick: bool) -> Result<Vec<(Metric, f64)>, String> {
+        let seconds = if quick { 2 } else { 3 };
+        let mut server = self.guests[1]
+            .enter("iperf3")
+            .arg("-s")
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        thread::sleep(Duration::from_millis(300));
+        let result = self.all(seconds);
+        let _ = server.kill();
+        let _ = server.wait();
+        result
+    }
+
+    fn all(&self, seconds: u32) -> Result<Vec<(Metric, f64)>, String> {
+        let mut all = vec![(Metric::Idle, self.round_trip(100)?)];
+        let before = self.tunnel.seconds()?;
+        let (rate, bytes) = self.tcp(seconds, 1)?;
+        all.push((Metric::Tcp, rate));
+        if self.way.has_process() {
+            all.push((Metric::Cpu, (self.tunnel.seconds()? - before) / (bytes / 1e9)));
+        }
+        all.push((Metric::Loaded, self.loaded(seconds)?));
+        for host in &self.hosts {
+            host.run("ethtool -K u0 tso off gso off gro off tx-udp-segmentation off")?;
+        }
+        all.push((Metric::TcpWire, self.tcp(seconds, 1)?.0));
+        Ok(all)
+    }
+
+    /// Mbit/s, and bytes.
+    fn tcp(&self, seconds: u32, streams: u32) -> Result<(f64, f64), String> {
+        let said = self.iperf(&format!("-t {seconds} -P {streams}"))?;
+        let sum = &said["end"]["sum_received"];
+        let value = |name: &str| sum[name].as_f64().ok_or_else(|| format!("iperf3 says no {name}: {said}"));
+        Ok((value("bits_per_second")? / 1e6, value("bytes")?))
+    }
+
+    fn iperf(&self, words: &str) -> Result<Value, String> {
+        let text = self.guests[0].run(&format!("iperf3 -J -c 10.9.0.2 {words}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("iperf3: {error}"))
+    }
+
+    /// The median of so many, in ms.
+    fn round_trip(&self, count: u32) -> Result<f64, String> {
+        let mut command = self.guests[0].command("ping");
+        let text = output(command.args(["-i", "0.01", "-c", &count.to_string(), "10.9.0.2"]))?;
+        median(&text).ok_or_else(|| format!("no answer to a ping by {}", self.way.name()))
+    }
+
+    fn loaded(&self, seconds: u32) -> Result<f64, String> {
+        let mut command = self.guests[0].enter("iperf3");
+        let time = (seconds + 1).to_string();
+        let load = command.args(["-c", "10.9.0.2", "-t", &time, "-P", "4"]).stdout(Stdio::null()).spawn();
+        let mut load = load.map_err(|error| format!("iperf3: {error}"))?;
+        thread::sleep(Duration::from_millis(1_000));
+        let measured = self.round_trip(seconds * 80);
+        let _ = load.wait();
+        measured
+    }
+}
+
+fn median(text: &str) -> Option<f64> {
+    let times = text.lines().filter_map(|line| line.split("time=").nth(1)?.split(' ').next()?.parse().ok());
+    let mut times: Vec<f64> = times.collect();
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied()
+}
+
+/// Seconds of processor that a process has used, its own and the kernel's.
+pub(super) fn processor(pid: u32) -> Result<f64, String> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    // After the name, which may contain anything: utime and stime are the fields 14 and 15 (proc(5)), in hundredths.
+    let after = text.rsplit(')').next().unwrap_or_default();
+    let ticks = after.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
+    Ok(ticks.sum::<f64>() / 100.0)
+}

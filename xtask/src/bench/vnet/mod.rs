@@ -1,0 +1,116 @@
+//! Two hosts with a guest each, and a tunnel between their bridges: ours, and what else there is.
+
+mod chart;
+mod measure;
+mod ways;
+
+use std::{collections::BTreeMap, fs};
+
+use super::{
+    Options,
+    sandbox::Sandbox,
+    table::{Page, Sample, number},
+};
+use measure::{Hosts, Metric};
+use number as table_number;
+use ways::Way;
+
+const ROUNDS: u32 = 2;
+const QUICK_ROUNDS: u32 = 1;
+/// Where the picture is kept.
+const CHART: &str = "docs/vnets-speed.svg";
+
+/// What a tunnel is judged by, each in its own column.
+type Samples = BTreeMap<(Way, Metric), Sample>;
+
+pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> Result<(), String> {
+    let rounds = if options.quick { QUICK_ROUNDS } else { ROUNDS };
+    let mut samples = Samples::new();
+    let mut missing = Vec::new();
+    for _ in 0..rounds {
+        for way in Way::ALL {
+            if !way.is_installed() {
+                if !missing.contains(&way) {
+                    missing.push(way);
+                }
+                continue;
+            }
+            eprintln!("{} …", way.name());
+            match Hosts::make(sandbox, way).and_then(|hosts| hosts.measure(options.quick)) {
+                Ok(values) => {
+                    for (metric, value) in values {
+                        samples.entry((way, metric)).or_default().add(value);
+                    }
+                }
+                // Others' programs may fail; ours may not.
+                Err(problem) if way.encrypts() && way != Way::Viaduct => {
+                    eprintln!("{}: {problem}", way.name());
+                    if !samples.keys().any(|(other, _)| *other == way) && !missing.contains(&way) {
+                        missing.push(way);
+                    }
+                }
+                Err(problem) => return Err(problem),
+            }
+        }
+    }
+    report(&samples, &missing, page);
+    if options.write {
+        let path = xtask::root().join(CHART);
+        fs::write(&path, chart::bars(&samples)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn report(samples: &Samples, missing: &[Way], page: &mut Page) {
+    page.section(
+        "Frames between hosts",
+        "Guest, bridge, tunnel, underlay of 1500 bytes, tunnel, bridge, guest; all ends share the machine's processors. \
+         \"Wire\": the underlay's own segmentation and receive offloads are off. CPU is that of the tunnels' own \
+         processes at both ends, which includes what the kernel does in their name, while one TCP stream flows. Ours is \
+         the datapath with keys given to it (AES-128-GCM).",
+    );
+    let mut head = vec!["tunnel".to_owned()];
+    head.extend(Metric::ALL.map(|metric| metric.name().to_owned()));
+    let mut rows = vec![head];
+    for way in Way::ALL {
+        if missing.contains(&way) {
+            continue;
+        }
+        let mut row = vec![way.name().to_owned()];
+        row.extend(
+            Metric::ALL.map(|metric| samples.get(&(way, metric)).map_or("–".to_owned(), Sample::cell)),
+        );
+        rows.push(row);
+    }
+    page.table(&rows);
+    page.paragraph(&comparison(samples));
+    if !missing.is_empty() {
+        let names: Vec<&str> = missing.iter().map(|way| way.name()).collect();
+        page.paragraph(&format!(
+            "Not installed or not to be started, so not measured: {}.",
+            names.join(", ")
+        ));
+    }
+    page.paragraph(
+        "![One TCP stream through each tunnel, with the underlay's offloads and without](vnets-speed.svg)",
+    );
+}
+
+/// Ours beside the best of the encrypted ones.
+fn comparison(samples: &Samples) -> String {
+    let mut parts = Vec::new();
+    for metric in Metric::ALL {
+        let Some(ours) = samples.get(&(Way::Viaduct, metric)).map(Sample::median) else { continue };
+        let others = Way::ALL.into_iter().filter(|way| way.encrypts() && *way != Way::Viaduct);
+        let medians = others.filter_map(|way| Some((way, samples.get(&(way, metric))?.median())));
+        let best = if metric.more_is_better() {
+            medians.max_by(|a, b| a.1.total_cmp(&b.1))
+        } else {
+            medians.min_by(|a, b| a.1.total_cmp(&b.1))
+        };
+        if let Some((way, best)) = best {
+            parts.push(format!("{}: {} times {}", metric.name(), number(ours / best), way.name()));
+        }
+    }
+    format!("Ours beside the best encrypted one in each column. {}.", parts.join("; "))
+}
