@@ -103,8 +103,8 @@ impl<'a> View<'a> {
         let to = flow.reply.source;
         let published =
             to != flow.original.destination || flow.reply.source_port != flow.original.destination_port;
-        let from_guest = self.has(v6, "attached", &Key::new().ip(flow.original.source));
-        let to_guest = self.has(v6, "attached", &Key::new().ip(to));
+        let from_guest = self.is_guest(flow.original.source);
+        let to_guest = self.is_guest(to) || !self.uplinks_to(v6, to).is_empty();
         if published && self.published_to(flow.protocol, &flow.original).is_some() {
             return Some(
                 self.published_to(flow.protocol, &flow.original) == Some((to, flow.reply.source_port)),
@@ -125,11 +125,19 @@ impl<'a> View<'a> {
         Some(out && into)
     }
 
+    /// Whether an address is known to be a guest's: it is here, or has a list.
+    fn is_guest(&self, address: IpAddr) -> bool {
+        let sets = ["attached", "listed_in", "listed_out"];
+        sets.into_iter().any(|set| self.has(address.is_ipv6(), set, &Key::new().ip(address)))
+    }
+
+    /// Whether it may be a flow of guests, who need not be here.
     fn is_ours(&self, flow: &Flow) -> bool {
-        let v6 = flow.original.source.is_ipv6();
-        [flow.original.source, flow.reply.source]
-            .into_iter()
-            .any(|end| self.has(v6, "attached", &Key::new().ip(end)))
+        let (from, to) = (flow.original.source, flow.reply.source);
+        self.is_guest(from)
+            || self.is_guest(to)
+            || self.has(to.is_ipv6(), "between", &Key::new().ip(from).ip(to))
+            || !self.uplinks_to(to.is_ipv6(), to).is_empty()
     }
 
     fn permissions(&self, flow: &Flow) -> Permissions {

@@ -101,6 +101,33 @@ fn a_permission_ends_flows_of_guests_that_are_away() {
 }
 
 #[test]
+fn a_permission_from_outside_ends_flows_of_guests_that_are_away() {
+    let flow = tcp(OUTSIDE, B, 22);
+    let of = |inbound: &str, lines: &str, here: &[&str]| {
+        networks(&format!("uplink = \"wan\"\ninbound = \"{inbound}\""), &guest("b", B, lines), here)
+    };
+    let some = "allow-in = [{ from = \"any\", ports = [\"22/tcp\"] }]";
+    for here in [&["b"][..], &[]] {
+        for (before, after) in [
+            (("deny", some), ("deny", "allow-in = []")),
+            (("deny", some), ("deny", "")),
+            (("allow", ""), ("deny", "")),
+            (("allow", ""), ("allow", "allow-in = []")),
+        ] {
+            let [before, after] = [before, after].map(|(inbound, lines)| of(inbound, lines, here));
+            assert!(ends(&before, &after, &flow), "{here:?}");
+        }
+        for (before, after) in [(("deny", some), ("allow", some)), (("deny", some), ("allow", ""))] {
+            let [before, after] = [before, after].map(|(inbound, lines)| of(inbound, lines, here));
+            assert!(!ends(&before, &after, &flow), "{here:?}");
+        }
+    }
+    // That it goes or comes takes no permission away.
+    assert!(!ends(&of("deny", some, &["b"]), &of("deny", some, &[]), &flow));
+    assert!(!ends(&of("deny", some, &[]), &of("deny", some, &["b"]), &flow));
+}
+
+#[test]
 fn what_may_come_in_by_one_uplink_does_not_go_on_by_another() {
     let guests = guest("a", A, "");
     let by = |uplink: &str| networks(&format!("uplink = \"{uplink}\"\ninbound = \"allow\""), &guests, &["a"]);
