@@ -367,6 +367,18 @@ impl Host {
         }
     }
 
+    /// Makes the host what it should be already, unless it is known to be that.
+    pub(crate) fn make_sure(
+        &mut self,
+        situation: &Situation,
+        caller: &mut Caller<'_>,
+    ) -> Result<Outcome, NotMade> {
+        let is_made = self.made.as_ref().is_some_and(|(made, _)| {
+            made.is_applied_as(situation) && made.attachments == situation.attachments
+        });
+        if is_made { Ok(Outcome::default()) } else { self.turn(Some(situation), situation, caller) }
+    }
+
     /// Makes the host what it is to be, as far as possible, and remembers that; there is no way back.
     pub(crate) fn become_at_last(
         &mut self,

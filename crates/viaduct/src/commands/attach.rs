@@ -81,7 +81,8 @@ pub(super) fn detach(global: &Global, id: &NicId) -> Result<ExitCode, Failure> {
     report.notices.iter().for_each(|notice| tell!("{notice}"));
     match &report.target {
         Some(old) => say!("{id} is no longer {}.", target::words(old)),
-        None => say!("{id} is not attached. Nothing to do."),
+        None if report.done.is_empty() => say!("{id} is not attached. Nothing to do."),
+        None => say!("{id} is not attached. What was left of it is gone."),
     }
     Ok(ExitCode::SUCCESS)
 }

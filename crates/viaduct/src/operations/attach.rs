@@ -167,7 +167,10 @@ impl Operation for Detach {
                     |config| names::unknown(id, config),
                 ));
             }
-            return Ok(Detached { nic: self.nic, target: None, done: Vec::new(), notices: Vec::new() });
+            // Somebody may have been stopped on the way.
+            let outcome = host.make_sure(&before, caller)?;
+            let notices = Remark::all(&outcome.notices);
+            return Ok(Detached { nic: self.nic, target: None, done: outcome.done, notices });
         };
         let after = before.with_attachments(attachments);
         let outcome = host.turn(Some(&before), &after, caller)?;
