@@ -106,13 +106,13 @@ fn settings_message(which: Which<'_>, settings: &Settings) -> LinkMessage {
 }
 
 /// Changes a setting of a bridge's port.
-pub(crate) fn set_port(name: &IfName, setting: InfoBridgePort) -> Request {
-    let mut message = about(Which::Name(name));
+pub(crate) fn set_port(which: Which<'_>, setting: InfoBridgePort) -> Request {
+    let mut message = about(which);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(vec![setting])),
     ]));
-    // Port settings are taken from RTM_NEWLINK only; without a group it is about this name or nothing.
+    // Port settings are taken from RTM_NEWLINK only; without a group it is about this one or nothing.
     Request::change(&RouteNetlinkMessage::NewLink(message), 0)
 }
 

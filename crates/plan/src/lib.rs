@@ -15,6 +15,7 @@ mod port;
 pub mod sim;
 mod state;
 mod transactions;
+mod unmade;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
@@ -26,3 +27,4 @@ pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op};
 pub use port::{Apply, Observe, ObservePart};
 pub use state::*;
+pub use unmade::Unmade;

@@ -42,7 +42,8 @@ pub trait Apply {
 
     /// Does the steps in order and says how each went: one result per step. A step that fails does not stop the
     /// others, except that after a failed [`Op::Nft`] nothing more is done (every later step fails with its error):
-    /// no packet flows past a filter that is not there.
+    /// no packet flows past a filter that is not there. Nor is anything done to what has the name of a link that could
+    /// not be made ([`crate::Unmade`]).
     ///
     /// `keep` says of a flow whether the new filter lets it live; asked at [`Op::EndFlows`].
     fn apply(

@@ -14,6 +14,7 @@ use crate::{
         Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, InnerDevice, Kind, Link,
         Observed, ObservedGuest, ObservedNamespace, PROTOCOL, Route, Sysctl,
     },
+    unmade::Unmade,
 };
 
 /// A simulated host.
@@ -535,7 +536,7 @@ impl Apply for Host {
         keep: &dyn Fn(&Flow) -> bool,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), Refused>> {
-        let mut filter_failed = false;
+        let (mut filter_failed, mut unmade) = (false, Unmade::default());
         let mut results = Vec::with_capacity(ops.len());
         for (number, op) in ops.iter().enumerate() {
             let refused = |reason| Refused { step: op.to_string(), reason };
@@ -552,12 +553,17 @@ impl Apply for Host {
             };
             let result = if filter_failed {
                 Err(refused("the filter is not in place"))
+            } else if unmade.needed(op).is_some() {
+                Err(refused("its link could not be made"))
             } else if injected {
                 Err(refused("injected"))
             } else {
                 self.step(op, keep).map_err(refused)
             };
             filter_failed |= result.is_err() && matches!(op, Op::Nft(_));
+            if result.is_err() {
+                unmade.failed(op);
+            }
             results.push(result);
             progress(number + 1);
         }

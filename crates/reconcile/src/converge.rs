@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
-    Apply, Ask, Attachments, Desired, Flow, Flows, Notice, Observe, Observed, Op, PROTOCOL, Plan, Served,
-    Severity, ask, desired, plan,
+    Apply, Ask, Attachments, Desired, Flow, Flows, LinkChange, Notice, Observe, Observed, Op, PROTOCOL, Plan,
+    Served, Severity, ask, desired, plan,
 };
 use viaduct_types::NicId;
 
@@ -217,9 +217,17 @@ pub fn converge_except<K: Observe + Apply>(
 }
 
 /// The steps up to the first one that takes away what is not ours, and those from there on. An uplink's address and
-/// way out go to its bridge; they leave the uplink only when all is well with the bridge.
+/// way out go to its bridge; they leave the uplink only when all is well with the bridge. That an uplink leaves its
+/// bridge belongs to those that follow: stopped between them, the way out would be by a bridge that leads nowhere.
 fn parts<'a>(ops: &'a [Op], observed: &Observed) -> impl Iterator<Item = &'a [Op]> {
-    let takes = |op: &Op| takes_foreign(op, observed);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is about this")]
+    let releases = |op: &Op| match op {
+        Op::SetLink { name, change: LinkChange::Master(None) } => {
+            observed.links.get(name).is_some_and(|link| !link.is_ours())
+        }
+        _ => false,
+    };
+    let takes = |op: &Op| takes_foreign(op, observed) || releases(op);
     let (first, rest) = ops.split_at(ops.iter().position(takes).unwrap_or(ops.len()));
     [first, rest].into_iter().filter(|part| !part.is_empty())
 }

@@ -21,6 +21,10 @@ impl Run<'_> {
         change: &GuestChange,
     ) -> Result<(), KernelError> {
         let place = Place::Guest(netns.to_owned());
+        if self.queue.is_elsewhere(&place) {
+            self.send();
+            self.check_made(doing)?;
+        }
         let up = Settings { up: Some(true), ..Settings::default() };
         let set = |settings| link::set(Which::Name(device), &settings);
         let (request, fine) = match change {

@@ -59,11 +59,17 @@ impl Run<'_> {
         };
         self.put(doing, Place::Host, make, NOTHING);
         self.queue.make(name.clone(), netns);
+        self.made.insert(name.clone(), index);
         for (settings, fine) in [(ours, NOTHING), (silent, NO_IPV6)] {
             let request = link::set(Which::Index(index), &settings);
             self.queue.put(Place::Host, Step { op: doing.number, request, fine, undo: Some(index) });
         }
         Ok(())
+    }
+
+    /// A link that this run makes goes by its number: if it could not be made, somebody else's may have its name.
+    fn which<'n>(&self, name: &'n IfName) -> Which<'n> {
+        self.made.get(name).map_or(Which::Name(name), |index| Which::Index(*index))
     }
 
     /// The alias comes before persistence: killed between the two, the tap goes with this process.
@@ -120,12 +126,12 @@ impl Run<'_> {
             }
             LinkChange::Isolated(isolated) => {
                 let setting = InfoBridgePort::Isolated(*isolated);
-                self.put(doing, Place::Host, link::set_port(name, setting), NOTHING);
+                self.put(doing, Place::Host, link::set_port(self.which(name), setting), NOTHING);
                 return Ok(());
             }
             LinkChange::Hairpin(hairpin) => {
                 let setting = InfoBridgePort::HairpinMode(*hairpin);
-                self.put(doing, Place::Host, link::set_port(name, setting), NOTHING);
+                self.put(doing, Place::Host, link::set_port(self.which(name), setting), NOTHING);
                 return Ok(());
             }
             LinkChange::Alias(alias) => settings.alias = Some(alias.clone()),
@@ -135,7 +141,7 @@ impl Run<'_> {
                 fine = if *none { NO_IPV6 } else { NOTHING };
             }
         }
-        self.put(doing, Place::Host, link::set(Which::Name(name), &settings), fine);
+        self.put(doing, Place::Host, link::set(self.which(name), &settings), fine);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ mod namespace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use viaduct_plan::{Address, Apply, Flow, Op, PROTOCOL, Route, RouteKind, Sysctl};
+use viaduct_plan::{Address, Apply, Flow, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
 use viaduct_types::IfName;
 
 use crate::{
@@ -43,6 +43,9 @@ impl Apply for Kernel {
             journal,
             queue: Queue::default(),
             failed: BTreeMap::new(),
+            made: BTreeMap::new(),
+            unmade: Unmade::default(),
+            promoted: BTreeMap::new(),
             restored: Vec::new(),
         };
         for (number, op) in ops.iter().enumerate() {
@@ -106,6 +109,11 @@ struct Run<'k> {
     queue: Queue,
     /// By the step's place.
     failed: BTreeMap<usize, KernelError>,
+    /// The numbers of the links that it was to make.
+    made: BTreeMap<IfName, u32>,
+    unmade: Unmade,
+    /// The settings that have to be as they were when the queue is sent, and for which step they were changed.
+    promoted: BTreeMap<Sysctl, usize>,
     /// What was given back what it had, by which step.
     restored: Vec<(usize, Sysctl)>,
 }
@@ -113,6 +121,7 @@ struct Run<'k> {
 impl Run<'_> {
     /// Does a step, or puts it into the queue.
     fn step(&mut self, doing: Doing<'_>, keep: &dyn Fn(&Flow) -> bool) -> Result<(), KernelError> {
+        self.check_made(doing)?;
         match doing.op {
             Op::Nft(changes) => {
                 self.send();
@@ -124,6 +133,7 @@ impl Run<'_> {
             }
             Op::SetSysctl { key, value, journal } => {
                 self.send();
+                self.check_made(doing)?;
                 if *journal {
                     self.journalled(key)?;
                 }
@@ -212,6 +222,16 @@ impl Run<'_> {
 
     /// Sends what waits.
     fn send(&mut self) {
+        self.send_queue();
+        for (key, number) in std::mem::take(&mut self.promoted) {
+            let what = self.ops.get(number).map(Op::to_string).unwrap_or_default();
+            if let Err(error) = sysctl::write(&key, "0", &what) {
+                self.fail(number, error);
+            }
+        }
+    }
+
+    fn send_queue(&mut self) {
         if self.queue.is_empty() {
             return;
         }
@@ -240,6 +260,9 @@ impl Run<'_> {
 
     fn fail(&mut self, number: usize, error: KernelError) {
         tracing::debug!(number, %error, "step failed");
+        if let Some(op) = self.ops.get(number) {
+            self.unmade.failed(op);
+        }
         self.failed.entry(number).or_insert(error);
     }
 
@@ -264,6 +287,7 @@ impl Run<'_> {
     fn device(&mut self, doing: Doing<'_>, place: &Place, name: &IfName) -> Result<Option<u32>, KernelError> {
         if self.queue.is_making(name) || self.queue.is_elsewhere(place) {
             self.send();
+            self.check_made(doing)?;
         }
         let Kernel { route, sockets, .. } = &mut *self.kernel;
         let index = match place {
@@ -271,6 +295,11 @@ impl Run<'_> {
             Place::Guest(path) => sockets.with(path, |socket| link::index_of(socket, name))?,
         };
         index.map_err(|e| KernelError::system(doing.what(), e))
+    }
+
+    /// Nothing is done to what has the name of a link that could not be made.
+    fn check_made(&self, doing: Doing<'_>) -> Result<(), KernelError> {
+        self.unmade.needed(doing.op).map_or(Ok(()), |name| Err(doing.no_device(&name)))
     }
 
     fn existing(&mut self, doing: Doing<'_>, place: &Place, name: &IfName) -> Result<u32, KernelError> {
@@ -312,10 +341,10 @@ impl Run<'_> {
             self.put(doing, Place::Host, request, GONE);
             return Ok(());
         }
-        self.send();
+        // What waits goes together with it: stopped in between, a device could have lost its cable and kept its routes.
         sysctl::write(&promote, "1", &doing.what())?;
+        self.promoted.insert(promote, doing.number);
         self.put(doing, Place::Host, request, GONE);
-        self.send();
-        sysctl::write(&promote, "0", &doing.what())
+        Ok(())
     }
 }
