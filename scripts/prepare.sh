@@ -63,6 +63,7 @@ case $purpose in test | ci)
     need libvirt-daemon-driver-qemu - "with QEMU"
     need libvirt-clients virsh "tells it to"
     need kmod depmod "knows what modules of their kernel need each other"
+    need strace strace "kills a run at a chosen system call"
     ;;
 esac
 
@@ -84,6 +85,7 @@ case $purpose in bench)
     need nebula nebula "another one"
     need wireguard-go wireguard-go "another one"
     need wireguard-tools wg "sets it up"
+    need strace strace "kills runs at chosen system calls"
     need util-linux unshare "gives measurements namespaces of their own"
     need mount mount "gives measurements a /run of their own"
     ;;

@@ -23,9 +23,11 @@ pub(crate) use traffic::{WORK, work};
 /// Where the tables are kept.
 const PATH: &str = "docs/benchmarks.md";
 
+/// How often each of the four hosts of that test is killed.
+const KILLS: usize = 250;
+
 /// The words after `cargo xtask bench`.
-const USAGE: &str =
-    "cargo xtask bench [cost] [scale] [datapath] [vnet] [kernel] [--quick] [--write] [--program PATH]";
+const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [vnet] [kernel] [kills] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,8 @@ pub(crate) struct Options {
     vnet: bool,
     /// The kernel crate's own measurements, which have no competitor.
     kernel: bool,
+    /// Hosts that are killed all the time; nothing is measured but that they stay closed and arrive.
+    kills: bool,
     quick: bool,
     write: bool,
     /// The program, when it is not to be built from this workspace.
@@ -54,15 +58,16 @@ impl Options {
                 "datapath" => options.datapath = true,
                 "vnet" => options.vnet = true,
                 "kernel" => options.kernel = true,
+                "kills" => options.kills = true,
                 "--quick" => options.quick = true,
                 "--write" => options.write = true,
                 "--program" => options.program = Some(rest.next().ok_or("--program needs a path")?.into()),
                 other => return Err(format!("what is \"{other}\"? {USAGE}")),
             }
         }
-        if !(options.measured() || options.kernel) {
+        if !(options.measured() || options.kernel || options.kills) {
             (options.cost, options.scale, options.datapath, options.vnet) = (true, true, true, true);
-            options.kernel = !options.quick;
+            (options.kernel, options.kills) = (!options.quick, !options.quick);
         }
         if options.write && (options.quick || !options.measured()) {
             return Err(
@@ -112,6 +117,11 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
         let kernel = "test --release --locked --package viaduct-kernel";
         cargo(&format!("{kernel} --test nft -- --ignored --nocapture --test-threads=1 measure"))?;
         cargo(&format!("{kernel} --test kernel -- --include-ignored --nocapture --test-threads=1 timing"))?;
+    }
+    if options.kills {
+        cargo(&format!(
+            "--config env.VIADUCT_KILLS=\"{KILLS}\" test --release --locked --package viaduct --test kills -- --nocapture"
+        ))?;
     }
     Ok(())
 }
