@@ -19,10 +19,12 @@ use crate::{
 const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 /// Where ff02::1 goes on Ethernet (RFC 2464, section 7).
 const ALL_NODES: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
-const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
-const ICMPV6: u8 = 58;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+pub(crate) const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
+pub(crate) const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
+pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+/// Ethernet, IPv4, lengths of their addresses.
+pub(crate) const ARP_KIND: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
 const FLAG_ROUTER: u8 = 0x80;
 const FLAG_OVERRIDE: u8 = 0x20;
 
@@ -76,27 +78,31 @@ impl Announcer {
 }
 
 #[derive(Clone, Copy)]
-enum Arp {
+pub(crate) enum Arp {
     Request,
     Reply,
 }
 
 /// An ARP announcement (RFC 5227, section 1.1): sender and target are the announced address.
 fn arp(mac: MacAddr, address: Ipv4Addr, form: Arp) -> Vec<u8> {
+    arp_frame(mac, address, address, form)
+}
+
+/// ARP to everybody.
+pub(crate) fn arp_frame(mac: MacAddr, sender: Ipv4Addr, target: Ipv4Addr, form: Arp) -> Vec<u8> {
     let mut frame = ethernet(BROADCAST, mac, ETHERTYPE_ARP);
-    // Ethernet, IPv4, lengths of their addresses.
-    frame.extend([0, 1, 0x08, 0, 6, 4]);
+    frame.extend(ARP_KIND);
     frame.extend(match form {
         Arp::Request => [0, 1],
         Arp::Reply => [0, 2],
     });
     frame.extend(mac.0);
-    frame.extend(address.octets());
+    frame.extend(sender.octets());
     frame.extend(match form {
         Arp::Request => [0; 6],
         Arp::Reply => BROADCAST.0,
     });
-    frame.extend(address.octets());
+    frame.extend(target.octets());
     frame
 }
 
@@ -109,24 +115,41 @@ fn advertisement(mac: MacAddr, address: Ipv6Addr, router: bool) -> Vec<u8> {
     // Option: target link-layer address, one unit of eight bytes.
     message.extend([2, 1]);
     message.extend(mac.0);
-    // 4 + 4 + 16 + 8 bytes.
-    let length = 32_u8;
+    icmpv6_frame(ALL_NODES, mac, address, all_nodes, message)
+}
 
-    let mut pseudo = Vec::new();
-    pseudo.extend(address.octets());
-    pseudo.extend(all_nodes.octets());
-    pseudo.extend([0, 0, 0, length, 0, 0, 0, ICMPV6]);
-    pseudo.extend(&message);
-    let [high, low] = checksum(&pseudo).to_be_bytes();
-    message.splice(2..4, [high, low]);
-
-    let mut frame = ethernet(ALL_NODES, mac, ETHERTYPE_IPV6);
+/// The frame with a message of ICMPv6 for this link alone; its sum is put in.
+pub(crate) fn icmpv6_frame(
+    to_mac: MacAddr,
+    from_mac: MacAddr,
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    mut message: Vec<u8>,
+) -> Vec<u8> {
+    let sum = icmpv6_sum(from, to, &message).to_be_bytes();
+    message.splice(2..4, sum);
+    let [high, low] = u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let mut frame = ethernet(to_mac, from_mac, ETHERTYPE_IPV6);
     // Version 6; hop limit 255 proves that no router passed it on.
-    frame.extend([0x60, 0, 0, 0, 0, length, ICMPV6, 255]);
-    frame.extend(address.octets());
-    frame.extend(all_nodes.octets());
+    frame.extend([0x60, 0, 0, 0, high, low, ICMPV6, 255]);
+    frame.extend(from.octets());
+    frame.extend(to.octets());
     frame.extend(message);
     frame
+}
+
+/// The checksum of a message with its pseudo header (RFC 8200, section 8.1); zero when the message has the right one.
+pub(crate) fn icmpv6_sum(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> u16 {
+    let mut pseudo = Vec::new();
+    pseudo.extend(from.octets());
+    pseudo.extend(to.octets());
+    pseudo.extend(u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    pseudo.extend([0, 0, 0, ICMPV6]);
+    pseudo.extend(message);
+    if pseudo.len() % 2 == 1 {
+        pseudo.push(0);
+    }
+    checksum(&pseudo)
 }
 
 fn ethernet(to: MacAddr, from: MacAddr, ethertype: [u8; 2]) -> Vec<u8> {

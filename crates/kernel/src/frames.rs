@@ -14,6 +14,8 @@ pub enum Listen {
     Dhcp4,
     /// ARP.
     Arp,
+    /// Neighbour solicitations and advertisements.
+    Neighbours,
 }
 
 /// A packet socket on one device. What it does not take in costs a packet a few instructions.
@@ -42,6 +44,10 @@ impl Frames {
                 libc::ETH_P_IP
             }
             Listen::Arp => libc::ETH_P_ARP,
+            Listen::Neighbours => {
+                attach(&socket, &neighbours())?;
+                libc::ETH_P_IPV6
+            }
         };
         let index = rustix::net::netdevice::name_to_index(&socket, device.as_str())?;
         let mut address = empty_address();
@@ -152,6 +158,24 @@ fn dhcp4() -> [libc::sock_filter; 9] {
         step(HEADER_TO_X, 0, 0, 14),
         step(LOAD_HALF_AT_X, 0, 0, 14 + 2),
         step(IF_EQUAL, 0, 1, 67),
+        step(RETURN, 0, 0, 0xffff),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
+/// Lets through what ICMPv6 has of neighbours, where it comes first in a packet.
+fn neighbours() -> [libc::sock_filter; 7] {
+    // linux/bpf_common.h: class, size, mode.
+    const LOAD_BYTE: u16 = 0x30;
+    const IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    [
+        step(LOAD_BYTE, 0, 0, 14 + 6),
+        step(IF_EQUAL, 0, 4, 58),
+        step(LOAD_BYTE, 0, 0, 14 + 40),
+        step(IF_EQUAL, 1, 0, 135),
+        step(IF_EQUAL, 0, 1, 136),
         step(RETURN, 0, 0, 0xffff),
         step(RETURN, 0, 0, 0),
     ]

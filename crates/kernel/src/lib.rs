@@ -18,6 +18,7 @@ pub mod nft;
 mod observe;
 mod observe_part;
 mod passed;
+mod probe;
 mod queue;
 mod route;
 mod socket;

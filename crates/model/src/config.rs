@@ -151,6 +151,8 @@ pub enum Mode {
         pool: Vec<IpNet>,
         /// Answer ARP and ND for guests' addresses on the uplink.
         proxy: bool,
+        /// Ask on the uplink whether somebody has an address before a guest gets it; only with `proxy`.
+        probe: bool,
         /// NICs without addresses get one of these, translated on the way out.
         install_pool: Vec<IpNet>,
     },

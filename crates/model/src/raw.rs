@@ -122,6 +122,8 @@ table! {
         "pool" => pool: List<PoolPrefix>,
         /// Answer ARP and ND for guests' addresses on the uplink, since they are on its own segment.
         "proxy" => proxy: bool,
+        /// Before a guest gets an address, ask on the uplink whether somebody has it already: then it does not.
+        "probe" => probe: bool,
         /// NICs without addresses get one of these, translated on the way out.
         "install-pool" => install_pool: OneOrMany<PoolPrefix>,
         /// 802.1Q VLAN of the uplink.
@@ -158,7 +160,7 @@ pub(crate) struct ModeKey {
 }
 
 /// Which keys belong to which modes; keys that are not listed belong to all.
-pub(crate) const MODE_KEYS: [ModeKey; 10] = {
+pub(crate) const MODE_KEYS: [ModeKey; 11] = {
     use ModeWord::{Bridged, Isolated, Nat, Routed, Vnet};
     [
         ModeKey { key: "uplink", needed: &[Nat, Routed, Bridged], allowed: &[] },
@@ -169,6 +171,7 @@ pub(crate) const MODE_KEYS: [ModeKey; 10] = {
         ModeKey { key: "source-address", needed: &[], allowed: &[Nat] },
         ModeKey { key: "pool", needed: &[Routed], allowed: &[] },
         ModeKey { key: "proxy", needed: &[], allowed: &[Routed] },
+        ModeKey { key: "probe", needed: &[], allowed: &[Routed] },
         ModeKey { key: "install-pool", needed: &[], allowed: &[Routed] },
         ModeKey { key: "vlan", needed: &[], allowed: &[Bridged] },
     ]

@@ -45,7 +45,9 @@ fn openvz_says_what_its_comments_say() {
 #[test]
 fn hetzner_says_what_its_comments_say() {
     let config = example("hetzner");
-    let Mode::Routed { pool, install_pool, proxy } = &config.networks["public"].mode else { panic!() };
+    let Mode::Routed { pool, install_pool, proxy, probe: _ } = &config.networks["public"].mode else {
+        panic!()
+    };
     assert_eq!(pool.len(), 5);
     assert_eq!(pool[1], "203.0.113.211/32".parse().unwrap());
     assert_eq!(install_pool[..], ["172.30.0.0/16".parse().unwrap()]);

@@ -171,6 +171,7 @@ fn modes() {
         "[networks.x]\nmode = \"isolated\"\nuplink = \"wan\"\nvnet = \"b\"\n",
         "[[guests.web.nics]]\nnetwork = \"lan\"\nuplink-mac = true\n",
         "[networks.x]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"10.0.0.0/24\"]\n[[guests.web.nics]]\nnetwork = \"x\"\nuplink-mac = true\n",
+        "[networks.x]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"10.0.0.0/24\"]\nprobe = true\n",
     ]));
 }
 

@@ -20,7 +20,7 @@ mod unmade;
 pub use closed::{closed, has_filter};
 pub use desired::{
     Claims, Client, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER, Notice, Served,
-    Severity, When, ask, desired, vnet_claims,
+    Severity, When, ask, desired, probed, vnet_claims,
 };
 pub use diff::{Plan, plan};
 pub use flows::{Flows, ends, lets_through};

@@ -161,6 +161,20 @@ fn segments(name: &NetworkName, mode: ModeWord, raw: &NetworkKeys, ground: &mut 
     };
 }
 
+/// Who asks on the uplink has to answer there, too, or whoever comes after asks in vain.
+fn probe(raw: &NetworkKeys, report: &mut Report<'_>) -> bool {
+    let set = raw.probe.is_set();
+    if set
+        && !raw.proxy.is_set()
+        && let Some(key) = raw.probe.key
+    {
+        report
+            .error(key, "`probe` asks on the uplink, where these addresses are only with `proxy`")
+            .help("write proxy = true, too, or leave probe out: what is routed here, nobody else has");
+    }
+    set
+}
+
 /// The VLAN, if any; none when one is written that could not be read.
 fn vlan(raw: &NetworkKeys) -> Option<Option<u16>> {
     match (raw.vlan.key, raw.vlan.get()) {
@@ -195,6 +209,7 @@ fn mode(
         ModeWord::Routed => Mode::Routed {
             pool: ground.prefixes.iter().map(|at| at.value).collect(),
             proxy: raw.proxy.is_set(),
+            probe: probe(raw, cx.report),
             install_pool: raw.install_pool.each().map(|at| at.value.0).collect(),
         },
         ModeWord::Bridged => {

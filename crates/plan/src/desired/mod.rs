@@ -8,6 +8,7 @@ mod elements;
 mod inet_filter;
 mod links;
 mod namespaces;
+mod probed;
 mod served;
 mod services;
 mod uplink_filter;
@@ -29,6 +30,7 @@ use crate::{
 };
 use context::Context;
 pub(crate) use context::decided_by_one;
+pub use probed::probed;
 pub use served::{Client, Served};
 pub use vnets::{Claims, vnet_claims};
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::{Diagnostics, Loaded};
 
-use super::{Caller, File, Operation, Remark, confirm, sources};
+use super::{Caller, File, Operation, Remark, confirm, probe, sources};
 use crate::{
     failure::Failure,
     host::{Applied, Host, Situation},
@@ -56,6 +56,7 @@ impl Operation for Apply {
         };
         let applied = Some(Arc::new(Applied { sources, config }));
         let after = Situation::new(applied, attachments, host.beyond()?);
+        probe::are_free(host, before.as_ref(), &after)?;
         let (outcome, mut notices) =
             confirm::make(host, before.as_ref(), &after, Self::NAME, self.confirm, caller)?;
         notices.extend(lost);

@@ -7,7 +7,7 @@ use viaduct_plan::Target;
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use super::{
-    Caller, Operation, Remark, names,
+    Caller, Operation, Remark, names, probe,
     target::{self, Place},
 };
 use crate::{
@@ -102,6 +102,7 @@ impl Operation for Attach {
         let mut attachments = Arc::clone(&before.attachments);
         let old = Arc::make_mut(&mut attachments).insert(id.clone(), target.clone());
         let after = before.with_attachments(attachments);
+        probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
         Ok(Attached {
             attached: true,

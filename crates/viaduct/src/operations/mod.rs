@@ -11,6 +11,7 @@ mod history;
 mod lend;
 mod names;
 mod plan;
+mod probe;
 mod set;
 mod status;
 pub(crate) mod target;

@@ -8,7 +8,7 @@ use viaduct_model::{
 };
 use viaduct_types::{NicId, Publish};
 
-use super::{Caller, Operation, Remark, confirm, names};
+use super::{Caller, Operation, Remark, confirm, names, probe};
 use crate::{
     failure::Failure,
     host::{Applied, Host},
@@ -70,6 +70,7 @@ impl Operation for Set {
         // Not with the addresses that are lent: those are not of the file.
         let (applied, unchanged) = edited(before.sources(), &applied.config, &self.edits())?;
         let after = before.with_applied(Some(Arc::new(applied)));
+        probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
         let mut notices = Remark::all(&outcome.notices);
         notices.extend(host.record(&format!("{} {}", Self::NAME, self.nic), caller, after.sources()));

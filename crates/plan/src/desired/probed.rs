@@ -1,0 +1,29 @@
+//! Addresses that have to be nobody else's before a guest gets them.
+
+use std::collections::BTreeMap;
+
+use viaduct_model::{Config, Mode};
+use viaduct_types::NicId;
+
+use super::context::{layer3, ports};
+use crate::state::{Attachments, Proxy};
+
+/// The addresses of attached NICs that the file wants to be asked for on an uplink first, with the device to ask on, and
+/// whose they are.
+pub fn probed(config: &Config, attachments: &Attachments) -> BTreeMap<Proxy, NicId> {
+    let mut probed = BTreeMap::new();
+    for port in ports(config, attachments) {
+        let Mode::Routed { proxy: true, probe: true, .. } = port.network.mode else { continue };
+        // What is lent is translated on the way out; nobody there ever sees it.
+        if port.nic.lent {
+            continue;
+        }
+        let Some(name) = &port.network.uplink else { continue };
+        let Some(uplink) = config.uplinks.get(name) else { continue };
+        for address in port.nic.addresses.iter().map(|net| net.addr()) {
+            let link = layer3(config, name, uplink).clone();
+            probed.insert(Proxy { link, address }, port.id.clone());
+        }
+    }
+    probed
+}
