@@ -35,8 +35,19 @@ pub(crate) fn tests() -> Result<i32, String> {
     let tested = run(&[&programs[..], &kinds].concat())?;
     let labs = run(&["lab", "examples/dedicated-xen", "examples/vserver"])?;
     // Those that say that they need it.
-    let others =
-        run(&["test", "--package", "viaduct", "--test", "labs", "--", "--ignored", "--test-threads", "1"])?;
+    let others = run(&[
+        "test",
+        "--package",
+        "viaduct",
+        "--test",
+        "labs",
+        "--test",
+        "vlans",
+        "--",
+        "--ignored",
+        "--test-threads",
+        "1",
+    ])?;
     Ok(tested.max(labs).max(others))
 }
 

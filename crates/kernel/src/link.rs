@@ -9,17 +9,17 @@ use std::{
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    RouteNetlinkMessage, link as message,
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState,
-        In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
-        InfoPortKind, InfoVeth, InfoVlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo,
-        LinkMessage, MacVlanMode,
+        In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
+        InfoPortData, InfoPortKind, InfoVeth, InfoVlan, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags,
+        LinkHeader, LinkInfo, LinkMessage, MacVlanMode, VlanQosMapping,
     },
 };
 use rustix::net::netdevice;
 use viaduct_plan::{GROUP, Kind, Link};
-use viaduct_types::{IfName, MacAddr};
+use viaduct_types::{IfName, IpvlanMode, MacAddr, MacvlanMode, Priorities, VlanProtocol};
 
 use crate::{
     attr::{self, find},
@@ -119,19 +119,10 @@ pub(crate) fn set_port(which: Which<'_>, setting: InfoBridgePort) -> Request {
 /// What to make.
 pub(crate) enum Make<'a> {
     Bridge,
-    Veth {
-        netns: RawFd,
-        peer: &'a IfName,
-        peer_mac: MacAddr,
-    },
-    Vlan {
-        lower: u32,
-        id: u16,
-    },
-    /// In bridge mode.
-    Macvlan {
-        lower: u32,
-    },
+    Veth { netns: RawFd, peer: &'a IfName, peer_mac: MacAddr },
+    Vlan { lower: u32, id: u16, protocol: VlanProtocol, priorities: &'a Priorities },
+    Macvlan { lower: u32, mode: MacvlanMode },
+    Ipvlan { lower: u32, mode: IpvlanMode },
 }
 
 /// Makes a link, down, with the ifindex that the caller chose, so that what follows in the same batch is about this
@@ -152,10 +143,10 @@ pub(crate) fn make_inside(
     netns: RawFd,
     name: &IfName,
     make: &Make<'_>,
-    mac: MacAddr,
+    mac: Option<MacAddr>,
     mtu: Option<u32>,
 ) -> Request {
-    let mut message = new_link(0, name, make, Some(mac), mtu);
+    let mut message = new_link(0, name, make, mac, mtu);
     message.attributes.push(LinkAttribute::NetNsFd(netns));
     Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
@@ -200,14 +191,41 @@ fn new_link(
             far.attributes.extend(mtu.map(LinkAttribute::Mtu));
             vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far)))]
         }
-        Make::Vlan { lower, id } => {
+        Make::Vlan { lower, id, protocol, priorities } => {
             attributes.push(LinkAttribute::Link(*lower));
-            vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(*id)]))]
+            let mut data = vec![InfoVlan::Id(*id)];
+            if *protocol == VlanProtocol::Service {
+                data.push(InfoVlan::Protocol(message::VlanProtocol::Ieee8021Ad));
+            }
+            let pairs = |pairs: &[(u32, u32)]| {
+                pairs.iter().map(|(from, to)| VlanQosMapping::Mapping(*from, *to)).collect::<Vec<_>>()
+            };
+            if !priorities.ingress.is_empty() {
+                data.push(InfoVlan::IngressQos(pairs(&priorities.ingress)));
+            }
+            if !priorities.egress.is_empty() {
+                data.push(InfoVlan::EgressQos(pairs(&priorities.egress)));
+            }
+            vec![LinkInfo::Kind(InfoKind::Vlan), LinkInfo::Data(InfoData::Vlan(data))]
         }
-        Make::Macvlan { lower } => {
+        Make::Macvlan { lower, mode } => {
             attributes.push(LinkAttribute::Link(*lower));
-            let mode = InfoMacVlan::Mode(MacVlanMode::Bridge);
+            let mode = InfoMacVlan::Mode(match mode {
+                MacvlanMode::Bridge => MacVlanMode::Bridge,
+                MacvlanMode::Private => MacVlanMode::Private,
+                MacvlanMode::Vepa => MacVlanMode::Vepa,
+                MacvlanMode::Passthru => MacVlanMode::Passthrough,
+            });
             vec![LinkInfo::Kind(InfoKind::MacVlan), LinkInfo::Data(InfoData::MacVlan(vec![mode]))]
+        }
+        Make::Ipvlan { lower, mode } => {
+            attributes.push(LinkAttribute::Link(*lower));
+            let mode = InfoIpVlan::Mode(match mode {
+                IpvlanMode::L2 => IpVlanMode::L2,
+                IpvlanMode::L3 => IpVlanMode::L3,
+                IpvlanMode::L3s => IpVlanMode::L3S,
+            });
+            vec![LinkInfo::Kind(InfoKind::IpVlan), LinkInfo::Data(InfoData::IpVlan(vec![mode]))]
         }
     };
     attributes.push(LinkAttribute::LinkInfo(info));

@@ -11,7 +11,9 @@ use viaduct_plan::{
     Address, Ask, Features, GuestLink, Inside, Kind, Link, Observe, Observed, ObservedGuest,
     ObservedNamespace, Proxy, Sysctl, nft,
 };
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName};
+use viaduct_types::{
+    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, VlanProtocol,
+};
 
 use crate::{
     Kernel, address,
@@ -208,15 +210,24 @@ fn probe() -> std::io::Result<Features> {
     let own = std::fs::File::open("/proc/thread-self/ns/net")?;
     let device = |text: &str| text.parse::<IfName>().map_err(std::io::Error::other);
     let (bridge, near, far) = (device("b")?, device("v0")?, device("v1")?);
-    let (vlan, macvlan) = (device("v0.2")?, device("m0")?);
+    let (vlan, macvlan, ipvlan) = (device("v0.2")?, device("m0")?, device("i0")?);
     let mut make = |index, name, what: &link::Make<'_>| {
         socket.batch(&[link::make(index, name, what, None, None)]).iter().all(Result::is_ok)
     };
     let netns = std::os::fd::AsRawFd::as_raw_fd(&own);
     let pair = link::Make::Veth { netns, peer: &far, peer_mac: MacAddr::derived(0, 0, 0) };
     let (bridge, veth) = (make(100, &bridge, &link::Make::Bridge), make(200, &near, &pair));
-    let vlan = veth && make(300, &vlan, &link::Make::Vlan { lower: 200, id: 2 });
-    let macvlan = veth && make(400, &macvlan, &link::Make::Macvlan { lower: 200 });
+    let priorities = Priorities::default();
+    let tagged =
+        link::Make::Vlan { lower: 200, id: 2, protocol: VlanProtocol::Customer, priorities: &priorities };
+    let vlan = veth && make(300, &vlan, &tagged);
+    let macvlan = veth && make(400, &macvlan, &link::Make::Macvlan { lower: 200, mode: MacvlanMode::Bridge });
+    // The other end: a device is shared in one way only.
+    let far_index = link::index_of(&socket, &far)?.unwrap_or(0);
+    let mut make = |index, name, what: &link::Make<'_>| {
+        socket.batch(&[link::make(index, name, what, None, None)]).iter().all(Result::is_ok)
+    };
+    let ipvlan = veth && make(500, &ipvlan, &link::Make::Ipvlan { lower: far_index, mode: IpvlanMode::L2 });
 
     let mut nft = Nft::open().map_err(std::io::Error::other)?;
     let label = nft::Statement::Write(nft::Selector::CtLabel, nft::Const::label(0));
@@ -236,5 +247,6 @@ fn probe() -> std::io::Result<Features> {
         tun: tap::open().is_ok(),
         vlan,
         macvlan,
+        ipvlan,
     })
 }

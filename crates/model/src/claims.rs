@@ -62,6 +62,9 @@ pub(crate) enum DeviceUse {
     Made,
 }
 
+/// A macvlan that has its parent for itself.
+pub(crate) const PASSTHRU: &str = "macvlan (passthru)";
+
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
     devices: Map<(Option<NamespaceName>, IfName), DeviceUse>,
@@ -69,6 +72,7 @@ pub(crate) struct Claims {
     written_macs: Map<MacAddr, MacOrigin>,
     macs: Map<(Segment, MacAddr), MacOrigin>,
     vlans: Map<(IfName, Option<u16>), &'static str>,
+    stacked: Map<IfName, &'static str>,
     guest_ids: Map<u32, ()>,
     namespace_ids: Map<u32, ()>,
     vnet_ids: Map<VnetId, ()>,
@@ -205,6 +209,21 @@ impl Claims {
         let both = if by == what { format!("two {what}s") } else { format!("a {by} and a {what}") };
         twice(report, earlier, span, format!("{both} are made of {of}"))
             .help("give one of them another `vlan`, or put their guests together on one");
+    }
+
+    /// A device is shared by MAC or by address, and in one way; in passthru mode, by nobody.
+    pub(crate) fn stacked(
+        &mut self,
+        device: &IfName,
+        how: &'static str,
+        span: Span,
+        report: &mut Report<'_>,
+    ) {
+        let Some((earlier, by)) = claim(&mut self.stacked, device.clone(), span, how) else { return };
+        if by != how || how == PASSTHRU {
+            twice(report, earlier, span, format!("{device} cannot carry a {by} and a {how} device"))
+                .help("give one of them another parent, or make them alike");
+        }
     }
 
     pub(crate) fn guest_id(&mut self, id: u32, span: Span, report: &mut Report<'_>) -> bool {

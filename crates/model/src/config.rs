@@ -11,8 +11,8 @@ use std::{
 };
 
 use viaduct_types::{
-    GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, PeerName, PortRange, Proto,
-    Publish, UplinkName, VnetId, VnetName,
+    GuestName, IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId, PeerName,
+    PortRange, Priorities, Proto, Publish, UplinkName, VlanProtocol, VnetId, VnetName,
 };
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -366,12 +366,14 @@ pub struct NamespaceInterface {
     pub name: IfName,
     /// What it is.
     pub kind: InterfaceKind,
-    /// As written, or derived.
-    pub mac: MacAddr,
+    /// As written, or derived; none: the parent's, as kinds have it that share one.
+    pub mac: Option<MacAddr>,
     /// Host addresses with prefix length.
     pub addresses: Vec<IpNet>,
     /// At most one per family.
     pub gateways: Vec<IpAddr>,
+    /// Further routes through it: prefixes (host bits zero), with a gateway or on-link.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
     /// MTU in bytes; none: the parent's.
     pub mtu: Option<u32>,
     /// Where it was written.
@@ -381,18 +383,40 @@ pub struct NamespaceInterface {
 /// What an interface of a shared namespace is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InterfaceKind {
-    /// An 802.1Q VLAN of the parent.
+    /// A VLAN of the parent.
     Vlan {
         /// A device; an uplink's name stands for its interface.
         parent: IfName,
         /// 1 to 4094.
         vlan: u16,
+        /// Whose tag it has.
+        protocol: VlanProtocol,
+        /// How priorities become each other.
+        priorities: Priorities,
     },
     /// A second network card in the parent's segment.
     Macvlan {
         /// A device; an uplink's name stands for its interface.
         parent: IfName,
+        /// Whom it reaches.
+        mode: MacvlanMode,
     },
+    /// A second stack behind the parent's MAC.
+    Ipvlan {
+        /// A device; an uplink's name stands for its interface.
+        parent: IfName,
+        /// On which layer.
+        mode: IpvlanMode,
+    },
+}
+
+impl InterfaceKind {
+    /// The device that it stands on.
+    pub fn parent(&self) -> &IfName {
+        match self {
+            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => parent,
+        }
+    }
 }
 
 /// Another host in our vnets.

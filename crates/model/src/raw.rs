@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use serde_json::{Value as Json, json};
 use viaduct_types::{
-    GuestName, IfName, MacAddr, NamespaceName, NetworkName, PeerName, Publish, UplinkName, VnetId, VnetName,
+    GuestName, IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, PeerName, Publish,
+    UplinkName, VlanProtocol, VnetId, VnetName,
 };
 
 use crate::{
@@ -13,7 +14,8 @@ use crate::{
     report::Report,
     shape::{
         Address, AllowEnd, DomainName, HookPath, HostNet, Integer, List, Named, OneOrMany, Parent, PeerKey,
-        PoolPrefix, PortSpec, ProtocolSpec, Read, SubnetPrefix, Timeout, table, words,
+        PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, StaticRoute, SubnetPrefix, Timeout, table,
+        words,
     },
     tree::Node,
 };
@@ -319,33 +321,87 @@ table! {
 pub(crate) enum InterfaceWord {
     Vlan,
     Macvlan,
+    Ipvlan,
 }
 
-words!(InterfaceWord, "an interface's type", "vlan" => Self::Vlan, "macvlan" => Self::Macvlan);
+impl InterfaceWord {
+    pub(crate) const ALL: [(&'static str, Self); 3] =
+        [("vlan", Self::Vlan), ("macvlan", Self::Macvlan), ("ipvlan", Self::Ipvlan)];
+
+    pub(crate) fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// How a device shares its parent with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InterfaceMode {
+    Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode),
+}
+
+words!(
+    InterfaceWord, "an interface's type",
+    "vlan" => Self::Vlan, "macvlan" => Self::Macvlan, "ipvlan" => Self::Ipvlan,
+);
+words!(
+    InterfaceMode, "an interface's mode",
+    "bridge" => Self::Macvlan(MacvlanMode::Bridge), "private" => Self::Macvlan(MacvlanMode::Private),
+    "vepa" => Self::Macvlan(MacvlanMode::Vepa), "passthru" => Self::Macvlan(MacvlanMode::Passthru),
+    "l2" => Self::Ipvlan(IpvlanMode::L2), "l3" => Self::Ipvlan(IpvlanMode::L3), "l3s" => Self::Ipvlan(IpvlanMode::L3s),
+);
+words!(
+    VlanProtocol, "a VLAN's protocol",
+    "802.1Q" => Self::Customer, "802.1ad" => Self::Service,
+);
 
 table! {
     /// One interface of a shared namespace.
     InterfaceKeys {
         /// Its name inside.
         required "name" => name: IfName,
-        /// vlan: an 802.1Q VLAN of the parent. macvlan: a second network card in the parent's segment.
+        /// vlan: a VLAN of the parent. macvlan: a second network card in the parent's segment. ipvlan: a second stack behind
+        /// the parent's MAC.
         required "type" => kind: InterfaceWord,
         /// An uplink's name, or a device's.
         required "parent" => parent: Parent,
-        /// 802.1Q VLAN of the parent.
+        /// VLAN of the parent.
         "vlan" => vlan: Vlan,
-        /// Its MAC address; derived from VLAN, namespace id and index unless written.
+        /// 802.1Q unless written; 802.1ad for a service provider's VLAN.
+        "protocol" => protocol: VlanProtocol,
+        /// Priorities of frames that come in and what packets get, like "5:3"; 0 unless written.
+        "ingress-qos" => ingress: List<PriorityPair>,
+        /// Priorities of packets that go out and what frames get, like "3:5"; 0 unless written.
+        "egress-qos" => egress: List<PriorityPair>,
+        /// Of a macvlan: bridge unless written, private, vepa or passthru. Of an ipvlan: l2 unless written, l3 or l3s.
+        "mode" => mode: InterfaceMode,
+        /// Its MAC address; derived from VLAN, namespace id and index unless written. An ipvlan has its parent's.
         "mac" => mac: MacAddr,
         /// Its addresses with prefix length.
         "addresses" => addresses: List<HostNet>,
         /// Its gateways, at most one per family.
         "gateways" => gateways: List<IpAddr>,
+        /// Further routes through it: PREFIX via ADDRESS, or PREFIX for one that is on-link.
+        "routes" => routes: List<StaticRoute>,
         /// MTU in bytes; the parent's unless written.
         "mtu" => mtu: Mtu,
     }
 }
 
-/// [`InterfaceKeys`] with, in the schema, that `vlan` belongs to that type.
+/// Which keys belong to which types; keys that are not listed belong to all.
+pub(crate) const INTERFACE_KEYS: [(&str, &[InterfaceWord]); 6] = {
+    use InterfaceWord::{Ipvlan, Macvlan, Vlan};
+    [
+        ("vlan", &[Vlan]),
+        ("protocol", &[Vlan]),
+        ("ingress-qos", &[Vlan]),
+        ("egress-qos", &[Vlan]),
+        ("mode", &[Macvlan, Ipvlan]),
+        ("mac", &[Vlan, Macvlan]),
+    ]
+};
+
+/// [`InterfaceKeys`] with, in the schema, which of them belong to which type.
 #[derive(Debug)]
 pub(crate) struct Interface(pub(crate) InterfaceKeys);
 
@@ -355,10 +411,20 @@ impl Read for Interface {
     }
 
     fn schema() -> Json {
+        let rule = |(word, kind): (&str, InterfaceWord)| {
+            let foreign: serde_json::Map<String, Json> = INTERFACE_KEYS
+                .iter()
+                .filter(|(_, kinds)| !kinds.contains(&kind))
+                .map(|(key, _)| ((*key).to_owned(), Json::Bool(false)))
+                .collect();
+            let needed: &[&str] = if kind == InterfaceWord::Vlan { &["vlan"] } else { &[] };
+            json!({
+                "if": { "properties": { "type": { "const": word } }, "required": ["type"] },
+                "then": { "required": needed, "properties": foreign },
+            })
+        };
         let mut schema = InterfaceKeys::schema();
-        schema["if"] = json!({ "properties": { "type": { "const": "vlan" } } });
-        schema["then"] = json!({ "required": ["vlan"] });
-        schema["else"] = json!({ "properties": { "vlan": false } });
+        schema["allOf"] = InterfaceWord::ALL.into_iter().map(rule).collect();
         schema
     }
 }

@@ -70,6 +70,6 @@ fn vserver_says_what_its_comments_say() {
     let config = example("vserver");
     let dmz = &config.namespaces["dmz"];
     assert_eq!(dmz.id, GuestId::Given(42));
-    assert_eq!(dmz.interfaces[0].mac.to_string(), "02:00:02:00:2a:00");
+    assert_eq!(dmz.interfaces[0].mac.unwrap().to_string(), "02:00:02:00:2a:00");
     assert!(config.guests["dhcpd"].hooks.stopped.is_some());
 }

@@ -84,7 +84,7 @@ fn one(
             });
         }
         Some(now) => {
-            changes.extend((now.mac != Some(wanted.mac)).then_some(GuestChange::Mac(wanted.mac)));
+            changes.extend(wanted.mac.filter(|mac| now.mac != Some(*mac)).map(GuestChange::Mac));
             changes.extend(wanted.mtu.filter(|mtu| now.mtu != *mtu).map(GuestChange::Mtu));
         }
     }

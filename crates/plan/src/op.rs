@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
+use viaduct_types::{
+    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NicId, Priorities, VlanProtocol,
+};
 
 use crate::{
     debt, nft,
@@ -183,8 +185,8 @@ pub enum NamespaceChange {
         kind: InnerKind,
         /// Its alias.
         alias: String,
-        /// Its MAC.
-        mac: MacAddr,
+        /// Its MAC; none: the parent's.
+        mac: Option<MacAddr>,
         /// In bytes; none: the parent's.
         mtu: Option<u32>,
     },
@@ -202,17 +204,30 @@ pub enum NamespaceChange {
 /// A device inside a shared namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InnerKind {
-    /// An 802.1Q VLAN of a device of the host.
+    /// A VLAN of a device of the host.
     Vlan {
         /// The host's device.
         parent: IfName,
         /// 1 to 4094.
         id: u16,
+        /// Whose tag it has.
+        protocol: VlanProtocol,
+        /// How priorities become each other.
+        priorities: Priorities,
     },
-    /// A second network card in the segment of a device of the host, in bridge mode.
+    /// A second network card in the segment of a device of the host.
     Macvlan {
         /// The host's device.
         parent: IfName,
+        /// Whom it reaches.
+        mode: MacvlanMode,
+    },
+    /// A second stack behind the MAC of a device of the host.
+    Ipvlan {
+        /// The host's device.
+        parent: IfName,
+        /// On which layer.
+        mode: IpvlanMode,
     },
 }
 
@@ -220,7 +235,7 @@ impl InnerKind {
     /// The host's device that it stands on.
     pub fn parent(&self) -> &IfName {
         match self {
-            Self::Vlan { parent, .. } | Self::Macvlan { parent } => parent,
+            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => parent,
         }
     }
 }
@@ -228,8 +243,19 @@ impl InnerKind {
 impl fmt::Display for InnerKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vlan { parent, id } => write!(f, "vlan {id} of {parent}"),
-            Self::Macvlan { parent } => write!(f, "macvlan of {parent}"),
+            Self::Vlan { parent, id, protocol, priorities } => {
+                write!(f, "vlan {id} ")?;
+                if *protocol != VlanProtocol::Customer {
+                    write!(f, "({protocol}) ")?;
+                }
+                if !priorities.is_empty() {
+                    write!(f, "(priorities {priorities}) ")?;
+                }
+                write!(f, "of {parent}")
+            }
+            Self::Macvlan { parent, mode: MacvlanMode::Bridge } => write!(f, "macvlan of {parent}"),
+            Self::Macvlan { parent, mode } => write!(f, "macvlan ({mode}) of {parent}"),
+            Self::Ipvlan { parent, mode } => write!(f, "ipvlan ({mode}) of {parent}"),
         }
     }
 }
@@ -352,7 +378,8 @@ impl fmt::Display for Op {
                 NamespaceChange::Make => write!(f, "+ namespace {name}"),
                 NamespaceChange::Delete => write!(f, "- namespace {name}"),
                 NamespaceChange::AddDevice { device, kind, mac, mtu, .. } => {
-                    write!(f, "+ {name}: {device}, {kind}, mac {mac}")?;
+                    write!(f, "+ {name}: {device}, {kind}")?;
+                    mac.map_or(Ok(()), |mac| write!(f, ", mac {mac}"))?;
                     mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
                 }
                 NamespaceChange::DeleteDevice(device) => write!(f, "- {name}: {device}"),

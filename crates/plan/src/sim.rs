@@ -55,6 +55,7 @@ impl Default for Host {
             tun: true,
             vlan: true,
             macvlan: true,
+            ipvlan: true,
         };
         let state = Observed {
             links: BTreeMap::new(),
@@ -348,7 +349,7 @@ impl Host {
                 let parent = self.state.links.get(kind.parent()).ok_or("no such parent")?;
                 let made = InnerDevice {
                     alias: alias.clone(),
-                    mac: Some(*mac),
+                    mac: mac.or(parent.mac),
                     mtu: mtu.unwrap_or(parent.mtu),
                     up: false,
                     addresses: Default::default(),

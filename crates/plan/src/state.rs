@@ -208,6 +208,8 @@ pub struct Features {
     pub vlan: bool,
     /// Devices of type macvlan.
     pub macvlan: bool,
+    /// Devices of type ipvlan.
+    pub ipvlan: bool,
 }
 
 /// What to look at beyond what is always looked at: links, addresses, routes, proxies and our nft tables.

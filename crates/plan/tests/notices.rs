@@ -60,6 +60,7 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
         tun: false,
         vlan: false,
         macvlan: false,
+        ipvlan: false,
     };
     let mut host = host();
     host.state.features = none;

@@ -2,6 +2,7 @@
 //! display. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+mod device;
 mod host_key;
 mod mac;
 mod name;
@@ -9,6 +10,7 @@ mod port;
 mod publish;
 mod vnet_id;
 
+pub use device::{IpvlanMode, MacvlanMode, Priorities, VlanProtocol};
 pub use host_key::{HostKey, ParseHostKeyError, from_base64, to_base64};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::{MacAddr, ParseMacError};

@@ -179,7 +179,12 @@ mod with_vlans {
             "/etc/viaduct/hooks",
             "booting",
         ];
-        let replaced = [("guest = \"mail\"", "guest = \"dmz\""), ("guest = \"files\"", "guest = \"office\"")];
+        let replaced = [
+            ("guest = \"mail\"", "guest = \"dmz\""),
+            ("guest = \"files\"", "guest = \"office\""),
+            // From the context 44.
+            ("02:00:03:92:f1:00", "02:00:03:00:2c:00"),
+        ];
         super::run_imported("vserver", "vserver", &[], &without, &replaced);
     }
 }

@@ -289,3 +289,49 @@ fn a_hook_may_ask_the_daemon() {
         world.good("down");
     });
 }
+
+#[test]
+fn devices_of_one_parent_reach_each_other_as_their_mode_says() {
+    host(|world| {
+        outside(world);
+        let reach = "ip netns exec dmz ping -c1 -W1 203.0.113.10 > /dev/null && echo yes || echo no";
+        let mode = |mode: &str| {
+            SHARED.replace("type = \"macvlan\"", &format!("type = \"macvlan\"\nmode = \"{mode}\""))
+        };
+        for (word, reached) in [("bridge", "yes\n"), ("private", "no\n")] {
+            world.write(CONFIG, mode(word));
+            world.good("apply");
+            world.settled();
+            assert!(world.sh("ip -n dmz -d link show mac0").contains(&format!("mode {word}")));
+            world.sh("ip netns exec outside ping -c1 -W5 203.0.113.9");
+            assert_eq!(world.sh(reach), reached, "{word}");
+        }
+        // One that wants its parent for itself.
+        world.write(CONFIG, mode("passthru"));
+        world.viaduct("check").refused(2, &["passthru", "another parent"]);
+    });
+}
+
+#[test]
+fn routes_of_the_file_are_kept() {
+    host(|world| {
+        outside(world);
+        let routes = "gateways = [\"203.0.113.1\", \"2001:db8:28::1\"]\n\
+            routes = [\"198.51.100.0/24 via 203.0.113.7\", \"2001:db8:9::/48 via 2001:db8:28::7\"]";
+        let text = SHARED.replace("gateways = [\"203.0.113.1\", \"2001:db8:28::1\"]", routes);
+        assert_ne!(text, SHARED);
+        world.write(CONFIG, &text);
+        world.good("apply");
+        world.settled();
+        let far = "ip -n dmz route get 198.51.100.9; ip -n dmz -6 route get 2001:db8:9::9";
+        let shown = world.sh(far);
+        assert!(shown.contains("via 203.0.113.7") && shown.contains("via 2001:db8:28::7"), "{shown}");
+        world.sh("ip -n dmz route del 198.51.100.0/24");
+        assert_eq!(world.viaduct("plan --exit-code").code(), 3);
+        world.good("apply");
+        assert_eq!(world.sh(far), shown);
+        world.write(CONFIG, SHARED);
+        world.good("apply");
+        assert!(world.sh("ip -n dmz route get 198.51.100.9").contains("via 203.0.113.1"));
+    });
+}

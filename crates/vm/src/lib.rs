@@ -22,12 +22,13 @@ pub use machine::{Machine, Ran, Setup};
 
 /// The modules of what Viaduct does and is tested with: links, bridges, the packet filter, VLANs, flowtables,
 /// WireGuard and netem.
-pub const HOST_MODULES: [&str; 44] = [
+pub const HOST_MODULES: [&str; 45] = [
     "8021q",
     "af_packet",
     "br_netfilter",
     "bridge",
     "dummy",
+    "ipvlan",
     "macvlan",
     "nf_conntrack_bridge",
     "nf_conntrack_netlink",

@@ -99,15 +99,18 @@ impl Run<'_> {
         name: &NamespaceName,
         (device, kind): (&IfName, &InnerKind),
         alias: &str,
-        mac: MacAddr,
+        mac: Option<MacAddr>,
         mtu: Option<u32>,
     ) -> Result<(), KernelError> {
         self.send();
         let lower = self.existing(doing, &Place::Host, kind.parent())?;
         let netns = Netns::open(&namespaces::path(name))?;
         let make = match kind {
-            InnerKind::Vlan { id, .. } => Make::Vlan { lower, id: *id },
-            InnerKind::Macvlan { .. } => Make::Macvlan { lower },
+            InnerKind::Vlan { id, protocol, priorities, .. } => {
+                Make::Vlan { lower, id: *id, protocol: *protocol, priorities }
+            }
+            InnerKind::Macvlan { mode, .. } => Make::Macvlan { lower, mode: *mode },
+            InnerKind::Ipvlan { mode, .. } => Make::Ipvlan { lower, mode: *mode },
         };
         let request = link::make_inside(netns.file().as_raw_fd(), device, &make, mac, mtu);
         let Kernel { route, .. } = &mut *self.kernel;

@@ -1,13 +1,17 @@
-use viaduct_types::{IfName, MacAddr, NamespaceName, UplinkName};
+use std::collections::BTreeMap;
+
+use viaduct_types::{
+    IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, UplinkName, VlanProtocol,
+};
 
 use super::{Context, mtu, one_per_family};
 use crate::{
     Family, GuestId, InterfaceKind, Namespace, NamespaceInterface,
-    claims::{DeviceUse, Holder, MacOrigin, Segment},
+    claims::{DeviceUse, Holder, MacOrigin, PASSTHRU, Segment},
     names,
-    raw::{self, InterfaceKeys, InterfaceWord},
+    raw::{self, INTERFACE_KEYS, InterfaceKeys, InterfaceMode, InterfaceWord},
     report::{At, Span},
-    shape::{Parent, Text},
+    shape::{List, Parent, PriorityPair, Slot, Text},
     suggest::nearest,
 };
 
@@ -46,16 +50,18 @@ fn interface(
         cx.claims.device(Some(namespace), &name.value, name.span, DeviceUse::Made, cx.report);
     }
     let kind = kind(span, raw, cx)?;
-    let (parent, vlan) = match &kind {
-        InterfaceKind::Vlan { parent, vlan } => (parent.clone(), Some(*vlan)),
-        InterfaceKind::Macvlan { parent } => (parent.clone(), None),
+    let (vlan, own_mac) = match &kind {
+        InterfaceKind::Vlan { vlan, .. } => (Some(*vlan), true),
+        InterfaceKind::Macvlan { mode, .. } => (None, *mode != MacvlanMode::Passthru),
+        InterfaceKind::Ipvlan { .. } => (None, false),
     };
-    let segment = Segment::Device(parent, vlan);
-    let (mac, at, origin) = match &raw.mac.value {
-        Some(mac) => (mac.value, mac.span, MacOrigin::Written),
-        None => (MacAddr::derived(vlan.unwrap_or(0), id.mac_bits(), index), span, MacOrigin::Derived),
-    };
-    cx.claims.mac(Some(&segment), mac, at, origin, cx.report);
+    let segment = Segment::Device(kind.parent().clone(), vlan);
+    let derived = || (MacAddr::derived(vlan.unwrap_or(0), id.mac_bits(), index), span, MacOrigin::Derived);
+    let written = raw.mac.value.as_ref().map(|mac| (mac.value, mac.span, MacOrigin::Written));
+    let mac = written.or_else(|| own_mac.then(derived));
+    if let Some((mac, at, origin)) = mac {
+        cx.claims.mac(Some(&segment), mac, at, origin, cx.report);
+    }
     for at in raw.addresses.items() {
         cx.claims.address([&segment], at.value.0.addr(), at.span, Holder::Machine, cx.report);
     }
@@ -68,7 +74,8 @@ fn interface(
     Some(NamespaceInterface {
         name: raw.name.get()?.clone(),
         kind,
-        mac,
+        mac: mac.map(|(mac, ..)| mac),
+        routes: raw.routes.items().map(|at| (at.value.0, at.value.1)).collect(),
         gateways: one_per_family(raw.gateways.items().copied(), "gateway", cx.report),
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
         addresses,
@@ -78,29 +85,84 @@ fn interface(
 
 fn kind(span: Span, raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Option<InterfaceKind> {
     let word = *raw.kind.get()?;
-    match (word, raw.vlan.key) {
-        (InterfaceWord::Vlan, None) => {
+    for (key, at) in raw.written() {
+        let Some((_, kinds)) = INTERFACE_KEYS.iter().find(|(known, _)| *known == key) else { continue };
+        if !kinds.contains(&word) {
             cx.report
-                .absent(span, "an interface of type `vlan` needs the key `vlan`")
-                .help("write its number, like vlan = 2");
+                .error(at, format!("`{key}` does not belong to an interface of type `{}`", word.word()))
+                .help(format!(
+                    "remove it, or write type = \"{}\"",
+                    kinds.first().map_or("", |kind| kind.word())
+                ));
         }
-        (InterfaceWord::Macvlan, Some(key)) => {
-            cx.report
-                .error(key, "`vlan` does not belong to an interface of type `macvlan`")
-                .help("remove it, or write type = \"vlan\"");
-        }
-        (InterfaceWord::Vlan, Some(_)) | (InterfaceWord::Macvlan, None) => {}
+    }
+    if word == InterfaceWord::Vlan && raw.vlan.key.is_none() {
+        cx.report
+            .absent(span, "an interface of type `vlan` needs the key `vlan`")
+            .help("write its number, like vlan = 2");
     }
     let parent = parent(raw.parent.value.as_ref()?, cx)?;
+    let mode = raw.mode.value.as_ref();
     match word {
         InterfaceWord::Vlan => {
             let vlan = raw.vlan.value.as_ref()?;
             let number = u16::try_from(vlan.value.0).ok()?;
             cx.claims.vlan(&parent, Some(number), vlan.span, "namespace interface", cx.report);
-            Some(InterfaceKind::Vlan { parent, vlan: number })
+            let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
+            Some(InterfaceKind::Vlan { parent, vlan: number, protocol, priorities: priorities(raw, cx) })
         }
-        InterfaceWord::Macvlan => Some(InterfaceKind::Macvlan { parent }),
+        InterfaceWord::Macvlan => {
+            let mode = match mode.map(|at| (at.value, at.span)) {
+                None => MacvlanMode::Bridge,
+                Some((InterfaceMode::Macvlan(mode), _)) => mode,
+                Some((InterfaceMode::Ipvlan(_), at)) => {
+                    cx.report
+                        .error(at, "a macvlan has no such mode")
+                        .help("write bridge, private, vepa or passthru");
+                    return None;
+                }
+            };
+            let how = if mode == MacvlanMode::Passthru { PASSTHRU } else { "macvlan" };
+            cx.claims.stacked(&parent, how, span, cx.report);
+            Some(InterfaceKind::Macvlan { parent, mode })
+        }
+        InterfaceWord::Ipvlan => {
+            let mode = match mode.map(|at| (at.value, at.span)) {
+                None => IpvlanMode::L2,
+                Some((InterfaceMode::Ipvlan(mode), _)) => mode,
+                Some((InterfaceMode::Macvlan(_), at)) => {
+                    cx.report.error(at, "an ipvlan has no such mode").help("write l2, l3 or l3s");
+                    return None;
+                }
+            };
+            let how = match mode {
+                IpvlanMode::L2 => "ipvlan (l2)",
+                IpvlanMode::L3 => "ipvlan (l3)",
+                IpvlanMode::L3s => "ipvlan (l3s)",
+            };
+            cx.claims.stacked(&parent, how, span, cx.report);
+            Some(InterfaceKind::Ipvlan { parent, mode })
+        }
     }
+}
+
+/// A frame has three bits for its priority.
+fn priorities(raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Priorities {
+    const MOST: u32 = 7;
+    let mut pairs = |list: &Slot<List<PriorityPair>>, of_frame: fn(PriorityPair) -> u32| {
+        let mut pairs = BTreeMap::new();
+        for at in list.items() {
+            if of_frame(at.value) > MOST {
+                cx.report
+                    .error(at.span, "a frame's priority is at most 7")
+                    .help("write a number from 0 to 7");
+            } else if pairs.insert(at.value.0, at.value.1).is_some() {
+                cx.report.error(at.span, format!("the priority {} twice", at.value.0)).help("write it once");
+            }
+        }
+        pairs.into_iter().collect()
+    };
+    Priorities { ingress: pairs(&raw.ingress, |pair| pair.0), egress: pairs(&raw.egress, |pair| pair.1) }
 }
 
 /// The device meant: an uplink's, where one has that name.

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 pub(crate) use number::{Integer, Timeout};
 pub use text::{Address, ParseAddressError};
 pub(crate) use text::{
-    AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, ProtocolSpec,
-    SubnetPrefix, Text,
+    AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, PriorityPair,
+    ProtocolSpec, StaticRoute, SubnetPrefix, Text,
 };
 
 use crate::{

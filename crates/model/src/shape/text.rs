@@ -255,6 +255,43 @@ text!(PoolPrefix, "a prefix", concat!(ip!(), "|", net!()), |text| {
     }
 });
 
+/// A route: a prefix with zero host bits, by a gateway or on-link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StaticRoute(pub(crate) IpNet, pub(crate) Option<IpAddr>);
+
+text!(StaticRoute, "a route", concat!("(?:", ip!(), "|", net!(), ")(?: via (?:", ip!(), "))?"), |text| {
+    const HELP: &str = "write PREFIX via ADDRESS, like \"198.51.100.0/24 via 10.2.0.1\"";
+    let (to, via) = match text.split_once(" via ") {
+        Some((to, via)) => (to, Some(via)),
+        None => (text, None),
+    };
+    let to = prefix(to)?;
+    let via = match via.map(str::parse::<IpAddr>) {
+        None => None,
+        Some(Ok(via)) if via.is_ipv4() == to.addr().is_ipv4() => Some(via),
+        Some(Ok(_)) => return wrong("its ends are of different families", HELP),
+        Some(Err(_)) => return wrong("the gateway is no address", HELP),
+    };
+    Ok(Self(to, via))
+});
+
+/// Two priorities: from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PriorityPair(pub(crate) u32, pub(crate) u32);
+
+text!(PriorityPair, "a pair of priorities", "[0-9]{1,10}:[0-9]{1,10}", |text| {
+    let pair = text.split_once(':').and_then(|(from, to)| Some((number(from)?, number(to)?)));
+    match pair {
+        Some((from, to)) => Ok(Self(from, to)),
+        None => wrong("it is not two numbers", "write FROM:TO, like \"5:3\""),
+    }
+});
+
+/// Digits only: no sign.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
 /// A prefix with zero host bits for a shared segment: with room for a gateway and a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SubnetPrefix(pub(crate) IpNet);

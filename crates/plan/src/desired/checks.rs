@@ -219,6 +219,7 @@ fn namespaces(context: &Context<'_>, notices: &mut Notices) {
             let (there, lacking) = match &kind {
                 InnerKind::Vlan { .. } => (features.vlan, "802.1Q VLANs (CONFIG_VLAN_8021Q)"),
                 InnerKind::Macvlan { .. } => (features.macvlan, "macvlan devices (CONFIG_MACVLAN)"),
+                InnerKind::Ipvlan { .. } => (features.ipvlan, "ipvlan devices (CONFIG_IPVLAN)"),
             };
             if !there {
                 let text = format!(

@@ -154,8 +154,8 @@ pub struct DesiredDevice {
     pub kind: InnerKind,
     /// Its alias, which says how it was made.
     pub alias: String,
-    /// Its MAC.
-    pub mac: MacAddr,
+    /// Its MAC; none: its parent's.
+    pub mac: Option<MacAddr>,
     /// In bytes; none: as it is.
     pub mtu: Option<u32>,
     /// With prefix length.

@@ -159,7 +159,7 @@ pub(crate) struct InterfaceStatus {
     /// Like `vlan 2 of eth0`.
     pub(crate) kind: String,
     #[schemars(with = "String")]
-    pub(crate) mac: MacAddr,
+    pub(crate) mac: Option<MacAddr>,
     #[schemars(with = "Vec<String>")]
     pub(crate) addresses: Vec<IpNet>,
     /// `up`, `down` or `gone`.
