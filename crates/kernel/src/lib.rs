@@ -20,6 +20,7 @@ mod observe_part;
 mod passed;
 mod probe;
 mod queue;
+mod reaper;
 mod route;
 mod socket;
 mod sysctl;
@@ -51,6 +52,7 @@ pub struct Kernel {
     namespaces: namespaces::Index,
     journal: sysctl::Journal,
     announcer: announce::Announcer,
+    reaper: reaper::Reaper,
     /// Where to look for the next free ifindex.
     next_index: u32,
 }
@@ -71,6 +73,8 @@ impl Kernel {
             namespaces: namespaces::Index::open(state_dir),
             journal: sysctl::Journal::open(state_dir)?,
             announcer: announce::Announcer::default(),
+            reaper: reaper::Reaper::new()
+                .map_err(|e| KernelError::system("opening a netlink socket to hear of links", e))?,
             next_index: link::first_index(),
         })
     }
@@ -82,8 +86,9 @@ impl Kernel {
 
     /// The addresses of its sockets in this namespace: those that a [`Watch`] is to leave out. The others that it
     /// opens are in guests' namespaces.
-    pub fn port_ids(&self) -> [u32; 3] {
-        [self.route.port(), self.conntrack.port(), self.nft.port()]
+    pub fn port_ids(&self) -> Vec<u32> {
+        let own = [self.route.port(), self.conntrack.port(), self.nft.port()];
+        own.into_iter().chain(self.reaper.ports()).collect()
     }
 
     /// The network devices alone.

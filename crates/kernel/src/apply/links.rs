@@ -1,6 +1,6 @@
 //! The steps about network devices.
 
-use std::os::fd::AsRawFd;
+use std::{collections::BTreeSet, os::fd::AsRawFd};
 
 use netlink_packet_route::link::InfoBridgePort;
 use viaduct_plan::{GROUP, LinkChange, NewLink};
@@ -13,9 +13,12 @@ use crate::{
     link::{self, Make, Settings, Which},
     netns::Netns,
     queue::{Place, Step},
+    reaper::Reaped,
     tap::{self, Queues},
 };
 
+/// With more links than these, waiting for the kernel costs little for each.
+const FEW: usize = 16;
 /// The device, or the kernel, has no IPv6: it makes no address anyway.
 const NO_IPV6: &[i32] = &[libc::EAFNOSUPPORT];
 
@@ -148,13 +151,24 @@ impl Run<'_> {
     /// All into a group of their own, and the group away, in one system call: killed before it nothing happened,
     /// after it everything. Those that had gone are passed over.
     pub(super) fn delete_links(&mut self, doing: Doing<'_>, names: &[IfName]) -> Result<(), KernelError> {
-        let Kernel { route, next_index, .. } = &mut *self.kernel;
+        let Kernel { route, next_index, reaper, .. } = &mut *self.kernel;
         let group = link::fresh_group(route, next_index);
         let doomed = Settings { group: Some(group), ..Settings::default() };
         let mut requests: Vec<_> =
             names.iter().map(|name| link::set_quietly(Which::Name(name), &doomed)).collect();
         requests.push(link::delete_group(group));
-        for answer in route.batch(&requests) {
+        let index = |name| link::index_of(route, name).ok().flatten();
+        let indexes: BTreeSet<u32> =
+            if names.len() <= FEW { names.iter().filter_map(index).collect() } else { BTreeSet::new() };
+        let answers = if indexes.is_empty() {
+            route.batch(&requests)
+        } else {
+            match reaper.delete(requests, indexes)? {
+                Reaped::Gone => Vec::new(),
+                Reaped::Answered(answers) => answers,
+            }
+        };
+        for answer in answers {
             match answer {
                 // A name that nobody has; or of all of them none was left.
                 Err(Refusal { errno: libc::ENODEV, .. }) | Ok(()) => {}
