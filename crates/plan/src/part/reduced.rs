@@ -180,7 +180,7 @@ impl<'a> Reduced<'a> {
         witnesses
     }
 
-    /// The guests whose lists name a changed one, and those that publish at the same addresses.
+    /// The guests whose lists name a changed one, and one for each address that others publish at, too.
     fn related(&self) -> BTreeSet<GuestName> {
         let config = self.after.config;
         let sides = [self.before, self.after];
@@ -201,16 +201,22 @@ impl<'a> Reduced<'a> {
             AllowPeer::Network(name) => bridged.contains(name),
             AllowPeer::Any | AllowPeer::Prefix(_) => false,
         };
-        let is_related = |guest: &Guest| {
-            guest.publish.iter().any(|p| p.publish.address.is_some_and(|a| addresses.contains(&a)))
-                || lists(guest).any(names)
-        };
         let mut related: BTreeSet<GuestName> = config
             .guests
             .iter()
-            .filter(|(_, guest)| is_related(guest))
+            .filter(|(_, guest)| lists(guest).any(names))
             .map(|(name, _)| name.clone())
             .collect();
+        // That an address is answered for does not depend on how many publish at it; where, on their uplink.
+        let mut claimed = BTreeSet::new();
+        for (name, guest) in config.guests.iter().filter(|(name, _)| !self.changed.contains(*name)) {
+            let at = guest.publish.iter().filter_map(|p| p.publish.address).filter(|a| addresses.contains(a));
+            let uplink =
+                || guest.nics.iter().find_map(|nic| config.networks.get(&nic.network)?.uplink.as_ref());
+            if at.fold(false, |new, address| claimed.insert((address, uplink())) | new) {
+                related.insert(name.clone());
+            }
+        }
         // What a list comes to depends on all whom it names.
         let listing =
             || self.changed.iter().chain(&related).flat_map(|name| both(self.before.config, config, name));
