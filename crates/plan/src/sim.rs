@@ -91,20 +91,7 @@ impl Host {
     /// Adds a device that is not ours, up.
     pub fn hardware(&mut self, name: &IfName, mac: Option<viaduct_types::MacAddr>) {
         let index = self.index();
-        let link = Link {
-            index,
-            kind: Kind::Other(String::new()),
-            mac,
-            mtu: 1500,
-            up: true,
-            master: None,
-            alias: String::new(),
-            group: 0,
-            isolated: false,
-            hairpin: false,
-            addrgen_none: false,
-            peer_index: 0,
-        };
+        let link = Link { mac, ..Link::plain(index) };
         self.state.links.insert(name.clone(), link);
         self.device_sysctls(name);
     }

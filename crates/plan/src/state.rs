@@ -52,6 +52,24 @@ pub struct Link {
 }
 
 impl Link {
+    /// A device of somebody's that is up and has nothing particular.
+    pub(crate) fn plain(index: u32) -> Self {
+        Self {
+            index,
+            kind: Kind::Other(String::new()),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            master: None,
+            alias: String::new(),
+            group: 0,
+            isolated: false,
+            hairpin: false,
+            addrgen_none: false,
+            peer_index: 0,
+        }
+    }
+
     /// Whether its alias says that it is ours.
     pub fn is_ours(&self) -> bool {
         self.alias.starts_with(ALIAS_PREFIX)

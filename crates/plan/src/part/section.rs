@@ -11,7 +11,7 @@ use crate::{
     diff::{Plan, plan},
     nft::Change,
     op::Op,
-    state::{Attachments, Kind, Link, Observed, ObservedGuest, Target},
+    state::{Attachments, Link, Observed, ObservedGuest, Target},
 };
 
 /// The part of a host that a change is about.
@@ -100,7 +100,7 @@ pub(super) fn supposed(
                 ground.guests.entry(nic.clone()).or_default();
             }
             Target::Device { name } => {
-                ground.links.entry(name.clone()).or_insert_with(adopted);
+                ground.links.entry(name.clone()).or_insert_with(|| Link::plain(0));
             }
             Target::Tap { .. } => {}
         }
@@ -109,24 +109,6 @@ pub(super) fn supposed(
     let led_nowhere = |nic: &NicId| taken_for_granted(nic) && reduced.stale.contains(nic);
     ground.guests.retain(|nic, _| !led_nowhere(nic) && attachments.contains_key(nic));
     ground
-}
-
-/// A device of which only matters that it is there.
-fn adopted() -> Link {
-    Link {
-        index: 0,
-        kind: Kind::Other(String::new()),
-        mac: None,
-        mtu: 1500,
-        up: true,
-        master: None,
-        alias: String::new(),
-        group: 0,
-        isolated: false,
-        hairpin: false,
-        addrgen_none: false,
-        peer_index: 0,
-    }
 }
 
 /// What of `after` is to be compared with the host, and what to look at for that: what differs, and everything that
