@@ -126,19 +126,21 @@ impl Situation {
         self.applied.as_ref().map_or(&[], |applied| &applied.sources)
     }
 
-    /// Writes down what is not as it was `before`.
-    fn remember(&self, store: &Store, before: Option<&Self>) -> Result<(), StoreError> {
-        if before.is_none_or(|before| before.attachments != self.attachments) {
+    /// Writes down what is not as it was `before`. Says whether the attachments were written.
+    fn remember(&self, store: &Store, before: Option<&Self>) -> Result<bool, StoreError> {
+        let attached = before.is_none_or(|before| before.attachments != self.attachments);
+        if attached {
             store.set_attachments(&self.attachments)?;
         }
         self.remember_leases(store)?;
         if before.is_some_and(|before| before.is_applied_as(self)) {
-            return Ok(());
+            return Ok(attached);
         }
         match &self.applied {
-            Some(applied) => store.set_applied(&applied.sources),
-            None => store.clear_applied(),
+            Some(applied) => store.set_applied(&applied.sources)?,
+            None => store.clear_applied()?,
         }
+        Ok(attached)
     }
 }
 
@@ -334,10 +336,8 @@ impl Host {
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, NotMade> {
         // Remembered first: whoever finds a half-done change finishes it.
-        if let Err(error) = after.remember(&self.store, before) {
-            let failure = Failure::from(error).with("Nothing was changed.");
-            return Err(NotMade { failure: self.remember_again(before, after, failure), as_before: true });
-        }
+        let written = after.remember(&self.store, before);
+        let written = written.map_err(|error| self.not_written(before, after, error))?;
         if let (Some(applied), Some(identity)) = (&after.applied, Identity::of(&self.store.applied_path())) {
             self.known = Some((identity, Arc::clone(applied)));
         }
@@ -348,12 +348,12 @@ impl Host {
         }
         self.made = None;
         // The journal of settings is kept beside it: that nothing can be written there is known before the first step.
-        if let Err(error) = self.store.set_attachments(&after.attachments) {
-            let failure = Failure::from(error).with("Nothing was changed.");
-            return Err(NotMade { failure: self.remember_again(before, after, failure), as_before: true });
+        if !written {
+            let again = self.store.set_attachments(&after.attachments);
+            again.map_err(|error| self.not_written(before, after, error))?;
+            self.known_attachments = Identity::of(&self.store.attachments_path())
+                .map(|identity| (identity, Arc::clone(&after.attachments)));
         }
-        self.known_attachments = Identity::of(&self.store.attachments_path())
-            .map(|identity| (identity, Arc::clone(&after.attachments)));
         match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
             Ok(outcome) => {
                 self.is_made(after, &outcome);
@@ -405,10 +405,15 @@ impl Host {
         Ok(outcome)
     }
 
+    fn not_written(&self, before: Option<&Situation>, after: &Situation, error: StoreError) -> NotMade {
+        let failure = Failure::from(error).with("Nothing was changed.");
+        NotMade { failure: self.remember_again(before, after, failure), as_before: true }
+    }
+
     /// Writes down again what was so before, of what is not so `after`.
     fn remember_again(&self, before: Option<&Situation>, after: &Situation, failure: Failure) -> Failure {
         match before.map(|before| before.remember(&self.store, Some(after))) {
-            None | Some(Ok(())) => failure,
+            None | Some(Ok(_)) => failure,
             Some(Err(error)) => failure.with(format!(
                 "That it is not applied could not be written down either ({error}); run `viaduct apply` when it can."
             )),
