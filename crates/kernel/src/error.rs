@@ -68,7 +68,7 @@ pub enum KernelError {
     /// The journal of sysctls cannot be read. Nothing is guessed: without it nobody knows what to restore.
     #[error(
         "the sysctl journal {} cannot be read: {reason}; restore it from a backup, or move it away: then settings \
-         changed before stay as they are for ever",
+         changed before stay as they are for ever, as if they were the owner's: what could forward may forward for others",
         path.display()
     )]
     Journal {

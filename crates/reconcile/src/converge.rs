@@ -88,6 +88,8 @@ pub enum ConvergeError {
     Unstable {
         /// What remains.
         remaining: Vec<String>,
+        /// What it is about, as [`Op::object`] says it.
+        objects: BTreeSet<String>,
     },
 }
 
@@ -210,6 +212,7 @@ pub fn converge_except<K: Observe + Apply>(
             return Ok(outcome);
         }
         return Err(ConvergeError::Unstable {
+            objects: remaining.ops.iter().map(Op::object).collect(),
             remaining: remaining.to_string().lines().map(str::to_owned).collect(),
         });
     }

@@ -27,6 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 const QUIET: Duration = Duration::from_secs(1);
 /// but so long after the first of them at the latest.
 const UNSURE: Duration = Duration::from_secs(30);
+/// While something is in dispute, its events come all the time: so long passes at least between two looks. Everything
+/// else is repaired within a second all the same.
+const CALM: Duration = Duration::from_millis(500);
 /// The packet filter is what keeps the host closed: it is never left for longer than this.
 const FILTER_PAUSE: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,8 @@ pub struct Keeper {
     due: Duration,
     /// Not before this, whatever happens.
     rest: Duration,
+    /// The same when it is about the packet filter.
+    filter_rest: Duration,
     /// The first change of our own since the last look, and the last one.
     own: Option<(Duration, Duration)>,
     records: BTreeMap<String, Record>,
@@ -63,12 +68,25 @@ pub struct Keeper {
 impl Keeper {
     /// Begins with a look at once.
     pub fn new(now: Duration) -> Self {
-        Self { due: now, rest: now, own: None, records: BTreeMap::new() }
+        Self { due: now, rest: now, filter_rest: now, own: None, records: BTreeMap::new() }
     }
 
     /// Somebody else changed something.
     pub fn disturbed(&mut self, now: Duration) {
         self.due = self.due.min((now + DEBOUNCE).max(self.rest));
+    }
+
+    /// Somebody else changed our packet filter. It is looked at within a second, also when looks take long.
+    pub fn opened(&mut self, now: Duration) {
+        self.due = self.due.min((now + DEBOUNCE).max(self.filter_rest));
+    }
+
+    /// In one look these were put right again and again, and changed again each time.
+    pub fn insisted(&mut self, now: Duration, objects: &BTreeSet<String>) {
+        for object in objects {
+            let record = self.records.entry(object.clone()).or_default();
+            record.repaired.extend([now; REPAIRS]);
+        }
     }
 
     /// When the next look is due.
@@ -96,6 +114,7 @@ impl Keeper {
     pub fn looked(&mut self, begun: Duration, ended: Duration, repaired: &BTreeSet<String>) -> Vec<Dispute> {
         let took = ended.saturating_sub(begun);
         self.rest = ended + took * (SHARE - 1);
+        self.filter_rest = self.rest.min(ended + FILTER_PAUSE);
         self.own = None;
         self.due = ended + SLOWEST.max(took * IDLE_SHARE);
         for object in repaired {
@@ -119,6 +138,9 @@ impl Keeper {
             let peace = |until| ended < until + LONGEST_PAUSE;
             !record.repaired.is_empty() || record.until.is_some_and(peace)
         });
+        if self.records.values().any(|record| record.until.is_some_and(|until| until > ended)) {
+            self.rest = self.rest.max(ended + CALM);
+        }
         // What was left in this look, or will be in the next.
         if let Some(until) = self.records.values().filter_map(|r| r.until).filter(|&u| u > begun).min() {
             self.due = self.due.min(until.max(self.rest));
@@ -215,6 +237,28 @@ mod tests {
     }
 
     #[test]
+    fn a_dispute_is_looked_at_twice_a_second_however_many_its_events_are() {
+        let mut keeper = Keeper::new(Duration::ZERO);
+        let (mut now, mut looks) = (Duration::ZERO, 0);
+        let mut repairs = Vec::new();
+        while now < 40 * S {
+            keeper.disturbed(now);
+            if keeper.due() <= now {
+                looks += 1;
+                let left = keeper.disputes(now).iter().any(|dispute| dispute.object == "route x");
+                if !left {
+                    repairs.push(now);
+                }
+                keeper.looked(now, now + MS, &if left { BTreeSet::new() } else { one("route x") });
+            }
+            now += MS;
+        }
+        // Three at once, then three after a pause of ten seconds, then after twenty.
+        assert_eq!(repairs.len(), 9, "{repairs:?}");
+        assert!(looks <= 9 + 2 * 40, "{looks} looks");
+    }
+
+    #[test]
     fn three_repairs_in_a_longer_time_are_none_too_many() {
         let mut keeper = Keeper::new(Duration::ZERO);
         for time in [S, 7 * S, 13 * S, 19 * S, 25 * S] {
@@ -232,6 +276,25 @@ mod tests {
                 assert_eq!(dispute.until, now + FILTER_PAUSE);
             }
         }
+    }
+
+    #[test]
+    fn the_filter_is_looked_at_within_a_second_on_a_host_that_takes_long() {
+        let mut keeper = Keeper::new(Duration::ZERO);
+        keeper.looked(Duration::ZERO, S, &BTreeSet::new());
+        keeper.disturbed(S + MS);
+        assert_eq!(keeper.due(), 10 * S);
+        keeper.opened(S + 2 * MS);
+        assert_eq!(keeper.due(), S + FILTER_PAUSE);
+    }
+
+    #[test]
+    fn what_is_undone_within_a_look_is_a_dispute_at_once() {
+        let mut keeper = Keeper::new(Duration::ZERO);
+        keeper.insisted(S, &one("link x"));
+        assert_eq!(keeper.looked(S, S, &BTreeSet::new())[0].until, S + PAUSE);
+        keeper.insisted(20 * S, &one(PACKET_FILTER));
+        assert_eq!(keeper.looked(20 * S, 20 * S, &BTreeSet::new())[0].until, 20 * S + FILTER_PAUSE);
     }
 
     #[test]

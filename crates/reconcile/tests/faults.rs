@@ -268,7 +268,7 @@ fn somebody_who_keeps_undoing_it_is_named_as_such() {
         host.state.routes.retain(|route| route.protocol != viaduct_plan::PROTOCOL);
     });
     let error = change(&mut kernel, None, Wish::Be(&config, &attachments), &mut |_, _| ()).unwrap_err();
-    let ConvergeError::Unstable { remaining } = &error.cause else { panic!("{error:?}") };
+    let ConvergeError::Unstable { remaining, .. } = &error.cause else { panic!("{error:?}") };
     assert!(remaining.iter().any(|line| line.starts_with("+ route")), "{remaining:?}");
     assert!(matches!(error.aftermath, Aftermath::Partial));
 }

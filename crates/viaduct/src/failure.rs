@@ -196,7 +196,7 @@ fn details(error: &ConvergeError) -> Vec<String> {
                 }
             })
             .collect(),
-        ConvergeError::Unstable { remaining } => remaining.clone(),
+        ConvergeError::Unstable { remaining, .. } => remaining.clone(),
     }
 }
 

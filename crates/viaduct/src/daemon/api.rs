@@ -31,6 +31,7 @@ use super::{
     jobs::{Job, Jobs},
     news::{Event, News},
     openapi,
+    service::Service,
 };
 use crate::{
     failure::{Failure, Kind},
@@ -86,6 +87,7 @@ impl Api {
 struct Shared {
     jobs: Jobs,
     news: News,
+    service: Service,
 }
 
 /// Who connected.
@@ -101,13 +103,13 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     }
 }
 
-pub(super) fn start(run_dir: &Path, jobs: Jobs, news: News) -> Result<Api, Failure> {
+pub(super) fn start(run_dir: &Path, jobs: Jobs, news: News, service: Service) -> Result<Api, Failure> {
     let path = run_dir.join(SOCKET);
     let failed = |error: io::Error| Failure::failed(format!("cannot listen on {}: {error}", path.display()));
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let listener = runtime.block_on(async { listen(&path) }).map_err(failed)?;
     let (stop, stopped) = oneshot::channel();
-    let run = move || runtime.block_on(serve(listener, path, Shared { jobs, news }, stopped));
+    let run = move || runtime.block_on(serve(listener, path, Shared { jobs, news, service }, stopped));
     let thread = thread::Builder::new().name("api".to_owned()).spawn(run);
     Ok(Api { stop, thread: thread.map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))? })
 }
@@ -217,10 +219,10 @@ async fn handle<O: Operation>(shared: Shared, peer: Peer, headers: &HeaderMap, o
         return refuse(Failure::forbidden(format!("only root may ask for `{}`", O::NAME)));
     }
     let (sender, receiver) = mpsc::unbounded_channel();
-    let news = shared.news.clone();
+    let (news, service) = (shared.news.clone(), shared.service);
     let by = peer.uid.map_or_else(|| "somebody".to_owned(), user::name);
     let job = Job::Do(Box::new(move |host| {
-        let last = perform(host, operation, by, &news, &sender);
+        let last = perform(host, operation, by, (&news, service), &sender);
         // Whoever asked may be gone; what was asked is done all the same.
         let _ = sender.send(last);
     }));
@@ -247,11 +249,12 @@ fn perform<O: Operation>(
     host: &mut crate::host::Host,
     operation: O,
     by: String,
-    news: &News,
+    (news, service): (&News, Service),
     sender: &mpsc::UnboundedSender<Line<O::Report>>,
 ) -> Line<O::Report> {
-    let mut told = Instant::now();
+    let (mut told, mut heart) = (Instant::now(), service.heart());
     let mut progress = |done, total| {
+        heart.beat();
         if told.elapsed() >= PROGRESS {
             told = Instant::now();
             let _ = sender.send(Line::Progress(done, total));

@@ -14,7 +14,7 @@ use rustix::{
 use tracing::{info, warn};
 use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
 use viaduct_plan::{Attachments, Served, Target};
-use viaduct_reconcile::{Keeper, converge_except};
+use viaduct_reconcile::{ConvergeError, Keeper, converge_except};
 use viaduct_types::{IfName, NicId};
 
 use super::{
@@ -189,6 +189,9 @@ impl Run {
                 }
             }
         }
+        if heard.iter().any(|change| change.what == What::Filter && change.ours) {
+            self.keeper.opened(now);
+        }
         if !heard.is_empty() {
             self.changes.extend(heard);
             self.keeper.disturbed(now);
@@ -205,7 +208,9 @@ impl Run {
         if !over(&self.host) {
             return;
         }
-        let mut caller = Caller { by: "viaduct".to_owned(), progress: &mut |_, _| (), waiting: &|_| () };
+        let mut heart = self.service.heart();
+        let mut progress = |_, _| heart.beat();
+        let mut caller = Caller { by: "viaduct".to_owned(), progress: &mut progress, waiting: &|_| () };
         if let Err(failure) = operations::finish_return(&mut self.host, &mut caller) {
             self.failed(&failure);
         }
@@ -252,6 +257,7 @@ impl Run {
         // What was left alone is put right later, and then it is of use to know who changed it.
         if !self.host.daemon.disputed.is_empty() {
             self.changes = changes;
+            self.changes.sort_by_key(weight);
             self.changes.truncate(REMEMBERED);
         }
         // Of our own steps, too, the kernel does not say whose they were.
@@ -293,7 +299,14 @@ impl Run {
         let left: BTreeSet<String> = self.keeper.disputes(now).into_iter().map(|d| d.object).collect();
         let leave = |op: &viaduct_plan::Op| left.contains(&op.object());
         self.host.is_not_as_made();
-        let outcome = converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut |_, _| ())?;
+        let mut heart = self.service.heart();
+        let mut progress = |_, _| heart.beat();
+        let outcome = converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut progress);
+        if let Err(ConvergeError::Unstable { objects, .. }) = &outcome {
+            let ended = self.now();
+            self.keeper.insisted(ended, objects);
+        }
+        let outcome = outcome?;
         if left.is_empty() {
             self.host.is_made(&situation, &outcome);
         }
@@ -392,7 +405,8 @@ fn forget(host: &Host, gone: &[NicId]) -> Result<(), Failure> {
     Ok(host.store.set_attachments(&attachments)?)
 }
 
-/// Changes for people: those first of which it is known who made them; of a table that went, not all that went with it.
+/// Changes for people: those of what is ours first, then those of which it is known who made them; of a table that went,
+/// not all that went with it.
 fn told(changes: &[Change]) -> Vec<String> {
     let gone: Vec<String> = changes
         .iter()
@@ -401,13 +415,19 @@ fn told(changes: &[Change]) -> Vec<String> {
         .collect();
     let with_table = |change: &&Change| gone.iter().any(|table| change.object.ends_with(table.as_str()));
     let mut changes: Vec<&Change> = changes.iter().filter(|change| !with_table(change)).collect();
-    changes.sort_by_key(|change| !matches!(change.by, By::Process(_)));
+    changes.sort_by_key(|change| weight(change));
     let more = changes.len().saturating_sub(NAMED);
     let mut told: Vec<String> = changes.into_iter().take(NAMED).map(words).collect();
     if more > 0 {
         told.push(format!("and {more} more"));
     }
     told
+}
+
+/// What is told first: what is ours, of it whole tables, and that of which it is known who did it.
+fn weight(change: &Change) -> (bool, bool, bool) {
+    let table = change.removed && change.object.starts_with("table ");
+    (!change.ours, !table, !matches!(change.by, By::Process(_)))
 }
 
 /// Like `link vd-web was removed by ip (process 123, started by bash)`.

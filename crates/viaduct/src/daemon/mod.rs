@@ -49,7 +49,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let service = service::Service::from_environment();
     let services = services::Services::start(jobs.clone())?;
     let vnets = vnets::Vnets::start(global, jobs.clone())?;
-    let api = api::start(host.store.run_dir(), jobs, news.clone())?;
+    let api = api::start(host.store.run_dir(), jobs, news.clone(), service)?;
     info!("viaduct {} keeps this host", env!("CARGO_PKG_VERSION"));
     let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services, vnets)).run();
     api.stop();

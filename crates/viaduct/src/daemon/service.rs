@@ -1,10 +1,11 @@
 //! What the service manager is told (sd_notify(3)).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
 /// The manager that started us, if one did.
+#[derive(Clone, Copy)]
 pub(super) struct Service {
     /// How often it wants to hear that we live.
     watchdog: Option<Duration>,
@@ -30,12 +31,32 @@ impl Service {
         }
     }
 
+    /// Tells in the course of long work that it goes on.
+    pub(super) fn heart(self) -> Heart {
+        Heart { service: self, last: Instant::now() }
+    }
+
     pub(super) fn status(&self, status: &str) {
         tell(&[NotifyState::Status(status)]);
     }
 
     pub(super) fn stopping(&self) {
         tell(&[NotifyState::Stopping]);
+    }
+}
+
+/// Signs of life in the course of work; it beats with each step that is done, and is heard as often as is asked for.
+pub(super) struct Heart {
+    service: Service,
+    last: Instant,
+}
+
+impl Heart {
+    pub(super) fn beat(&mut self) {
+        if self.service.interval().is_some_and(|interval| self.last.elapsed() >= interval) {
+            self.last = Instant::now();
+            self.service.alive();
+        }
     }
 }
 
