@@ -30,11 +30,6 @@ fn repaired(world: &World, after: &str) {
     world.soon(&format!("repaired after {after}"), || world.viaduct("plan --exit-code").code() == 0);
 }
 
-/// What the daemon says of its repairs.
-fn repairs(world: &World) -> Vec<Value> {
-    world.good("status --json").json()["daemon"]["repairs"].as_array().unwrap().clone()
-}
-
 #[test]
 fn commands_do_the_same_with_it() {
     let script = |world: &World| {
@@ -120,11 +115,11 @@ fn whatever_others_change_is_put_right() {
             ),
             (format!("echo 0 > /proc/sys/net/ipv4/conf/{link}/proxy_arp"), "proxy_arp"),
         ] {
-            let number = repairs(world).len();
+            let number = world.repairs().len();
             world.sh(&change);
-            world.soon(&format!("repaired within a second: {change}"), || repairs(world).len() > number);
+            world.soon(&format!("repaired within a second: {change}"), || world.repairs().len() > number);
             repaired(world, &change);
-            let last = repairs(world).last().unwrap().clone();
+            let last = world.repairs().last().unwrap().clone();
             let changed = last["changed"].to_string();
             assert!(changed.contains(said), "{change}: {last:#}");
         }
@@ -141,7 +136,7 @@ fn whatever_others_change_is_put_right() {
 fn what_is_not_ours_is_left_alone() {
     host(|world| {
         let daemon = kept(world);
-        let number = repairs(world).len();
+        let number = world.repairs().len();
         for change in [
             "nft add table inet mine",
             "nft add chain inet mine forward { type filter hook forward priority 0 \\; policy drop \\; }",
@@ -156,7 +151,7 @@ fn what_is_not_ours_is_left_alone() {
         let kernel = world.kernel();
         thread::sleep(Duration::from_millis(1500));
         assert!(kernel == world.kernel());
-        assert_eq!(repairs(world).len(), number);
+        assert_eq!(world.repairs().len(), number);
         daemon.end();
     });
 }
@@ -178,8 +173,8 @@ fn a_program_that_insists_is_not_fought_for_long() {
             "{}",
             world.log()
         );
-        let number = repairs(world).len();
-        assert!(number <= 4, "{:#?}", repairs(world));
+        let number = world.repairs().len();
+        assert!(number <= 4, "{:#?}", world.repairs());
         // Everything else is kept all the same.
         world.sh("nft flush ruleset");
         world.soon("the filter is back", || world.sh("nft list tables").contains("inet viaduct"));

@@ -10,43 +10,11 @@ use support::{CONFIG, World, host};
 /// A nat and a routed network with a guest each that is attached, and somebody outside.
 fn made(world: &World) {
     world.sh("cp -a /etc /run/private-etc && mount --bind /run/private-etc /etc");
-    for line in [
-        "ip -n outside link set lo up",
-        "ip -n outside address add 203.0.113.1/24 dev eth0",
-        "ip -n outside address add 2001:db8:28::1/64 dev eth0 nodad",
-        "ip -n outside -6 route add 2001:db8:28:1::/64 via 2001:db8:28::2",
-        "ip -6 route replace default via 2001:db8:28::1 dev eth0",
-    ] {
-        world.sh(line);
-    }
+    world.connect_outside();
     world.good("apply");
     for guest in ["ldap", "web", "deb6"] {
         world.attach(guest);
     }
-}
-
-/// Whether an echo comes back.
-fn reaches(world: &World, from: &str, to: &str) -> bool {
-    let line =
-        format!("ip netns exec {from} ping -n -c 3 -i 0.2 -W 2 {to} >/dev/null 2>&1 && echo yes || echo no");
-    world.sh(&line) == "yes\n"
-}
-
-/// The ways of the guests of [`made`], each with its name.
-fn ways(world: &World) -> Vec<(&'static str, bool)> {
-    vec![
-        ("nat", reaches(world, "web", "203.0.113.1")),
-        ("nat IPv6", reaches(world, "web", "2001:db8:28::1")),
-        ("routed", reaches(world, "deb6", "203.0.113.1")),
-        ("routed IPv6", reaches(world, "deb6", "2001:db8:28::1")),
-        ("from outside", reaches(world, "outside", "203.0.113.100")),
-    ]
-}
-
-#[track_caller]
-fn all(world: &World, works: bool, when: &str) {
-    let ways = ways(world);
-    assert!(ways.iter().all(|(_, is)| *is == works), "{when}: {ways:?}");
 }
 
 /// The findings of a kind.
@@ -95,16 +63,16 @@ fn docker(world: &World, suffix: &str) {
 }
 
 fn container_works(world: &World) {
-    assert!(reaches(world, "ct", "203.0.113.1") && reaches(world, "ct", "2001:db8:28::1"), "the container");
-    assert!(!reaches(world, "web", "172.17.0.2"), "a guest reaches a container past Docker's rules");
+    assert!(world.echoes("ct", "203.0.113.1") && world.echoes("ct", "2001:db8:28::1"), "the container");
+    assert!(!world.echoes("web", "172.17.0.2"), "a guest reaches a container past Docker's rules");
 }
 
 fn with_docker(world: &World, suffix: &str) {
     made(world);
-    all(world, true, "before Docker");
+    world.all_ways(true, "before Docker");
     assert_eq!(world.viaduct("doctor").code(), 0);
     docker(world, suffix);
-    all(world, false, "with Docker");
+    world.all_ways(false, "with Docker");
     container_works(world);
 
     let before = world.kernel();
@@ -132,7 +100,7 @@ fn with_docker(world: &World, suffix: &str) {
 
     let fixed = world.good("doctor --fix");
     assert!(fixed.out.contains("-I DOCKER-USER -j VIADUCT"), "{fixed:?}");
-    all(world, true, "mended");
+    world.all_ways(true, "mended");
     container_works(world);
     // Again: the same.
     let before = world.kernel();
@@ -159,7 +127,7 @@ fn a_daemon_does_it_as_well() {
         let daemon = world.daemon();
         assert_eq!(world.viaduct("doctor").code(), 1);
         world.good("doctor --fix");
-        all(world, true, "mended");
+        world.all_ways(true, "mended");
         container_works(world);
         daemon.end();
     });
@@ -175,7 +143,7 @@ fn both_kinds_of_iptables_are_told_apart() {
         let report = world.viaduct("doctor --json").json();
         assert_eq!(of_kind(&report, "mixed-iptables").len(), 1, "{report}");
         assert_eq!(of_kind(&report, "foreign-filter").len(), 0, "{report}");
-        all(world, true, "rules for others");
+        world.all_ways(true, "rules for others");
     });
 }
 
@@ -195,19 +163,19 @@ fn frames_of_a_bridge_that_meet_iptables() {
         for on in ["iptables", "ip6tables"] {
             world.sh(&format!("echo 1 >/proc/sys/net/bridge/bridge-nf-call-{on}"));
         }
-        assert!(reaches(world, "web", "192.168.1.3"));
+        assert!(world.echoes("web", "192.168.1.3"));
         world.sh("iptables-nft -w -P FORWARD DROP && iptables-nft -w -N DOCKER-USER && iptables-nft -w -A FORWARD -j DOCKER-USER");
         for interface in ["-i", "-o"] {
             world.sh(&format!("iptables-nft -w -A FORWARD {interface} eth0 -j ACCEPT"));
         }
-        assert!(!reaches(world, "web", "192.168.1.3"), "br_netfilter is not what it was");
-        assert!(reaches(world, "web", "203.0.113.1"));
+        assert!(!world.echoes("web", "192.168.1.3"), "br_netfilter is not what it was");
+        assert!(world.echoes("web", "203.0.113.1"));
         let report = world.viaduct("doctor --json").json();
         let found = of_kind(&report, "bridge-netfilter");
         assert_eq!(found.len(), 1, "{report}");
         assert!(found[0]["why"].as_str().unwrap().contains("bridge-nf-call-iptables"));
         world.good("doctor --fix");
-        assert!(reaches(world, "web", "192.168.1.3"));
+        assert!(world.echoes("web", "192.168.1.3"));
     });
 }
 
@@ -298,7 +266,7 @@ fn firewalld_is_named_and_left_alone() {
         made(world);
         world.write("/run/firewalld.nft", FIREWALLD);
         world.sh("nft -f /run/firewalld.nft");
-        assert!(!reaches(world, "web", "203.0.113.1") && !reaches(world, "outside", "203.0.113.100"));
+        assert!(!world.echoes("web", "203.0.113.1") && !world.echoes("outside", "203.0.113.100"));
         let before = world.kernel();
         let ran = world.viaduct("doctor --fix --json");
         assert_eq!((ran.code(), world.kernel()), (1, before), "{ran:?}");
@@ -333,7 +301,7 @@ fn a_filter_of_nobody_known() {
         for measure in found[0]["remedy"]["measures"].as_array().unwrap() {
             world.sh(measure["run"].as_str().unwrap());
         }
-        all(world, true, "after what was shown");
+        world.all_ways(true, "after what was shown");
         assert_eq!(world.viaduct("doctor").code(), 0);
     });
 }
@@ -365,7 +333,7 @@ fn a_strict_reverse_path_filter() {
             world.sh(line);
         }
         made(world);
-        let comes_in = || reaches(world, "outside", "-I 192.0.2.1 203.0.113.100");
+        let comes_in = || world.echoes("outside", "-I 192.0.2.1 203.0.113.100");
         assert!(!comes_in(), "the filter is not strict");
         let report = world.viaduct("doctor --json").json();
         let found = of_kind(&report, "rp-filter");
@@ -415,13 +383,13 @@ fn forwarding_that_was_switched_off() {
         // `ip_forward` switches all devices when it changes, and it has not been on.
         world.sh("for value in 1 0; do echo $value >/proc/sys/net/ipv4/ip_forward; done; \
              echo 0 >/proc/sys/net/ipv6/conf/all/forwarding");
-        all(world, false, "switched off");
+        world.all_ways(false, "switched off");
         let report = world.viaduct("doctor --json").json();
         let found = of_kind(&report, "forwarding");
         assert_eq!(found.len(), 1, "{report}");
         assert!(found[0]["why"].as_str().unwrap().contains("/etc/sysctl.d/99-hardening.conf"), "{report}");
         world.good("doctor --fix");
-        all(world, true, "switched on");
+        world.all_ways(true, "switched on");
     });
 }
 
@@ -451,5 +419,81 @@ fn nothing_is_applied() {
     host(|world| {
         assert_eq!(world.viaduct("doctor").code(), 0);
         assert_eq!(world.good("doctor --json").json()["applied"], false);
+    });
+}
+
+/// Asked as a program asks, without the command line.
+#[test]
+fn the_api_mends_as_well() {
+    host(|world| {
+        made(world);
+        docker(world, "-nft");
+        let daemon = world.daemon();
+        let script = format!(
+            "import socket
+s = socket.socket(socket.AF_UNIX); s.connect('{}/api.sock')
+s.sendall(b'POST /v1/mend HTTP/1.1\\r\\nHost: viaduct\\r\\nConnection: close\\r\\nContent-Length: 0\\r\\n\\r\\n')
+text = b''
+while part := s.recv(65536): text += part
+head, body = text.split(b'\\r\\n\\r\\n', 1)
+assert b' 200 ' in head.splitlines()[0], text
+print(body.decode())",
+            support::RUN
+        );
+        world.write("/run/mend.py", script);
+        world.all_ways(false, "with Docker");
+        let report: Value = serde_json::from_str(&world.sh("python3 /run/mend.py")).unwrap();
+        let treated = report["treated"].as_array().unwrap();
+        assert!(!treated.is_empty() && treated.iter().all(|one| one["error"].is_null()), "{report}");
+        assert_eq!(report["findings"], serde_json::json!([]), "{report}");
+        world.all_ways(true, "mended");
+        container_works(world);
+        daemon.end();
+    });
+}
+
+/// The kernel has one table of connections for the whole machine, so that it is not filled here: what it says of
+/// itself is put in its place.
+#[test]
+fn a_table_of_connections_that_is_nearly_full() {
+    host(|world| {
+        made(world);
+        for (name, value) in [("count", "95"), ("max", "100")] {
+            world.write(&format!("/run/{name}"), format!("{value}\n"));
+            world.sh(&format!("mount --bind /run/{name} /proc/sys/net/netfilter/nf_conntrack_{name}"));
+        }
+        let ran = world.viaduct("doctor --json");
+        assert_eq!(ran.code(), 1, "{ran:?}");
+        let report = ran.json();
+        let found = of_kind(&report, "conntrack");
+        assert_eq!(found.len(), 1, "{report}");
+        assert_eq!(found[0]["title"], "95 of at most 100 connections are tracked");
+        assert_eq!(found[0]["gravity"], "broken");
+        assert!(found[0]["remedy"]["measures"].to_string().contains("nf_conntrack_max = 200"), "{report}");
+        // It is for people to decide.
+        let fixed = world.viaduct("doctor --fix --json").json();
+        assert_eq!(of_kind(&fixed, "conntrack").len(), 1, "{fixed}");
+        world.write("/run/count", "89\n");
+        assert_eq!(world.viaduct("doctor").code(), 0);
+    });
+}
+
+#[test]
+fn a_provider_that_knows_macs() {
+    host(|world| {
+        let bridged = "\n[networks.lan]\nmode = \"bridged\"\nuplink = \"wan\"\nbridge = \"br-lan\"\n";
+        world.write(CONFIG, world.read(CONFIG) + bridged);
+        made(world);
+        assert_eq!(of_kind(&world.viaduct("doctor --json").json(), "mac-filter").len(), 0);
+        world.sh("mount -t tmpfs none /sys/class && mkdir -p /sys/class/dmi/id && \
+             echo Hetzner >/sys/class/dmi/id/sys_vendor");
+        let ran = world.viaduct("doctor --json");
+        let report = ran.json();
+        let found = of_kind(&report, "mac-filter");
+        assert_eq!(found.len(), 1, "{report}");
+        assert_eq!(found[0]["gravity"], "note");
+        assert_eq!(ran.code(), 0, "what cannot be known is no failure: {report}");
+        assert!(found[0]["title"].as_str().unwrap().contains("network lan"), "{report}");
+        assert!(found[0]["remedy"]["remark"].as_str().unwrap().contains("uplink-mac"), "{report}");
     });
 }

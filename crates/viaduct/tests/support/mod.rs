@@ -2,6 +2,8 @@
 //! becomes of the test. Everything that is written lies under a private /run.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test program uses its part; a test may panic")]
 
+mod packets;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -166,12 +168,18 @@ impl World {
 
     /// Everything in the kernel is lost, and what stands under names of namespaces; every process has ended.
     pub(crate) fn reboot(&self) {
-        let place = fs::read_link(MOUNTS).unwrap();
-        self.soon("all processes have ended", || end_all(&place) == 0);
+        self.kill_all();
         self.sh("cd /run/netns && for name in *; do ip netns del $name; done");
         // SAFETY: only this thread's network namespace changes.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
         self.plug_in();
+    }
+
+    /// Every process on the host ends at once, without a word.
+    #[track_caller]
+    pub(crate) fn kill_all(&self) {
+        let place = fs::read_link(MOUNTS).unwrap();
+        self.soon("all processes have ended", || end_all(&place) == 0);
     }
 
     /// Runs a command line that has to succeed.
@@ -317,8 +325,14 @@ impl World {
     /// Starts a daemon, and waits until it has looked at the host.
     #[track_caller]
     pub(crate) fn daemon(&self) -> Daemon {
+        self.daemon_by(&mut self.command(&["daemon"]))
+    }
+
+    /// The same with arguments or surroundings of its own.
+    #[track_caller]
+    pub(crate) fn daemon_by(&self, command: &mut Command) -> Daemon {
         let log = fs::File::create(LOG).unwrap();
-        let child = self.command(&["daemon"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut daemon = Daemon(child);
         self.soon("the daemon answers", || {
             assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended: {}", self.read(LOG));
@@ -346,6 +360,12 @@ impl World {
 impl Daemon {
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Ends it as nobody should.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 
     /// Ends it as its user would, and waits until it has ended.
