@@ -123,6 +123,8 @@ fn lives(world: &World, machine: &mut Machine, renew: &str) {
 
 #[test]
 fn a_machine_on_a_tap_comes_up_with_busybox_udhcpc() {
+    // Where this comes from, the host of the test cannot reach.
+    viaduct_vm::Kernel::debian().unwrap();
     host(|world| {
         let (_provider, _daemon) = rented(world);
         let attached = world.good("attach fresh --tap --json").json();
@@ -151,6 +153,7 @@ fn dhcpcd(image: &mut Image) -> Result<(), VmError> {
 
 #[test]
 fn a_machine_on_a_device_of_somebody_elses_comes_up_with_dhcpcd() {
+    viaduct_vm::Kernel::debian().unwrap();
     host(|world| {
         let (_provider, _daemon) = rented(world);
         world.sh("ip tuntap add vnet7 mode tap vnet_hdr");
