@@ -17,8 +17,9 @@ const MOST: usize = 4096;
 const UNKNOWN: u8 = u8::MAX;
 
 /// The sets that decide about flows; each has one for IPv4 and one for IPv6.
-const JUDGED: [&str; 15] = [
+const JUDGED: [&str; 16] = [
     "attached",
+    "own",
     "listed_in",
     "listed_out",
     "in_service",

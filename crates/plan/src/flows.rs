@@ -125,10 +125,12 @@ impl<'a> View<'a> {
         Some(out && into)
     }
 
-    /// Whether an address is known to be a guest's: it is here, or has a list.
+    /// Whether an address is a guest's, who need not be here.
     fn is_guest(&self, address: IpAddr) -> bool {
+        let v6 = address.is_ipv6();
         let sets = ["attached", "listed_in", "listed_out"];
-        sets.into_iter().any(|set| self.has(address.is_ipv6(), set, &Key::new().ip(address)))
+        sets.into_iter().any(|set| self.has(v6, set, &Key::new().ip(address)))
+            || self.has(v6, "own", &Key::new().protocol(0).ip(address))
     }
 
     /// Whether it may be a flow of guests, who need not be here.

@@ -44,6 +44,9 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         }
         table.ranges(both!(f, "between4", "between6"), &[a, a]);
         table.ranges(both!(f, "inbound4", "inbound6"), &[T::IfName, a]);
+        // Of no rule: what ends flows knows by it whose addresses belong to guests that are away. Ranges of one field
+        // are kept in another way by the kernel, hence any protocol.
+        table.ranges(both!(f, "own4", "own6"), &[T::Proto, a]);
     }
     let recall = Recall::new(context);
     recall.add(table);
@@ -217,6 +220,11 @@ fn fill_zones(context: &Context<'_>, table: &mut Builder) {
                 table.insert(set, Key::new().name(l3).prefix(prefix));
             }
         }
+    }
+    let filtered = context.config.networks.values().filter(|n| !matches!(n.mode, Mode::Bridged { .. }));
+    for prefix in aggregate(filtered.flat_map(prefixes).collect()) {
+        let set = if prefix.addr().is_ipv6() { "own6" } else { "own4" };
+        table.insert(set, Key::new().protocols(0, u8::MAX).prefix(prefix));
     }
     for port in context.ports.iter().filter(|p| !matches!(p.network.mode, Mode::Bridged { .. })) {
         for address in port.nic.addresses.iter().map(|net| net.addr()) {
