@@ -175,21 +175,21 @@ fn what_is_answered_for_outlives_the_carrier() {
             assert!(output.status.success(), "ip {line}: {output:?}");
             String::from_utf8(output.stdout).unwrap()
         };
-        let becomes = |state: &str| {
+        let becomes = |up: bool| {
             let begin = Instant::now();
-            while !ip("-oneline link show dev v0").contains(state) {
-                assert!(begin.elapsed() < Duration::from_secs(10), "not {state}: {}", ip("link show dev v0"));
+            while ip("-oneline link show dev v0").contains("state UP") != up {
+                assert!(begin.elapsed() < Duration::from_secs(10), "not up: {up}: {}", ip("link show dev v0"));
                 std::thread::sleep(Duration::from_millis(20));
             }
         };
         guest.run(|| ip("link set eth0 up"));
-        becomes("state UP");
+        becomes(true);
         let proxies =
             ["192.0.2.7", "2001:db8::7"].map(|a| Proxy { link: name("v0"), address: a.parse().unwrap() });
         world.apply(&proxies.clone().map(Op::AddProxy));
         // By then the kernel has forgotten what goes with a carrier.
         guest.run(|| ip("link set eth0 down"));
-        becomes("state DOWN");
+        becomes(false);
         assert_eq!(world.observe().proxies, proxies.map(|proxy| (proxy, PROTOCOL)).into());
     });
 }

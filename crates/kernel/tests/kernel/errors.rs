@@ -33,7 +33,9 @@ fn a_missing_namespace_says_what_to_do() {
         // A process that has ended and was not waited for.
         let mut child = Command::new("true").spawn().unwrap();
         let pid = child.id();
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         let error = Netns::find(&NetnsRef::Process(pid)).unwrap_err().to_string();
         assert!(error.contains(&format!("there is no process {pid}")), "{error}");
         child.wait().unwrap();
