@@ -42,6 +42,7 @@ fn early_steps(observed: &Ruleset, desired: &Ruleset, changes: Vec<Change>, left
     };
     let replaced = changes.contains(&Change::DeleteTable(Family::Inet));
     let settled = settled.filter(|_| !replaced);
+    let (senders, changes): (Vec<_>, Vec<_>) = changes.into_iter().partition(adds_senders);
     let (narrowing, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(narrows_ranges);
     let mut transactions = if narrowing.is_empty() || others.is_empty() {
         vec![[narrowing, others].concat()]
@@ -53,7 +54,8 @@ fn early_steps(observed: &Ruleset, desired: &Ruleset, changes: Vec<Change>, left
         first.push(note.clone());
     }
     let end = Op::EndFlows { then: debt::settle(&note).into_iter().collect() };
-    transactions.into_iter().map(Op::Nft).chain([end]).collect()
+    let senders = (!senders.is_empty()).then_some(Op::Nft(senders));
+    transactions.into_iter().map(Op::Nft).chain([end]).chain(senders).collect()
 }
 
 /// The flows that a filter let through end while it is still there to say which those are. By then guests have left.
@@ -77,6 +79,14 @@ fn narrows_ranges(change: &Change) -> bool {
         ["between", "inbound", "in_ports", "in_protocols", "out_ports", "out_protocols"];
     let Change::DeleteElements { family: Family::Inet, name, .. } = change else { return false };
     name.strip_suffix(['4', '6']).is_some_and(|name| RANGES.contains(&name))
+}
+
+/// Whether it lets guests send from more addresses.
+///
+/// An address that comes to a guest may have flows from an earlier time, which the guest's lists do not allow: they end
+/// before it may be used.
+fn adds_senders(change: &Change) -> bool {
+    matches!(change, Change::AddElements { name, .. } if name == "source4" || name == "source6")
 }
 
 /// Whether a change of the filter can forbid what was allowed.

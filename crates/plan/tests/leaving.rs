@@ -3,7 +3,7 @@
 mod common;
 
 use common::{attach_all, config, converge, host, look};
-use viaduct_plan::{Attachments, Op};
+use viaduct_plan::{Attachments, Op, nft::Change};
 
 #[test]
 fn a_guest_leaves_before_the_filter_forgets_its_own_list() {
@@ -46,4 +46,26 @@ fn an_address_is_given_up_before_the_filter_forgets_what_was_let_in_to_it() {
         assert!(mode.contains("nat") || gives_up("route 198.51.100.9"), "{mode}: {lines:?}");
         converge(&mut host, &after, &attachments);
     }
+}
+
+#[test]
+fn an_address_is_used_when_its_earlier_flows_have_ended() {
+    let text = |address: &str| {
+        config(&format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n[networks.n]\nuplink = \"wan\"\n\
+             mode = \"routed\"\npool = [\"198.51.100.0/24\"]\n\
+             [guests.closed]\nallow-out = []\n[[guests.closed.nics]]\nnetwork = \"n\"\naddresses = [\"198.51.100.{address}\"]\n"
+        ))
+    };
+    let (before, after) = (text("9"), text("10"));
+    let mut host = host();
+    let attachments = attach_all(&mut host, &before);
+    converge(&mut host, &before, &attachments);
+    let steps = look(&mut host, &after, &attachments).3.ops;
+    let sends = |op: &Op| {
+        let Op::Nft(changes) = op else { return false };
+        changes.iter().any(|c| matches!(c, Change::AddElements { name, .. } if name == "source4"))
+    };
+    let ended = steps.iter().position(|op| matches!(op, Op::EndFlows { .. })).unwrap();
+    assert!(ended < steps.iter().position(sends).unwrap(), "{steps:?}");
 }
