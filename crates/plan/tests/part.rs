@@ -15,6 +15,7 @@ use proptest::{prelude::*, sample::Index};
 use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Attachments, Flow, ObservePart, Plan, Tuple, ends,
+    nft::Family,
     part::{Judge, Reduced, Side},
     sim::Host,
 };
@@ -281,5 +282,31 @@ fn what_one_guest_decides_for_others_is_no_part() {
             assert!(part(&mut host, before, after).is_none(), "{own}");
             converge(&mut host, after.config, &all);
         }
+    }
+}
+
+/// Where nobody publishes, the first port brings the rules of translation, and the last one takes them along.
+#[test]
+fn the_first_and_the_last_published_port_are_no_part() {
+    let text = |one: &str, two: &str| {
+        config(&format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n\
+             [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"198.51.100.0/28\"]\n\
+             [guests.one]\n{one}[[guests.one.nics]]\nnetwork = \"pub\"\naddresses = [\"198.51.100.1\"]\n\
+             [guests.two]\n{two}[[guests.two.nics]]\nnetwork = \"pub\"\naddresses = [\"198.51.100.2\"]\n"
+        ))
+    };
+    let port = |number: u16| format!("publish = [\"192.0.2.1:{number}:80/tcp\"]\n");
+    let states = [text("", ""), text(&port(81), ""), text(&port(81), &port(82)), text("", &port(82))];
+    let mut host = host();
+    let all = attach_all(&mut host, &states[0]);
+    converge(&mut host, &states[0], &all);
+    for (from, to, is_part) in [(0, 1, false), (1, 2, true), (2, 3, true), (3, 0, false)] {
+        let [before, after] = [from, to].map(|state| Side { config: &states[state], attachments: &all });
+        assert_eq!(part(&mut host, before, after).is_some(), is_part, "{from} to {to}");
+        converge(&mut host, after.config, &all);
+        let (_, desired, ..) = look(&mut host, after.config, &all);
+        let translates = desired.nft.tables[&Family::Inet].chains.contains_key("published");
+        assert_eq!(translates, to != 0, "{to}");
     }
 }

@@ -39,6 +39,7 @@ labs! {
     }
     own in OWN {
         drift = "drift",
+        first_published = "first-published",
         flows = "flows",
         live = "live",
         mallory = "mallory",

@@ -294,18 +294,39 @@ pub(super) fn any_v6() -> IpNet {
     IpNet::V6(viaduct_types::Ipv6Net::default())
 }
 
-/// What one guest decides for all ports of its network: the networks whose frames pass the host's IP filter because
-/// somebody has a list, and those whose links know 127.0.0.1 because somebody publishes on all addresses.
-pub(crate) fn decided_by_one(config: &Config) -> [BTreeSet<&NetworkName>; 2] {
+/// What one guest decides for others.
+#[derive(PartialEq, Eq)]
+pub(crate) struct DecidedByOne<'a> {
+    /// The networks whose frames pass the host's IP filter because somebody has a list.
+    listed: BTreeSet<&'a NetworkName>,
+    /// Those whose links know 127.0.0.1 because somebody publishes on all addresses.
+    everywhere: BTreeSet<&'a NetworkName>,
+    /// Whether the host translates addresses.
+    translates: bool,
+}
+
+pub(crate) fn decided_by_one(config: &Config) -> DecidedByOne<'_> {
     let networks_of = |wanted: fn(&Guest) -> bool, matters: fn(&Network) -> bool| {
         let networks = config.guests.values().filter(|g| wanted(g)).flat_map(|g| &g.nics);
         let matters = |name: &&NetworkName| config.networks.get(*name).is_some_and(matters);
         networks.map(|nic| &nic.network).filter(matters).collect()
     };
-    [
-        networks_of(has_list, |n| redirects(n) && n.between_guests == Policy::Allow),
-        networks_of(publishes_everywhere, |n| matches!(n.mode, Mode::Routed { .. })),
-    ]
+    DecidedByOne {
+        listed: networks_of(has_list, |n| redirects(n) && n.between_guests == Policy::Allow),
+        everywhere: networks_of(publishes_everywhere, |n| matches!(n.mode, Mode::Routed { .. })),
+        translates: translates(config),
+    }
+}
+
+/// Whether there is anything to translate. Where there is NAT, the kernel has work for it with each new flow, also of
+/// those that nobody translates.
+pub(super) fn translates(config: &Config) -> bool {
+    let hides = |network: &Network| match &network.mode {
+        Mode::Nat { .. } => true,
+        Mode::Routed { install_pool, .. } => !install_pool.is_empty(),
+        Mode::Bridged { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => false,
+    };
+    config.networks.values().any(hides) || config.guests.values().any(|guest| !guest.publish.is_empty())
 }
 
 fn publishes_everywhere(guest: &Guest) -> bool {

@@ -142,7 +142,7 @@ impl<'a> Reduced<'a> {
         let config = self.after.config;
         let nics = || self.changed.iter().flat_map(|name| both(self.before.config, self.after.config, name));
         let networks: BTreeSet<&NetworkName> = nics().flat_map(|g| &g.nics).map(|nic| &nic.network).collect();
-        let publishes = |g: &Guest| g.publish.iter().any(|p| p.publish.address.is_none());
+        let everywhere = |g: &Guest| g.publish.iter().any(|p| p.publish.address.is_none());
         let has_list = |g: &Guest| g.allow_in.is_some() || g.allow_out.is_some();
         let (mut published, mut listed) = (networks.clone(), networks);
         // There may be several uplinks, so that every guest with a MAC on one of them is a witness.
@@ -154,11 +154,16 @@ impl<'a> Reduced<'a> {
             let first_of = |networks: &mut BTreeSet<&NetworkName>| {
                 guest.nics.iter().fold(false, |found, nic| networks.remove(&nic.network) | found)
             };
-            let first_to_publish = publishes(guest) && first_of(&mut published);
+            let first_to_publish = everywhere(guest) && first_of(&mut published);
             let first_with_list = has_list(guest) && first_of(&mut listed);
             if first_to_publish || first_with_list || own_mac && guest.nics.iter().any(|nic| nic.uplink_mac) {
                 witnesses.insert(name.clone());
             }
+        }
+        let publishes = |guest: &Guest| !guest.publish.is_empty();
+        if self.changed.iter().flat_map(|name| both(self.before.config, config, name)).any(publishes) {
+            let other = config.guests.iter().find(|(name, g)| publishes(g) && !self.changed.contains(*name));
+            witnesses.extend(other.map(|(name, _)| name.clone()));
         }
         let mode = |nic: &Nic| config.networks.get(&nic.network).map(|n: &Network| &n.mode);
         let routed = |nic: &Nic| matches!(mode(nic), Some(Mode::Routed { .. }));

@@ -7,7 +7,7 @@ use viaduct_types::IpNet;
 
 use super::{
     super::{
-        context::{Context, bridge_of, prefixes},
+        context::{Context, bridge_of, prefixes, translates},
         elements::{Builder, words::*},
     },
     aggregate,
@@ -19,7 +19,7 @@ use crate::nft::{Base, ChainKind, Const, Hook, Key, NatKind, Selector as S, Stat
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
 
-/// Published ports, and the way out of translated networks.
+/// The sets are there in any case: what ends flows reads in them what there was.
 pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     for f in &FAMILIES {
         let a = f.address;
@@ -34,6 +34,12 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     }
     fill_published(context, table);
     fill_ways_out(context, table);
+    if translates(context.config) {
+        add_rules(table);
+    }
+}
+
+fn add_rules(table: &mut Builder) {
     let mut ports = Vec::new();
     let mut everywhere = Vec::new();
     for f in &FAMILIES {
