@@ -1,4 +1,4 @@
-//! What a packet costs: from outside through the host to the last of so many guests, by four ways.
+//! What a packet costs: from outside through the host to the last of so many guests, by several ways.
 
 use std::{collections::BTreeMap, net::SocketAddrV4};
 
@@ -28,6 +28,8 @@ enum Way {
     TrackedDnat,
     /// A list of rules for each guest, as written by hand.
     Linear,
+    /// Routed guests only, so that there is nothing to translate.
+    ViaductRouted,
     Viaduct,
 }
 
@@ -38,6 +40,7 @@ impl Way {
             Self::Tracked => "routing with conntrack",
             Self::TrackedDnat => "conntrack and one DNAT rule",
             Self::Linear => "linear iptables",
+            Self::ViaductRouted => "Viaduct, nothing to translate",
             Self::Viaduct => "Viaduct",
         }
     }
@@ -48,14 +51,27 @@ impl Way {
             Self::Tracked => "tracked",
             Self::TrackedDnat => "dnat",
             Self::Linear => "linear",
+            Self::ViaductRouted => "routed",
             Self::Viaduct => "viaduct",
+        }
+    }
+
+    /// What it is to be measured by: the kernel's own work for the same.
+    fn measure(self) -> Option<Self> {
+        match self {
+            Self::ViaductRouted => Some(Self::Tracked),
+            Self::Viaduct => Some(Self::TrackedDnat),
+            Self::Plain | Self::Tracked | Self::TrackedDnat | Self::Linear => None,
         }
     }
 }
 
 /// The ways that are compared for each kind of guest.
 const SERIES: [(Kind, &[Way]); 2] = [
-    (Kind::Routed, &[Way::Plain, Way::Linear, Way::Tracked, Way::TrackedDnat, Way::Viaduct]),
+    (
+        Kind::Routed,
+        &[Way::Plain, Way::Linear, Way::Tracked, Way::ViaductRouted, Way::TrackedDnat, Way::Viaduct],
+    ),
     (Kind::Translated, &[Way::Linear, Way::TrackedDnat, Way::Viaduct]),
 ];
 
@@ -115,7 +131,9 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
     let mut paths = Vec::new();
     for &size in sizes {
         eprintln!("datapath: hosts with {} guests", count(size));
-        for way in [Way::Plain, Way::Tracked, Way::TrackedDnat, Way::Linear, Way::Viaduct] {
+        let ways =
+            [Way::Plain, Way::Tracked, Way::TrackedDnat, Way::Linear, Way::ViaductRouted, Way::Viaduct];
+        for way in ways {
             paths.push(Host::build(sandbox, way, Guests(size))?);
         }
     }
@@ -162,10 +180,10 @@ fn report(samples: &Samples, sizes: &[u32], rounds: u32, slice: u32, page: &mut 
             "From outside through the host to the last of so many guests; {rounds} rounds of {slice} ms for each cell. \
              Linear iptables has a DNAT rule and two rules in FORWARD for each guest, in the guests' order; plain routing \
              and routing with conntrack have nothing that depends on the number of guests, so that what differs in their \
-             rows is the machine's unrest. The host with one DNAT rule has one MASQUERADE rule, too, for what its guest \
-             sends: where there is NAT, the kernel has work for it with each new flow, also one that nobody translates. \
-             Each host has the last two of the guests for real. A new connection is \
-             opened, accepted, closed by the server and seen closed."
+             rows is the machine's unrest. The host with one DNAT rule has one MASQUERADE rule, too. Where there is NAT, the \
+             kernel has work for it with each new flow, also one that nobody translates: Viaduct, where it has \
+             ports to publish, is measured by that host; with routed guests only, by the one without NAT. Each \
+             host has the last of the guests for real. A new connection is opened, accepted, closed by the server and seen closed."
         ),
     );
     for (kind, ways) in SERIES {
@@ -189,14 +207,11 @@ fn report(samples: &Samples, sizes: &[u32], rounds: u32, slice: u32, page: &mut 
                 let flat = number(sample(way, most).over(&sample(way, least)).median());
                 rows.push(std::iter::once(way.name().to_owned()).chain(cells).chain([flat]).collect());
             }
-            for measure in [Way::Tracked, Way::TrackedDnat].into_iter().filter(|way| ways.contains(way)) {
-                let ratios =
-                    sizes.iter().map(|size| sample(Way::Viaduct, *size).over(&sample(measure, *size)).cell());
+            for (&way, measure) in ways.iter().filter_map(|way| Some((way, way.measure()?))) {
+                let ratio = |size: &u32| sample(way, *size).over(&sample(measure, *size)).cell();
+                let name = format!("**{} ÷ {}**", way.name(), measure.name());
                 rows.push(
-                    std::iter::once(format!("**Viaduct ÷ {}**", measure.name()))
-                        .chain(ratios)
-                        .chain([String::new()])
-                        .collect(),
+                    std::iter::once(name).chain(sizes.iter().map(ratio)).chain([String::new()]).collect(),
                 );
             }
             page.table(&rows);
@@ -228,10 +243,17 @@ impl Host {
         host.run(&format!("ip route add default via {OUTSIDE}"))?;
         let routed = sandbox.machine(&name("routed"))?;
         let translated = sandbox.machine(&name("bridged"))?;
-        if way == Way::Viaduct {
-            let file = sandbox.file(&name("viaduct.toml"), &guests.configuration())?;
+        let configuration = match way {
+            Way::Viaduct => Some(guests.configuration()),
+            Way::ViaductRouted => Some(guests.routed_configuration()),
+            Way::Plain | Way::Tracked | Way::TrackedDnat | Way::Linear => None,
+        };
+        if let Some(configuration) = configuration {
+            let file = sandbox.file(&name("viaduct.toml"), &configuration)?;
             run(&mut viaduct(sandbox, &host, &file, &["apply"]))?;
-            for (kind, machine) in [(Kind::Routed, &routed), (Kind::Translated, &translated)] {
+            let all = [(Kind::Routed, &routed), (Kind::Translated, &translated)];
+            let here = if way == Way::ViaductRouted { &all[..1] } else { &all };
+            for &(kind, machine) in here {
                 let guest = guests.last(kind).name();
                 run(&mut viaduct(sandbox, &host, &file, &["attach", &guest, "--netns", &machine.name]))?;
             }
@@ -298,7 +320,7 @@ fn rules_by_hand(way: Way, host: &Machine, guests: Guests) -> Result<(), String>
     let track = "table ip tracked {\n chain forward {\n  type filter hook forward priority 0;\n  \
                  ct state invalid drop\n }\n}\n";
     match way {
-        Way::Plain | Way::Viaduct => Ok(()),
+        Way::Plain | Way::ViaductRouted | Way::Viaduct => Ok(()),
         Way::Tracked => host.feed("nft -f -", track),
         Way::TrackedDnat => {
             let guest = guests.last(Kind::Translated);

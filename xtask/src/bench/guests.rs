@@ -88,6 +88,12 @@ impl Guests {
         configuration(self.all(), Some(self.last(Kind::Translated)))
     }
 
+    /// viaduct.toml of a host with as many, all of them routed, and nothing to translate.
+    pub(super) fn routed_configuration(self) -> String {
+        let guests = (0..2 * self.0).step_by(2).map(|number| Guest { number });
+        guests.fold(HEAD.to_owned(), |text, guest| text + &section(guest, ""))
+    }
+
     /// What a script calls iptables with: a translation and two permissions for each guest, in IPv4.
     pub(super) fn rules(self) -> Vec<Rule> {
         let mut rules = Vec::new();
@@ -140,34 +146,46 @@ impl Guests {
 /// viaduct.toml of a host with these guests, of which one has a port of UDP, too.
 pub(super) fn configuration(guests: impl Iterator<Item = Guest>, udp: Option<Guest>) -> String {
     let mut text = format!(
-        "[host]\nname = \"bench\"\n\n\
-         [uplinks.wan]\ninterface = \"eth0\"\n\n\
-         [networks.public]\nmode = \"routed\"\nuplink = \"wan\"\n\
-         pool = [\"198.18.0.0/16\", \"2001:db8:1::/64\"]\n\n\
-         [networks.private]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.64.0.0/16\"]\n\
+        "{HEAD}\n[networks.private]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.64.0.0/16\"]\n\
          gateways = [\"{GATEWAY}\"]\n"
     );
     let udp = udp.map(|guest| guest.number);
     for guest in guests {
-        let (number, address, published) = (guest.number, guest.address(), guest.published());
+        let published = guest.published();
         let mut ports = format!("\"{HOST}:{published}:{PORT}/tcp\"");
-        if Some(number) == udp {
+        if Some(guest.number) == udp {
             let _ = write!(ports, ", \"{HOST}:{published}:{PORT}/udp\"");
         }
-        let (network, addresses) = match guest.kind() {
-            Kind::Routed => ("public", format!("\"{address}\", \"{}\"", guest.address6())),
-            Kind::Translated => ("private", format!("\"{address}\"")),
-        };
-        let _ = write!(
-            text,
-            "\n[guests.{name}]\nid = {id}\npublish = [{ports}]\n\
-             allow-in = [{{ from = \"203.0.113.0/24\", ports = [\"{PORT}/tcp\", \"{PORT}/udp\"] }}]\n\
-             [[guests.{name}.nics]]\nnetwork = \"{network}\"\naddresses = [{addresses}]\n",
-            name = guest.name(),
-            id = number + 1,
-        );
+        text += &section(guest, &format!("publish = [{ports}]\n"));
     }
     text
+}
+
+const HEAD: &str = r#"[host]
+name = "bench"
+
+[uplinks.wan]
+interface = "eth0"
+
+[networks.public]
+mode = "routed"
+uplink = "wan"
+pool = ["198.18.0.0/16", "2001:db8:1::/64"]
+"#;
+
+fn section(guest: Guest, publish: &str) -> String {
+    let address = guest.address();
+    let (network, addresses) = match guest.kind() {
+        Kind::Routed => ("public", format!("\"{address}\", \"{}\"", guest.address6())),
+        Kind::Translated => ("private", format!("\"{address}\"")),
+    };
+    format!(
+        "\n[guests.{name}]\nid = {id}\n{publish}\
+         allow-in = [{{ from = \"203.0.113.0/24\", ports = [\"{PORT}/tcp\", \"{PORT}/udp\"] }}]\n\
+         [[guests.{name}.nics]]\nnetwork = \"{network}\"\naddresses = [{addresses}]\n",
+        name = guest.name(),
+        id = guest.number + 1,
+    )
 }
 
 /// A rule, after `-A`.

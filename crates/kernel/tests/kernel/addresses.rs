@@ -178,7 +178,11 @@ fn what_is_answered_for_outlives_the_carrier() {
         let becomes = |up: bool| {
             let begin = Instant::now();
             while ip("-oneline link show dev v0").contains("state UP") != up {
-                assert!(begin.elapsed() < Duration::from_secs(10), "not up: {up}: {}", ip("link show dev v0"));
+                assert!(
+                    begin.elapsed() < Duration::from_secs(10),
+                    "not up: {up}: {}",
+                    ip("link show dev v0")
+                );
                 std::thread::sleep(Duration::from_millis(20));
             }
         };
