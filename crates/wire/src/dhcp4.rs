@@ -257,22 +257,5 @@ pub fn routes(routes: &[(Ipv4Net, Ipv4Addr)]) -> Vec<u8> {
     bytes
 }
 
-/// Domains as option 119 has them (RFC 1035, without compression). A name that is none is left out.
-pub fn domains<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for name in names {
-        let labels = || name.trim_end_matches('.').split('.');
-        if name.len() > 253 || labels().any(|label| label.is_empty() || label.len() > 63) {
-            continue;
-        }
-        for label in labels() {
-            bytes.push(u8::try_from(label.len()).unwrap_or(0));
-            bytes.extend(label.as_bytes());
-        }
-        bytes.push(0);
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests;

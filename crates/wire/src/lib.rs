@@ -1,4 +1,5 @@
-//! What guests and the host say to each other on a link: frames, checksums, DHCP. Bytes in, values out, and back; pure.
+//! What guests and the host say to each other on a link: frames, checksums, DHCP, router advertisements. Bytes in,
+//! values out, and back; pure.
 //!
 //! Whatever comes from a guest may be anything. Every reader here takes a slice and says either what is in it or
 //! nothing; it never panics, and what it keeps is never larger than what it was given.
@@ -7,9 +8,15 @@
 pub mod arp;
 mod checksum;
 pub mod dhcp4;
+pub mod dhcp6;
+pub mod ip6;
+mod names;
+pub mod ra;
 pub mod udp4;
+pub mod udp6;
 
 pub use checksum::checksum;
+pub use names::dns_names;
 
 use viaduct_types::MacAddr;
 

@@ -4,7 +4,10 @@ use std::net::Ipv4Addr;
 
 use viaduct_plan::Client;
 use viaduct_types::Ipv4Net;
-use viaduct_wire::dhcp4::{Kind, Reply, domains, option, routes};
+use viaduct_wire::{
+    dhcp4::{Kind, Reply, option, routes},
+    dns_names,
+};
 
 /// Seconds that an address is given for. A guest learns of a change in its configuration after half of that.
 const LEASE: u32 = 3600;
@@ -44,7 +47,7 @@ pub(super) fn rest(client: &Client) -> Reply {
     options.push((option::HOST_NAME, client.nic.guest.as_str().as_bytes().to_vec()));
     if let Some(domain) = &client.domain {
         options.push((option::DOMAIN, domain.as_bytes().to_vec()));
-        options.push((option::SEARCH, domains([domain.as_str()])));
+        options.push((option::SEARCH, dns_names([domain.as_str()])));
     }
     // Option 119 may come out empty, which is none.
     options.retain(|(_, value)| !value.is_empty());

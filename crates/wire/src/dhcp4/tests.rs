@@ -5,6 +5,7 @@ use dhcproto::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::dns_names;
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0x64, 0]);
 
@@ -57,7 +58,7 @@ fn another_decoder_reads_our_answers() {
                 routes(&[(to("169.254.1.1/32"), Ipv4Addr::UNSPECIFIED), (to("0.0.0.0/0"), gateway)]),
             ),
             (option::MTU, 1432u16.to_be_bytes().to_vec()),
-            (option::SEARCH, domains(["lan.example", "example"])),
+            (option::SEARCH, dns_names(["lan.example", "example"])),
         ],
     };
     let bytes = reply.encode(&request(MessageType::Request));
