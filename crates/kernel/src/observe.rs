@@ -160,14 +160,14 @@ fn look_into(socket: &mut Socket, device: &IfName) -> Result<ObservedGuest, Refu
     let Some(link) = link::one(socket, link::Which::Name(device))? else {
         return Ok(ObservedGuest { lo_up, ..ObservedGuest::default() });
     };
+    let all = address::list(socket, link.index)?;
+    let all = all.into_iter().filter(|((_, address), _)| !is_link_local(address));
+    // What DHCP or a router gave the guest is the guest's business.
+    let (told, addresses): (Vec<_>, Vec<_>) = all.partition(|(_, info)| info.dynamic);
+    let only = |list: Vec<((u32, IpNet), _)>| list.into_iter().map(|((_, address), _)| address).collect();
     Ok(ObservedGuest {
-        addresses: address::list(socket, link.index)?
-            .into_iter()
-            // What DHCP or a router gave the guest is the guest's business.
-            .filter(|(_, info)| !info.dynamic)
-            .map(|((_, address), _)| address)
-            .filter(|address| !is_link_local(address))
-            .collect(),
+        addresses: only(addresses),
+        told: only(told),
         routes: route::list_guest(socket, link.index)?.into_iter().collect(),
         link: Some(GuestLink {
             index: link.index,

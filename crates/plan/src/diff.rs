@@ -496,7 +496,14 @@ impl Planner<'_> {
                 let gone = addresses.difference(&guest.addresses).filter(has);
                 changes.extend(gone.copied().map(GuestChange::DeleteAddress));
             }
-            for address in guest.addresses.difference(addresses) {
+            // A guest that has asked has it for a time, with the prefix length of its choice.
+            let is_told = |address: &&IpNet| {
+                let same = |told: &IpNet| {
+                    told == *address || (address.addr().is_ipv6() && told.addr() == address.addr())
+                };
+                !fresh && seen.told.iter().any(same)
+            };
+            for address in guest.addresses.difference(addresses).filter(|address| !is_told(address)) {
                 changes.push(GuestChange::AddAddress { address: *address, dad: guest.dad });
             }
             changes.extend(guest.routes.difference(routes).cloned().map(GuestChange::AddRoute));

@@ -288,6 +288,8 @@ pub struct ObservedGuest {
     pub link: Option<GuestLink>,
     /// Its addresses, without link-local ones.
     pub addresses: BTreeSet<IpNet>,
+    /// Those that it has for a time only, as DHCP or a router told it.
+    pub told: BTreeSet<IpNet>,
     /// Routes through it, without the kernel's own.
     pub routes: BTreeSet<GuestRoute>,
     /// Whether lo is up.

@@ -137,8 +137,25 @@ fn who_has_no_address_is_lent_one_and_renews_to_its_own() {
         world.soon("the new address is set", || addresses(world, "fresh").contains("inet 198.51.100.119/32"));
         assert!(!addresses(world, "fresh").contains("172.30."));
         assert_eq!(leases(world)["held"]["fresh.0"], Value::Null);
-        world.sh("ip netns exec fresh ping -c 1 -W 2 203.0.113.2");
+        // The client takes the route away before it sets it again; the daemon is as fast.
+        world.soon("it goes out", || {
+            world.sh("ip netns exec fresh ping -c 1 -W 2 203.0.113.2 || true").contains("1 received")
+        });
+        world.soon("peace", || world.viaduct("plan --exit-code").code() == 0);
+    });
+}
+
+#[test]
+fn what_a_guest_has_for_a_time_it_has() {
+    host(|world| {
+        world.write(CONFIG, FILE);
+        world.good("apply");
+        world.attach("app");
+        // As some clients set it.
+        world.sh("ip -n app address change 10.0.0.2/29 dev eth0 valid_lft 300 preferred_lft 200");
         world.settled();
+        world.sh("ip -n app address del 10.0.0.2/29 dev eth0");
+        assert!(world.good("plan").out.contains("+ app.0: address 10.0.0.2/29"));
     });
 }
 
