@@ -40,6 +40,7 @@ case $purpose in demo | test | bench | ci)
     need iproute2 ip "sets up the machines of labs and tests"
     need iputils-ping ping "what people and labs look for each other with"
     need udhcpc udhcpc "plays guests that ask for their configuration"
+    need isc-dhcp-client dhclient "does so for IPv6"
     need nftables nft "shows the filter; in tests, the second opinion about every rule"
     ;;
 esac
@@ -53,8 +54,9 @@ case $purpose in test | ci)
     need iptables iptables "makes the rules of others in tests: as Docker has them, by both kinds of iptables"
     need ufw ufw "is one of those others"
     need python3 python3 "plays servers, attackers and virtual machines in tests"
-    need isc-dhcp-client dhclient "plays guests that ask for their configuration"
-    need dhcpcd-base dhcpcd "does so, too"
+    need dhcpcd-base dhcpcd "plays such guests, too"
+    need systemd /lib/systemd/systemd-networkd "and another"
+    need ndisc6 rdisc6 "shows what routers advertise"
     need debootstrap debootstrap "makes the Debian that a test boots"
     need systemd-container systemd-nspawn "boots it"
     need qemu-system-x86 qemu-system-x86_64 "runs virtual machines in tests; needs no KVM"

@@ -2,7 +2,7 @@
 //! address, and fit any link.
 #![no_main]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use viaduct_plan::Client;
 use viaduct_services::dhcp4::Server;
@@ -25,7 +25,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         mtu: 1500,
     };
     let mut server = Server::default();
-    server.serve(BTreeMap::from([(device.clone(), vec![client])]));
+    server.serve(device.clone(), vec![client]);
     server.receive(Duration::ZERO, &device, MacAddr([0xfe, 0, 0, 0, 0x64, 0]), bytes);
     (1..4).for_each(|second| server.tick(Duration::from_secs(second)));
     let mut sent = 0;

@@ -8,7 +8,7 @@ use std::{
 use viaduct_types::{IfName, MacAddr};
 
 /// What a socket takes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Listen {
     /// What is sent to a DHCP server: UDP over IPv4 to port 67.
     Dhcp4,
@@ -16,6 +16,8 @@ pub enum Listen {
     Arp,
     /// Neighbour solicitations and advertisements.
     Neighbours,
+    /// What is sent to routers and DHCP servers over IPv6: router solicitations, and UDP to port 547.
+    Ip6,
 }
 
 /// A packet socket on one device. What it does not take in costs a packet a few instructions.
@@ -46,6 +48,10 @@ impl Frames {
             Listen::Arp => libc::ETH_P_ARP,
             Listen::Neighbours => {
                 attach(&socket, &neighbours())?;
+                libc::ETH_P_IPV6
+            }
+            Listen::Ip6 => {
+                attach(&socket, &ip6())?;
                 libc::ETH_P_IPV6
             }
         };
@@ -138,17 +144,21 @@ fn empty_address() -> libc::sockaddr_ll {
     unsafe { std::mem::zeroed() }
 }
 
+// linux/bpf_common.h: class, size, mode.
+const LOAD_HALF: u16 = 0x28;
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF_AT_X: u16 = 0x48;
+const HEADER_TO_X: u16 = 0xb1;
+const IF_EQUAL: u16 = 0x15;
+const IF_SET: u16 = 0x45;
+const RETURN: u16 = 0x06;
+
+fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
 /// Lets through the whole datagrams over IPv4 that go to UDP port 67.
 fn dhcp4() -> [libc::sock_filter; 9] {
-    // linux/bpf_common.h: class, size, mode.
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_HALF_AT_X: u16 = 0x48;
-    const HEADER_TO_X: u16 = 0xb1;
-    const IF_EQUAL: u16 = 0x15;
-    const IF_SET: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     [
         step(LOAD_BYTE, 0, 0, 14 + 9),
         step(IF_EQUAL, 0, 6, 17),
@@ -165,17 +175,27 @@ fn dhcp4() -> [libc::sock_filter; 9] {
 
 /// Lets through what ICMPv6 has of neighbours, where it comes first in a packet.
 fn neighbours() -> [libc::sock_filter; 7] {
-    // linux/bpf_common.h: class, size, mode.
-    const LOAD_BYTE: u16 = 0x30;
-    const IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     [
         step(LOAD_BYTE, 0, 0, 14 + 6),
         step(IF_EQUAL, 0, 4, 58),
         step(LOAD_BYTE, 0, 0, 14 + 40),
         step(IF_EQUAL, 1, 0, 135),
         step(IF_EQUAL, 0, 1, 136),
+        step(RETURN, 0, 0, 0xffff),
+        step(RETURN, 0, 0, 0),
+    ]
+}
+
+/// Lets through router solicitations, and datagrams that go to UDP port 547, where they come first in a packet.
+fn ip6() -> [libc::sock_filter; 9] {
+    [
+        step(LOAD_BYTE, 0, 0, 14 + 6),
+        step(IF_EQUAL, 3, 0, 58),
+        step(IF_EQUAL, 0, 5, 17),
+        step(LOAD_HALF, 0, 0, 14 + 40 + 2),
+        step(IF_EQUAL, 2, 3, 547),
+        step(LOAD_BYTE, 0, 0, 14 + 40),
+        step(IF_EQUAL, 0, 1, 133),
         step(RETURN, 0, 0, 0xffff),
         step(RETURN, 0, 0, 0),
     ]

@@ -11,8 +11,8 @@ use std::{
 };
 
 use viaduct_types::{
-    GuestName, IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId, PeerName,
-    PortRange, Priorities, Proto, Publish, UplinkName, VlanProtocol, VnetId, VnetName,
+    GuestName, IfName, IpNet, Ipv6Net, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId,
+    PeerName, PortRange, Priorities, Proto, Publish, UplinkName, VlanProtocol, VnetId, VnetName,
 };
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -118,10 +118,21 @@ pub struct Network {
     pub dns_servers: Vec<IpAddr>,
     /// DNS domain told to guests.
     pub domain: Option<String>,
+    /// Prefixes for what is behind guests that are routers; only on routed networks.
+    pub delegate: Option<Delegate>,
     /// A namespace the network lives in instead of the host's own.
     pub namespace: Option<NamespaceName>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// Prefixes that guests are given for what is behind them (RFC 8415, section 6.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delegate {
+    /// Where they come from; host bits zero.
+    pub pool: Vec<Ipv6Net>,
+    /// How long each is, in bits; at least as long as those of the pool.
+    pub length: u8,
 }
 
 /// Whether something that nothing else decides is let through.
@@ -275,6 +286,8 @@ pub struct Nic {
     /// Host addresses with their prefix length: full length on routed networks, the subnet's on nat, isolated and
     /// vnet networks, as written on bridged ones.
     pub addresses: Vec<IpNet>,
+    /// The prefix of what is behind it, which is lent to it ([`crate::Leases`]).
+    pub delegated: Option<Ipv6Net>,
     /// The gateway that the guest is told, at most one per family; none: the network's own.
     pub gateways: Vec<IpAddr>,
     /// What it may send.

@@ -24,6 +24,8 @@ use crate::{
 pub(crate) type Mtu = Integer<68, 65535>;
 /// 0 and 4095 are reserved (IEEE 802.1Q).
 pub(crate) type Vlan = Integer<1, 4094>;
+/// In bits.
+pub(crate) type DelegateLength = Integer<32, 64>;
 pub(crate) type Id = Integer<1, 999_999_999>;
 
 table! {
@@ -128,6 +130,11 @@ table! {
         "probe" => probe: bool,
         /// NICs without addresses get one of these, translated on the way out.
         "install-pool" => install_pool: OneOrMany<PoolPrefix>,
+        /// IPv6 prefixes that parts are given of, by DHCPv6, to guests that are routers, for what is behind them: one to
+        /// each NIC whose guest has no allow-in or allow-out of its own. The host routes it to the NIC.
+        "delegate-pool" => delegate_pool: List<PoolPrefix>,
+        /// How long these parts are, in bits; 64 unless written.
+        "delegate-length" => delegate_length: DelegateLength,
         /// 802.1Q VLAN of the uplink.
         "vlan" => vlan: Vlan,
         /// New flows from outside, and from other networks with an uplink, to guests without an allow-in of their own;
@@ -162,7 +169,7 @@ pub(crate) struct ModeKey {
 }
 
 /// Which keys belong to which modes; keys that are not listed belong to all.
-pub(crate) const MODE_KEYS: [ModeKey; 11] = {
+pub(crate) const MODE_KEYS: [ModeKey; 13] = {
     use ModeWord::{Bridged, Isolated, Nat, Routed, Vnet};
     [
         ModeKey { key: "uplink", needed: &[Nat, Routed, Bridged], allowed: &[] },
@@ -175,6 +182,8 @@ pub(crate) const MODE_KEYS: [ModeKey; 11] = {
         ModeKey { key: "proxy", needed: &[], allowed: &[Routed] },
         ModeKey { key: "probe", needed: &[], allowed: &[Routed] },
         ModeKey { key: "install-pool", needed: &[], allowed: &[Routed] },
+        ModeKey { key: "delegate-pool", needed: &[], allowed: &[Routed] },
+        ModeKey { key: "delegate-length", needed: &[], allowed: &[Routed] },
         ModeKey { key: "vlan", needed: &[], allowed: &[Bridged] },
     ]
 };

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use viaduct_model::{AVOIDED, Config, Leases, Source, load};
+use viaduct_model::{AVOIDED, Config, Family, Leases, Source, load};
 use viaduct_types::NicId;
 
 const NOW: u64 = 1_800_000_000;
@@ -130,4 +130,52 @@ fn what_the_file_gives_away_later_is_taken_back() {
     second.nics[0].addresses = vec![viaduct_types::IpNet::new(lent, 29).unwrap()];
     leases.renew(&after, &attached, NOW);
     assert_ne!(leases.held[&attached[0]].address, lent);
+}
+
+#[test]
+fn an_ipv6_address_is_lent_beside_the_other_and_is_the_one_made_of_the_mac() {
+    let keys = "mode = \"nat\"\nsubnets = [\"10.0.0.0/24\", \"fd00:1::/64\"]\ndhcp = true";
+    let config = config(keys, 2);
+    let attached = nics(&config);
+    let mut leases = Leases::default();
+    assert_eq!(leases.renew(&config, &attached, NOW), []);
+    let own = config.nic(&attached[0]).unwrap().mac.slaac("fd00:1::/64".parse().unwrap()).unwrap();
+    assert_eq!(leases.lent(&attached[0], Family::V6), Some(IpAddr::V6(own)));
+    let lent = leases.lend(&config).unwrap();
+    let lengths: Vec<u8> = lent.nic(&attached[0]).unwrap().addresses.iter().map(|a| a.prefix_len()).collect();
+    assert_eq!(lengths, [24, 64]);
+    // In use elsewhere, it is another one, and the IPv4 address stays.
+    let before = leases.clone();
+    leases.avoid(own.into(), NOW);
+    leases.renew(&config, &attached, NOW);
+    assert_ne!(leases.lent(&attached[0], Family::V6), Some(IpAddr::V6(own)));
+    assert!(leases.lent(&attached[0], Family::V6).is_some());
+    assert_eq!(leases.held, before.held);
+}
+
+#[test]
+fn prefixes_for_what_is_behind_are_parts_of_the_pool_and_are_kept() {
+    let keys = "mode = \"routed\"\npool = [\"2001:db8:1::/64\"]\ndhcp = true\n\
+                delegate-pool = [\"2001:db8:8000::/62\"]\ndelegate-length = 64";
+    let config = config(keys, 5);
+    let attached = nics(&config);
+    let mut leases = Leases::default();
+    assert_eq!(leases.renew(&config, &attached, NOW), attached[4..]);
+    let parts =
+        |leases: &Leases| leases.delegated.values().map(|lease| lease.address).collect::<BTreeSet<_>>();
+    assert_eq!(parts(&leases).len(), 4);
+    let pool: viaduct_types::Ipv6Net = "2001:db8:8000::/62".parse().unwrap();
+    assert!(parts(&leases).iter().all(|part| part.prefix_len() == 64 && pool.contains(part)));
+    let before = leases.clone();
+    leases.renew(&config, &attached[..4], NOW);
+    assert_eq!(leases, before);
+    // Who waits gets the one of who is away.
+    assert_eq!(leases.renew(&config, &attached[1..], NOW), []);
+    assert_eq!(parts(&leases), parts(&before));
+    let lent = leases.lend(&config).unwrap();
+    assert_eq!(lent.nic(&attached[4]).unwrap().delegated, Some(leases.delegated[&attached[4]].address));
+    // The pool is another one now.
+    let other = self::config(&keys.replace("8000", "9000"), 5);
+    leases.renew(&other, &attached, NOW);
+    assert!(parts(&leases).is_disjoint(&parts(&before)));
 }

@@ -125,11 +125,12 @@ impl<'a> View<'a> {
         Some(out && into)
     }
 
-    /// Whether an address is a guest's, who need not be here.
+    /// Whether an address is a guest's, or of what is behind it, who need not be here.
     fn is_guest(&self, address: IpAddr) -> bool {
-        let v6 = address.is_ipv6();
+        let (v6, key) = (address.is_ipv6(), Key::new().ip(address));
         let sets = ["attached", "listed_in", "listed_out"];
-        sets.into_iter().any(|set| self.has(v6, set, &Key::new().ip(address)))
+        sets.into_iter().any(|set| self.has(v6, set, &key))
+            || self.has(v6, "behind", &key.protocol(0))
             || self.has(v6, "own", &Key::new().protocol(0).ip(address))
     }
 

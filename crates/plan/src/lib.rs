@@ -19,8 +19,8 @@ mod unmade;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
-    Claims, Client, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER, Notice, Served,
-    Severity, When, ask, desired, probed, vnet_claims,
+    Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredSysctl, INNER,
+    LinkPrefix, Notice, Router, Served, ServedLink, Severity, When, ask, desired, probed, vnet_claims,
 };
 pub use diff::{Plan, plan};
 pub use flows::{Flows, ends, lets_through};

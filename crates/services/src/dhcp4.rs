@@ -5,14 +5,10 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::Ipv4Addr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use viaduct_plan::{Client, Served};
+use viaduct_plan::Client;
 use viaduct_types::{IfName, MacAddr, NicId};
 use viaduct_wire::{
     arp,
@@ -20,10 +16,8 @@ use viaduct_wire::{
     udp4::{self, Way},
 };
 
+use crate::{Event, Frame, queue::Queue};
 use probe::Probes;
-
-/// So many frames wait to be sent at most; with more, the oldest go.
-const WAITING: usize = 4096;
 
 /// The server. It is told what to serve ([`Server::serve`]) and what was received ([`Server::receive`]); after each of
 /// the two, and when [`Server::due`] has come ([`Server::tick`]), it has frames to send ([`Server::transmit`]) and things
@@ -32,40 +26,9 @@ const WAITING: usize = 4096;
 pub struct Server {
     devices: BTreeMap<IfName, BTreeMap<MacAddr, Client>>,
     probes: Probes,
-    frames: VecDeque<Frame>,
-    events: VecDeque<Event>,
+    frames: Queue<Frame>,
+    events: Queue<Event>,
     counts: Counts,
-}
-
-/// A frame to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    /// Out of which device.
-    pub device: IfName,
-    /// From the destination's MAC on.
-    pub bytes: Vec<u8>,
-}
-
-/// Something that others have to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// An address is used by somebody else.
-    InUse {
-        /// Whose it should be.
-        nic: NicId,
-        /// Which.
-        address: Ipv4Addr,
-        /// Who has it; none when the guest found out and did not say.
-        holder: Option<MacAddr>,
-    },
-    /// A guest has its address now.
-    Configured {
-        /// Which.
-        nic: NicId,
-        /// The address.
-        address: Ipv4Addr,
-    },
 }
 
 /// What was answered, and what was not.
@@ -88,16 +51,8 @@ pub struct Counts {
 }
 
 impl Server {
-    /// What is to be served from now on, and nothing else.
-    pub fn serve(&mut self, served: Served) {
-        self.devices.clear();
-        for (device, clients) in served {
-            self.serve_on(device, clients);
-        }
-    }
-
     /// What is to be served on one device from now on.
-    pub fn serve_on(&mut self, device: IfName, clients: Vec<Client>) {
+    pub fn serve(&mut self, device: IfName, clients: Vec<Client>) {
         if clients.is_empty() {
             self.devices.remove(&device);
         } else {
@@ -151,12 +106,12 @@ impl Server {
 
     /// The next frame to send.
     pub fn transmit(&mut self) -> Option<Frame> {
-        self.frames.pop_front()
+        self.frames.pop()
     }
 
     /// The next thing to tell.
     pub fn event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.pop()
     }
 
     /// What was answered since the beginning.
@@ -214,7 +169,7 @@ impl Server {
 
     fn acknowledge(&mut self, asked: &Asked<'_>) {
         self.counts.acks += 1;
-        let (nic, address) = (asked.client.nic.clone(), asked.client.address.addr());
+        let (nic, address) = (asked.client.nic.clone(), asked.client.address.addr().into());
         self.tell(Event::Configured { nic, address });
         self.reply(asked, answer::whole(Kind::Ack, &asked.client), None);
     }
@@ -257,21 +212,15 @@ impl Server {
     }
 
     fn in_use(&mut self, nic: NicId, address: Ipv4Addr, holder: Option<MacAddr>) {
-        self.tell(Event::InUse { nic, address, holder });
+        self.tell(Event::InUse { nic, address: address.into(), holder });
     }
 
     fn send(&mut self, frame: Frame) {
-        if self.frames.len() == WAITING {
-            self.frames.pop_front();
-        }
-        self.frames.push_back(frame);
+        self.frames.push(frame);
     }
 
     fn tell(&mut self, event: Event) {
-        if self.events.len() == WAITING {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
+        self.events.push(event);
     }
 }
 

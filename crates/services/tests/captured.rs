@@ -3,20 +3,23 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use viaduct_plan::Client;
-use viaduct_services::dhcp4::{Counts, Server};
+use viaduct_plan::{Client, Client6, Router, ServedLink};
+use viaduct_services::{
+    dhcp4::{Counts, Server},
+    ra,
+};
 use viaduct_types::MacAddr;
 use viaduct_wire::{
     dhcp4::{Kind, Request, option},
-    udp4,
+    dhcp6, udp4, udp6,
 };
 
 /// The MAC of all the clients.
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0x64, 0]);
 
 #[expect(clippy::disallowed_methods, reason = "a test reads what was captured")]
-fn captured() -> BTreeMap<String, Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/dhcp4");
+fn captured(what: &str) -> BTreeMap<String, Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(what);
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries
         .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
@@ -25,7 +28,7 @@ fn captured() -> BTreeMap<String, Vec<u8>> {
 
 #[test]
 fn the_first_words_of_each_client_are_understood_and_answered() {
-    let captured = captured();
+    let captured = captured("dhcp4");
     for client in ["dhclient", "dhcpcd", "udhcpc"] {
         let frame = &captured[client];
         let (way, payload) = udp4::parse(frame).unwrap();
@@ -49,11 +52,64 @@ fn the_first_words_of_each_client_are_understood_and_answered() {
             domain: None,
             mtu: 1500,
         };
-        server.serve(BTreeMap::from([(device.clone(), vec![served])]));
+        server.serve(device.clone(), vec![served]);
         server.receive(Duration::ZERO, &device, MacAddr([0xfe, 0, 0, 0, 0x64, 0]), frame);
         assert_eq!(server.counts(), Counts { offers: 1, ..Counts::default() }, "{client}");
         let answer = server.transmit().unwrap();
         let (_, answer) = udp4::parse(&answer.bytes).unwrap();
         assert_eq!(answer[4..8], payload[4..8], "{client}: the transaction");
+    }
+}
+
+/// A link of a router with one guest.
+fn link6() -> ServedLink {
+    let address = "2001:db8::7".parse().unwrap();
+    ServedLink {
+        clients6: vec![Client6 {
+            nic: "shop".parse().unwrap(),
+            mac: MAC,
+            addresses: vec![address],
+            delegated: Some("2001:db8:1::/64".parse().unwrap()),
+            lent: false,
+        }],
+        router: Some(Router {
+            address: "fe80::1".parse().unwrap(),
+            default: true,
+            mtu: 1500,
+            prefixes: Vec::new(),
+            routes: Vec::new(),
+            dns: Vec::new(),
+            search: Vec::new(),
+        }),
+        ..ServedLink::default()
+    }
+}
+
+#[test]
+fn the_first_words_of_each_client_of_ipv6_are_understood_and_answered() {
+    let (device, own): (viaduct_types::IfName, _) =
+        ("vd1.0".parse().unwrap(), MacAddr([0xfe, 0, 0, 0, 0x64, 0]));
+    let captured = captured("ip6");
+    for client in ["dhclient", "dhcpcd"] {
+        let frame = &captured[&format!("{client}-solicit")];
+        let (way, payload) = udp6::parse(frame).unwrap();
+        let request = dhcp6::Request::parse(payload).unwrap();
+        assert_eq!((way.from_mac, way.to, request.kind), (MAC, dhcp6::ALL_SERVERS, dhcp6::Kind::Solicit));
+        assert_eq!((request.addresses.len(), request.prefixes.len()), (1, 1), "{client}");
+        let mut server = viaduct_services::dhcp6::Server::default();
+        server.serve(device.clone(), &link6());
+        server.receive(&device, own, frame);
+        let (_, answer) =
+            udp6::parse(&server.transmit().unwrap().bytes).map(|(w, p)| (w, p.to_vec())).unwrap();
+        assert_eq!(answer[1..4], request.transaction, "{client}");
+        assert!(answer.windows(16).any(|part| part == link6().clients6[0].addresses[0].octets()), "{client}");
+    }
+    for client in ["dhclient", "dhcpcd", "rdisc6"] {
+        let mut advertiser = ra::Advertiser::new(1);
+        advertiser.serve(Duration::ZERO, &device, link6().router);
+        advertiser.opened(Duration::ZERO, &device, own);
+        advertiser.receive(Duration::from_secs(1), &device, &captured[&format!("{client}-solicitation")]);
+        advertiser.tick(Duration::from_secs(2));
+        assert_eq!(advertiser.counts().answered, 1, "{client}");
     }
 }

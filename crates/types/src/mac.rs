@@ -1,5 +1,6 @@
 use std::{fmt, net::Ipv6Addr, str::FromStr};
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 
 /// An Ethernet (MAC-48) address, in transmission order.
@@ -42,6 +43,13 @@ impl MacAddr {
             u16::from_be_bytes([0xfe, m[3]]),
             u16::from_be_bytes([m[4], m[5]]),
         )
+    }
+
+    /// The address that a host with this MAC makes for itself of a prefix (RFC 4862, section 5.5.3, with modified
+    /// EUI-64); none when the prefix leaves no 64 bits for it.
+    pub fn slaac(self, prefix: Ipv6Net) -> Option<Ipv6Addr> {
+        let identifier = u128::from(self.link_local()) & u128::from(u64::MAX);
+        (prefix.prefix_len() == 64).then(|| Ipv6Addr::from(u128::from(prefix.network()) | identifier))
     }
 }
 
@@ -102,6 +110,9 @@ mod tests {
     fn link_local_is_modified_eui64() {
         let mac: MacAddr = "00:16:3e:00:00:28".parse().unwrap();
         assert_eq!(mac.link_local().to_string(), "fe80::216:3eff:fe00:28");
+        let slaac = |prefix: &str| mac.slaac(prefix.parse().unwrap());
+        assert_eq!(slaac("2001:db8:0:1::/64"), Some("2001:db8:0:1:216:3eff:fe00:28".parse().unwrap()));
+        assert_eq!(slaac("2001:db8:0:1::/80"), None);
     }
 
     #[test]

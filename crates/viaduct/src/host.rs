@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
-use viaduct_model::{Config, Leases, Loaded, Source};
+use viaduct_model::{Config, Family, Leases, Loaded, Source};
 use viaduct_plan::{Attachments, Served, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
@@ -77,16 +77,16 @@ impl Situation {
             let leases = &mut self.known.leases;
             let without = leases.renew(config, self.attachments.keys(), crate::clock::unix_seconds());
             for nic in without {
-                tracing::warn!("no address is left for {nic}: its network has lent all that it has");
+                tracing::warn!("nothing is left to lend to {nic}: its network has lent all that it has");
             }
             self.lent = leases.lend(config).or(made).map(Arc::new);
         }
         self
     }
 
-    /// The address that a NIC is lent.
-    pub(crate) fn lent_to(&self, nic: &NicId) -> Option<IpAddr> {
-        self.known.leases.held.get(nic).map(|lease| lease.address)
+    /// The address of a family that a NIC is lent.
+    pub(crate) fn lent_to(&self, nic: &NicId, family: Family) -> Option<IpAddr> {
+        self.known.leases.lent(nic, family)
     }
 
     /// With another address for whom this one is lent to, as it is in use elsewhere.

@@ -143,6 +143,7 @@ mod imported {
             "172.30.",
             "fresh reaches admin at 192.0.2.7:80/tcp as 203.0.113.48",
             "fresh reaches stranger",
+            "dhclient -6",
         ];
         super::run_imported("hetzner", "ifupdown", &names, &without, &[]);
     }

@@ -1,5 +1,5 @@
 //! Virtual machines as guests: the example of a rented server, with machines under QEMU on taps, which know of the network
-//! what they are told by DHCP.
+//! what they are told by DHCP, DHCPv6 and the router.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
@@ -94,8 +94,8 @@ fn soon(machine: &mut Machine, line: &str) -> String {
     )
 }
 
-/// Up, reaches outside as the host, then gets its own addresses and serves from them.
-fn lives(world: &World, machine: &mut Machine, renew: &str) {
+/// Up, reaches outside as the host, then gets its own addresses, in IPv6 by what is run for it, and serves from them.
+fn lives(world: &World, machine: &mut Machine, renew: &str, ipv6: &str) {
     run(machine, "ip link set eth0 up");
     let asks = |whom| format!("{{ echo | nc -w 2 {whom} 80 | grep .; }}");
     soon(machine, "ip -o -4 address show dev eth0 | grep -q 'inet 172.30.'");
@@ -107,12 +107,15 @@ fn lives(world: &World, machine: &mut Machine, renew: &str) {
     let addresses = run(machine, "ip -o -4 address show dev eth0");
     assert!(!addresses.contains("172.30."), "{addresses}");
     assert_eq!(soon(machine, &asks("192.0.2.7")).trim(), "198.51.100.119");
-    // The /29's broadcast address, and the same machine by IPv6.
-    run(
+    // The same machine by IPv6: it was told of the router.
+    soon(machine, "ip -6 route show default | grep -q 'via fe80::1'");
+    run(machine, ipv6);
+    soon(
         machine,
-        "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad && ip -6 address add 2001:db8:48:1::119/128 dev eth0 && ip -6 route add default via fe80::1 dev eth0 \
-         && mkdir -p /srv && echo served >/srv/index.html && httpd -h /srv",
+        "ip -o -6 address show dev eth0 | grep 'inet6 2001:db8:48:1::119/128' | grep -qv tentative",
     );
+    // The /29's broadcast address, too.
+    run(machine, "mkdir -p /srv && echo served >/srv/index.html && httpd -h /srv");
     assert_eq!(soon(machine, &asks("2001:db8:ffff::7")).trim(), "2001:db8:48:1::119");
     let outside = "ip netns exec outside python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read())'";
     for address in ["198.51.100.119", "[2001:db8:48:1::119]"] {
@@ -135,7 +138,8 @@ fn a_machine_on_a_tap_comes_up_with_busybox_udhcpc() {
             "udhcpc -f -i eth0 -T 1 -t 60 -O staticroutes -O mtu >/run/udhcpc 2>&1 & echo $! >/run/pid",
         );
         // A renewal of what is no longer its own is refused, and it asks anew.
-        lives(world, &mut machine, "kill -USR1 $(cat /run/pid)");
+        let ipv6 = "ip -6 address add 2001:db8:48:1::119/128 dev eth0";
+        lives(world, &mut machine, "kill -USR1 $(cat /run/pid)", ipv6);
         world.good("detach fresh");
     });
 }
@@ -167,7 +171,8 @@ fn a_machine_on_a_device_of_somebody_elses_comes_up_with_dhcpcd() {
         let mut machine = viaduct_vm::guest_with(&network, None, dhcpcd).unwrap();
         machine.patience(Duration::from_secs(90)).unwrap();
         run(&mut machine, "dhcpcd -4 -A -b -t 0 eth0 >/run/said 2>&1 || { cat /run/said; false; }");
-        lives(world, &mut machine, "dhcpcd -N eth0");
+        // One for IPv6 asks as soon as the router has told it to.
+        lives(world, &mut machine, "dhcpcd -N eth0", "dhcpcd -6 -b -t 0 eth0 || true");
         world.good("detach fresh");
         world.sh("ip link show dev vnet7");
     });

@@ -14,7 +14,7 @@ pub const CLIENT: u16 = 546;
 pub const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 
 /// So many associations of a message are looked at.
-const ASSOCIATIONS: usize = 8;
+const ASSOCIATIONS: usize = 4;
 /// So many addresses, or prefixes, of an association.
 const MEMBERS: usize = 16;
 /// The longest identifier (RFC 8415, section 11.1).
@@ -206,11 +206,7 @@ fn duid(value: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads what IA_NA and IA_PD have in common: a number, two times, and options.
-fn association<T>(
-    value: &[u8],
-    member: u16,
-    read: impl Fn(&[u8]) -> Option<T>,
-) -> Option<Association<T>> {
+fn association<T>(value: &[u8], member: u16, read: impl Fn(&[u8]) -> Option<T>) -> Option<Association<T>> {
     let (id, rest) = value.split_first_chunk::<4>()?;
     let (_times, options) = rest.split_first_chunk::<8>()?;
     let mut members = Vec::new();

@@ -14,4 +14,3 @@ pub fn dns_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
     }
     bytes
 }
-

@@ -4,7 +4,7 @@ use viaduct_types::{IfName, IpNet, NetworkName, VnetName};
 
 use super::{Context, Use, UseKind, copied, mtu, one_per_family};
 use crate::{
-    Family, Mode, Network, Policy, Subnet,
+    Delegate, Family, Mode, Network, Policy, Subnet,
     claims::{DeviceUse, Holder, Segment},
     ipam, names,
     raw::{MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
@@ -84,6 +84,7 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         dns: raw.dns.is_set(),
         dns_servers: copied(&raw.dns_servers),
         domain: raw.domain.get().map(|domain| domain.0.clone()),
+        delegate: delegate(word, raw, &ground, cx),
         namespace: raw.namespace.get().cloned(),
         origin: cx.report.origin(span),
     });
@@ -229,6 +230,45 @@ fn mode(
             gateways: gateways(raw, ground, cx).into_iter().map(|(_, at)| at.value).collect(),
         },
     })
+}
+
+/// What is given to guests that are routers.
+fn delegate(
+    mode: ModeWord,
+    raw: &NetworkKeys,
+    ground: &Ground,
+    cx: &mut Context<'_, '_>,
+) -> Option<Delegate> {
+    if mode != ModeWord::Routed {
+        return None;
+    }
+    let length = raw.delegate_length.get().and_then(|length| u8::try_from(length.0).ok()).unwrap_or(64);
+    let mut pool = Vec::new();
+    for at in raw.delegate_pool.items() {
+        let IpNet::V6(prefix) = at.value.0 else {
+            cx.report
+                .error(at.span, format!("{} is IPv4, of which nothing can be delegated", at.value.0))
+                .help("write an IPv6 prefix, like 2001:db8:48:8000::/49");
+            continue;
+        };
+        if prefix.prefix_len() > length {
+            cx.report
+                .error(at.span, format!("{prefix} has no part as large as a /{length}"))
+                .help(format!("write a wider prefix, or delegate-length = {}", prefix.prefix_len().min(64)));
+            continue;
+        }
+        if let Some(segment) = ground.stacks.first() {
+            let user = Use { span: at.span, segment: segment.clone(), kind: UseKind::Subnet };
+            cx.prefixes.push((prefix.into(), user));
+        }
+        pool.push(prefix);
+    }
+    if let Some(key) = raw.delegate_pool.key.filter(|_| !raw.dhcp.is_set()) {
+        cx.report
+            .error(key, "prefixes are delegated by DHCPv6, which this network does not answer")
+            .help("write dhcp = true, too");
+    }
+    (!pool.is_empty()).then_some(Delegate { pool, length })
 }
 
 fn bridge(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mut Context<'_, '_>) -> Option<IfName> {

@@ -68,6 +68,7 @@ pub(crate) fn nic(
         mac,
         lent: false,
         addresses,
+        delegated: None,
         gateways: one_per_family(raw.gateway.each().copied(), "gateway", cx.report),
         spoofing: raw.spoofing.get().copied().unwrap_or(Spoofing::None),
         uplink_mac: raw.uplink_mac.is_set(),

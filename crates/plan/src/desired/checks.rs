@@ -56,12 +56,10 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
             | Mode::Isolated { .. }
             | Mode::Vnet { .. } => {}
         }
-        let with_v6 = network.dhcp && prefixes(network).iter().any(|prefix| prefix.addr().is_ipv6());
-        let served = [("IPv6 configuration (router advertisements, DHCPv6)", with_v6), ("DNS", network.dns)];
-        for (what, _) in served.iter().filter(|(_, wanted)| *wanted) {
+        if network.dns {
             notices.warn(
                 &network.origin,
-                format!("network {name}: this version does not answer guests' questions for {what} yet"),
+                format!("network {name}: this version does not answer guests' questions for DNS yet"),
             );
         }
         if let Some(namespace) = &network.namespace {

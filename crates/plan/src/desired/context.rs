@@ -149,10 +149,17 @@ pub(super) fn prefixes(network: &Network) -> Vec<IpNet> {
         Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
             subnets.iter().map(|s| s.prefix).collect()
         }
-        Mode::Routed { pool, install_pool, .. } => pool.iter().chain(install_pool).copied().collect(),
+        Mode::Routed { pool, install_pool, .. } => {
+            pool.iter().chain(install_pool).copied().chain(delegated(network)).collect()
+        }
         Mode::Vnet { subnets, .. } => subnets.clone(),
         Mode::Bridged { .. } => Vec::new(),
     }
+}
+
+/// The prefixes that a network gives parts of to guests that are routers.
+pub(super) fn delegated(network: &Network) -> impl Iterator<Item = IpNet> {
+    network.delegate.iter().flat_map(|delegate| delegate.pool.iter().map(|prefix| IpNet::V6(*prefix)))
 }
 
 impl<'a> Context<'a> {
@@ -213,6 +220,11 @@ impl<'a> Context<'a> {
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
         };
         network.mtu.or_else(of_vnet).or_else(of_uplink).unwrap_or(1500)
+    }
+
+    /// Whether there may be somebody behind guests.
+    pub(super) fn delegates(&self) -> bool {
+        self.config.networks.values().any(|network| network.delegate.is_some())
     }
 
     /// The devices that guests' packets come in by at layer 3, with their network.

@@ -231,6 +231,20 @@ fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: 
             wanted.proxies.insert(entry);
         }
     }
+    if let Some(prefix) = port.nic.delegated {
+        // By an address that the guest has, so that nobody on the link is asked for those behind it.
+        let own = port.nic.addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv6);
+        wanted.routes.insert(Route {
+            destination: prefix.into(),
+            kind: RouteKind::Unicast,
+            link: Some(device.clone()),
+            via: Some(own.unwrap_or(IpAddr::V6(port.nic.mac.link_local()))),
+            onlink: true,
+            source: None,
+            metric: 1024,
+            protocol: PROTOCOL,
+        });
+    }
     // For IPv4 proxy_arp answers for any gateway. For IPv6 the kernel answers for those it is told: what the file says
     // to the guest, and the host's own addresses.
     if port.nic.addresses.iter().any(|net| net.addr().is_ipv6()) {

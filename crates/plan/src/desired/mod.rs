@@ -31,7 +31,7 @@ use crate::{
 use context::Context;
 pub(crate) use context::decided_by_one;
 pub use probed::probed;
-pub use served::{Client, Served};
+pub use served::{Client, Client6, LinkPrefix, Router, Served, ServedLink};
 pub use vnets::{Claims, vnet_claims};
 
 /// What the aliases of NICs' links of ours begin with.

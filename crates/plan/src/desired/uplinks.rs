@@ -11,7 +11,7 @@ use viaduct_types::{IfName, IpNet};
 
 use super::{
     Desired, DesiredLink, DesiredSysctl, Notice, Severity, UPLINK, When,
-    context::{Context, any_v4, any_v6, layer3, prefixes, uplink_bridge},
+    context::{Context, any_v4, any_v6, delegated, layer3, prefixes, uplink_bridge},
 };
 use crate::{
     op::NewLink,
@@ -214,10 +214,13 @@ fn add_claim(l3: &IfName, address: IpAddr, wanted: &mut Desired) {
 /// What is routed to us and belongs to no attached guest must not go back to where it came from.
 fn add_unreachable(context: &Context<'_>, wanted: &mut Desired) {
     for network in context.config.networks.values() {
-        if !matches!(network.mode, Mode::Routed { proxy: false, .. }) {
-            continue;
-        }
-        for destination in prefixes(network) {
+        let unreachable = match network.mode {
+            Mode::Routed { proxy: false, .. } => prefixes(network),
+            // The pool is of the uplink's own segment.
+            Mode::Routed { proxy: true, .. } => delegated(network).collect(),
+            Mode::Nat { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } | Mode::Vnet { .. } => continue,
+        };
+        for destination in unreachable {
             wanted.routes.insert(Route {
                 destination,
                 kind: RouteKind::Unreachable,

@@ -328,13 +328,26 @@ fn same_guest(one: &Guest, other: &Guest) -> bool {
 }
 
 fn same_nic(one: &Nic, other: &Nic) -> bool {
-    let Nic { network, name, device, mac, addresses, gateways, spoofing, uplink_mac, mtu, lent, origin: _ } =
-        one;
+    let Nic {
+        network,
+        name,
+        device,
+        mac,
+        lent,
+        addresses,
+        delegated,
+        gateways,
+        spoofing,
+        uplink_mac,
+        mtu,
+        origin: _,
+    } = one;
     *network == other.network
         && *name == other.name
         && *device == other.device
         && *mac == other.mac
         && *addresses == other.addresses
+        && *delegated == other.delegated
         && *gateways == other.gateways
         && *spoofing == other.spoofing
         && *uplink_mac == other.uplink_mac

@@ -10,7 +10,8 @@ use viaduct_wire::{
     udp4::Way,
 };
 
-use super::{Asked, Frame};
+use super::Asked;
+use crate::Frame;
 
 /// How long an answer is waited for, twice. The first retry of a client comes after three seconds or more.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -38,7 +38,7 @@ fn borrower() -> Client {
 
 fn server(client: Client) -> Server {
     let mut server = Server::default();
-    server.serve(BTreeMap::from([(device(), vec![client])]));
+    server.serve(device(), vec![client]);
     server
 }
 
@@ -153,7 +153,7 @@ fn a_routed_guest_is_given_its_own_address_with_the_routes_that_a_32_needs() {
     let ack = ask(&mut server, &take).unwrap();
     assert_eq!((ack.kind, ack.yiaddr), (5, offer.yiaddr));
     assert_eq!(ack.options[&option::LEASE], 3600u32.to_be_bytes());
-    let event = Event::Configured { nic: "shop".parse().unwrap(), address: ack.yiaddr };
+    let event = Event::Configured { nic: "shop".parse().unwrap(), address: ack.yiaddr.into() };
     assert_eq!((server.event(), server.event()), (Some(event), None));
 }
 
@@ -234,7 +234,7 @@ fn strangers_hear_nothing() {
     server.receive(Duration::ZERO, &elsewhere, OWN, &says(1).frame());
     assert!(server.transmit().is_none());
     assert_eq!(server.counts(), Counts { unknown: 4, ..Counts::default() });
-    server.serve_on(device(), Vec::new());
+    server.serve(device(), Vec::new());
     assert!(ask(&mut server, &says(1)).is_none(), "served no longer");
 }
 
@@ -243,7 +243,7 @@ fn a_changed_address_is_refused_and_then_the_new_one_given() {
     let mut server = server(Client { address: "172.30.7.7/32".parse().unwrap(), lent: true, ..client() });
     let ack = ask(&mut server, &says(3).option(50, [172, 30, 7, 7])).unwrap();
     assert_eq!((ack.kind, &ack.options[&option::LEASE][..]), (5, &120u32.to_be_bytes()[..]));
-    server.serve_on(device(), vec![client()]);
+    server.serve(device(), vec![client()]);
     let renewing = Says { ciaddr: ack.yiaddr, ..says(3) };
     assert_eq!(ask(&mut server, &renewing).unwrap().kind, 6);
     assert_eq!(ask(&mut server, &says(1)).unwrap().yiaddr, Ipv4Addr::new(198, 51, 100, 112));
@@ -290,7 +290,7 @@ fn an_address_that_somebody_has_is_not_offered() {
     server.receive(Duration::ZERO, &device(), OWN, &claim(OTHER, [10, 0, 0, 8]));
     assert_eq!(server.event(), None);
     server.receive(Duration::ZERO, &device(), OWN, &claim(OTHER, [10, 0, 0, 7]));
-    let address = Ipv4Addr::new(10, 0, 0, 7);
+    let address = Ipv4Addr::new(10, 0, 0, 7).into();
     let event = Event::InUse { nic: "shop".parse().unwrap(), address, holder: Some(OTHER) };
     assert_eq!(server.event(), Some(event));
     server.tick(Duration::from_secs(9));
@@ -301,7 +301,7 @@ fn an_address_that_somebody_has_is_not_offered() {
 fn what_a_guest_declines_is_told() {
     let mut server = server(borrower());
     assert!(ask(&mut server, &says(4).option(50, [10, 0, 0, 7])).is_none());
-    let address = Ipv4Addr::new(10, 0, 0, 7);
+    let address = Ipv4Addr::new(10, 0, 0, 7).into();
     let event = Event::InUse { nic: "shop".parse().unwrap(), address, holder: None };
     assert_eq!(server.event(), Some(event));
     assert!(ask(&mut server, &says(4).option(50, [10, 0, 0, 8])).is_none());

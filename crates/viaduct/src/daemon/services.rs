@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    net::Ipv4Addr,
+    net::IpAddr,
     os::unix::process::CommandExt,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -15,8 +15,9 @@ use std::{
 };
 
 use tracing::{info, warn};
-use viaduct_plan::Served;
-use viaduct_services::dhcp4::Event;
+use viaduct_model::Family;
+use viaduct_plan::{Served, ServedLink};
+use viaduct_services::Event;
 use viaduct_types::{MacAddr, NicId};
 
 use super::jobs::{Job, Jobs};
@@ -90,12 +91,13 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 
 /// One order for each device where something else is served.
 fn changes(before: &Served, after: &Served) -> impl Iterator<Item = String> {
-    let gone = before.keys().filter(|device| !after.contains_key(*device)).map(|device| (device, Vec::new()));
-    let new = after.iter().filter(|(device, clients)| before.get(*device) != Some(*clients));
-    let orders = gone.chain(new.map(|(device, clients)| (device, clients.clone())));
+    let gone = before.keys().filter(|device| !after.contains_key(*device));
+    let gone = gone.map(|device| (device, ServedLink::default()));
+    let new = after.iter().filter(|(device, link)| before.get(*device) != Some(*link));
+    let orders = gone.chain(new.map(|(device, link)| (device, link.clone())));
     orders
-        .filter_map(|(device, clients)| {
-            let mut line = serde_json::to_string(&Order { device: device.clone(), clients }).ok()?;
+        .filter_map(|(device, link)| {
+            let mut line = serde_json::to_string(&Order { device: device.clone(), link }).ok()?;
             line.push('\n');
             Some(line)
         })
@@ -155,7 +157,7 @@ fn attend(
     child: &mut Child,
     mut input: ChildStdin,
     jobs: &Jobs,
-    known: &mut BTreeMap<NicId, Ipv4Addr>,
+    known: &mut BTreeMap<(NicId, Family), IpAddr>,
 ) {
     let (orders, queue) = mpsc::channel::<String>();
     let writer = thread::Builder::new().name("orders".to_owned()).spawn(move || {
@@ -190,11 +192,11 @@ fn attend(
     lock(shared).orders = None;
 }
 
-fn hear(event: Event, jobs: &Jobs, known: &mut BTreeMap<NicId, Ipv4Addr>) {
+fn hear(event: Event, jobs: &Jobs, known: &mut BTreeMap<(NicId, Family), IpAddr>) {
     match event {
         Event::Configured { nic, address } => {
             // Also told when a guest only renews.
-            if known.insert(nic.clone(), address) != Some(address) {
+            if known.insert((nic.clone(), Family::of(address)), address) != Some(address) {
                 info!("{nic} has taken its address {address}");
             }
         }
@@ -205,10 +207,10 @@ fn hear(event: Event, jobs: &Jobs, known: &mut BTreeMap<NicId, Ipv4Addr>) {
 }
 
 /// Somebody else has a guest's address: it is lent another one. One that the file gives it stays.
-fn in_use(host: &mut Host, nic: &NicId, address: Ipv4Addr, holder: Option<MacAddr>) {
+fn in_use(host: &mut Host, nic: &NicId, address: IpAddr, holder: Option<MacAddr>) {
     let by = holder.map(|mac| format!(" by {mac}")).unwrap_or_default();
     warn!("{nic}: its address {address} is in use elsewhere{by}");
-    match operations::lend_another(host, nic, address.into()) {
+    match operations::lend_another(host, nic, address) {
         Ok(Some(other)) => info!("{nic} is lent {other} instead"),
         Ok(None) => {}
         Err(failure) => warn!("{nic} is lent no other address: {}", failure.line()),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use viaduct_model::Family;
 use viaduct_types::NicId;
 
 use super::Caller;
@@ -12,10 +13,10 @@ pub(crate) fn lend_another(host: &mut Host, nic: &NicId, address: IpAddr) -> Res
     let mut caller = Caller { by: "viaduct".to_owned(), progress: &mut |_, _| (), waiting: &|_| () };
     let _lock = host.lock(&caller)?;
     let before = host.situation()?;
-    if before.lent_to(nic) != Some(address) {
+    if before.lent_to(nic, Family::of(address)) != Some(address) {
         return Ok(None);
     }
     let after = before.without(address);
     host.turn(Some(&before), &after, &mut caller)?;
-    Ok(after.lent_to(nic))
+    Ok(after.lent_to(nic, Family::of(address)))
 }

@@ -11,12 +11,13 @@ use std::{
 
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
-use viaduct_plan::Client;
-use viaduct_services::dhcp4::{Event, Server};
+use viaduct_kernel::Listen;
+use viaduct_plan::ServedLink;
+use viaduct_services::{Event, dhcp4, dhcp6, ra};
 use viaduct_types::IfName;
 
 use crate::{failure::Failure, privileges};
-use ports::{Ports, Source};
+use ports::{News, Ports, Source};
 
 /// How it is called on the command line, where only we call it.
 pub(crate) const COMMAND: &str = "answer-guests";
@@ -26,8 +27,8 @@ pub(crate) const COMMAND: &str = "answer-guests";
 #[serde(deny_unknown_fields)]
 pub(crate) struct Order {
     pub(crate) device: IfName,
-    /// Nobody: nothing any more.
-    pub(crate) clients: Vec<Client>,
+    /// Nothing any more, when there is nobody in it.
+    pub(crate) link: ServedLink,
 }
 
 /// What it does until its input ends.
@@ -40,13 +41,27 @@ pub(crate) fn run() -> Result<(), Failure> {
     privileges::keep_only(CapabilitySet::NET_RAW).map_err(|e| failed("cannot give up privileges", e))?;
     let mut ports = Ports::new().map_err(|e| failed("cannot wait for frames", e))?;
     ports.listen_to(io::stdin().as_fd()).map_err(|e| failed("cannot listen to the daemon", e))?;
-    Run { server: Server::default(), ports, start: Instant::now(), orders: Vec::new() }
-        .run()
-        .map_err(|e| failed("cannot go on", e))
+    let run = Run {
+        dhcp4: dhcp4::Server::default(),
+        dhcp6: dhcp6::Server::default(),
+        advertiser: ra::Advertiser::new(seed().map_err(|e| failed("there is no randomness", e))?),
+        ports,
+        start: Instant::now(),
+        orders: Vec::new(),
+    };
+    run.run().map_err(|e| failed("cannot go on", e))
+}
+
+fn seed() -> io::Result<u64> {
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(seed))
 }
 
 struct Run {
-    server: Server,
+    dhcp4: dhcp4::Server,
+    dhcp6: dhcp6::Server,
+    advertiser: ra::Advertiser,
     ports: Ports,
     start: Instant,
     /// What came of the next order so far.
@@ -57,7 +72,8 @@ impl Run {
     fn run(mut self) -> io::Result<()> {
         loop {
             let now = self.start.elapsed();
-            let due = self.server.due().into_iter().chain(self.ports.due()).min();
+            let due = [self.dhcp4.due(), self.advertiser.due(), self.ports.due()];
+            let due = due.into_iter().flatten().min();
             for source in self.ports.wait(due.map(|due| due.saturating_sub(now)))? {
                 match source {
                     Source::Daemon => {
@@ -65,23 +81,63 @@ impl Run {
                             return Ok(());
                         }
                     }
-                    Source::Port(port) => {
-                        let now = self.start.elapsed();
-                        let server = &mut self.server;
-                        self.ports
-                            .read(port, now, |device, mac, frame| server.receive(now, device, mac, frame));
-                    }
+                    Source::Port(port) => self.read(port),
                 }
                 self.send();
             }
             let now = self.start.elapsed();
             self.ports.open_missing(now);
-            self.server.tick(now);
+            self.look_at_ports();
+            self.dhcp4.tick(now);
+            self.advertiser.tick(now);
             self.send();
-            while let Some(event) = self.server.event() {
+            while let Some(event) = self.dhcp4.event().or_else(|| self.dhcp6.event()) {
                 tell(&event)?;
             }
         }
+    }
+
+    fn read(&mut self, port: u64) {
+        let now = self.start.elapsed();
+        let Self { dhcp4, dhcp6, advertiser, ports, .. } = self;
+        ports.read(port, now, |device, listen, mac, frame| match listen {
+            Listen::Dhcp4 | Listen::Arp => dhcp4.receive(now, device, mac, frame),
+            Listen::Ip6 => {
+                dhcp6.receive(device, mac, frame);
+                advertiser.receive(now, device, frame);
+            }
+            // Never asked for here.
+            Listen::Neighbours => {}
+        });
+    }
+
+    fn look_at_ports(&mut self) {
+        let now = self.start.elapsed();
+        while let Some(news) = self.ports.news() {
+            match news {
+                News::Opened(device, mac) => self.advertiser.opened(now, &device, mac),
+                News::Closed(device) => self.advertiser.closed(&device),
+            }
+        }
+    }
+
+    fn serve(&mut self, Order { device, link }: Order) {
+        let now = self.start.elapsed();
+        let looks = link.clients.iter().any(|client| client.lent && client.shared);
+        let listen: Vec<Listen> = [
+            (Listen::Dhcp4, !link.clients.is_empty()),
+            (Listen::Arp, looks),
+            (Listen::Ip6, !link.clients6.is_empty() || link.router.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(listen, wanted)| wanted.then_some(listen))
+        .collect();
+        // What ends is taken back while there is still a socket for it.
+        self.advertiser.serve(now, &device, link.router.clone());
+        self.send();
+        self.ports.serve(&device, &listen, now);
+        self.dhcp6.serve(device.clone(), &link);
+        self.dhcp4.serve(device, link.clients);
     }
 
     /// Whether there is still a daemon.
@@ -97,17 +153,16 @@ impl Run {
             let rest = self.orders.split_off(end + 1);
             let lines = std::mem::replace(&mut self.orders, rest);
             for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-                let order: Order = serde_json::from_slice(line)?;
-                let looks = order.clients.iter().any(|client| client.lent && client.shared);
-                self.ports.serve(&order.device, !order.clients.is_empty(), looks, self.start.elapsed());
-                self.server.serve_on(order.device, order.clients);
+                self.serve(serde_json::from_slice(line)?);
             }
         }
         Ok(length > 0)
     }
 
     fn send(&mut self) {
-        while let Some(frame) = self.server.transmit() {
+        loop {
+            let frame = self.dhcp4.transmit().or_else(|| self.dhcp6.transmit());
+            let Some(frame) = frame.or_else(|| self.advertiser.transmit()) else { return };
             self.ports.send(&frame.device, &frame.bytes);
         }
     }

@@ -1,7 +1,7 @@
 //! The sockets of the devices that are served.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
@@ -22,10 +22,21 @@ const BATCH: usize = 32;
 /// The daemon's number; ports count up from the next.
 const DAEMON: u64 = 0;
 
+/// The Ethernet type of IPv6, as it stands in a frame.
+const IPV6: [u8; 2] = [0x86, 0xdd];
+
 /// Where something waits.
 pub(super) enum Source {
     Daemon,
     Port(u64),
+}
+
+/// What became of a socket for IPv6.
+pub(super) enum News {
+    /// It is open, on a device with this MAC.
+    Opened(IfName, MacAddr),
+    /// It is not any more.
+    Closed(IfName),
 }
 
 struct Port {
@@ -38,7 +49,8 @@ pub(super) struct Ports {
     epoll: OwnedFd,
     open: BTreeMap<u64, Port>,
     /// What is to be open, with its number when it is.
-    wanted: BTreeMap<(IfName, bool), Option<u64>>,
+    wanted: BTreeMap<(IfName, Listen), Option<u64>>,
+    news: VecDeque<News>,
     next: u64,
     /// When what is not open is tried again.
     again: Option<Duration>,
@@ -47,18 +59,25 @@ pub(super) struct Ports {
 impl Ports {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, open: BTreeMap::new(), wanted: BTreeMap::new(), next: DAEMON + 1, again: None })
+        Ok(Self {
+            epoll,
+            open: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            news: VecDeque::new(),
+            next: DAEMON + 1,
+            again: None,
+        })
     }
 
     pub(super) fn listen_to(&mut self, daemon: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, daemon, epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?)
     }
 
-    /// Whether a device is served from now on, and with ARP.
-    pub(super) fn serve(&mut self, device: &IfName, served: bool, with_arp: bool, now: Duration) {
-        for (arp, wanted) in [(false, served), (true, served && with_arp)] {
-            let key = (device.clone(), arp);
-            if wanted {
+    /// What a device is listened to for from now on.
+    pub(super) fn serve(&mut self, device: &IfName, listen: &[Listen], now: Duration) {
+        for kind in [Listen::Dhcp4, Listen::Arp, Listen::Ip6] {
+            let key = (device.clone(), kind);
+            if listen.contains(&kind) {
                 self.wanted.entry(key).or_insert(None);
             } else if let Some(Some(number)) = self.wanted.remove(&key) {
                 // Closing takes it out of what is waited for.
@@ -67,6 +86,11 @@ impl Ports {
         }
         self.again = Some(now);
         self.open_missing(now);
+    }
+
+    /// What became of sockets for IPv6, in its order.
+    pub(super) fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
     }
 
     /// When something is to be tried again.
@@ -80,16 +104,20 @@ impl Ports {
             return;
         }
         self.again = None;
-        for ((device, arp), number) in self.wanted.iter_mut().filter(|(_, number)| number.is_none()) {
-            let listen = if *arp { Listen::Arp } else { Listen::Dhcp4 };
+        for ((device, listen), number) in self.wanted.iter_mut().filter(|(_, number)| number.is_none()) {
+            let listen = *listen;
             let opened = Frames::open(device, listen).and_then(|frames| {
                 let data = epoll::EventData::new_u64(self.next);
                 epoll::add(&self.epoll, &frames, data, epoll::EventFlags::IN)?;
-                Ok(frames)
+                let mac = frames.mac()?;
+                Ok((frames, mac))
             });
             match opened {
-                Ok(frames) => {
+                Ok((frames, mac)) => {
                     debug!("guests are answered on {device}");
+                    if listen == Listen::Ip6 {
+                        self.news.push_back(News::Opened(device.clone(), mac));
+                    }
                     self.open.insert(self.next, Port { device: device.clone(), listen, frames });
                     *number = Some(self.next);
                     self.next += 1;
@@ -128,7 +156,7 @@ impl Ports {
         &mut self,
         number: u64,
         now: Duration,
-        mut frame: impl FnMut(&IfName, MacAddr, &[u8]),
+        mut frame: impl FnMut(&IfName, Listen, MacAddr, &[u8]),
     ) {
         let Some(port) = self.open.get(&number) else { return };
         let mut buffer = [0; 2048];
@@ -138,7 +166,7 @@ impl Ports {
                 None => Ok(None),
             });
             match received {
-                Ok(Some((mac, bytes))) => frame(&port.device, mac, bytes),
+                Ok(Some((mac, bytes))) => frame(&port.device, port.listen, mac, bytes),
                 Ok(None) => return,
                 Err(error) => {
                     debug!("{}: {error}", port.device);
@@ -152,14 +180,18 @@ impl Ports {
     /// The device of a port went down, or is gone; one of the same name may come.
     fn lost(&mut self, number: u64, now: Duration) {
         let Some(port) = self.open.remove(&number) else { return };
-        if let Some(open) = self.wanted.get_mut(&(port.device, port.listen == Listen::Arp)) {
+        if port.listen == Listen::Ip6 {
+            self.news.push_back(News::Closed(port.device.clone()));
+        }
+        if let Some(open) = self.wanted.get_mut(&(port.device, port.listen)) {
             *open = None;
             self.again = Some(now + AGAIN);
         }
     }
 
     pub(super) fn send(&mut self, device: &IfName, frame: &[u8]) {
-        let number = self.wanted.get(&(device.clone(), false)).copied().flatten();
+        let listen = if frame.get(12..14) == Some(&IPV6) { Listen::Ip6 } else { Listen::Dhcp4 };
+        let number = self.wanted.get(&(device.clone(), listen)).copied().flatten();
         if let Some(port) = number.and_then(|number| self.open.get(&number))
             && let Err(error) = port.frames.send(frame)
         {

@@ -49,10 +49,7 @@ fn a_message_of_another_encoder_is_read() {
     options.insert(DhcpOption::IAPD(v6::IAPD { id: 10, t1: 0, t2: 0, opts: prefixes }));
     let expected = Request {
         addresses: vec![Association { id: [0, 0, 0, 9], members: vec![address] }],
-        prefixes: vec![Association {
-            id: [0, 0, 0, 10],
-            members: vec!["2001:db8:1::/56".parse().unwrap()],
-        }],
+        prefixes: vec![Association { id: [0, 0, 0, 10], members: vec!["2001:db8:1::/56".parse().unwrap()] }],
         wanted: vec![23, 24],
         rapid: true,
         ..request(Kind::Solicit)
@@ -96,19 +93,19 @@ fn an_answer_is_understood_by_another_decoder() {
     let options = message.opts();
     let associations: Vec<_> = options
         .iter()
-        .filter_map(|option| match option {
-            DhcpOption::IANA(association) => Some(association),
-            _ => None,
-        })
+        .filter_map(
+            |option| if let DhcpOption::IANA(association) = option { Some(association) } else { None },
+        )
         .collect();
     assert_eq!((associations[0].id, associations[0].t1, associations[0].t2), (9, 1800, 2880));
     let Some(DhcpOption::IAAddr(given)) = associations[0].opts.iter().next() else { panic!("no address") };
     assert_eq!((given.addr, given.preferred_life, given.valid_life), (address, 3600, 7200));
-    let Some(DhcpOption::StatusCode(status)) = associations[1].opts.iter().next() else { panic!("no status") };
+    let Some(DhcpOption::StatusCode(status)) = associations[1].opts.iter().next() else {
+        panic!("no status")
+    };
     assert_eq!(status.status, v6::Status::NoAddrsAvail);
-    let prefix = options.iter().find_map(|option| match option {
-        DhcpOption::IAPD(association) => association.opts.iter().next(),
-        _ => None,
+    let prefix = options.iter().find_map(|option| {
+        if let DhcpOption::IAPD(association) = option { association.opts.iter().next() } else { None }
     });
     let Some(DhcpOption::IAPrefix(prefix)) = prefix else { panic!("no prefix") };
     assert_eq!((prefix.prefix_ip, prefix.prefix_len), ("2001:db8:1::".parse().unwrap(), 56));

@@ -48,6 +48,10 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         // are kept in another way by the kernel, hence any protocol.
         table.ranges(both!(f, "own4", "own6"), &[T::Proto, a]);
     }
+    if context.delegates() {
+        // What is behind guests that are routers. Ranges need a second field, which is of any protocol.
+        table.ranges("behind6", &[T::Ipv6, T::Proto]);
+    }
     let recall = Recall::new(context);
     recall.add(table);
     fill_zones(context, table);
@@ -122,24 +126,27 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     let pretender = |f: &FamilyWords| {
         vec![(f.is)(), St::In(vec![f.saddr], both!(f, "attached4", "attached6")), goto("refuse_in")]
     };
+    let behind = || vec![v6(), St::In(vec![S::Ip6Saddr, S::L4Proto], "behind6"), goto("refuse_in")];
+    let behind = context.delegates().then(behind);
     let inbound = |f: &FamilyWords| {
         let to = St::In(vec![S::IifName, f.daddr], both!(f, "inbound4", "inbound6"));
         vec![(f.is)(), to, recall.admit(Way::In)]
     };
-    table.chain(
-        "from_outside",
-        vec![
-            invalid(),
-            // A guest's address does not come from outside while the guest is here.
-            pretender(&FAMILIES[0]),
-            pretender(&FAMILIES[1]),
-            midway::check("midway_from_outside"),
-            vec![jump("to_guest")],
-            inbound(&FAMILIES[0]),
-            inbound(&FAMILIES[1]),
-            vec![goto("refuse_in")],
-        ],
-    );
+    let mut from_outside = vec![
+        invalid(),
+        // A guest's address does not come from outside while the guest is here.
+        pretender(&FAMILIES[0]),
+        pretender(&FAMILIES[1]),
+    ];
+    from_outside.extend(behind);
+    from_outside.extend([
+        midway::check("midway_from_outside"),
+        vec![jump("to_guest")],
+        inbound(&FAMILIES[0]),
+        inbound(&FAMILIES[1]),
+        vec![goto("refuse_in")],
+    ]);
+    table.chain("from_outside", from_outside);
     let listed_in = |f: &FamilyWords| {
         let set = both!(f, "listed_in4", "listed_in6");
         vec![(f.is)(), St::In(vec![f.daddr], set), goto(both!(f, "allow_in4", "allow_in6"))]
@@ -229,6 +236,9 @@ fn fill_zones(context: &Context<'_>, table: &mut Builder) {
     for port in context.ports.iter().filter(|p| !matches!(p.network.mode, Mode::Bridged { .. })) {
         for address in port.nic.addresses.iter().map(|net| net.addr()) {
             table.insert(if address.is_ipv6() { "attached6" } else { "attached4" }, Key::new().ip(address));
+        }
+        if let Some(prefix) = port.nic.delegated {
+            table.insert("behind6", Key::new().prefix(prefix.into()).protocols(0, 255));
         }
     }
     // Whether forwarding is on, or about to be, because of us alone.

@@ -25,6 +25,10 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     table.set("source4", &[T::IfName, T::Ether, T::Ipv4]);
     table.set("source6", &[T::IfName, T::Ether, T::Ipv6]);
     table.set("port_mac", &[T::IfName, T::Ether]);
+    if context.delegates() {
+        // What is behind guests that are routers.
+        table.ranges("source_behind6", &[T::IfName, T::Ipv6]);
+    }
     for counter in ["drop_unknown", "drop_mac", "drop_address", "drop_nd", "drop_ra", "drop_loopback"] {
         table.counted(counter);
     }
@@ -37,6 +41,9 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     for port in context.ports.iter().filter(|p| p.is_routed()) {
         table.judge("ports", Key::new().name(port.device()), guard_of(port));
         add_own_addresses(port, table, false);
+        if let Some(prefix) = port.nic.delegated {
+            table.insert("source_behind6", Key::new().name(port.device()).prefix(prefix.into()));
+        }
     }
     let source =
         |f: &FamilyWords| St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6"));
@@ -95,14 +102,15 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             dropped("drop_nd"),
         ],
     );
-    table.chain(
-        "from_port_link_local",
-        vec![
-            // No other guest shares the link: any link-local address but ours is the guest's own.
-            vec![link_local(S::Ip6Saddr), St::Not(S::Ip6Saddr, Const::v6(GATEWAY_V6)), accept()],
-            dropped("drop_address"),
-        ],
-    );
+    let mut from_beyond = vec![
+        // No other guest shares the link: any link-local address but ours is the guest's own.
+        vec![link_local(S::Ip6Saddr), St::Not(S::Ip6Saddr, Const::v6(GATEWAY_V6)), accept()],
+        dropped("drop_address"),
+    ];
+    if context.delegates() {
+        from_beyond.insert(1, vec![St::In(vec![S::IifName, S::Ip6Saddr], "source_behind6"), accept()]);
+    }
+    table.chain("from_port_link_local", from_beyond);
     table.chain(
         "from_port_mac",
         vec![
