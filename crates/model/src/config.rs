@@ -452,6 +452,16 @@ pub enum Endpoint {
     Name(String, u16),
 }
 
+/// As it is written.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
 /// An Ethernet segment that spans hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vnet {
@@ -484,4 +494,15 @@ pub enum Security {
     Auth,
     /// Neither.
     None,
+}
+
+/// As it is written.
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Conf => "conf",
+            Self::Auth => "auth",
+            Self::None => "none",
+        })
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     failure::Failure,
     guard::Guards,
     operations::{Caller, Daemon, Remark},
-    vnets::with_created,
+    vnets::{changes, with_created},
 };
 
 /// A configuration as it was applied.
@@ -115,6 +115,14 @@ impl Situation {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         }
+    }
+
+    /// What is different about vnets and peers, which the kernel knows nothing of: a line each.
+    pub(crate) fn vnet_changes(&self, after: &Self) -> Vec<String> {
+        if self.is_applied_as(after) && self.known.created == after.known.created {
+            return Vec::new();
+        }
+        changes(self.config(), after.config())
     }
 
     fn side(&self) -> Option<Side<'_>> {
@@ -343,7 +351,9 @@ impl Host {
         }
         self.known_attachments = Identity::of(&self.store.attachments_path())
             .map(|identity| (identity, Arc::clone(&after.attachments)));
-        if let Some(outcome) = before.and_then(|before| self.turn_part(before, after, caller)) {
+        let vnet_changes = before.map(|before| before.vnet_changes(after)).unwrap_or_default();
+        if let Some(mut outcome) = before.and_then(|before| self.turn_part(before, after, caller)) {
+            outcome.done.extend(vnet_changes);
             return Ok(outcome);
         }
         self.made = None;
@@ -355,9 +365,10 @@ impl Host {
                 .map(|identity| (identity, Arc::clone(&after.attachments)));
         }
         match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
-            Ok(outcome) => {
+            Ok(mut outcome) => {
                 self.is_made(after, &outcome);
                 self.served = Some(outcome.served.clone());
+                outcome.done.extend(vnet_changes);
                 Ok(outcome)
             }
             Err(error) => {

@@ -48,7 +48,11 @@ impl Operation for Plan {
         if outlook.notices.iter().any(|notice| notice.severity == Severity::Error) {
             return Err(Failure::unfit(notices));
         }
-        let plan = outlook.plan;
-        Ok(Outlook { changes: plan.steps(), lines: plan.lines(), notices, diagnostics: loaded.warnings })
+        // What was applied cannot be read: then nothing is known of what would be different.
+        let vnets = host.situation().map(|before| before.vnet_changes(&after)).unwrap_or_default();
+        let (mut changes, mut lines) = (outlook.plan.steps(), outlook.plan.lines());
+        changes.extend(vnets.iter().cloned());
+        lines.extend(vnets);
+        Ok(Outlook { changes, lines, notices, diagnostics: loaded.warnings })
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use viaduct_model::{Config, Security};
+use viaduct_model::Config;
 use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
 use viaduct_vnet_io::control::{self, Identity};
@@ -183,7 +183,7 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
         let mismatched = carried.and_then(|carried| carried.mismatched.get(name));
         let member = carried.and_then(|carried| carried.members.get(name));
         let state = match (mismatched, member) {
-            (Some(security), _) => format!("has it with security {}", word(*security)),
+            (Some(security), _) => format!("has it with security {security}"),
             (None, Some(member)) if member.connected && member.speaks => "in it".to_owned(),
             (None, Some(_)) => "away".to_owned(),
             (None, None) => "not in it".to_owned(),
@@ -204,12 +204,7 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
         id: vnet.id,
         bridge: vnet.bridge.clone(),
         interface: vnet.interface.clone(),
-        security: match vnet.security {
-            Security::Conf => "conf",
-            Security::Auth => "auth",
-            Security::None => "none",
-        }
-        .to_owned(),
+        security: vnet.security.to_string(),
         created,
         mtu: vnet.mtu,
         peers: vnet.peers.iter().map(member).collect(),
@@ -223,25 +218,12 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
     }
 }
 
-fn word(security: viaduct_vnet_proto::control::Security) -> &'static str {
-    use viaduct_vnet_proto::control::Security as Level;
-    match security {
-        Level::Conf => "conf",
-        Level::Auth => "auth",
-        Level::None => "none",
-    }
-}
-
 fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control::PeerReport>) -> PeerView {
-    let endpoints = peer.endpoints.iter().map(|endpoint| match endpoint {
-        viaduct_model::Endpoint::Address(address) => address.to_string(),
-        viaduct_model::Endpoint::Name(host, port) => format!("{host}:{port}"),
-    });
     let carried = carried.cloned().unwrap_or_default();
     let singly = "the kernel does not cut datagrams for it, so they are sent one by one".to_owned();
     PeerView {
         key: peer.key.clone(),
-        endpoints: endpoints.collect(),
+        endpoints: peer.endpoints.iter().map(ToString::to_string).collect(),
         created,
         connected: carried.connected,
         address: carried.address,

@@ -1,5 +1,6 @@
 //! Vnets: the process that carries them, what it is told, and what of them is in no file.
 
+mod changes;
 mod client;
 mod created;
 mod orders;
@@ -17,6 +18,7 @@ use viaduct_vnet_io::control::{self, Options, PORT};
 
 use crate::{cli::Global, failure::Failure, privileges};
 
+pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, report};
 pub(crate) use created::{endpoint, with_created};
 pub(crate) use orders::orders;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_model::{Config, Endpoint, Security};
+use viaduct_model::{Config, Security};
 use viaduct_plan::Attachments;
 use viaduct_types::{PeerName, VnetId};
 use viaduct_vnet_io::control::{NicOrders, Orders, PeerOrders, VnetOrders};
@@ -34,11 +34,8 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
         .collect();
     let of_vnets = |name: &PeerName| vnets.values().any(|vnet| vnet.peers.contains(name));
     let peers = config.peers.iter().filter(|(name, _)| of_vnets(name)).filter_map(|(name, peer)| {
-        let endpoints = peer.endpoints.iter().map(|endpoint| match endpoint {
-            Endpoint::Address(address) => address.to_string(),
-            Endpoint::Name(host, port) => format!("{host}:{port}"),
-        });
-        Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints: endpoints.collect() }))
+        let endpoints = peer.endpoints.iter().map(ToString::to_string).collect();
+        Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints }))
     });
     Some(Orders { peers: peers.collect(), vnets })
 }
