@@ -19,6 +19,7 @@ use crate::{
     cli::Global,
     failure::Failure,
     host::Host,
+    operations::Caller,
     vnets::{COMMAND, Client, ask},
 };
 
@@ -208,21 +209,34 @@ fn listen(client: &mut Client, jobs: &Jobs) -> io::Result<()> {
     Ok(())
 }
 
-/// What it found is taken into account at the next look, which comes at once.
+/// What it found is taken into account at once. It is a change of what the host is to be, and not a repair: nobody else
+/// has changed anything.
 fn found(host: &mut Host, findings: Findings) {
+    if let Err(failure) = take_into_account(host, findings) {
+        warn!("{}", failure.line());
+        // The next look goes on with it.
+        host.is_not_as_made();
+        host.wants_look = true;
+    }
+}
+
+fn take_into_account(host: &mut Host, findings: Findings) -> Result<(), Failure> {
+    let mut caller = Caller { by: "viaduct".to_owned(), progress: &mut |_, _| (), waiting: &|_| () };
+    let _lock = host.lock(&caller)?;
     let mut found = host.store.found();
-    let before = found.clone();
-    for (id, mtu) in findings.mtus {
-        found.mtus.insert(id, u32::from(mtu));
-    }
+    let known = found.clone();
+    found.mtus.extend(findings.mtus.into_iter().map(|(id, mtu)| (id, u32::from(mtu))));
     found.lost = findings.lost;
-    if found == before {
-        return;
+    if found == known {
+        return Ok(());
     }
-    if let Err(error) = host.store.set_found(&found) {
-        warn!("{}", Failure::from(error).line());
-        return;
-    }
+    let before = host.situation()?;
+    host.store.set_found(&found)?;
+    let after = host.situation()?;
+    host.touched = true;
+    // What guests are told is different, too.
     host.is_not_as_made();
-    host.wants_look = true;
+    let outcome = host.turn(Some(&before), &after, &mut caller)?;
+    outcome.done.iter().for_each(|line| info!("as found out: {line}"));
+    Ok(())
 }

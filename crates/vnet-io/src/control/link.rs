@@ -143,7 +143,7 @@ pub(super) fn transport() -> Arc<quinn::TransportConfig> {
     let mut search = quinn::MtuDiscoveryConfig::default();
     search
         .upper_bound(8_972)
-        .minimum_change(8)
+        .minimum_change(super::peers::PRECISION)
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));

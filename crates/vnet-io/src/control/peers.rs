@@ -19,6 +19,13 @@ const MOST_STRANGERS: usize = 32;
 /// carries, or what was found the last time, is taken for it.
 pub(super) const SEARCHING: Duration = Duration::from_secs(3);
 
+/// So long a search takes that begins anew: each length is tried several times, each time until its loss shows.
+const SEARCH_ANEW: Duration = Duration::from_secs(10);
+/// For so long more has to be found before it is believed: longer than one step of a search takes.
+const SETTLED: Duration = Duration::from_secs(2);
+/// So close to the truth a search comes.
+pub(super) const PRECISION: u16 = 8;
+
 /// What every path carries for QUIC (RFC 9000, section 14): what is taken for it when longer datagrams do not arrive, until
 /// it has been searched anew.
 pub(super) const LEAST: u16 = 1200;
@@ -44,6 +51,10 @@ pub(super) struct Peer {
     pub(super) ended_at_once: u32,
     /// What a router said that the path carries, in bytes of datagrams, and when it did.
     pub(super) hint: Option<(u16, Duration)>,
+    /// When it was last found to carry no more than every path does, and its search began anew.
+    pub(super) fallen: Option<Duration>,
+    /// What the path was found to carry beyond what is taken for it, and since when.
+    pub(super) rise: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
     pub(super) probed: (u64, Duration),
 }
@@ -62,7 +73,61 @@ impl Peer {
             error: None,
             ended_at_once: 0,
             hint: None,
+            fallen: None,
+            rise: None,
             probed: (0, Duration::ZERO),
+        }
+    }
+
+    /// Whether the path does not carry what it did, and what it does is looked for.
+    pub(super) fn is_searched_anew(&self, now: Duration) -> bool {
+        self.fallen.is_some_and(|then| now.saturating_sub(then) < SEARCH_ANEW)
+    }
+
+    /// Notes that a search begins anew. Where no router says what the path carries, what the other end has found on its
+    /// way here, in bytes of IP packets, is the best that is known.
+    pub(super) fn find_anew(&mut self, now: Duration, known: Option<u16>, found: u16, way_back: Option<u16>) {
+        if found > LEAST {
+            self.fallen = None;
+            return;
+        }
+        let fallen = *self.fallen.get_or_insert(now);
+        let (Some(known), Some(path)) = (known, &self.path) else { return };
+        let v6 = path.remotes.first().is_some_and(SocketAddr::is_ipv6);
+        let back = way_back.and_then(|packet| packet.checked_sub(headers(v6)));
+        let is_told = self.hint.is_some_and(|(_, then)| then >= fallen.saturating_sub(SEARCH_ANEW));
+        if let Some(back) = back.filter(|back| *back > LEAST && *back < known && !is_told) {
+            self.hint = Some((back, now));
+        }
+    }
+
+    /// What the path is taken to carry from now on, in bytes of datagrams, when it was `known` to carry so much and so much
+    /// is `found`.
+    ///
+    /// Guests, bridges and ports follow it, so it does not follow each step of a search: less is believed at once, more
+    /// when it has been found for a while. While QUIC begins its search anew, what a router said is.
+    pub(super) fn carries(&mut self, now: Duration, known: Option<u16>, found: u16) -> u16 {
+        let hint = self.hint.filter(|(said, then)| {
+            // The search ends a few bytes below what it would have found in the end.
+            now.saturating_sub(*then) < SEARCH_ANEW || found.saturating_add(PRECISION) > *said
+        });
+        let candidate = hint.map_or(found, |(said, _)| said.max(found));
+        let Some(known) = known.filter(|known| candidate > *known) else {
+            self.rise = None;
+            return candidate;
+        };
+        match self.rise {
+            Some((rise, since)) if rise == candidate => {
+                if now.saturating_sub(since) < SETTLED {
+                    return known;
+                }
+                self.rise = None;
+                candidate
+            }
+            Some(_) | None => {
+                self.rise = Some((candidate, now));
+                known
+            }
         }
     }
 
@@ -138,4 +203,55 @@ fn integer_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> 
         libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     };
     if result == 0 { u32::try_from(value).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_that_begins_anew_is_not_followed_step_by_step() {
+        let mut peer = Peer::new("b".parse().unwrap(), PeerId(1), Vec::new());
+        let at = Duration::from_millis;
+        let mut known = 1472;
+        let mut seen = vec![known];
+        peer.hint = Some((1372, at(0)));
+        // A router has said what the path carries; QUIC finds it by halves, and comes close.
+        for (time, found) in [
+            (0, 1472),
+            (100, 1200),
+            (2_000, 1200),
+            (4_000, 1285),
+            (4_500, 1328),
+            (6_000, 1369),
+            (11_000, 1369),
+            (60_000, 1369),
+        ] {
+            known = peer.carries(at(time), Some(known), if time == 0 { 1200 } else { found });
+            if seen.last() != Some(&known) {
+                seen.push(known);
+            }
+        }
+        assert_eq!(seen, [1472, 1372]);
+    }
+
+    #[test]
+    fn less_is_believed_at_once_and_more_when_it_lasts() {
+        let mut peer = Peer::new("b".parse().unwrap(), PeerId(1), Vec::new());
+        let at = Duration::from_millis;
+        assert_eq!(peer.carries(at(0), Some(1472), 1200), 1200);
+        assert_eq!(peer.carries(at(1_000), Some(1200), 1300), 1200);
+        assert_eq!(peer.carries(at(2_500), Some(1200), 1340), 1200);
+        assert_eq!(peer.carries(at(4_000), Some(1200), 1340), 1200);
+        assert_eq!(peer.carries(at(4_600), Some(1200), 1340), 1340);
+        assert_eq!(peer.carries(at(5_000), None, 1400), 1400);
+    }
+
+    #[test]
+    fn what_a_router_says_is_believed_no_longer_than_a_search_takes() {
+        let mut peer = Peer::new("b".parse().unwrap(), PeerId(1), Vec::new());
+        peer.hint = Some((1400, Duration::ZERO));
+        assert_eq!(peer.carries(Duration::from_secs(1), Some(1472), 1200), 1400);
+        assert_eq!(peer.carries(Duration::from_secs(11), Some(1400), 1200), 1200);
+    }
 }

@@ -63,7 +63,9 @@ impl Engine {
                     if let (Some(said), Some(peer)) = (said, self.peers.get_mut(&key)) {
                         let datagram = said.saturating_sub(headers(remote.is_ipv6()));
                         let carries = peer.path.as_ref().is_some_and(|path| datagram < path.largest_datagram);
-                        peer.hint = (datagram > LEAST && carries).then_some((datagram, now));
+                        if datagram > LEAST && carries {
+                            peer.hint = Some((datagram, now));
+                        }
                     }
                     self.probe(key);
                 }
@@ -128,7 +130,8 @@ impl Engine {
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
-            if sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE {
+            let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
+            if has_traffic || peer.is_searched_anew(now) {
                 peer.probed = (sent, now);
                 self.probe(key);
             }
@@ -148,8 +151,8 @@ impl Engine {
         let largest = if now.saturating_sub(link.since) < SEARCHING {
             known.or_else(|| largest_of_link(remote)).unwrap_or(found).max(found)
         } else {
-            let hint = peer.hint.filter(|(_, then)| found == LEAST && now.saturating_sub(*then) < SEARCHING);
-            hint.map_or(found, |(datagram, _)| datagram)
+            peer.find_anew(now, known, found, self.node.path_back(key));
+            peer.carries(now, known, found)
         };
         let path = Path { remotes: vec![remote], local: None, largest_datagram: largest };
         if peer.path.as_ref() != Some(&path) {

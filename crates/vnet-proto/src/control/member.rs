@@ -20,6 +20,8 @@ pub(super) struct Member {
     pub(super) learning: bool,
     /// Whether frames can be sealed for it.
     pub(super) speaks: bool,
+    /// What its own paths to the members let through, as it said: in bytes, of IP packets inside.
+    pub(super) limit: Option<u16>,
 }
 
 impl Member {

@@ -4,7 +4,10 @@
 //! fields. Types from 128 on that are not known are passed over, so that later versions can say more; anything else that
 //! is not as it should be ends the connection.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 use viaduct_types::MacAddr;
@@ -30,6 +33,17 @@ pub enum Security {
     Auth,
     /// Authenticated and encrypted.
     Conf,
+}
+
+/// As files say it.
+impl fmt::Display for Security {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Auth => "auth",
+            Self::Conf => "conf",
+        })
+    }
 }
 
 /// A vnet's number on a connection, chosen by the host that says it.
@@ -109,6 +123,14 @@ pub enum Message {
         /// Which vnet.
         channel: Channel,
     },
+    /// What the vnet's guests on this host may send and are sent, as far as this host's own paths go: a segment has one MTU
+    /// on all of its hosts.
+    VnetMtu {
+        /// Which vnet.
+        channel: Channel,
+        /// In bytes, of IP packets inside.
+        mtu: u16,
+    },
     /// The longest IP packet that gets from here to there, in bytes.
     PathMtu {
         /// In bytes.
@@ -148,6 +170,7 @@ const COMPLETE: u8 = 9;
 const PATH_MTU: u8 = 10;
 /// From here on, what is not known is passed over.
 const OPTIONAL: u8 = 128;
+const VNET_MTU: u8 = 128;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -199,6 +222,10 @@ impl Message {
                 out.extend(mac.0);
             }
             Self::Complete { channel } => head(out, COMPLETE, *channel),
+            Self::VnetMtu { channel, mtu } => {
+                head(out, VNET_MTU, *channel);
+                out.extend(mtu.to_be_bytes());
+            }
             Self::PathMtu { mtu } => head(out, PATH_MTU, *mtu),
         }
         let length = u16::try_from(out.len() - start - 2).unwrap_or(u16::MAX);
@@ -218,7 +245,7 @@ impl Message {
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let Some((&kind, fields)) = body.split_first() else { return Err(MessageError::Short(0)) };
-        if kind >= OPTIONAL {
+        if kind >= OPTIONAL && kind != VNET_MTU {
             return Ok(Some((None, length + 2)));
         }
         let mut fields = Fields { kind, rest: fields };
@@ -288,6 +315,7 @@ impl Fields<'_> {
             }
             WITHDRAW => Message::Withdraw { channel: self.u16()?, mac: self.mac()? },
             COMPLETE => Message::Complete { channel: self.u16()? },
+            VNET_MTU => Message::VnetMtu { channel: self.u16()?, mtu: self.u16()? },
             PATH_MTU => Message::PathMtu { mtu: self.u16()? },
             other => return Err(MessageError::Type(other)),
         })

@@ -53,6 +53,8 @@ pub(super) struct Vnet {
     pub(super) claims: Claims,
     pub(super) members: BTreeMap<HostKey, Member>,
     pub(super) mismatched: BTreeMap<HostKey, Security>,
+    /// What this host's own paths let through.
+    limit: Option<u16>,
     pub(super) mtu: Option<u16>,
 }
 
@@ -107,6 +109,7 @@ impl Node {
                 claims: Claims::new(self.own),
                 members: BTreeMap::new(),
                 mismatched: BTreeMap::new(),
+                limit: None,
                 mtu: None,
             });
             let nics = std::mem::take(&mut vnet.settings.nics);
@@ -278,6 +281,7 @@ impl Node {
             | Message::Rekey { channel }
             | Message::Claim { channel, .. }
             | Message::Withdraw { channel, .. }
+            | Message::VnetMtu { channel, .. }
             | Message::Complete { channel } => {
                 // The peer may not have heard yet that it is in it no longer.
                 if let Some(vnet) = session.vnet(channel)
@@ -348,6 +352,10 @@ impl Node {
             Message::Withdraw { mac, .. } => {
                 self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac))
             }
+            Message::VnetMtu { mtu, .. } => {
+                member.limit = Some(mtu);
+                self.tell_mtu(id);
+            }
             Message::Complete { .. } => {
                 for mac in vnet.claims.doubted(Owner::Peer(key)) {
                     self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac));
@@ -415,6 +423,9 @@ impl Node {
                 }
             }
             say(&mut self.transmits, session, &Message::Complete { channel });
+            if let Some(mtu) = vnet.limit {
+                say(&mut self.transmits, session, &Message::VnetMtu { channel, mtu });
+            }
         }
         self.tell_mtu(id);
         Ok(())
@@ -489,6 +500,11 @@ impl Node {
         self.measure(key);
     }
 
+    /// The longest IP packet that gets here from a peer, as it said.
+    pub fn path_back(&self, key: HostKey) -> Option<u16> {
+        self.peers.get(&key)?.path_back
+    }
+
     fn measure(&mut self, key: HostKey) {
         let member = |(_, vnet): &(&VnetId, &Vnet)| vnet.members.contains_key(&key);
         let vnets: Vec<VnetId> = self.vnets.iter().filter(member).map(|(id, _)| *id).collect();
@@ -504,12 +520,17 @@ impl Node {
 
     fn tell_mtu(&mut self, id: VnetId) {
         let Some(vnet) = self.vnets.get(&id) else { return };
-        let mtu = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
-        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        let limit = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
         // As long as nobody is there, what was known holds.
-        if vnet.mtu != mtu && mtu.is_some() {
-            vnet.mtu = mtu;
-            self.actions.push_back(Action::Mtu { vnet: id, mtu });
+        let Some(own) = limit else { return };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        // What one host's ports do not take, the others' guests must not send.
+        let mtu = vnet.members.values().filter_map(|member| member.limit).fold(own, u16::min);
+        if vnet.mtu.replace(mtu) != Some(mtu) {
+            self.actions.push_back(Action::Mtu { vnet: id, mtu: Some(mtu) });
+        }
+        if vnet.limit.replace(own) != Some(own) {
+            self.tell_members(id, |channel| Message::VnetMtu { channel, mtu: own });
         }
     }
 

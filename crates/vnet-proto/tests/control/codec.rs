@@ -55,6 +55,7 @@ fn message() -> impl Strategy<Value = Message> {
             }),
         (any::<u16>(), mac).prop_map(|(channel, mac)| Message::Withdraw { channel, mac }),
         any::<u16>().prop_map(|channel| Message::Complete { channel }),
+        (any::<u16>(), any::<u16>()).prop_map(|(channel, mtu)| Message::VnetMtu { channel, mtu }),
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
     ]
 }

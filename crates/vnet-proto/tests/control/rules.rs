@@ -270,6 +270,33 @@ fn the_shortest_way_in_either_direction_decides() {
 }
 
 #[test]
+fn a_segment_has_one_mtu_on_all_of_its_hosts() {
+    let mut world = together(3);
+    for (one, other, mtu) in [(0, 1, 1500), (0, 2, 1400), (1, 2, 1500)] {
+        world.hosts[one].node.handle_path_mtu(key(other), mtu, false);
+        world.hosts[other].node.handle_path_mtu(key(one), mtu, false);
+    }
+    world.pass(Duration::ZERO);
+    world.settle();
+    let mtus = |world: &World| (0..3).map(|host| world.hosts[host].mtus[&vnet("97")]).collect::<Vec<_>>();
+    assert_eq!(
+        mtus(&world),
+        [Some(1332); 3],
+        "what the third sends to the second goes to ports like the first's"
+    );
+    world.cut(0, 2);
+    world.dial(0, 2);
+    world.settle();
+    assert_eq!(mtus(&world), [Some(1332); 3]);
+    for (one, other) in [(0, 2), (2, 0)] {
+        world.hosts[one].node.handle_path_mtu(key(other), 1500, false);
+    }
+    world.pass(Duration::ZERO);
+    world.settle();
+    assert_eq!(mtus(&world), [Some(1432); 3]);
+}
+
+#[test]
 fn a_peer_is_struck_from_the_list_and_comes_back() {
     let mut world = together(2);
     world.attach(0, "97", 1);
