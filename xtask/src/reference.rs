@@ -87,6 +87,7 @@ fn condition(key: &str, table: &Value) -> String {
     // As schemas say it: one rule for each value of some other key, or one rule with its opposite.
     if let Some(rules) = table["allOf"].as_array() {
         let value = |rule: &Value| discriminant(rule).map(|(_, value)| value).unwrap_or_default();
+        let of = rules.first().and_then(discriminant).map_or_else(|| "mode".to_owned(), |(key, _)| key);
         let needed: Vec<_> = rules.iter().filter(|rule| requires(&rule["then"], key)).map(value).collect();
         let refused = |rule: &&Value| rule["then"]["properties"][key] == Value::Bool(false);
         if !rules.iter().any(|rule| refused(&rule)) {
@@ -96,9 +97,9 @@ fn condition(key: &str, table: &Value) -> String {
             rules.iter().filter(|rule| !refused(rule)).map(value).filter(|mode| !needed.contains(mode));
         let optional: Vec<_> = optional.collect();
         return match (needed.is_empty(), optional.is_empty()) {
-            (true, _) => format!("Only in mode {}.", list(&optional)),
-            (false, true) => format!("Only in mode {}, where it is required.", list(&needed)),
-            (false, false) => format!("Required in mode {}; also in {}.", list(&needed), list(&optional)),
+            (true, _) => format!("Only with {of} {}.", list(&optional)),
+            (false, true) => format!("Only with {of} {}, where it is required.", list(&needed)),
+            (false, false) => format!("Required with {of} {}; also with {}.", list(&needed), list(&optional)),
         };
     }
     match discriminant(table) {

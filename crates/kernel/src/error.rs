@@ -35,6 +35,14 @@ pub enum KernelError {
         /// What is there.
         found: String,
     },
+    /// A namespace that still holds a device of the host's, which would go with it.
+    #[error("{what}: the host's device {device} is still in it, and could not be given back")]
+    InTheWay {
+        /// The step's text.
+        what: String,
+        /// Its name there.
+        device: IfName,
+    },
     /// A device that a step is about does not exist.
     #[error("{what}: there is no device {name}")]
     NoDevice {
@@ -77,6 +85,18 @@ pub enum KernelError {
         /// What is wrong.
         reason: String,
     },
+    /// What the host's devices were like that are in namespaces cannot be read. Nothing is guessed.
+    #[error(
+        "what the host's devices were like that moved into namespaces cannot be read from {}: {reason}; restore it from a \
+         backup, or move it away: then they are given back by their names alone, without addresses",
+        path.display()
+    )]
+    MovedDevices {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The packet filter could not be read or changed.
     #[error("packet filter: {source}")]
     Filter {
@@ -112,8 +132,10 @@ impl KernelError {
             Self::NameTaken { .. } | Self::Differs { .. } => Some(libc::EEXIST),
             Self::NoDevice { .. } => Some(libc::ENODEV),
             Self::NotDeleted { .. }
+            | Self::InTheWay { .. }
             | Self::Netns { .. }
             | Self::Journal { .. }
+            | Self::MovedDevices { .. }
             | Self::Filter { .. }
             | Self::NotDone { .. } => None,
         }

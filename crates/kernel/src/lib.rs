@@ -6,6 +6,7 @@ mod announce;
 mod apply;
 mod attr;
 mod conntrack;
+mod devices;
 mod error;
 mod facts;
 mod frames;
@@ -50,6 +51,7 @@ pub struct Kernel {
     nft: nft::Nft,
     sockets: netns::Sockets,
     namespaces: namespaces::Index,
+    devices: devices::Devices,
     journal: sysctl::Journal,
     announcer: announce::Announcer,
     reaper: reaper::Reaper,
@@ -71,6 +73,7 @@ impl Kernel {
             nft: nft::Nft::open().map_err(|e| KernelError::Filter { source: Arc::new(e) })?,
             sockets: netns::Sockets::new(),
             namespaces: namespaces::Index::open(state_dir),
+            devices: devices::Devices::open(state_dir),
             journal: sysctl::Journal::open(state_dir)?,
             announcer: announce::Announcer::default(),
             reaper: reaper::Reaper::new()

@@ -105,6 +105,20 @@ fn settings_message(which: Which<'_>, settings: &Settings) -> LinkMessage {
     message
 }
 
+/// Moves a link into another namespace, by another name there. The name must be free on both sides.
+pub(crate) fn move_to(index: u32, netns: RawFd, name: &IfName) -> Request {
+    let mut message = about(Which::Index(index));
+    message.attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::NetNsFd(netns)];
+    Request::change(&RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Changes a link's name; it has to be down.
+pub(crate) fn rename(index: u32, name: &IfName) -> Request {
+    let mut message = about(Which::Index(index));
+    message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+    Request::change(&RouteNetlinkMessage::SetLink(message), 0)
+}
+
 /// Changes a setting of a bridge's port.
 pub(crate) fn set_port(which: Which<'_>, setting: InfoBridgePort) -> Request {
     let mut message = about(which);

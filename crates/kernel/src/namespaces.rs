@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
 };
@@ -63,6 +63,29 @@ impl Index {
     pub(crate) fn forget(&self, name: &NamespaceName) {
         // One name too many only costs a look.
         let _ = fs::remove_file(self.directory.join(name.as_str()));
+    }
+
+    /// A second place for a namespace, so that it and the devices of the host in it stay when it loses its name.
+    pub(crate) fn held(&self, name: &NamespaceName) -> String {
+        self.directory.join(name.as_str()).display().to_string()
+    }
+
+    /// Keeps the namespace, unless that is done already.
+    pub(crate) fn hold(&self, name: &NamespaceName) -> Result<(), KernelError> {
+        self.remember(name)?;
+        let (there, held) = (path(name), self.held(name));
+        let inode = |path: &str| fs::metadata(path).map(|data| data.ino()).ok();
+        if inode(&there) == inode(&held) {
+            return Ok(());
+        }
+        mount_bind(&there, &held)
+            .map_err(|errno| KernelError::system(format!("keeping the namespace {name} at {held}"), errno))
+    }
+
+    /// Lets go of it.
+    pub(crate) fn release(&self, name: &NamespaceName) {
+        // One over the other, when another had the name in between.
+        while unmount(self.held(name), UnmountFlags::DETACH).is_ok() {}
     }
 }
 
@@ -139,8 +162,8 @@ pub(crate) fn look(socket: &mut Socket) -> Result<ObservedNamespace, Refusal> {
             .filter(|address| !is_link_local(address))
             .collect();
         let routes = route::list_guest(socket, device.index)?.into_iter().collect();
-        let viaduct_plan::Link { alias, mac, mtu, up, .. } = device;
-        devices.insert(name, InnerDevice { alias, mac, mtu, up, addresses, routes });
+        let viaduct_plan::Link { index, alias, mac, mtu, up, .. } = device;
+        devices.insert(name, InnerDevice { index, alias, mac, mtu, up, addresses, routes });
     }
     Ok(ObservedNamespace { devices, ..found })
 }

@@ -67,6 +67,8 @@ impl Observe for Kernel {
         for key in ask.sysctls.iter().cloned().chain(of_links) {
             sysctls.extend(sysctl::read(&key)?.map(|value| (key, value)));
         }
+        let namespaces = self.shared_namespaces(ask)?;
+        let moved = self.moved(&links, &namespaces)?;
         Ok(Observed {
             addresses,
             routes,
@@ -75,7 +77,8 @@ impl Observe for Kernel {
             sysctls,
             journal: self.journal.read()?,
             nft,
-            namespaces: self.shared_namespaces(ask)?,
+            namespaces,
+            moved,
             guests: self.guests(ask)?,
             features: features()?,
             links,

@@ -43,6 +43,8 @@ impl ObservePart for Kernel {
             nft: Ruleset::default(),
             guests: self.look_into(&ask.guests)?,
             namespaces: BTreeMap::new(),
+            // That they are away is all that matters.
+            moved: self.devices.away()?,
             features: features()?,
         };
         self.addresses(ask, &mut observed)?;

@@ -7,6 +7,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use serde::Serialize;
 use viaduct_plan::Sysctl;
 
 use crate::error::KernelError;
@@ -117,22 +118,24 @@ impl Journal {
     }
 
     fn write(&self, journal: &BTreeMap<Sysctl, String>) -> Result<(), KernelError> {
-        self.replace(journal).map_err(|e| KernelError::system(format!("writing {}", self.path.display()), e))
+        replace(&self.path, journal)
+            .map_err(|e| KernelError::system(format!("writing {}", self.path.display()), e))
     }
+}
 
-    fn replace(&self, journal: &BTreeMap<Sysctl, String>) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(journal)?;
-        text.push(b'\n');
-        let temporary = self.path.with_extension("json.new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        // The new name is only durable with its directory.
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
+/// Writes a file of JSON, whole and durably.
+pub(crate) fn replace(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    // The new name is only durable with its directory.
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 

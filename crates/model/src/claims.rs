@@ -60,6 +60,8 @@ pub(crate) enum DeviceUse {
     Uplink,
     /// Ours to make.
     Made,
+    /// Somebody's that moves into a namespace.
+    Moved,
 }
 
 /// A macvlan that has its parent for itself.
@@ -119,6 +121,10 @@ impl Claims {
         if how == DeviceUse::Uplink && by == DeviceUse::Uplink {
             twice(report, earlier, span, format!("two uplinks have the interface `{device}`"))
                 .help("make them one uplink, or give one of them another `interface`");
+        } else if how == DeviceUse::Moved || by == DeviceUse::Moved {
+            let both = if how == by { "twice" } else { "and is needed on the host, too" };
+            twice(report, earlier, span, format!("`{device}` moves into a namespace {both}"))
+                .help("a device is in one place: write another one here, or remove one of the two");
         } else {
             twice(report, earlier, span, format!("two devices are called `{device}`"))
                 .help("give one of them another name");

@@ -39,7 +39,8 @@ pub struct Config {
     pub uplinks: BTreeMap<UplinkName, Uplink>,
     /// What NICs join.
     pub networks: BTreeMap<NetworkName, Network>,
-    /// Virtual machines and containers.
+    /// Virtual machines and containers; and for each namespace that has cables to networks, one of its name that has
+    /// these as its NICs ([`Guest::is_namespace`]).
     pub guests: BTreeMap<GuestName, Guest>,
     /// Network namespaces that several guests share.
     pub namespaces: BTreeMap<NamespaceName, Namespace>,
@@ -64,6 +65,17 @@ impl Config {
                 allow.iter_mut().for_each(|allow| allow.services.shrink_to_fit());
             }
         }
+    }
+
+    /// The NICs by which a guest is reached: its own, or those of the namespace that it lives in.
+    pub fn nics_of<'a>(&'a self, guest: &'a Guest) -> &'a [Nic] {
+        let shared = guest.namespace.as_ref().and_then(|name| self.guests.get(name.as_str()));
+        &shared.filter(|shared| shared.is_namespace).unwrap_or(guest).nics
+    }
+
+    /// The namespaces that are on networks, each with the NICs that it has there.
+    pub fn namespaces_on_networks(&self) -> impl Iterator<Item = (&GuestName, &Guest)> {
+        self.guests.iter().filter(|(_, guest)| guest.is_namespace)
     }
 
     /// The NIC of that id, if the file has it.
@@ -231,6 +243,8 @@ pub struct Guest {
     pub allow_out: Option<Vec<Allow>>,
     /// The shared namespace it lives in.
     pub namespace: Option<NamespaceName>,
+    /// Whether it is the shared namespace itself, as the networks see it that it has cables to.
+    pub is_namespace: bool,
     /// Programs run at its life's turns.
     pub hooks: Hooks,
     /// Where it was written.
@@ -421,13 +435,37 @@ pub enum InterfaceKind {
         /// On which layer.
         mode: IpvlanMode,
     },
+    /// A cable to the host.
+    Veth {
+        /// The other end's name on the host.
+        device: IfName,
+        /// What the other end joins.
+        end: CableEnd,
+    },
+    /// A device of the host's, moved in.
+    Device {
+        /// Its name on the host.
+        device: IfName,
+    },
+}
+
+/// What the host's end of a cable joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CableEnd {
+    /// A network, as a guest's interface does: the namespace's [`Config::guests`] entry has it as a NIC.
+    Network(NetworkName),
+    /// A bridge that is none of ours.
+    Bridge(IfName),
 }
 
 impl InterfaceKind {
-    /// The device that it stands on.
-    pub fn parent(&self) -> &IfName {
+    /// The device of the host that it stands on, if it stands on one.
+    pub fn parent(&self) -> Option<&IfName> {
         match self {
-            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => parent,
+            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => {
+                Some(parent)
+            }
+            Self::Veth { .. } | Self::Device { .. } => None,
         }
     }
 }

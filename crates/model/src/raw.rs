@@ -331,11 +331,18 @@ pub(crate) enum InterfaceWord {
     Vlan,
     Macvlan,
     Ipvlan,
+    Veth,
+    Device,
 }
 
 impl InterfaceWord {
-    pub(crate) const ALL: [(&'static str, Self); 3] =
-        [("vlan", Self::Vlan), ("macvlan", Self::Macvlan), ("ipvlan", Self::Ipvlan)];
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
+        ("vlan", Self::Vlan),
+        ("macvlan", Self::Macvlan),
+        ("ipvlan", Self::Ipvlan),
+        ("veth", Self::Veth),
+        ("device", Self::Device),
+    ];
 
     pub(crate) fn word(self) -> &'static str {
         Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
@@ -351,7 +358,8 @@ pub(crate) enum InterfaceMode {
 
 words!(
     InterfaceWord, "an interface's type",
-    "vlan" => Self::Vlan, "macvlan" => Self::Macvlan, "ipvlan" => Self::Ipvlan,
+    "vlan" => Self::Vlan, "macvlan" => Self::Macvlan, "ipvlan" => Self::Ipvlan, "veth" => Self::Veth,
+    "device" => Self::Device,
 );
 words!(
     InterfaceMode, "an interface's mode",
@@ -370,10 +378,17 @@ table! {
         /// Its name inside.
         required "name" => name: IfName,
         /// vlan: a VLAN of the parent. macvlan: a second network card in the parent's segment. ipvlan: a second stack behind
-        /// the parent's MAC.
+        /// the parent's MAC. veth: a cable to a network, as guests have it, or to a bridge of the host. device: a device of
+        /// the host, moved into the namespace, and given back with its name and addresses.
         required "type" => kind: InterfaceWord,
         /// An uplink's name, or a device's.
-        required "parent" => parent: Parent,
+        "parent" => parent: Parent,
+        /// The network that the other end of the cable joins, guarded and filtered as a guest's interface.
+        "network" => network: NetworkName,
+        /// The bridge of the host that the other end of the cable joins, not one of Viaduct's networks.
+        "bridge" => bridge: IfName,
+        /// The device's name on the host. Of a cable: its other end's; made from the namespace's name unless written.
+        "device" => device: IfName,
         /// VLAN of the parent.
         "vlan" => vlan: Vlan,
         /// 802.1Q unless written; 802.1ad for a service provider's VLAN.
@@ -386,29 +401,49 @@ table! {
         "mode" => mode: InterfaceMode,
         /// Its MAC address; derived from VLAN, namespace id and index unless written. An ipvlan has its parent's.
         "mac" => mac: MacAddr,
-        /// Its addresses with prefix length.
-        "addresses" => addresses: List<HostNet>,
-        /// Its gateways, at most one per family.
+        /// Its addresses with prefix length, which a network with subnets or a pool knows by itself.
+        "addresses" => addresses: List<Address>,
+        /// Its gateways, at most one per family. On a network, the network's own unless written here or at another interface.
         "gateways" => gateways: List<IpAddr>,
+        /// What it may send, on a network. none: its own MAC and addresses only. ip: any address. mac: anything.
+        "spoofing" => spoofing: Spoofing,
         /// Further routes through it: PREFIX via ADDRESS, or PREFIX for one that is on-link.
         "routes" => routes: List<StaticRoute>,
-        /// MTU in bytes; the parent's unless written.
+        /// MTU in bytes; the parent's or the network's unless written.
         "mtu" => mtu: Mtu,
     }
 }
 
 /// Which keys belong to which types; keys that are not listed belong to all.
-pub(crate) const INTERFACE_KEYS: [(&str, &[InterfaceWord]); 6] = {
-    use InterfaceWord::{Ipvlan, Macvlan, Vlan};
+pub(crate) const INTERFACE_KEYS: [(&str, &[InterfaceWord]); 11] = {
+    use InterfaceWord::{Device, Ipvlan, Macvlan, Veth, Vlan};
     [
+        ("parent", &[Vlan, Macvlan, Ipvlan]),
+        ("network", &[Veth]),
+        ("bridge", &[Veth]),
+        ("device", &[Veth, Device]),
+        ("spoofing", &[Veth]),
         ("vlan", &[Vlan]),
         ("protocol", &[Vlan]),
         ("ingress-qos", &[Vlan]),
         ("egress-qos", &[Vlan]),
         ("mode", &[Macvlan, Ipvlan]),
-        ("mac", &[Vlan, Macvlan]),
+        ("mac", &[Vlan, Macvlan, Veth, Device]),
     ]
 };
+
+impl InterfaceWord {
+    /// The keys that it cannot do without.
+    pub(crate) fn needed(self) -> &'static [&'static str] {
+        match self {
+            Self::Vlan => &["parent", "vlan"],
+            Self::Macvlan | Self::Ipvlan => &["parent"],
+            // One of `network` and `bridge`.
+            Self::Veth => &[],
+            Self::Device => &["device"],
+        }
+    }
+}
 
 /// [`InterfaceKeys`] with, in the schema, which of them belong to which type.
 #[derive(Debug)]
@@ -426,10 +461,15 @@ impl Read for Interface {
                 .filter(|(_, kinds)| !kinds.contains(&kind))
                 .map(|(key, _)| ((*key).to_owned(), Json::Bool(false)))
                 .collect();
-            let needed: &[&str] = if kind == InterfaceWord::Vlan { &["vlan"] } else { &[] };
+            let mut then = json!({ "required": kind.needed(), "properties": foreign });
+            if kind == InterfaceWord::Veth {
+                then["oneOf"] = json!([{ "required": ["network"] }, { "required": ["bridge"] }]);
+            } else {
+                then["properties"]["addresses"] = List::<HostNet>::schema();
+            }
             json!({
                 "if": { "properties": { "type": { "const": word } }, "required": ["type"] },
-                "then": { "required": needed, "properties": foreign },
+                "then": then,
             })
         };
         let mut schema = InterfaceKeys::schema();

@@ -109,6 +109,11 @@ const WRONG: &[&str] = &[
     "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"eth0\"\nvlan = 2",
     "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nparent = \"eth0\"",
     "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"a b\"",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"eth0\"\naddresses = [\"10.0.0.5\"]",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nnetwork = \"a\"\nbridge = \"b\"\n[networks.a]\nmode = \"isolated\"",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"device\"",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"device\"\ndevice = \"eth1\"\nspoofing = \"ip\"",
     "[peers.x]",
     "[peers.x]\nkey = \"a b\"",
     "[peers.x]\nkey = \"\"",
@@ -137,6 +142,8 @@ const RIGHT: &[&str] = &[
     "[networks.x]\nmode = \"isolated\"\nsubnets = [\"10.0.0.0/31\", \"2001:db8::/127\"]\ndomain = \"lan.example.\"",
     "[networks.x]\nmode = \"isolated\"\nsubnets = [\"10.0.0.0/24\"]\n[[guests.a.nics]]\nnetwork = \"x\"\naddresses = [\"10.0.0.2\"]\n[guests.a]\npublish = [\"080:80\", \"8000-8010:9000-9010/sctp\"]\nallow-out = []\nallow-in = [{ from = [\"any\", \"2001:db8::/32\", \"guest:a\", \"network:x\"], ports = [\"icmp\", \"53\", \"1-65535/udp\"], protocols = [\"47\", \"esp\"], icmp = true }]",
     "[guests.a]\nnamespace = \"n\"\n[namespaces.n]\n[guests.a.hooks]\ntimeout = \"2m\"\nprepare = \"/bin/true\"",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nnetwork = \"a\"\nspoofing = \"ip\"\naddresses = [\"10.0.0.2\"]\n[networks.a]\nmode = \"isolated\"\nsubnets = [\"10.0.0.0/24\"]",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nbridge = \"br0\"\n[[namespaces.x.interfaces]]\nname = \"x1\"\ntype = \"device\"\ndevice = \"eth1\"\naddresses = [\"10.0.0.2/24\"]",
     "[peers.a]\nkey = \"k\"\nendpoint = [\"[2001:db8::1]:1798\", \"a.example.:1798\", \"10.0.0.1:1\"]",
 ];
 

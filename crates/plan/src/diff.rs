@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use crate::{
-    desired::{ADOPTED, Desired, DesiredGuest, DesiredLink, NIC, UPLINK, When},
+    desired::{ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, UPLINK, When, namespace_of},
     inner,
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
-    state::{Address, GROUP, Link, Observed, PROTOCOL, Route, RouteKind},
+    state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, Route, RouteKind},
     transactions::Transactions,
 };
 
@@ -89,11 +89,12 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     plan.restore_sysctls();
     plan.sysctls(When::First);
     plan.take_away();
+    plan.ops.extend(inner::make(observed, desired));
     plan.links();
     plan.sysctls(When::WithLink);
     plan.addresses();
     plan.up();
-    plan.ops.extend(inner::make(observed, desired, &plan.fresh));
+    plan.ops.extend(inner::fill(observed, desired, &plan.fresh));
     plan.guests();
     plan.routes();
     plan.announce_and_listen();
@@ -138,9 +139,10 @@ fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
     desired.links.iter().filter(|(name, link)| is_fresh(name, link)).map(|(name, _)| name.clone()).collect()
 }
 
-/// The device group that a link of ours belongs in: what comes from outside by an uplink's bridge is no guest's.
+/// The device group that a link of ours belongs in: what comes from outside by an uplink's bridge is no guest's, nor is
+/// what others' bridges are told.
 fn group(alias: &str) -> u32 {
-    if alias.starts_with(UPLINK) { 0 } else { GROUP }
+    if alias.starts_with(UPLINK) || alias.starts_with(CABLE) { 0 } else { GROUP }
 }
 
 /// Whether it is a guest's, not a bridge.
@@ -148,14 +150,19 @@ fn is_port(link: &Link) -> bool {
     link.alias.starts_with(NIC) || link.alias.starts_with(ADOPTED)
 }
 
-/// Whether we made the link, rather than adopted it.
+/// Whether we made the link, rather than adopted it or had it away.
 fn is_made(link: &Link) -> bool {
-    link.is_ours() && !link.alias.starts_with(ADOPTED)
+    link.is_ours() && !link.alias.starts_with(ADOPTED) && !link.alias.starts_with(MOVED)
 }
 
 /// A change inside of a guest's namespace.
 fn inside(nic: &NicId, guest: &DesiredGuest, change: GuestChange) -> Op {
     Op::Guest { nic: nic.clone(), netns: guest.netns.clone(), device: guest.device.clone(), change }
+}
+
+/// Whether a guest is in a namespace that is made when it is not there.
+fn is_made_here(desired: &Desired, guest: &DesiredGuest) -> bool {
+    namespace_of(&guest.netns).is_some_and(|name| desired.namespaces.contains_key(name))
 }
 
 impl Planner<'_> {
@@ -267,7 +274,7 @@ impl Planner<'_> {
             gone.iter().filter(|name| !self.parted.contains(**name)).map(|name| (*name).clone()).collect();
         self.ops.append(&mut ops);
         // A device that somebody else made is given back as it was.
-        for (name, link) in observed.links.iter().filter(|(_, l)| l.is_ours() && !is_made(l)) {
+        for (name, link) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(ADOPTED)) {
             if self.stays(name) {
                 continue;
             }
@@ -471,8 +478,13 @@ impl Planner<'_> {
         let desired = self.desired;
         for (nic, guest) in &desired.guests {
             let fresh = self.fresh.contains(&guest.host_device);
-            // A namespace that is gone takes the plan nowhere; the attachment is stale.
-            let Some(seen) = self.observed.guests.get(nic) else { continue };
+            let unseen = ObservedGuest { lo_up: true, ..ObservedGuest::default() };
+            let seen = match self.observed.guests.get(nic) {
+                Some(seen) => seen,
+                None if is_made_here(desired, guest) => &unseen,
+                // A namespace that is gone takes the plan nowhere; the attachment is stale.
+                None => continue,
+            };
             let mut changes = Vec::new();
             if !seen.lo_up {
                 changes.push(GuestChange::LoopbackUp);

@@ -5,14 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
-    desired::{Desired, DesiredDevice, INNER},
-    op::{GuestChange, NamespaceChange, Op},
-    state::{InnerDevice, Observed, ObservedNamespace},
+    desired::{Desired, DesiredDevice, INNER, MOVED},
+    op::{GuestChange, InnerKind, NamespaceChange, Op},
+    state::{InnerDevice, Observed, ObservedNamespace, Whereabouts},
 };
 
-/// Takes what is ours and not wanted away.
+/// Takes what is ours and not wanted away, and gives back what is the host's.
 pub(crate) fn take_away(observed: &Observed, desired: &Desired) -> Vec<Op> {
-    let mut ops = Vec::new();
+    let misplaced = observed.moved.iter().filter(|(device, place)| !is_in_place(device, place, desired));
+    let give_back = misplaced.map(|(device, place)| Op::Namespace {
+        name: place.namespace().clone(),
+        change: NamespaceChange::GiveBack(device.clone()),
+    });
+    let mut ops: Vec<Op> = give_back.collect();
     for (name, seen) in &observed.namespaces {
         let mut push = |change| ops.push(Op::Namespace { name: name.clone(), change });
         match desired.namespaces.get(name) {
@@ -29,28 +34,43 @@ pub(crate) fn take_away(observed: &Observed, desired: &Desired) -> Vec<Op> {
     ops
 }
 
+/// Whether a device of the host's is where it is to be, and by the name that it is to have there.
+fn is_in_place(device: &IfName, place: &Whereabouts, desired: &Desired) -> bool {
+    match place {
+        Whereabouts::Inside { namespace, name } => {
+            let wanted = desired.namespaces.get(namespace).and_then(|devices| devices.get(name));
+            wanted.is_some_and(|wanted| wanted.alias == format!("{MOVED}{device}"))
+        }
+        Whereabouts::Between(_) | Whereabouts::Gone(_) => false,
+    }
+}
+
 fn is_unwanted(device: &IfName, now: &InnerDevice, wanted: Option<&BTreeMap<IfName, DesiredDevice>>) -> bool {
     let alias = wanted.and_then(|devices| devices.get(device)).map(|wanted| &wanted.alias);
     now.alias.starts_with(INNER) && alias != Some(&now.alias)
 }
 
-/// Makes what is wanted. Devices go with the host's device that they stand on, so that those of `fresh` ones are gone.
-pub(crate) fn make(observed: &Observed, desired: &Desired, fresh: &BTreeSet<IfName>) -> Vec<Op> {
+/// Makes the namespaces that are wanted, each with its loopback device up.
+pub(crate) fn make(observed: &Observed, desired: &Desired) -> Vec<Op> {
+    let one = |name: &NamespaceName| match observed.namespaces.get(name) {
+        None => Some(NamespaceChange::Make),
+        Some(seen) if !seen.lo_up => {
+            lo().map(|device| NamespaceChange::Device { device, change: GuestChange::LoopbackUp })
+        }
+        Some(_) => None,
+    };
+    let names = desired.namespaces.keys();
+    names.filter_map(|name| Some(Op::Namespace { name: name.clone(), change: one(name)? })).collect()
+}
+
+/// Makes the devices that are wanted in them. They go with the host's device that they stand on, so that those of `fresh`
+/// ones are gone.
+pub(crate) fn fill(observed: &Observed, desired: &Desired, fresh: &BTreeSet<IfName>) -> Vec<Op> {
     let mut ops = Vec::new();
     for (name, devices) in &desired.namespaces {
         let seen = observed.namespaces.get(name);
-        let mut changes = Vec::new();
-        match seen {
-            None => changes.push(NamespaceChange::Make),
-            Some(seen) if !seen.lo_up => changes.extend(
-                lo().map(|device| NamespaceChange::Device { device, change: GuestChange::LoopbackUp }),
-            ),
-            Some(_) => {}
-        }
-        for (device, wanted) in devices {
-            changes.extend(one(device, wanted, seen, fresh));
-        }
-        ops.extend(changes.into_iter().map(|change| Op::Namespace { name: name.clone(), change }));
+        let changes = devices.iter().flat_map(|(device, wanted)| one(device, wanted, seen, fresh));
+        ops.extend(changes.map(|change| Op::Namespace { name: name.clone(), change }));
     }
     ops
 }
@@ -66,13 +86,14 @@ fn one(
     fresh: &BTreeSet<IfName>,
 ) -> Vec<NamespaceChange> {
     let there = seen.and_then(|seen| seen.devices.get(device));
-    let now = there.filter(|now| now.alias == wanted.alias && !fresh.contains(wanted.kind.parent()));
+    let stands = |kind: &InnerKind| kind.parent().is_none_or(|parent| !fresh.contains(parent));
+    let now = there.filter(|now| now.alias == wanted.alias && stands(&wanted.kind));
     let mut steps = Vec::new();
     let mut changes = Vec::new();
     match now {
         None => {
             // In a namespace of ours: made in a run that was stopped before it could say so.
-            if there.is_some_and(|there| !there.alias.starts_with(INNER)) {
+            if there.is_some_and(|there| !is_known(there)) {
                 steps.push(NamespaceChange::DeleteDevice(device.clone()));
             }
             steps.push(NamespaceChange::AddDevice {
@@ -108,5 +129,10 @@ pub(crate) fn taken<'a>(
     device: &IfName,
 ) -> Option<&'a InnerDevice> {
     let namespace = observed.namespaces.get(name).filter(|namespace| !namespace.ours)?;
-    namespace.devices.get(device).filter(|device| !device.alias.starts_with(INNER))
+    namespace.devices.get(device).filter(|device| !is_known(device))
+}
+
+/// Whether we made it, or moved it in.
+fn is_known(device: &InnerDevice) -> bool {
+    device.alias.starts_with(INNER) || device.alias.starts_with(MOVED)
 }

@@ -192,6 +192,8 @@ pub enum NamespaceChange {
     },
     /// Take a device of ours away.
     DeleteDevice(IfName),
+    /// Give the host a device back that it had under this name, as it was.
+    GiveBack(IfName),
     /// Change a device in it.
     Device {
         /// Its name there.
@@ -229,13 +231,21 @@ pub enum InnerKind {
         /// On which layer.
         mode: IpvlanMode,
     },
+    /// A device of the host's, moved in.
+    Device {
+        /// Its name on the host.
+        device: IfName,
+    },
 }
 
 impl InnerKind {
-    /// The host's device that it stands on.
-    pub fn parent(&self) -> &IfName {
+    /// The host's device that it stands on, if it stands on one.
+    pub fn parent(&self) -> Option<&IfName> {
         match self {
-            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => parent,
+            Self::Vlan { parent, .. } | Self::Macvlan { parent, .. } | Self::Ipvlan { parent, .. } => {
+                Some(parent)
+            }
+            Self::Device { .. } => None,
         }
     }
 }
@@ -256,6 +266,7 @@ impl fmt::Display for InnerKind {
             Self::Macvlan { parent, mode: MacvlanMode::Bridge } => write!(f, "macvlan of {parent}"),
             Self::Macvlan { parent, mode } => write!(f, "macvlan ({mode}) of {parent}"),
             Self::Ipvlan { parent, mode } => write!(f, "ipvlan ({mode}) of {parent}"),
+            Self::Device { device } => write!(f, "device {device} of the host"),
         }
     }
 }
@@ -383,6 +394,9 @@ impl fmt::Display for Op {
                     mtu.map_or(Ok(()), |mtu| write!(f, " mtu {mtu}"))
                 }
                 NamespaceChange::DeleteDevice(device) => write!(f, "- {name}: {device}"),
+                NamespaceChange::GiveBack(device) => {
+                    write!(f, "- {name}: device {device} of the host (given back as it was)")
+                }
                 NamespaceChange::Device { device, change } => inside(f, name, device, change),
             },
             Self::EndFlows { then } => {

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
+    desired::MOVED,
     nft::{self, Change, Family},
-    op::{GuestChange, LinkChange, NamespaceChange, NewLink, Op},
+    op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op},
     part::AskPart,
     port::{Apply, Observe, ObservePart},
     state::{
         Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, InnerDevice, Kind, Link,
-        Observed, ObservedGuest, ObservedNamespace, PROTOCOL, Route, Sysctl,
+        Observed, ObservedGuest, ObservedNamespace, PROTOCOL, Route, Sysctl, Whereabouts,
     },
     unmade::Unmade,
 };
@@ -28,9 +29,18 @@ pub struct Host {
     sysctls: BTreeMap<Sysctl, String>,
     /// Namespaces by path, each with the devices inside.
     namespaces: BTreeMap<String, BTreeMap<IfName, ObservedGuest>>,
+    /// What devices were like that moved into namespaces.
+    away: BTreeMap<IfName, Away>,
     next_index: u32,
     /// Fails the step with this number, counted from now on.
     pub fail_at: Option<usize>,
+}
+
+/// A device as it was on the host.
+#[derive(Clone, Debug)]
+struct Away {
+    link: Link,
+    addresses: BTreeMap<Address, AddressInfo>,
 }
 
 /// What the simulated kernel says to a step it refuses.
@@ -68,6 +78,7 @@ impl Default for Host {
             nft: nft::Ruleset::default(),
             guests: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            moved: BTreeMap::new(),
             features,
         };
         let mut host = Self {
@@ -75,6 +86,7 @@ impl Default for Host {
             flows: Vec::new(),
             sysctls: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            away: BTreeMap::new(),
             next_index: 1,
             fail_at: None,
         };
@@ -316,25 +328,42 @@ impl Host {
         name: &NamespaceName,
         change: &NamespaceChange,
     ) -> Result<(), &'static str> {
-        let namespaces = &mut self.state.namespaces;
+        let path = format!("/run/netns/{name}");
         match change {
             NamespaceChange::Make => {
                 let made = ObservedNamespace { ours: true, lo_up: true, devices: BTreeMap::new() };
-                if namespaces.insert(name.clone(), made).is_some() {
+                if self.state.namespaces.insert(name.clone(), made).is_some() {
                     return Err("exists");
                 }
+                self.namespace(&path);
                 return Ok(());
             }
-            NamespaceChange::Delete => return namespaces.remove(name).map(drop).ok_or("no such namespace"),
+            NamespaceChange::Delete => {
+                let gone = self.state.namespaces.remove(name).ok_or("no such namespace")?;
+                if gone.devices.values().any(|device| device.alias.starts_with(MOVED)) {
+                    return Err("a device of the host is in it");
+                }
+                self.remove_namespace(&path);
+                return Ok(());
+            }
+            NamespaceChange::AddDevice {
+                device, kind: InnerKind::Device { device: on_host }, alias, ..
+            } => {
+                return self.move_in(name, device, on_host, alias);
+            }
+            NamespaceChange::GiveBack(device) => return self.give_back(device),
             NamespaceChange::AddDevice { .. }
             | NamespaceChange::DeleteDevice(_)
             | NamespaceChange::Device { .. } => {}
         }
-        let namespace = namespaces.get_mut(name).ok_or("no such namespace")?;
+        let index = self.index();
+        let namespace = self.state.namespaces.get_mut(name).ok_or("no such namespace")?;
         match change {
             NamespaceChange::AddDevice { device, kind, alias, mac, mtu } => {
-                let parent = self.state.links.get(kind.parent()).ok_or("no such parent")?;
+                let parent = kind.parent().and_then(|parent| self.state.links.get(parent));
+                let parent = parent.ok_or("no such parent")?;
                 let made = InnerDevice {
+                    index,
                     alias: alias.clone(),
                     mac: mac.or(parent.mac),
                     mtu: mtu.unwrap_or(parent.mtu),
@@ -354,7 +383,53 @@ impl Host {
                 let device = namespace.devices.get_mut(device).ok_or("no such device in the namespace")?;
                 change_inner(device, change)?;
             }
-            NamespaceChange::Make | NamespaceChange::Delete => {}
+            NamespaceChange::Make | NamespaceChange::Delete | NamespaceChange::GiveBack(_) => {}
+        }
+        Ok(())
+    }
+
+    fn move_in(
+        &mut self,
+        name: &NamespaceName,
+        inside: &IfName,
+        device: &IfName,
+        alias: &str,
+    ) -> Result<(), &'static str> {
+        let namespace = self.state.namespaces.get_mut(name).ok_or("no such namespace")?;
+        if namespace.devices.contains_key(inside) {
+            return Err("the name is taken in the namespace");
+        }
+        let link = self.state.links.remove(device).ok_or("no such device")?;
+        let there = InnerDevice {
+            index: link.index,
+            alias: alias.to_owned(),
+            mac: link.mac,
+            mtu: link.mtu,
+            up: false,
+            addresses: Default::default(),
+            routes: Default::default(),
+        };
+        namespace.devices.insert(inside.clone(), there);
+        let of_device = |address: &Address| address.link == *device;
+        let addresses = &self.state.addresses;
+        let addresses =
+            addresses.iter().filter(|(a, _)| of_device(a)).map(|(a, i)| (a.clone(), *i)).collect();
+        self.away.insert(device.clone(), Away { link, addresses });
+        self.remove_link(device);
+        let place = Whereabouts::Inside { namespace: name.clone(), name: inside.clone() };
+        self.state.moved.insert(device.clone(), place);
+        Ok(())
+    }
+
+    fn give_back(&mut self, device: &IfName) -> Result<(), &'static str> {
+        let place = self.state.moved.remove(device);
+        if let Some(Whereabouts::Inside { namespace, name }) = place {
+            let namespace = self.state.namespaces.get_mut(&namespace).ok_or("no such namespace")?;
+            namespace.devices.remove(&name).ok_or("no such device in the namespace")?;
+            let Away { link, addresses } = self.away.remove(device).ok_or("nobody knows it")?;
+            self.state.links.insert(device.clone(), link);
+            self.state.addresses.extend(addresses);
+            self.device_sysctls(device);
         }
         Ok(())
     }

@@ -277,6 +277,8 @@ pub struct Observed {
     pub guests: BTreeMap<NicId, ObservedGuest>,
     /// The shared namespaces that exist.
     pub namespaces: BTreeMap<NamespaceName, ObservedNamespace>,
+    /// The devices of the host that moved into namespaces and were not given back yet, by the names that they had.
+    pub moved: BTreeMap<IfName, Whereabouts>,
     /// What the kernel can do.
     pub features: Features,
 }
@@ -307,9 +309,36 @@ pub struct ObservedNamespace {
     pub devices: BTreeMap<IfName, InnerDevice>,
 }
 
+/// Where a device is that moved away from the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Where it moved to.
+    Inside {
+        /// The namespace.
+        namespace: NamespaceName,
+        /// Its name there.
+        name: IfName,
+    },
+    /// On its way, in either direction; or in a namespace that has lost its name.
+    Between(NamespaceName),
+    /// Nowhere: somebody else took it away.
+    Gone(NamespaceName),
+}
+
+impl Whereabouts {
+    /// The namespace that it moved to.
+    pub fn namespace(&self) -> &NamespaceName {
+        match self {
+            Self::Inside { namespace, .. } | Self::Between(namespace) | Self::Gone(namespace) => namespace,
+        }
+    }
+}
+
 /// A device inside a shared namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InnerDevice {
+    /// ifindex there.
+    pub index: u32,
     /// IFLA_IFALIAS; empty when none.
     pub alias: String,
     /// Its MAC.

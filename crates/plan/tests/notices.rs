@@ -45,7 +45,7 @@ fn nothing_when_all_fits() {
 fn a_missing_uplink_is_named_with_what_there_is() {
     let text = BASE.replace("\"eth0\"", "\"eht0\"");
     let said = notices(&mut host(), &config(&text));
-    assert_says(&said, &["error: viaduct.toml:3:", "no device eht0", "it has eth0"]);
+    assert_says(&said, &["error: viaduct.toml:3:", "no device eht0", "it has card1, eth0, theirs"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Family, Leases, Loaded, Source};
-use viaduct_plan::{Attachments, Served, part::Side};
+use viaduct_plan::{Attachments, Served, attached_namespaces, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
 };
@@ -40,6 +40,8 @@ pub(crate) struct Situation {
     known: Beyond,
     /// The configuration with it, when there is any.
     lent: Option<Arc<Config>>,
+    /// The attachments with those of the configuration's own namespaces, when it has such.
+    whole: Option<Arc<Attachments>>,
 }
 
 /// What of a host is known beyond configuration and attachments.
@@ -55,7 +57,7 @@ pub(crate) struct Beyond {
 
 impl Situation {
     pub(crate) fn new(applied: Option<Arc<Applied>>, attachments: Arc<Attachments>, known: Beyond) -> Self {
-        Self { applied, attachments, known, lent: None }.with_leases()
+        Self { applied, attachments, known, lent: None, whole: None }.with_namespaces().with_leases()
     }
 
     /// With other attachments.
@@ -68,14 +70,33 @@ impl Situation {
         Self::new(applied, Arc::clone(&self.attachments), self.known.clone())
     }
 
+    /// Attaches the namespaces that are on networks.
+    fn with_namespaces(mut self) -> Self {
+        let own = self.applied.as_ref().map(|applied| attached_namespaces(&applied.config));
+        if let Some(mut whole) = own.filter(|own| !own.is_empty()) {
+            // What is attached by hand under the same name is of another configuration.
+            let others = self.attachments.iter().filter(|(nic, _)| !whole.contains_key(*nic));
+            let others: Vec<_> = others.map(|(nic, target)| (nic.clone(), target.clone())).collect();
+            whole.extend(others);
+            self.whole = Some(Arc::new(whole));
+        }
+        self
+    }
+
+    /// What is attached, by commands and by the configuration.
+    pub(crate) fn attached(&self) -> &Arc<Attachments> {
+        self.whole.as_ref().unwrap_or(&self.attachments)
+    }
+
     /// Lends addresses to whom the file gives none.
     fn with_leases(mut self) -> Self {
         self.lent = None;
         if let Some(applied) = &self.applied {
             let made = with_created(&applied.config, &self.known.created, &self.known.found);
             let config = made.as_ref().unwrap_or(&applied.config);
+            let attached = self.whole.as_ref().unwrap_or(&self.attachments);
             let leases = &mut self.known.leases;
-            let without = leases.renew(config, self.attachments.keys(), crate::clock::unix_seconds());
+            let without = leases.renew(config, attached.keys(), crate::clock::unix_seconds());
             for nic in without {
                 tracing::warn!("nothing is left to lend to {nic}: its network has lent all that it has");
             }
@@ -98,7 +119,7 @@ impl Situation {
 
     pub(crate) fn wish(&self) -> Wish<'_> {
         match self.config() {
-            Some(config) => Wish::Be(config, &self.attachments),
+            Some(config) => Wish::Be(config, self.attached()),
             None => Wish::Nothing,
         }
     }
@@ -126,7 +147,7 @@ impl Situation {
     }
 
     fn side(&self) -> Option<Side<'_>> {
-        Some(Side { config: self.config()?, attachments: &self.attachments })
+        Some(Side { config: self.config()?, attachments: self.attached() })
     }
 
     /// Its files; none when nothing is applied.

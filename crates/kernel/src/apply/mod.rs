@@ -2,6 +2,7 @@
 //! everything that has to know what those did, sends the queue first.
 
 mod conflict;
+mod device;
 mod guest;
 mod links;
 mod namespace;

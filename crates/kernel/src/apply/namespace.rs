@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use viaduct_plan::{InnerKind, NamespaceChange};
+use viaduct_plan::{InnerKind, MOVED, NamespaceChange};
 use viaduct_types::{IfName, MacAddr, NamespaceName};
 
 use super::{Doing, GONE, NOTHING, Run};
@@ -78,6 +78,10 @@ impl Run<'_> {
                 self.kernel.namespaces.remember(name)?;
                 self.add_device(doing, name, (device, kind), alias, *mac, *mtu)
             }
+            NamespaceChange::GiveBack(device) => {
+                self.send();
+                self.give_back(doing, name, device)
+            }
             NamespaceChange::DeleteDevice(device) => {
                 let place = Place::Guest(namespaces::path(name));
                 if let Some(index) = self.device(doing, &place, device)? {
@@ -103,7 +107,15 @@ impl Run<'_> {
         mtu: Option<u32>,
     ) -> Result<(), KernelError> {
         self.send();
-        let lower = self.existing(doing, &Place::Host, kind.parent())?;
+        let parent = match kind {
+            InnerKind::Device { device: on_host } => {
+                return self.take_in(doing, name, (device, on_host), alias, mac, mtu);
+            }
+            InnerKind::Vlan { parent, .. }
+            | InnerKind::Macvlan { parent, .. }
+            | InnerKind::Ipvlan { parent, .. } => parent,
+        };
+        let lower = self.existing(doing, &Place::Host, parent)?;
         let netns = Netns::open(&namespaces::path(name))?;
         let make = match kind {
             InnerKind::Vlan { id, protocol, priorities, .. } => {
@@ -111,6 +123,7 @@ impl Run<'_> {
             }
             InnerKind::Macvlan { mode, .. } => Make::Macvlan { lower, mode: *mode },
             InnerKind::Ipvlan { mode, .. } => Make::Ipvlan { lower, mode: *mode },
+            InnerKind::Device { .. } => return Ok(()),
         };
         let request = link::make_inside(netns.file().as_raw_fd(), device, &make, mac, mtu);
         let Kernel { route, .. } = &mut *self.kernel;
@@ -126,8 +139,14 @@ impl Run<'_> {
     fn delete_namespace(&mut self, doing: Doing<'_>, name: &NamespaceName) -> Result<(), KernelError> {
         let path = namespaces::path(name);
         let Kernel { sockets, namespaces: index, .. } = &mut *self.kernel;
+        let mut guest = None;
         let emptied = sockets.with(&path, |socket| {
             let devices = namespaces::look(socket)?.devices;
+            let mut moved = devices.iter().filter(|(_, device)| device.alias.starts_with(MOVED));
+            guest = moved.next().map(|(name, _)| name.clone());
+            if guest.is_some() {
+                return Ok(());
+            }
             let indexes = devices.iter().filter(|(_, device)| device.alias.starts_with(namespaces::INNER));
             let requests: Vec<_> = indexes
                 .filter_map(|(name, _)| link::index_of(socket, name).ok().flatten())
@@ -135,6 +154,9 @@ impl Run<'_> {
                 .collect();
             socket.batch(&requests).into_iter().find_map(Result::err).map_or(Ok(()), Err)
         });
+        if let Some(device) = guest {
+            return Err(KernelError::InTheWay { what: doing.what(), device });
+        }
         match emptied {
             Ok(Err(refusal)) if !GONE.contains(&refusal.errno) => {
                 return Err(KernelError::refused(doing.what(), refusal));
@@ -147,6 +169,8 @@ impl Run<'_> {
         namespaces::delete(name, &doing.what())?;
         // An open socket would keep the namespace alive.
         sockets.close(&path);
+        sockets.close(&index.held(name));
+        index.release(name);
         index.forget(name);
         Ok(())
     }

@@ -63,7 +63,10 @@ fn permission(
             AllowEnd::Prefix(prefix) => AllowPeer::Prefix(*prefix),
             AllowEnd::Guest(name) => {
                 let at = At { value: name.clone(), span: *span };
-                is_known(&at, "guest", cx.root.guests.get().unwrap_or(&Default::default()), cx.report);
+                // A namespace that is on a network is a guest there.
+                if !cx.cables.contains_key(name.as_str()) {
+                    is_known(&at, "guest", cx.root.guests.get().unwrap_or(&Default::default()), cx.report);
+                }
                 AllowPeer::Guest(at.value)
             }
             AllowEnd::Network(name) => {

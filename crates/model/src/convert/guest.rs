@@ -41,6 +41,7 @@ pub(crate) fn guest(
         allow_in: allow::allow_in(&raw.allow_in, cx),
         allow_out: allow::allow_out(&raw.allow_out, cx),
         namespace: raw.namespace.get().cloned(),
+        is_namespace: false,
         hooks: raw.hooks.get().map(hooks).unwrap_or_default(),
         origin: cx.report.origin(span),
     })

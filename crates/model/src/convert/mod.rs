@@ -11,10 +11,10 @@ mod vnet;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use viaduct_types::{GuestName, IpNet, NetworkName, UplinkName};
+use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName};
 
 use crate::{
-    Config, Family, Uplink,
+    Config, Family, Nic, Uplink,
     claims::{Claims, Segment},
     ipam,
     raw::{Mtu, Root},
@@ -31,6 +31,12 @@ pub(crate) struct Context<'a, 's> {
     pub(crate) published: Vec<At<viaduct_types::Publish>>,
     pub(crate) uplinks: BTreeMap<UplinkName, Uplink>,
     pub(crate) networks: BTreeMap<NetworkName, network::Ground>,
+    /// The NICs that namespaces have on networks, with the place of the first.
+    pub(crate) cables: BTreeMap<NamespaceName, (Span, Vec<Nic>)>,
+    /// Devices of the host that move into namespaces.
+    pub(crate) moved: Vec<(IfName, Span)>,
+    /// Devices of the host that interfaces of namespaces stand on.
+    pub(crate) parents: Vec<(IfName, Span)>,
 }
 
 /// What a prefix is used for.
@@ -60,6 +66,9 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
         published: Vec::new(),
         uplinks: BTreeMap::new(),
         networks: BTreeMap::new(),
+        cables: BTreeMap::new(),
+        moved: Vec::new(),
+        parents: Vec::new(),
     };
     cx.uplinks = section(&root.uplinks, |name, span, raw| uplink::uplink(name, span, raw, &mut cx));
     let peers = section(&root.peers, |_, span, raw| vnet::peer(span, raw, &mut cx));
@@ -68,9 +77,11 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
         section(&root.networks, |name, span, raw| Some(network::network(name, span, &raw.0, &mut cx)));
     let namespaces =
         section(&root.namespaces, |name, span, raw| namespace::namespace(name, span, raw, &mut cx));
-    let guests = section(&root.guests, |name: &GuestName, span, raw| {
+    namespace::standing_on_moved(&mut cx);
+    let mut guests = section(&root.guests, |name: &GuestName, span, raw| {
         guest::guest(name, span, raw, &namespaces, &mut cx)
     });
+    namespace::on_networks(&namespaces, &mut guests, &mut cx);
     overlapping(&mut cx);
     publish::overlapping(&mut cx);
 

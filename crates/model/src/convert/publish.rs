@@ -4,7 +4,7 @@ use viaduct_types::{GuestName, NamespaceName, Proto, Publish};
 
 use super::Context;
 use crate::{
-    Family, Namespace, Nic, Published, raw,
+    CableEnd, Family, InterfaceKind, Namespace, NamespaceInterface, Nic, Published, raw,
     report::{At, Report},
 };
 
@@ -17,7 +17,10 @@ pub(crate) fn published(
     cx: &mut Context<'_, '_>,
 ) -> Vec<Published> {
     let shared = raw.namespace.get().and_then(|name| namespaces.get(name));
-    let interfaces = shared.into_iter().flat_map(|namespace| &namespace.interfaces);
+    // What comes to other interfaces does not pass the host.
+    let on_network =
+        |i: &&NamespaceInterface| matches!(i.kind, InterfaceKind::Veth { end: CableEnd::Network(_), .. });
+    let interfaces = shared.into_iter().flat_map(|namespace| &namespace.interfaces).filter(on_network);
     let addresses = nics.iter().flat_map(|nic| &nic.addresses).chain(interfaces.flat_map(|i| &i.addresses));
     let (mut v4, mut v6) = (false, false);
     addresses.for_each(|net| match Family::of(net.addr()) {
@@ -43,7 +46,9 @@ pub(crate) fn published(
             cx.report
                 .error(at.span, format!("guest `{name}` has no {family}address that the port could lead to"))
                 .help(match raw.namespace.key {
-                    Some(_) => format!("add an {family}address to its namespace's interfaces"),
+                    Some(_) => format!(
+                        "give its namespace an interface of type `veth` on a network, with an {family}address"
+                    ),
                     None => format!("add an {family}address to one of its NICs"),
                 });
         }

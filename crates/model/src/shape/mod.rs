@@ -31,7 +31,7 @@ pub(crate) trait Read: Sized {
 }
 
 /// What stands (or does not) behind one key of a table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slot<T> {
     /// Where the key stands.
     pub(crate) key: Option<Span>,
@@ -69,7 +69,7 @@ impl Slot<bool> {
 }
 
 /// A list; bad elements are left out, after having been reported.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct List<T> {
     pub(crate) items: Vec<At<T>>,
     /// Whether no element was left out.

@@ -1,7 +1,7 @@
 //! What only shows when configuration and host are seen together.
 
-use viaduct_model::{Mode, Network, Origin, Policy, Security};
-use viaduct_types::{HostKey, IfName, IpNet};
+use viaduct_model::{CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Policy, Security};
+use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
 
 use super::{
     Notice, Severity,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     inner::taken,
     op::InnerKind,
-    state::{RouteKind, Target},
+    state::{Kind, Link, RouteKind, Target, Whereabouts},
 };
 
 pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
@@ -213,11 +213,18 @@ fn namespaces(context: &Context<'_>, notices: &mut Notices) {
     let features = context.observed.features;
     for (name, namespace) in &context.config.namespaces {
         for interface in &namespace.interfaces {
-            let kind = kind(context.config, interface);
+            let Some(kind) = kind(context.config, interface) else {
+                cable(context, name, interface, notices);
+                continue;
+            };
             let (there, lacking) = match &kind {
                 InnerKind::Vlan { .. } => (features.vlan, "802.1Q VLANs (CONFIG_VLAN_8021Q)"),
                 InnerKind::Macvlan { .. } => (features.macvlan, "macvlan devices (CONFIG_MACVLAN)"),
                 InnerKind::Ipvlan { .. } => (features.ipvlan, "ipvlan devices (CONFIG_IPVLAN)"),
+                InnerKind::Device { device } => {
+                    moved(context, name, interface, device, notices);
+                    (true, "")
+                }
             };
             if !there {
                 let text = format!(
@@ -226,13 +233,11 @@ fn namespaces(context: &Context<'_>, notices: &mut Notices) {
                 );
                 notices.error(&interface.origin, text);
             }
-            let made = |network: &Network| bridge_of(network) == Some(kind.parent());
-            if !context.observed.links.contains_key(kind.parent())
-                && !context.config.networks.values().any(made)
-            {
+            let made = |network: &Network| bridge_of(network) == kind.parent();
+            let missing = kind.parent().filter(|parent| !context.observed.links.contains_key(*parent));
+            if let Some(parent) = missing.filter(|_| !context.config.networks.values().any(made)) {
                 let text = format!(
-                    "namespace {name}: this host has no device {} that {} could stand on",
-                    kind.parent(),
+                    "namespace {name}: this host has no device {parent} that {} could stand on",
                     interface.name
                 );
                 notices.error(&interface.origin, text);
@@ -247,6 +252,90 @@ fn namespaces(context: &Context<'_>, notices: &mut Notices) {
             }
         }
     }
+}
+
+/// A cable, whose other end needs something to join.
+fn cable(context: &Context<'_>, name: &NamespaceName, interface: &NamespaceInterface, notices: &mut Notices) {
+    if !context.observed.features.veth {
+        let text = format!(
+            "this kernel has no veth pairs (CONFIG_VETH), and {} in namespace {name} is one",
+            interface.name
+        );
+        notices.error(&interface.origin, text);
+    }
+    let InterfaceKind::Veth { device, end } = &interface.kind else { return };
+    if let CableEnd::Bridge(bridge) = end {
+        let own = context.config.vnets.values().any(|vnet| vnet.bridge == *bridge);
+        let what = match context.observed.links.get(bridge) {
+            None if own => None,
+            None => Some(format!("this host has no bridge {bridge}")),
+            Some(link) if link.kind != Kind::Bridge => Some(format!("{bridge} is no bridge")),
+            Some(_) => None,
+        };
+        if let Some(what) = what {
+            let text = format!(
+                "namespace {name}: {what}, which the cable {} is to join: make it, or write another",
+                interface.name
+            );
+            notices.error(&interface.origin, text);
+        }
+        if context.observed.links.get(device).is_some_and(|link| !link.is_ours()) {
+            let text = format!(
+                "the device {device} exists and is not Viaduct's: remove it, or choose another name with `device`"
+            );
+            notices.error(&interface.origin, text);
+        }
+    }
+    let inside = context.observed.namespaces.get(name).and_then(|seen| seen.devices.get(&interface.name));
+    // The host's end may have another name so far.
+    let ours = || context.observed.links.values().filter(|link| link.is_ours() && link.kind == Kind::Veth);
+    if inside.is_some_and(|inside| !ours().any(|link| link.peer_index == inside.index)) {
+        let text = format!(
+            "the namespace {name} has a device {0} that is not Viaduct's: remove it, or write another name than {0}",
+            interface.name
+        );
+        notices.error(&interface.origin, text);
+    }
+}
+
+/// A device of the host's, which has to be there, and nobody else's.
+fn moved(
+    context: &Context<'_>,
+    name: &NamespaceName,
+    interface: &NamespaceInterface,
+    device: &IfName,
+    notices: &mut Notices,
+) {
+    let is_away = |place: &Whereabouts| !matches!(place, Whereabouts::Gone(_));
+    if context.observed.moved.get(device).is_some_and(is_away) {
+        return;
+    }
+    let why = match context.observed.links.get(device) {
+        None => format!("this host has no device {device}"),
+        Some(link) if link.is_ours() => format!("{device} is a device that Viaduct made ({})", link.alias),
+        Some(Link { master: Some(master), .. }) => {
+            format!("{device} is a port of {master}: take it out of there first")
+        }
+        Some(_) => {
+            if context
+                .observed
+                .routes
+                .iter()
+                .any(|r| r.destination.prefix_len() == 0 && r.link.as_ref() == Some(device))
+            {
+                let text = format!(
+                    "namespace {name}: this host's way out is by {device}, which is about to move: have another one, or \
+                     apply with --confirm"
+                );
+                notices.warn(&interface.origin, text);
+            }
+            return;
+        }
+    };
+    notices.error(
+        &interface.origin,
+        format!("namespace {name}: {why}; {} is to be a device of the host that moves", interface.name),
+    );
 }
 
 /// Subnets that the host reaches elsewhere already.
@@ -306,7 +395,7 @@ fn bridged_policy(context: &Context<'_>, notices: &mut Notices) {
         }
     }
     for (name, guest) in &context.config.guests {
-        let bridged = guest.nics.iter().find(|nic| {
+        let bridged = context.config.nics_of(guest).iter().find(|nic| {
             context.config.networks.get(&nic.network).is_some_and(|n| matches!(n.mode, Mode::Bridged { .. }))
         });
         let Some(nic) = bridged else { continue };

@@ -81,6 +81,16 @@ pub(super) fn ports<'a>(config: &'a Config, attachments: &'a Attachments) -> Vec
         .collect()
 }
 
+/// Whether a path is that of a namespace which is made when it is not there.
+fn is_kept_namespace(config: &Config, path: &str) -> bool {
+    namespace_of(path).is_some_and(|name| config.namespaces.contains_key(name))
+}
+
+/// The name of the namespace that a path under /run/netns is.
+pub(crate) fn namespace_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/run/netns/")
+}
+
 /// The bridges that we make, with their networks.
 pub(super) fn bridges(config: &Config) -> impl Iterator<Item = (&IfName, &NetworkName, &Network)> {
     config.networks.iter().filter_map(|(name, network)| Some((bridge_of(network)?, name, network)))
@@ -166,10 +176,12 @@ impl<'a> Context<'a> {
     pub(super) fn new(config: &'a Config, attachments: &'a Attachments, observed: &'a Observed) -> Self {
         let networks_of = |wanted: &dyn Fn(&Guest) -> bool| -> BTreeSet<&'a NetworkName> {
             let guests = config.guests.values().filter(|g| wanted(g));
-            guests.flat_map(|g| &g.nics).map(|nic| &nic.network).collect()
+            guests.flat_map(|g| config.nics_of(g)).map(|nic| &nic.network).collect()
         };
         let (ports, stale) = ports(config, attachments).into_iter().partition(|port| match port.target {
-            Target::Netns { .. } => observed.guests.contains_key(&port.id),
+            Target::Netns { path, .. } => {
+                observed.guests.contains_key(&port.id) || is_kept_namespace(config, path)
+            }
             Target::Tap { .. } => true,
             Target::Device { name } => observed.links.contains_key(name),
         });
@@ -250,8 +262,8 @@ impl<'a> Context<'a> {
     /// The addresses of a guest that we filter for, with their NIC: those not on the uplink's own segment.
     pub(super) fn addresses_of(&self, guest: &'a Guest) -> impl Iterator<Item = (IpAddr, &'a Nic)> {
         let config = self.config;
-        guest
-            .nics
+        config
+            .nics_of(guest)
             .iter()
             .filter(move |nic| {
                 config.networks.get(&nic.network).is_some_and(|n| !matches!(n.mode, Mode::Bridged { .. }))
@@ -262,7 +274,8 @@ impl<'a> Context<'a> {
     /// The prefixes that a permission's other end stands for.
     pub(super) fn peer_prefixes(&self, peer: &AllowPeer) -> Vec<IpNet> {
         let addresses = |guest: &Guest, network: Option<&NetworkName>| -> Vec<IpNet> {
-            let nics = guest.nics.iter().filter(|nic| network.is_none_or(|name| nic.network == *name));
+            let nics = self.config.nics_of(guest).iter();
+            let nics = nics.filter(|nic| network.is_none_or(|name| nic.network == *name));
             nics.flat_map(|nic| &nic.addresses).map(|net| IpNet::from(net.addr())).collect()
         };
         match peer {
@@ -319,7 +332,7 @@ pub(crate) struct DecidedByOne<'a> {
 
 pub(crate) fn decided_by_one(config: &Config) -> DecidedByOne<'_> {
     let networks_of = |wanted: fn(&Guest) -> bool, matters: fn(&Network) -> bool| {
-        let networks = config.guests.values().filter(|g| wanted(g)).flat_map(|g| &g.nics);
+        let networks = config.guests.values().filter(|g| wanted(g)).flat_map(|g| config.nics_of(g));
         let matters = |name: &&NetworkName| config.networks.get(*name).is_some_and(matters);
         networks.map(|nic| &nic.network).filter(matters).collect()
     };

@@ -11,6 +11,7 @@ use viaduct_types::{IfName, IpNet, NetworkName};
 use super::{
     ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
     context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
+    namespaces,
     vnets::host_mac_in,
 };
 use crate::{
@@ -268,6 +269,9 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
             routes.insert(GuestRoute { destination, via: Some(via) });
         }
     }
+    if port.guest.is_namespace {
+        routes.extend(namespaces::further_routes(context.config, port));
+    }
     DesiredGuest {
         netns: netns.to_owned(),
         device: nic.name.clone(),
@@ -302,9 +306,13 @@ pub(super) fn gateway(nic: &Nic, network: &Network, v6: bool) -> Option<IpAddr> 
 
 /// A guest has one default route per family: by the first NIC with a gateway written for it, else by the first NIC
 /// whose network has one.
-pub(super) fn default_nic<'a>(config: &Config, guest: &'a Guest, v6: bool) -> Option<&'a Nic> {
-    let written = guest.nics.iter().find(|nic| nic.gateways.iter().any(|g| g.is_ipv6() == v6));
+pub(super) fn default_nic<'a>(config: &'a Config, guest: &'a Guest, v6: bool) -> Option<&'a Nic> {
+    let nics = config.nics_of(guest);
+    let written = nics.iter().find(|nic| nic.gateways.iter().any(|g| g.is_ipv6() == v6));
+    if written.is_none() && namespaces::has_another_way_out(config, guest, v6) {
+        return None;
+    }
     let has_one =
         |nic: &&Nic| config.networks.get(&nic.network).is_some_and(|n| gateway(nic, n, v6).is_some());
-    written.or_else(|| guest.nics.iter().find(has_one))
+    written.or_else(|| nics.iter().find(has_one))
 }

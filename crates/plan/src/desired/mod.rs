@@ -29,7 +29,8 @@ use crate::{
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
 };
 use context::Context;
-pub(crate) use context::decided_by_one;
+pub(crate) use context::{decided_by_one, namespace_of};
+pub use namespaces::attached_namespaces;
 pub use probed::probed;
 pub use served::{Client, Client6, LinkPrefix, Router, Served, ServedLink};
 pub use vnets::{Claims, vnet_claims};
@@ -46,6 +47,10 @@ pub(crate) const VNET: &str = "viaduct:vnet:";
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
 /// Of a device in a shared namespace; what it is follows.
 pub const INNER: &str = "viaduct:inner:";
+/// Of the host's end of a cable between a shared namespace and a bridge that is not ours.
+pub(crate) const CABLE: &str = "viaduct:cable:";
+/// Of a device of the host's while it is in a shared namespace; the name that it had follows.
+pub const MOVED: &str = "viaduct:moved:";
 
 /// What a host should have. Whatever is ours and not in here goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,6 +215,7 @@ pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
             ask.guests.insert(port.id.clone(), inside);
         }
     }
+    ask.guests.extend(namespaces::ends(config));
     for (bridge, _, network) in context::bridges(config) {
         ask.sysctls.extend(links::bridge_sysctls(bridge, network, true).into_keys());
     }

@@ -176,8 +176,9 @@ fn spoken_for<'a>(context: &Context<'a>) -> SpokenFor<'a> {
         }
     }
     for guest in context.config.guests.values() {
-        let uplink = guest
-            .nics
+        let uplink = context
+            .config
+            .nics_of(guest)
             .iter()
             .find_map(|nic| context.uplink(context.config.networks.get(&nic.network)?))
             .or_else(|| context.uplinks().next().map(|(_, uplink, l3)| (uplink, l3)));

@@ -5,7 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{Allow, AllowPeer, Config, Guest, Mode, Network, Nic, Origin, Spoofing, Uplink};
+use viaduct_model::{
+    Allow, AllowPeer, CableEnd, Config, Guest, InterfaceKind, Mode, Network, Nic, Origin, Spoofing, Uplink,
+};
 use viaduct_types::{GuestName, IfName, NetworkName, NicId};
 
 use super::{AskPart, Side, section::Section};
@@ -60,6 +62,12 @@ impl<'a> Reduced<'a> {
         if changed.is_empty() || changed.len() > MOST {
             return None;
         }
+        // What is reached by the NICs of a namespace is everybody's in it.
+        let shares =
+            |name: &GuestName| both(before.config, after.config, name).any(|g| g.namespace.is_some());
+        if changed.iter().any(shares) {
+            return None;
+        }
         let mut reduced = Self { before, after, stale, small: Pair::empty(after.config), changed };
         let mut guests = reduced.witnesses();
         if !same_config {
@@ -97,6 +105,19 @@ impl<'a> Reduced<'a> {
                 }
             };
         }
+        // What namespaces stand on.
+        let interfaces = config.namespaces.values().flat_map(|namespace| &namespace.interfaces);
+        for interface in interfaces {
+            let named = match &interface.kind {
+                InterfaceKind::Veth { end: CableEnd::Bridge(named), .. }
+                | InterfaceKind::Device { device: named } => Some(named),
+                InterfaceKind::Vlan { .. }
+                | InterfaceKind::Macvlan { .. }
+                | InterfaceKind::Ipvlan { .. }
+                | InterfaceKind::Veth { .. } => None,
+            };
+            asked.links.extend(interface.kind.parent().or(named).cloned());
+        }
         asked.guests = ask(config, attachments).guests;
         asked.guests.retain(|nic, _| self.changed.contains(&nic.guest));
         asked
@@ -117,7 +138,16 @@ impl<'a> Reduced<'a> {
 
     /// These guests and the changed ones, with their attachments.
     pub(super) fn with(&self, others: &BTreeSet<GuestName>) -> Pair {
-        let chosen = || self.changed.iter().chain(others);
+        // A guest of a namespace is reached by its NICs.
+        let shared = |name: &GuestName| {
+            let guests = both(self.before.config, self.after.config, name);
+            guests
+                .filter_map(|guest| guest.namespace.as_ref()?.as_str().parse().ok())
+                .collect::<Vec<GuestName>>()
+        };
+        let all: BTreeSet<GuestName> = self.changed.iter().chain(others).cloned().collect();
+        let all: BTreeSet<GuestName> = all.iter().flat_map(shared).chain(all.iter().cloned()).collect();
+        let chosen = || all.iter();
         let small = |side: Side<'_>| {
             let guests = chosen()
                 .filter_map(|name| Some((name.clone(), side.config.guests.get(name)?.clone())))
@@ -316,7 +346,7 @@ fn changed_guests(before: &Config, after: &Config) -> Vec<GuestName> {
 }
 
 fn same_guest(one: &Guest, other: &Guest) -> bool {
-    let Guest { id, nics, publish, allow_in, allow_out, namespace, hooks, origin: _ } = one;
+    let Guest { id, nics, publish, allow_in, allow_out, namespace, is_namespace, hooks, origin: _ } = one;
     *id == other.id
         && nics.len() == other.nics.len()
         && nics.iter().zip(&other.nics).all(|(a, b)| same_nic(a, b))
@@ -324,6 +354,7 @@ fn same_guest(one: &Guest, other: &Guest) -> bool {
         && same_list(allow_in.as_deref(), other.allow_in.as_deref())
         && same_list(allow_out.as_deref(), other.allow_out.as_deref())
         && *namespace == other.namespace
+        && *is_namespace == other.is_namespace
         && *hooks == other.hooks
 }
 

@@ -75,6 +75,8 @@ impl Section {
         observed.nft.clone_from(&self.before.nft);
         observed.guests.clone_from(&self.guests);
         observed.guests.retain(|nic, _| self.after.guests.contains_key(nic));
+        // Nor are devices that moved into namespaces.
+        observed.moved.clear();
         let plan = plan(&observed, &self.after);
         let partial = |change: &Change| match change {
             Change::AddElements { .. } | Change::DeleteElements { .. } => true,

@@ -5,8 +5,8 @@ pub(crate) mod shape;
 
 use viaduct_model::{Config, Source};
 use viaduct_plan::{
-    Apply, Attachments, Desired, Notice, Observe, Observed, Plan, Route, RouteKind, Severity, Target, ask,
-    desired, plan, sim::Host,
+    Apply, Attachments, Desired, Kind, Notice, Observe, Observed, Plan, Route, RouteKind, Severity, Target,
+    ask, desired, plan, sim::Host,
 };
 use viaduct_types::{IpNet, NicId};
 
@@ -25,6 +25,11 @@ pub(crate) fn host() -> Host {
     let eth0 = "eth0".parse().unwrap();
     host.hardware(&eth0, Some("52:54:00:12:34:56".parse().unwrap()));
     host.address(&eth0, "203.0.113.2/24".parse().unwrap());
+    let (card, theirs) = ("card1".parse().unwrap(), "theirs".parse().unwrap());
+    host.hardware(&card, Some("52:54:00:12:34:57".parse().unwrap()));
+    host.address(&card, "192.0.2.2/24".parse().unwrap());
+    host.hardware(&theirs, None);
+    host.state.links.get_mut(&theirs).unwrap().kind = Kind::Bridge;
     let kernel_made = |destination: &str, via: Option<&str>, protocol| Route {
         destination: destination.parse::<IpNet>().unwrap(),
         kind: RouteKind::Unicast,

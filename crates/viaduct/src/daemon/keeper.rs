@@ -268,7 +268,7 @@ impl Run {
 
     /// Listens for the end of what guests are attached as, and of shared namespaces.
     fn follow(&mut self, situation: &Situation) {
-        self.vnets.be(situation.config().and_then(|config| orders(config, &situation.attachments)));
+        self.vnets.be(situation.config().and_then(|config| orders(config, situation.attached())));
         let (attachments, applied) = &self.followed;
         let same = |one: &Option<Arc<Applied>>, other: &Option<Arc<Applied>>| {
             one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)

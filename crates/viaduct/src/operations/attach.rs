@@ -97,7 +97,8 @@ impl Operation for Attach {
         let Some((config, nic)) = before.config().and_then(|config| Some((config, config.nic(id)?))) else {
             return self.later(host, before);
         };
-        let target = target::find(id, &self.place, config, &before.attachments)?;
+        target::check_not_namespace(id, config)?;
+        let target = target::find(id, &self.place, config, before.attached())?;
         target::check_there(host, &target)?;
         let mut attachments = Arc::clone(&before.attachments);
         let old = Arc::make_mut(&mut attachments).insert(id.clone(), target.clone());
@@ -167,6 +168,9 @@ impl Operation for Detach {
                     || Failure::usage(format!("{id} is not attached, and no configuration is applied yet")),
                     |config| names::unknown(id, config),
                 ));
+            }
+            if let Some(config) = config {
+                target::check_not_namespace(id, config)?;
             }
             // Somebody may have been stopped on the way.
             let outcome = host.make_sure(&before, caller)?;

@@ -180,7 +180,7 @@ fn findings(host: &mut Host) -> Result<Option<Vec<Finding>>, Failure> {
     let outlook = look(&mut host.kernel, situation.wish())?;
     let patient = Patient {
         config,
-        attachments: &situation.attachments,
+        attachments: situation.attached(),
         observed: &outlook.observed,
         desired: &outlook.desired,
         notices: &outlook.notices,

@@ -20,7 +20,7 @@ pub(super) fn are_free(
     after: &Situation,
 ) -> Result<(), Failure> {
     let all = |situation: &Situation| {
-        situation.config().map(|config| probed(config, &situation.attachments)).unwrap_or_default()
+        situation.config().map(|config| probed(config, situation.attached())).unwrap_or_default()
     };
     let (known, mut wanted) = (before.map(all).unwrap_or_default(), all(after));
     // Who has an address already would hear itself called a stranger's.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::nft::DynamicCounter;
-use viaduct_model::{Config, Guest, Mode};
+use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, Mode, NamespaceInterface};
 use viaduct_plan::{Attachments, Target};
 use viaduct_reconcile::{Outlook, look};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
@@ -226,7 +226,7 @@ impl Operation for Status {
             let view = View {
                 applied,
                 config,
-                attachments: &situation.attachments,
+                attachments: situation.attached(),
                 outlook: &outlook,
                 drops: &drops,
                 vnets: vnets::report(host, config, &host.store.created()?),
@@ -320,14 +320,32 @@ impl View<'_> {
 
     fn namespace(&self, name: &NamespaceName) -> NamespaceStatus {
         let seen = self.outlook.observed.namespaces.get(name);
-        let lives_here = |(_, guest): &(&GuestName, &Guest)| guest.namespace.as_ref() == Some(name);
+        let lives_here =
+            |(_, guest): &(&GuestName, &Guest)| guest.namespace.as_ref() == Some(name) && !guest.is_namespace;
+        let written = self.config().namespaces.get(name).into_iter().flat_map(|n| &n.interfaces);
         let wanted = self.outlook.desired.namespaces.get(name);
-        let interfaces = wanted.into_iter().flatten().map(|(device, wanted)| InterfaceStatus {
-            name: device.clone(),
-            kind: wanted.kind.to_string(),
-            mac: wanted.mac,
-            addresses: wanted.addresses.iter().copied().collect(),
-            state: up(seen.and_then(|seen| seen.devices.get(device)).map(|device| device.up)).to_owned(),
+        let kind = |interface: &NamespaceInterface| match &interface.kind {
+            InterfaceKind::Veth { device, end } => match end {
+                CableEnd::Network(network) => format!("veth to network {network} ({device})"),
+                CableEnd::Bridge(bridge) => format!("veth to bridge {bridge} ({device})"),
+            },
+            InterfaceKind::Vlan { .. }
+            | InterfaceKind::Macvlan { .. }
+            | InterfaceKind::Ipvlan { .. }
+            | InterfaceKind::Device { .. } => {
+                let made = wanted.and_then(|devices| devices.get(&interface.name));
+                made.map(|made| made.kind.to_string()).unwrap_or_default()
+            }
+        };
+        let interfaces = written.map(|interface| {
+            let device = seen.and_then(|seen| seen.devices.get(&interface.name));
+            InterfaceStatus {
+                name: interface.name.clone(),
+                kind: kind(interface),
+                mac: interface.mac.or_else(|| device.and_then(|device| device.mac)),
+                addresses: interface.addresses.clone(),
+                state: up(device.map(|device| device.up)).to_owned(),
+            }
         });
         NamespaceStatus {
             state: if seen.is_some() { "up" } else { "gone" }.to_owned(),

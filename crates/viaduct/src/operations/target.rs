@@ -100,6 +100,17 @@ fn user(name: &str) -> Result<u32, Failure> {
     number.ok_or_else(|| Failure::usage(format!("there is no user {name} on this host")))
 }
 
+/// The file alone says where a namespace is on a network.
+pub(super) fn check_not_namespace(id: &NicId, config: &Config) -> Result<(), Failure> {
+    match config.guests.get(&id.guest) {
+        Some(guest) if guest.is_namespace => Err(Failure::usage(format!(
+            "{id} is an interface of the namespace {}: it is attached as long as the configuration has it",
+            id.guest
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// A device to adopt has to be there.
 pub(super) fn check_there(host: &mut Host, target: &Target) -> Result<(), Failure> {
     let Target::Device { name } = target else { return Ok(()) };
@@ -168,7 +179,13 @@ fn holder(config: &Config, attachments: &Attachments, id: &NicId, name: &IfName)
 fn same_inside(config: &Config, attachments: &Attachments, id: &NicId, inode: u64) -> Option<String> {
     let name = |id: &NicId| config.nic(id).map(|nic| &nic.name);
     let (other, target) = attachments.iter().find(|(other, target)| {
-        let same = matches!(target, Target::Netns { inode: there, .. } if *there == inode);
+        let there = |target: &Target| match target {
+            // Of one that the configuration makes, nobody wrote down the number.
+            Target::Netns { path, inode: 0 } => fs::metadata(path).map(|data| data.ino()).ok(),
+            Target::Netns { inode, .. } => Some(*inode),
+            Target::Tap { .. } | Target::Device { .. } => None,
+        };
+        let same = there(target) == Some(inode);
         same && *other != id && name(other) == name(id)
     })?;
     Some(format!(

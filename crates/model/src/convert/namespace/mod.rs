@@ -1,17 +1,22 @@
-use std::collections::BTreeMap;
+//! Namespaces that guests share, and what is in them.
 
+mod cable;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+pub(crate) use cable::on_networks;
 use viaduct_types::{
-    IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, UplinkName, VlanProtocol,
+    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, UplinkName, VlanProtocol,
 };
 
 use super::{Context, mtu, one_per_family};
 use crate::{
-    Family, GuestId, InterfaceKind, Namespace, NamespaceInterface,
+    CableEnd, Family, GuestId, InterfaceKind, Namespace, NamespaceInterface,
     claims::{DeviceUse, Holder, MacOrigin, PASSTHRU, Segment},
     names,
     raw::{self, INTERFACE_KEYS, InterfaceKeys, InterfaceMode, InterfaceWord},
-    report::{At, Span},
-    shape::{List, Parent, PriorityPair, Slot, Text},
+    report::{At, Report, Span},
+    shape::{Address, List, Parent, PriorityPair, Slot, Text},
     suggest::nearest,
 };
 
@@ -49,23 +54,41 @@ fn interface(
     if let Some(name) = &raw.name.value {
         cx.claims.device(Some(namespace), &name.value, name.span, DeviceUse::Made, cx.report);
     }
-    let kind = kind(span, raw, cx)?;
+    let word = *raw.kind.get()?;
+    keys_of_type(word, span, raw, cx.report);
+    if word == InterfaceWord::Veth && raw.network.key.is_some() {
+        return cable::to_network(namespace, id, index, span, raw, cx);
+    }
+    let addresses = with_lengths(raw, cx.report);
+    let kind = match word {
+        InterfaceWord::Veth => cable::to_bridge(namespace, id, index, span, raw, cx)?,
+        InterfaceWord::Device => moved(raw, cx)?,
+        InterfaceWord::Vlan | InterfaceWord::Macvlan | InterfaceWord::Ipvlan => stacked(word, span, raw, cx)?,
+    };
     let (vlan, own_mac) = match &kind {
         InterfaceKind::Vlan { vlan, .. } => (Some(*vlan), true),
         InterfaceKind::Macvlan { mode, .. } => (None, *mode != MacvlanMode::Passthru),
-        InterfaceKind::Ipvlan { .. } => (None, false),
+        InterfaceKind::Veth { .. } => (None, true),
+        InterfaceKind::Ipvlan { .. } | InterfaceKind::Device { .. } => (None, false),
     };
-    let segment = Segment::Device(kind.parent().clone(), vlan);
+    let segment = match &kind {
+        InterfaceKind::Vlan { parent, .. }
+        | InterfaceKind::Macvlan { parent, .. }
+        | InterfaceKind::Ipvlan { parent, .. } => parent,
+        InterfaceKind::Veth { end: CableEnd::Bridge(bridge), .. } => bridge,
+        InterfaceKind::Veth { device, .. } | InterfaceKind::Device { device } => device,
+    };
+    let segment = Segment::Device(segment.clone(), vlan);
     let derived = || (MacAddr::derived(vlan.unwrap_or(0), id.mac_bits(), index), span, MacOrigin::Derived);
     let written = raw.mac.value.as_ref().map(|mac| (mac.value, mac.span, MacOrigin::Written));
     let mac = written.or_else(|| own_mac.then(derived));
     if let Some((mac, at, origin)) = mac {
         cx.claims.mac(Some(&segment), mac, at, origin, cx.report);
     }
-    for at in raw.addresses.items() {
-        cx.claims.address([&segment], at.value.0.addr(), at.span, Holder::Machine, cx.report);
+    for at in &addresses {
+        cx.claims.address([&segment], at.value.addr(), at.span, Holder::Machine, cx.report);
     }
-    let addresses: Vec<_> = raw.addresses.items().map(|at| at.value.0).collect();
+    let addresses: Vec<_> = addresses.into_iter().map(|at| at.value).collect();
     for at in raw.gateways.items() {
         cx.claims.address([&segment], at.value, at.span, Holder::Router, cx.report);
         super::nic::gateway_on_segment(at, &addresses, cx.report);
@@ -75,7 +98,7 @@ fn interface(
         name: raw.name.get()?.clone(),
         kind,
         mac: mac.map(|(mac, ..)| mac),
-        routes: raw.routes.items().map(|at| (at.value.0, at.value.1)).collect(),
+        routes: routes(raw),
         gateways: one_per_family(raw.gateways.items().copied(), "gateway", cx.report),
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
         addresses,
@@ -83,12 +106,16 @@ fn interface(
     })
 }
 
-fn kind(span: Span, raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Option<InterfaceKind> {
-    let word = *raw.kind.get()?;
+fn routes(raw: &InterfaceKeys) -> Vec<(IpNet, Option<IpAddr>)> {
+    raw.routes.items().map(|at| (at.value.0, at.value.1)).collect()
+}
+
+/// Whether every key is there that the type needs, and none that it does not have.
+fn keys_of_type(word: InterfaceWord, span: Span, raw: &InterfaceKeys, report: &mut Report<'_>) {
     for (key, at) in raw.written() {
         let Some((_, kinds)) = INTERFACE_KEYS.iter().find(|(known, _)| *known == key) else { continue };
         if !kinds.contains(&word) {
-            cx.report
+            report
                 .error(at, format!("`{key}` does not belong to an interface of type `{}`", word.word()))
                 .help(format!(
                     "remove it, or write type = \"{}\"",
@@ -96,12 +123,70 @@ fn kind(span: Span, raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Option<Int
                 ));
         }
     }
-    if word == InterfaceWord::Vlan && raw.vlan.key.is_none() {
-        cx.report
-            .absent(span, "an interface of type `vlan` needs the key `vlan`")
-            .help("write its number, like vlan = 2");
+    let is_written = |key: &str| raw.written().any(|(written, _)| written == key);
+    for key in word.needed().iter().filter(|key| !is_written(key)) {
+        report.absent(span, format!("an interface of type `{}` needs the key `{key}`", word.word())).help(
+            match *key {
+                "vlan" => "write its number, like vlan = 2",
+                "device" => "write the device's name on the host, like device = \"eth1\"",
+                _ => "write what it stands on, an uplink's name or a device's: parent = \"…\"",
+            },
+        );
     }
-    let parent = parent(raw.parent.value.as_ref()?, cx)?;
+}
+
+/// Where no network knows the prefixes, they have to be written.
+fn with_lengths(raw: &InterfaceKeys, report: &mut Report<'_>) -> Vec<At<IpNet>> {
+    let mut nets = Vec::new();
+    for at in raw.addresses.items() {
+        let Address { ip, length } = at.value;
+        let Some(length) = length else {
+            let like = if ip.is_ipv4() { 24 } else { 64 };
+            report
+                .error(at.span, format!("{ip} needs a prefix length"))
+                .help(format!("write it after the address, like {ip}/{like}"));
+            continue;
+        };
+        nets.extend(IpNet::new(ip, length).ok().map(|value| At { value, span: at.span }));
+    }
+    nets
+}
+
+/// A device of the host's that moves in, which nothing else can have.
+fn moved(raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Option<InterfaceKind> {
+    let at = raw.device.value.as_ref()?;
+    if at.value.as_str() == "lo" {
+        cx.report
+            .error(at.span, "the loopback device cannot be moved")
+            .help("every namespace has a loopback device of its own");
+        return None;
+    }
+    cx.claims.device(None, &at.value, at.span, DeviceUse::Moved, cx.report);
+    cx.moved.push((at.value.clone(), at.span));
+    Some(InterfaceKind::Device { device: at.value.clone() })
+}
+
+/// Reports interfaces that stand on a device which moves away.
+pub(crate) fn standing_on_moved(cx: &mut Context<'_, '_>) {
+    for (parent, at) in &cx.parents {
+        if let Some((_, moved)) = cx.moved.iter().find(|(device, _)| device == parent) {
+            cx.report
+                .error(*at, format!("nothing can stand on {parent}, which moves into a namespace"))
+                .related(*moved, "it moves here")
+                .help("stand on another device, or leave that one on the host");
+        }
+    }
+}
+
+fn stacked(
+    word: InterfaceWord,
+    span: Span,
+    raw: &InterfaceKeys,
+    cx: &mut Context<'_, '_>,
+) -> Option<InterfaceKind> {
+    let written = raw.parent.value.as_ref()?;
+    let parent = parent(written, cx)?;
+    cx.parents.push((parent.clone(), written.span));
     let mode = raw.mode.value.as_ref();
     match word {
         InterfaceWord::Vlan => {
@@ -143,6 +228,7 @@ fn kind(span: Span, raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Option<Int
             cx.claims.stacked(&parent, how, span, cx.report);
             Some(InterfaceKind::Ipvlan { parent, mode })
         }
+        InterfaceWord::Veth | InterfaceWord::Device => None,
     }
 }
 
