@@ -35,6 +35,15 @@ pub enum KernelError {
         /// What is there.
         found: String,
     },
+    /// A setting that no namespace has, or this one does not.
+    #[error(
+        "{what}: the namespace has no such setting; what it has is shown by `sysctl -a` in it, and much of net.core and \
+         net.netfilter is the whole machine's alone"
+    )]
+    NoSetting {
+        /// The step's text.
+        what: String,
+    },
     /// A namespace that still holds a device of the host's, which would go with it.
     #[error("{what}: the host's device {device} is still in it, and could not be given back")]
     InTheWay {
@@ -133,6 +142,7 @@ impl KernelError {
             Self::NoDevice { .. } => Some(libc::ENODEV),
             Self::NotDeleted { .. }
             | Self::InTheWay { .. }
+            | Self::NoSetting { .. }
             | Self::Netns { .. }
             | Self::Journal { .. }
             | Self::MovedDevices { .. }

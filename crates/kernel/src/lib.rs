@@ -10,6 +10,7 @@ mod devices;
 mod error;
 mod facts;
 mod frames;
+mod inner_sysctl;
 mod link;
 mod lives;
 mod namespaces;
@@ -23,6 +24,7 @@ mod probe;
 mod queue;
 mod reaper;
 mod route;
+mod rule;
 mod socket;
 mod sysctl;
 mod tap;
@@ -53,6 +55,8 @@ pub struct Kernel {
     namespaces: namespaces::Index,
     devices: devices::Devices,
     journal: sysctl::Journal,
+    /// Of settings inside of shared namespaces.
+    inner_journal: inner_sysctl::InnerJournal,
     announcer: announce::Announcer,
     reaper: reaper::Reaper,
     /// Where to look for the next free ifindex.
@@ -75,6 +79,7 @@ impl Kernel {
             namespaces: namespaces::Index::open(state_dir),
             devices: devices::Devices::open(state_dir),
             journal: sysctl::Journal::open(state_dir)?,
+            inner_journal: inner_sysctl::InnerJournal::open(state_dir),
             announcer: announce::Announcer::default(),
             reaper: reaper::Reaper::new()
                 .map_err(|e| KernelError::system("opening a netlink socket to hear of links", e))?,

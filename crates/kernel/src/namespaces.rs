@@ -23,7 +23,7 @@ use crate::{
     link::{self, LOOPBACK, Settings},
     netns::NAMES,
     observe::is_link_local,
-    route,
+    route, rule,
     socket::Socket,
 };
 
@@ -89,8 +89,9 @@ impl Index {
     }
 }
 
-/// Makes one, as `ip netns add` does, with its loopback device up and marked as ours before anybody can see it.
-pub(crate) fn make(name: &NamespaceName, what: &str) -> Result<(), KernelError> {
+/// Makes one, as `ip netns add` does, with its loopback device up and marked as ours before anybody can see it. Gives the
+/// socket in it with which that was done.
+pub(crate) fn make(name: &NamespaceName, what: &str) -> Result<Socket, KernelError> {
     let path = path(name);
     let made = share_names().and_then(|()| {
         // What another run left when it was stopped is a file without a namespace.
@@ -120,7 +121,7 @@ fn share_names() -> io::Result<()> {
 }
 
 /// On a thread of its own, which ends with it.
-fn new_namespace(path: &str) -> io::Result<()> {
+fn new_namespace(path: &str) -> io::Result<Socket> {
     // SAFETY: only this thread's network namespace changes, and it shares none of it with other threads.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
     let mut socket = Socket::open(NETLINK_ROUTE)?;
@@ -128,7 +129,8 @@ fn new_namespace(path: &str) -> io::Result<()> {
     for answer in socket.batch(&[link::set(LOOPBACK, &settings)]) {
         answer.map_err(|refusal| io::Error::from_raw_os_error(refusal.errno))?;
     }
-    Ok(mount_bind("/proc/thread-self/ns/net", path)?)
+    mount_bind("/proc/thread-self/ns/net", path)?;
+    Ok(socket)
 }
 
 /// Takes the name away. The namespace itself goes with the last process in it.
@@ -165,5 +167,6 @@ pub(crate) fn look(socket: &mut Socket) -> Result<ObservedNamespace, Refusal> {
         let viaduct_plan::Link { index, alias, mac, mtu, up, .. } = device;
         devices.insert(name, InnerDevice { index, alias, mac, mtu, up, addresses, routes });
     }
-    Ok(ObservedNamespace { devices, ..found })
+    let rules = rule::list(socket)?.into_iter().collect();
+    Ok(ObservedNamespace { devices, rules, ..found })
 }

@@ -219,6 +219,22 @@ impl Sockets {
         Ok(result)
     }
 
+    /// Takes out the socket in the namespace at `path` as it is now, so that it can be used elsewhere.
+    pub(crate) fn take(&mut self, path: &str) -> Result<Socket, KernelError> {
+        let inode = std::fs::metadata(path).map(|m| m.ino()).ok();
+        match self.open.remove(path) {
+            Some((known, socket)) if inode == Some(known) => Ok(socket),
+            Some(_) | None => Netns::open(path)?.socket(),
+        }
+    }
+
+    /// Keeps a socket that somebody opened in the namespace at `path`.
+    pub(crate) fn put(&mut self, path: String, inode: u64, socket: Socket) {
+        if self.open.len() < self.room {
+            self.open.insert(path, (inode, socket));
+        }
+    }
+
     /// Closes the socket in the namespace at `path`.
     pub(crate) fn close(&mut self, path: &str) {
         self.open.remove(path);

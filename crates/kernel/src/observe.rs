@@ -18,7 +18,7 @@ use viaduct_types::{
 use crate::{
     Kernel, address,
     error::{KernelError, NetnsReason, Refusal},
-    link, namespaces, neighbour,
+    inner_sysctl, link, namespaces, neighbour,
     nft::Nft,
     route,
     socket::Socket,
@@ -88,7 +88,7 @@ impl Observe for Kernel {
 
 impl Kernel {
     fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
-        let shared = ask.namespaces.iter().map(namespaces::path);
+        let shared = ask.namespaces.keys().map(namespaces::path);
         let wanted: BTreeSet<String> =
             ask.guests.values().map(|inside| inside.path.clone()).chain(shared).collect();
         self.sockets.retain(|path| wanted.contains(path));
@@ -129,10 +129,16 @@ impl Kernel {
     ) -> Result<BTreeMap<NamespaceName, ObservedNamespace>, KernelError> {
         let known = self.namespaces.names();
         let mut found = BTreeMap::new();
-        for name in ask.namespaces.union(&known) {
+        let names: BTreeSet<&NamespaceName> = ask.namespaces.keys().chain(&known).collect();
+        for name in names {
             let path = namespaces::path(name);
             match self.sockets.with(&path, namespaces::look) {
-                Ok(Ok(namespace)) => {
+                Ok(Ok(mut namespace)) => {
+                    if let Some(keys) = ask.namespaces.get(name) {
+                        namespace.sysctls = inner_sysctl::look(name, keys)?;
+                    }
+                    let inode = std::fs::metadata(&path).map(|data| data.ino()).unwrap_or(0);
+                    namespace.journal = self.inner_journal.of(name, inode)?;
                     found.insert(name.clone(), namespace);
                 }
                 Ok(Err(refusal)) => {

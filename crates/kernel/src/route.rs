@@ -28,6 +28,7 @@ const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTNEXTHOP: usize = 8;
 const RTNH_F_ONLINK: u8 = 4;
+const TABLE_ANY: u8 = 0;
 pub(crate) const TABLE_MAIN: u8 = 254;
 pub(crate) const TABLE_LOCAL: u8 = 255;
 
@@ -89,7 +90,11 @@ pub(crate) fn delete_guest(route: &GuestRoute, index: u32) -> Request {
 
 fn guest(route: &GuestRoute, index: u32) -> RouteMessage {
     let mut message = to(route.destination);
-    message.header.table = TABLE_MAIN;
+    match u8::try_from(route.table) {
+        Ok(table) => message.header.table = table,
+        // Larger numbers have no room there.
+        Err(_) => message.attributes.push(RouteAttribute::Table(route.table)),
+    }
     message.header.kind = RouteType::Unicast;
     through(&mut message, index, route.via);
     message
@@ -125,13 +130,13 @@ pub(crate) fn list(socket: &mut Socket, name: impl Fn(u32) -> Option<IfName>) ->
     Ok(routes)
 }
 
-/// Our routes of table main through one device; those that the guest made are its own business.
+/// Our routes through one device, in whatever table; those that the guest made are its own business.
 pub(crate) fn list_guest(socket: &mut Socket, index: u32) -> Result<Vec<GuestRoute>, Refusal> {
     let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let found = dump(socket, family, TABLE_MAIN, Some(PROTOCOL), index)?.into_iter();
+        let found = dump(socket, family, TABLE_ANY, Some(PROTOCOL), index)?.into_iter();
         let found = found.filter(|f| f.kind == RouteKind::Unicast);
-        routes.extend(found.map(|f| GuestRoute { destination: f.destination, via: f.via }));
+        routes.extend(found.map(|f| GuestRoute { table: f.table, destination: f.destination, via: f.via }));
     }
     Ok(routes)
 }
@@ -174,7 +179,7 @@ pub(crate) fn dump(
     message.attributes.extend((index != 0).then_some(RouteAttribute::Oif(index)));
     let request = Request::dump(&RouteNetlinkMessage::GetRoute(message));
     let wanted = |f: &Found| {
-        f.table == u32::from(table)
+        (table == TABLE_ANY || f.table == u32::from(table))
             && protocol.is_none_or(|p| f.protocol == p)
             && (index == 0 || f.index == index)
     };

@@ -12,7 +12,7 @@ use std::{
 
 use viaduct_types::{
     GuestName, IfName, IpNet, Ipv6Net, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId,
-    PeerName, PortRange, Priorities, Proto, Publish, UplinkName, VlanProtocol, VnetId, VnetName,
+    PeerName, PortRange, Priorities, Proto, Publish, RoutingRule, UplinkName, VlanProtocol, VnetId, VnetName,
 };
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -382,6 +382,12 @@ pub struct Namespace {
     pub id: GuestId,
     /// In the order of the file.
     pub interfaces: Vec<NamespaceInterface>,
+    /// Routing rules.
+    pub rules: BTreeSet<RoutingRule>,
+    /// Settings inside, by their paths under /proc/sys, with their values.
+    pub sysctls: BTreeMap<String, String>,
+    /// Programs run when the first of its guests starts and the last one stops.
+    pub hooks: Hooks,
     /// Where it was written.
     pub origin: Origin,
 }
@@ -399,12 +405,23 @@ pub struct NamespaceInterface {
     pub addresses: Vec<IpNet>,
     /// At most one per family.
     pub gateways: Vec<IpAddr>,
-    /// Further routes through it: prefixes (host bits zero), with a gateway or on-link.
-    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+    /// Further routes through it.
+    pub routes: Vec<InterfaceRoute>,
     /// MTU in bytes; none: the parent's.
     pub mtu: Option<u32>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// A route through an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterfaceRoute {
+    /// Where to; host bits zero.
+    pub to: IpNet,
+    /// By which gateway; none: on-link.
+    pub via: Option<IpAddr>,
+    /// In which table.
+    pub table: u32,
 }
 
 /// What an interface of a shared namespace is made of.

@@ -14,8 +14,8 @@ use crate::{
     report::Report,
     shape::{
         Address, AllowEnd, DomainName, HookPath, HostNet, Integer, List, Named, OneOrMany, Parent, PeerKey,
-        PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, StaticRoute, SubnetPrefix, Timeout, table,
-        words,
+        PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec, SettingValue, StaticRoute,
+        SubnetPrefix, SysctlName, Timeout, table, words,
     },
     tree::Node,
 };
@@ -300,9 +300,9 @@ table! {
 }
 
 table! {
-    /// Programs run at the turns of a guest's life.
+    /// Programs run at the turns of a guest's life; of a namespace's, of that of all of its guests together.
     Hooks {
-        /// Namespace and devices exist; the guest has not started.
+        /// Namespace and devices exist; the guest has not started, and does not start when this fails.
         "prepare" => prepare: HookPath,
         /// The guest runs.
         "started" => started: HookPath,
@@ -322,6 +322,13 @@ table! {
         "id" => id: Id,
         /// Its interfaces.
         "interfaces" => interfaces: List<Interface>,
+        /// Routing rules: from PREFIX to PREFIX table NUMBER priority NUMBER; from, to and priority may be left out. Without
+        /// priorities they are asked in this order, from 1000 on.
+        "rules" => rules: List<RuleSpec>,
+        /// Settings of net.* inside, like net.ipv4.ip_forward, with what they are set to.
+        "sysctls" => sysctls: Named<SysctlName, SettingValue>,
+        /// Programs run when the first of its guests starts and the last one stops.
+        "hooks" => hooks: Hooks,
     }
 }
 
@@ -407,7 +414,8 @@ table! {
         "gateways" => gateways: List<IpAddr>,
         /// What it may send, on a network. none: its own MAC and addresses only. ip: any address. mac: anything.
         "spoofing" => spoofing: Spoofing,
-        /// Further routes through it: PREFIX via ADDRESS, or PREFIX for one that is on-link.
+        /// Further routes through it: PREFIX via ADDRESS, or PREFIX for one that is on-link; in another table than main with
+        /// table NUMBER behind it.
         "routes" => routes: List<StaticRoute>,
         /// MTU in bytes; the parent's or the network's unless written.
         "mtu" => mtu: Mtu,

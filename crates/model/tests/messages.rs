@@ -230,6 +230,8 @@ fn namespaces_peers_and_vnets() {
         interface("type = \"device\"\ndevice = \"eth0\""),
         interface("type = \"device\"\ndevice = \"lo\""),
         interface("type = \"device\"\ndevice = \"eth1\"\n[[namespaces.lab.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"eth1\"\n[[namespaces.far.interfaces]]\nname = \"x0\"\ntype = \"device\"\ndevice = \"eth1\""),
+        "[namespaces.dmz]\nrules = [\"from 10.0.0.0/8 to ::/0 table 7\", \"from 10.0.0.0/8\", \"from 10.0.0.1/8 table 7\", \"table local\", \"table 7 priority 40000\", \"table\", \"iif eth0 table 7\", \"to 10.0.0.0/8 table 1 priority 9\", \"to 10.0.0.0/8 table 2 priority 9\"]\n".into(),
+        "[namespaces.dmz.sysctls]\n\"kernel.panic\" = 1\n\"net.ipv4..x\" = 1\n\"net.ipv4.ip_forward\" = true\n\"net.ipv4.tcp_mem\" = \"\"\n\"net.ipv4.a\" = 1\n\"net/ipv4/a\" = 2\n".into(),
         "[namespaces.dmz]\n[guests.web]\nnamespace = \"dmz\"\n[[guests.web.nics]]\nnetwork = \"lan\"\n".into(),
         "[guests.web]\n".into(),
         "[peers.b]\nendpoint = [\"10.0.0.1\", \"2001:db8::1:1798\", \"host:0\", \"300.0.0.1:1798\"]\nkey = \"two words\"\n".into(),

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use viaduct_types::{IfName, NamespaceName};
+use viaduct_types::{IfName, NamespaceName, RoutingRule};
 
 use crate::{
-    desired::{Desired, DesiredDevice, INNER, MOVED},
+    desired::{Desired, DesiredDevice, DesiredNamespace, INNER, MOVED},
     op::{GuestChange, InnerKind, NamespaceChange, Op},
-    state::{InnerDevice, Observed, ObservedNamespace, Whereabouts},
+    state::{InnerDevice, Observed, ObservedNamespace, Sysctl, Whereabouts},
 };
 
 /// Takes what is ours and not wanted away, and gives back what is the host's.
@@ -23,11 +23,18 @@ pub(crate) fn take_away(observed: &Observed, desired: &Desired) -> Vec<Op> {
         match desired.namespaces.get(name) {
             None if seen.ours => push(NamespaceChange::Delete),
             wanted => {
-                for (device, _) in
-                    seen.devices.iter().filter(|(device, now)| is_unwanted(device, now, wanted))
+                let none = DesiredNamespace::default();
+                let wanted = wanted.unwrap_or(&none);
+                seen.rules
+                    .difference(&wanted.rules)
+                    .for_each(|rule| push(NamespaceChange::DeleteRule(*rule)));
+                for (key, value) in seen.journal.iter().filter(|(key, _)| !wanted.sysctls.contains_key(*key))
                 {
-                    push(NamespaceChange::DeleteDevice(device.clone()));
+                    push(NamespaceChange::RestoreSysctl { key: key.clone(), value: value.clone() });
                 }
+                let devices =
+                    seen.devices.iter().filter(|(device, now)| is_unwanted(device, now, &wanted.devices));
+                devices.for_each(|(device, _)| push(NamespaceChange::DeleteDevice(device.clone())));
             }
         }
     }
@@ -38,15 +45,15 @@ pub(crate) fn take_away(observed: &Observed, desired: &Desired) -> Vec<Op> {
 fn is_in_place(device: &IfName, place: &Whereabouts, desired: &Desired) -> bool {
     match place {
         Whereabouts::Inside { namespace, name } => {
-            let wanted = desired.namespaces.get(namespace).and_then(|devices| devices.get(name));
+            let wanted = desired.namespaces.get(namespace).and_then(|wanted| wanted.devices.get(name));
             wanted.is_some_and(|wanted| wanted.alias == format!("{MOVED}{device}"))
         }
         Whereabouts::Between(_) | Whereabouts::Gone(_) => false,
     }
 }
 
-fn is_unwanted(device: &IfName, now: &InnerDevice, wanted: Option<&BTreeMap<IfName, DesiredDevice>>) -> bool {
-    let alias = wanted.and_then(|devices| devices.get(device)).map(|wanted| &wanted.alias);
+fn is_unwanted(device: &IfName, now: &InnerDevice, wanted: &BTreeMap<IfName, DesiredDevice>) -> bool {
+    let alias = wanted.get(device).map(|wanted| &wanted.alias);
     now.alias.starts_with(INNER) && alias != Some(&now.alias)
 }
 
@@ -63,20 +70,58 @@ pub(crate) fn make(observed: &Observed, desired: &Desired) -> Vec<Op> {
     names.filter_map(|name| Some(Op::Namespace { name: name.clone(), change: one(name)? })).collect()
 }
 
-/// Makes the devices that are wanted in them. They go with the host's device that they stand on, so that those of `fresh`
-/// ones are gone.
+/// Makes what is wanted in them: all devices, then settings, which may be about these, then what is on the devices, then
+/// the rules that lead to it. Devices go with the host's device that they stand on, so that those of `fresh` ones are gone.
 pub(crate) fn fill(observed: &Observed, desired: &Desired, fresh: &BTreeSet<IfName>) -> Vec<Op> {
     let mut ops = Vec::new();
-    for (name, devices) in &desired.namespaces {
+    for (name, wanted) in &desired.namespaces {
         let seen = observed.namespaces.get(name);
-        let changes = devices.iter().flat_map(|(device, wanted)| one(device, wanted, seen, fresh));
-        ops.extend(changes.map(|change| Op::Namespace { name: name.clone(), change }));
+        let (mut made, mut filled) = (Vec::new(), Vec::new());
+        let mut new = BTreeSet::new();
+        for (device, wanted) in &wanted.devices {
+            let Steps { make, fill } = one(device, wanted, seen, fresh);
+            if !make.is_empty() {
+                new.insert(device.as_str());
+            }
+            made.extend(make);
+            filled.extend(fill);
+        }
+        made.extend(settings(wanted, seen, &new));
+        made.append(&mut filled);
+        let there = |rule: &RoutingRule| seen.is_some_and(|seen| seen.rules.contains(rule));
+        let rules = wanted.rules.iter().filter(|rule| !there(rule));
+        made.extend(rules.map(|rule| NamespaceChange::AddRule(*rule)));
+        ops.extend(made.into_iter().map(|change| Op::Namespace { name: name.clone(), change }));
     }
     ops
 }
 
+/// Those of a `new` device are what the kernel made them.
+fn settings(
+    wanted: &DesiredNamespace,
+    seen: Option<&ObservedNamespace>,
+    new: &BTreeSet<&str>,
+) -> Vec<NamespaceChange> {
+    let differs = |(key, value): &(&Sysctl, &String)| {
+        let now = seen.and_then(|seen| seen.sysctls.get(*key));
+        let now = now.filter(|_| key.link().is_none_or(|link| !new.contains(link)));
+        // The kernel writes tabs between numbers.
+        !now.is_some_and(|now| now.split_whitespace().eq(value.split_whitespace()))
+    };
+    let differing = wanted.sysctls.iter().filter(differs);
+    differing
+        .map(|(key, value)| NamespaceChange::SetSysctl { key: key.clone(), value: value.clone() })
+        .collect()
+}
+
 fn lo() -> Option<IfName> {
     "lo".parse().ok()
+}
+
+/// What it takes to have a device.
+struct Steps {
+    make: Vec<NamespaceChange>,
+    fill: Vec<NamespaceChange>,
 }
 
 fn one(
@@ -84,19 +129,19 @@ fn one(
     wanted: &DesiredDevice,
     seen: Option<&ObservedNamespace>,
     fresh: &BTreeSet<IfName>,
-) -> Vec<NamespaceChange> {
+) -> Steps {
     let there = seen.and_then(|seen| seen.devices.get(device));
     let stands = |kind: &InnerKind| kind.parent().is_none_or(|parent| !fresh.contains(parent));
     let now = there.filter(|now| now.alias == wanted.alias && stands(&wanted.kind));
-    let mut steps = Vec::new();
+    let mut make = Vec::new();
     let mut changes = Vec::new();
     match now {
         None => {
             // In a namespace of ours: made in a run that was stopped before it could say so.
             if there.is_some_and(|there| !is_known(there)) {
-                steps.push(NamespaceChange::DeleteDevice(device.clone()));
+                make.push(NamespaceChange::DeleteDevice(device.clone()));
             }
-            steps.push(NamespaceChange::AddDevice {
+            make.push(NamespaceChange::AddDevice {
                 device: device.clone(),
                 kind: wanted.kind.clone(),
                 alias: wanted.alias.clone(),
@@ -118,8 +163,7 @@ fn one(
     changes.extend((!now.is_some_and(|now| now.up)).then_some(GuestChange::Up));
     changes.extend(wanted.routes.difference(routes).cloned().map(GuestChange::AddRoute));
     let inside = |change| NamespaceChange::Device { device: device.clone(), change };
-    steps.extend(changes.into_iter().map(inside));
-    steps
+    Steps { make, fill: changes.into_iter().map(inside).collect() }
 }
 
 /// Those in which somebody else's device has a name that one of ours is to have.

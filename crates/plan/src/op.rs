@@ -3,7 +3,8 @@
 use std::fmt;
 
 use viaduct_types::{
-    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NicId, Priorities, VlanProtocol,
+    IfName, IpNet, IpvlanMode, MAIN_TABLE, MacAddr, MacvlanMode, NamespaceName, NicId, Priorities,
+    RoutingRule, VlanProtocol, write_table,
 };
 
 use crate::{
@@ -194,6 +195,24 @@ pub enum NamespaceChange {
     DeleteDevice(IfName),
     /// Give the host a device back that it had under this name, as it was.
     GiveBack(IfName),
+    /// Make a routing rule.
+    AddRule(RoutingRule),
+    /// Take a routing rule of ours away.
+    DeleteRule(RoutingRule),
+    /// Set a setting in it; the first time, what it was is kept.
+    SetSysctl {
+        /// Which.
+        key: Sysctl,
+        /// To what.
+        value: String,
+    },
+    /// Give a setting in it back what it had, and forget it.
+    RestoreSysctl {
+        /// Which.
+        key: Sysctl,
+        /// What it had.
+        value: String,
+    },
     /// Change a device in it.
     Device {
         /// Its name there.
@@ -397,6 +416,12 @@ impl fmt::Display for Op {
                 NamespaceChange::GiveBack(device) => {
                     write!(f, "- {name}: device {device} of the host (given back as it was)")
                 }
+                NamespaceChange::AddRule(rule) => write!(f, "+ {name}: {rule}"),
+                NamespaceChange::DeleteRule(rule) => write!(f, "- {name}: {rule}"),
+                NamespaceChange::SetSysctl { key, value } => write!(f, "~ {name}: sysctl {key} = {value}"),
+                NamespaceChange::RestoreSysctl { key, value } => {
+                    write!(f, "~ {name}: sysctl {key} = {value} (as it was)")
+                }
                 NamespaceChange::Device { device, change } => inside(f, name, device, change),
             },
             Self::EndFlows { then } => {
@@ -460,8 +485,13 @@ impl fmt::Display for GuestRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "route {} → ", destination(self.destination))?;
         match self.via {
-            Some(via) => write!(f, "{via}"),
-            None => f.write_str("on-link"),
+            Some(via) => write!(f, "{via}")?,
+            None => f.write_str("on-link")?,
         }
+        if self.table == MAIN_TABLE {
+            return Ok(());
+        }
+        f.write_str(" in ")?;
+        write_table(self.table, f)
     }
 }

@@ -331,7 +331,7 @@ impl Host {
         let path = format!("/run/netns/{name}");
         match change {
             NamespaceChange::Make => {
-                let made = ObservedNamespace { ours: true, lo_up: true, devices: BTreeMap::new() };
+                let made = ObservedNamespace { ours: true, lo_up: true, ..ObservedNamespace::default() };
                 if self.state.namespaces.insert(name.clone(), made).is_some() {
                     return Err("exists");
                 }
@@ -354,6 +354,10 @@ impl Host {
             NamespaceChange::GiveBack(device) => return self.give_back(device),
             NamespaceChange::AddDevice { .. }
             | NamespaceChange::DeleteDevice(_)
+            | NamespaceChange::AddRule(_)
+            | NamespaceChange::DeleteRule(_)
+            | NamespaceChange::SetSysctl { .. }
+            | NamespaceChange::RestoreSysctl { .. }
             | NamespaceChange::Device { .. } => {}
         }
         let index = self.index();
@@ -377,6 +381,24 @@ impl Host {
             }
             NamespaceChange::DeleteDevice(device) => {
                 namespace.devices.remove(device).ok_or("no such device in the namespace")?;
+            }
+            NamespaceChange::AddRule(rule) => {
+                if !namespace.rules.insert(*rule) {
+                    return Err("exists");
+                }
+            }
+            NamespaceChange::DeleteRule(rule) => {
+                if !namespace.rules.remove(rule) {
+                    return Err("no such rule");
+                }
+            }
+            NamespaceChange::SetSysctl { key, value } => {
+                let was = namespace.sysctls.insert(key.clone(), value.clone());
+                namespace.journal.entry(key.clone()).or_insert_with(|| was.unwrap_or_else(|| "0".to_owned()));
+            }
+            NamespaceChange::RestoreSysctl { key, .. } => {
+                namespace.sysctls.remove(key);
+                namespace.journal.remove(key);
             }
             NamespaceChange::Device { change: GuestChange::LoopbackUp, .. } => namespace.lo_up = true,
             NamespaceChange::Device { device, change } => {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
 
 use crate::nft;
 
@@ -239,8 +239,9 @@ pub struct Ask {
     pub link_sysctls: BTreeSet<String>,
     /// Where attached guests are.
     pub guests: BTreeMap<NicId, Inside>,
-    /// Shared namespaces that are wanted. Those that we made are looked at, too, wanted or not.
-    pub namespaces: BTreeSet<NamespaceName>,
+    /// Shared namespaces that are wanted, with the settings in them whose values matter. Those that we made are looked at,
+    /// too, wanted or not.
+    pub namespaces: BTreeMap<NamespaceName, BTreeSet<Sysctl>>,
 }
 
 /// A device inside a namespace.
@@ -307,6 +308,12 @@ pub struct ObservedNamespace {
     pub lo_up: bool,
     /// The devices in it, but for lo.
     pub devices: BTreeMap<IfName, InnerDevice>,
+    /// The routing rules of ours.
+    pub rules: BTreeSet<RoutingRule>,
+    /// The settings asked for, as far as they exist.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// What settings were before we first changed them in it.
+    pub journal: BTreeMap<Sysctl, String>,
 }
 
 /// Where a device is that moved away from the host.
@@ -371,6 +378,8 @@ pub struct GuestLink {
 /// A route inside a guest's namespace, through its NIC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GuestRoute {
+    /// In which table.
+    pub table: u32,
     /// Where to.
     pub destination: IpNet,
     /// By which gateway.

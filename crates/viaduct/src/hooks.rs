@@ -37,8 +37,31 @@ impl Phase {
     }
 }
 
+/// Whose hooks they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Guest,
+    Namespace,
+}
+
+impl Owner {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
+/// What says to a program that a hook runs whose.
+pub(crate) const HOOK: &str = "VIADUCT_HOOK";
+/// And in which namespace.
+pub(crate) const NAMESPACE: &str = "VIADUCT_NAMESPACE";
+
 /// Whose life it is.
 pub(crate) struct Life<'a> {
+    pub(crate) owner: Owner,
+    /// Of a namespace's: the one that starts first, or stops last.
     pub(crate) guest: &'a str,
     /// Empty when it has no name.
     pub(crate) namespace: &'a str,
@@ -59,21 +82,29 @@ impl Life<'_> {
         let Some(program) = program else { return Ok(()) };
         let said = self.run(program, phase).map_err(|why| {
             Failure::failed(format!(
-                "the hook `{}` of guest {}, {}, {why}",
+                "the hook `{}` of {} {}, {}, {why}",
                 phase.word(),
-                self.guest,
+                self.owner.word(),
+                self.name(),
                 program.display()
             ))
         })?;
         for line in said.lines() {
-            tell!("{} {}: {line}", self.guest, phase.word());
+            tell!("{} {}: {line}", self.name(), phase.word());
         }
         Ok(())
     }
 
+    fn name(&self) -> &str {
+        match self.owner {
+            Owner::Guest => self.guest,
+            Owner::Namespace => self.namespace,
+        }
+    }
+
     fn run(&self, program: &Path, phase: Phase) -> Result<String, String> {
         let input = serde_json::json!({
-            "phase": phase.word(), "guest": self.guest, "namespace": self.namespace, "devices": self.devices,
+            "phase": phase.word(), "hook": self.owner.word(), "guest": self.guest, "namespace": self.namespace, "devices": self.devices,
         });
         let (reader, writer) = std::io::pipe().map_err(|error| format!("has no pipe: {error}"))?;
         let both = writer.try_clone().map_err(|error| format!("has no pipe: {error}"))?;
@@ -81,7 +112,8 @@ impl Life<'_> {
         command
             .env("VIADUCT_PHASE", phase.word())
             .env("VIADUCT_GUEST", self.guest)
-            .env("VIADUCT_NAMESPACE", self.namespace)
+            .env(NAMESPACE, self.namespace)
+            .env(HOOK, self.owner.word())
             .stdin(Stdio::piped())
             .stdout(writer)
             .stderr(both);

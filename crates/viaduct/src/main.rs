@@ -11,6 +11,7 @@ mod files;
 mod guard;
 mod hooks;
 mod host;
+mod membership;
 mod operations;
 mod original;
 mod privileges;

@@ -9,8 +9,8 @@ mod namespace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use viaduct_plan::{Address, Apply, Flow, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
-use viaduct_types::IfName;
+use viaduct_plan::{Address, Apply, Flow, NamespaceChange, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
+use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
     Kernel,
@@ -43,6 +43,7 @@ impl Apply for Kernel {
             ops,
             journal,
             queue: Queue::default(),
+            doomed: Vec::new(),
             failed: BTreeMap::new(),
             made: BTreeMap::new(),
             unmade: Unmade::default(),
@@ -108,6 +109,8 @@ struct Run<'k> {
     /// What the journal holds.
     journal: Result<BTreeMap<Sysctl, String>, KernelError>,
     queue: Queue,
+    /// Namespaces that are to go, and by which step.
+    doomed: Vec<(usize, NamespaceName)>,
     /// By the step's place.
     failed: BTreeMap<usize, KernelError>,
     /// The numbers of the links that it was to make.
@@ -123,6 +126,9 @@ impl Run<'_> {
     /// Does a step, or puts it into the queue.
     fn step(&mut self, doing: Doing<'_>, keep: &dyn Fn(&Flow) -> bool) -> Result<(), KernelError> {
         self.check_made(doing)?;
+        if !matches!(doing.op, Op::Namespace { change: NamespaceChange::Delete, .. }) {
+            self.delete_doomed();
+        }
         match doing.op {
             Op::Nft(changes) => {
                 self.send();
@@ -277,6 +283,7 @@ impl Run<'_> {
 
     fn finish(&mut self) {
         self.send();
+        self.delete_doomed();
         let restored = std::mem::take(&mut self.restored);
         // Killed before this they stand in the journal still, and are given back what they have.
         if let Err(error) = self.kernel.journal.forget(restored.iter().map(|(_, key)| key)) {

@@ -1,22 +1,25 @@
 //! The steps about namespaces that guests share.
 
 use std::{
-    os::fd::AsRawFd,
+    fs,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     thread,
     time::{Duration, Instant},
 };
 
-use viaduct_plan::{InnerKind, MOVED, NamespaceChange};
+use viaduct_plan::{InnerKind, MOVED, NamespaceChange, Op};
 use viaduct_types::{IfName, MacAddr, NamespaceName};
 
 use super::{Doing, GONE, NOTHING, Run};
 use crate::{
     Kernel,
-    error::{KernelError, Refusal},
+    error::{KernelError, NetnsReason, Refusal},
     link::{self, Make, Settings, Which},
     namespaces,
     netns::Netns,
     queue::Place,
+    rule,
+    socket::Socket,
 };
 
 /// Tries again while what a namespace that is just going had is in the way: its VLANs and MACs stay taken until the
@@ -68,15 +71,37 @@ impl Run<'_> {
             NamespaceChange::Make => {
                 self.send();
                 self.kernel.namespaces.remember(name)?;
-                namespaces::make(name, &doing.what())
+                let socket = namespaces::make(name, &doing.what())?;
+                let path = namespaces::path(name);
+                if let Ok(data) = fs::metadata(&path) {
+                    self.kernel.sockets.put(path, data.ino(), socket);
+                }
+                Ok(())
             }
             NamespaceChange::Delete => {
                 self.send();
-                self.delete_namespace(doing, name)
+                self.doomed.push((doing.number, name.clone()));
+                Ok(())
             }
             NamespaceChange::AddDevice { device, kind, alias, mac, mtu } => {
                 self.kernel.namespaces.remember(name)?;
                 self.add_device(doing, name, (device, kind), alias, *mac, *mtu)
+            }
+            NamespaceChange::AddRule(rule) => {
+                self.put(doing, Place::Guest(namespaces::path(name)), rule::add(rule), NOTHING);
+                Ok(())
+            }
+            NamespaceChange::DeleteRule(rule) => {
+                self.put(doing, Place::Guest(namespaces::path(name)), rule::delete(rule), GONE);
+                Ok(())
+            }
+            NamespaceChange::SetSysctl { key, value } => {
+                self.send();
+                self.kernel.inner_journal.set(name, key, value, &doing.what())
+            }
+            NamespaceChange::RestoreSysctl { key, value } => {
+                self.send();
+                self.kernel.inner_journal.restore(name, key, value, &doing.what())
             }
             NamespaceChange::GiveBack(device) => {
                 self.send();
@@ -135,43 +160,80 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Its devices first: a process that is still in it would keep them, and a VLAN can be made only once.
-    fn delete_namespace(&mut self, doing: Doing<'_>, name: &NamespaceName) -> Result<(), KernelError> {
-        let path = namespaces::path(name);
-        let Kernel { sockets, namespaces: index, .. } = &mut *self.kernel;
-        let mut guest = None;
-        let emptied = sockets.with(&path, |socket| {
-            let devices = namespaces::look(socket)?.devices;
-            let mut moved = devices.iter().filter(|(_, device)| device.alias.starts_with(MOVED));
-            guest = moved.next().map(|(name, _)| name.clone());
-            if guest.is_some() {
-                return Ok(());
+    /// Takes the namespaces away that wait for it. Their devices go first: a process that is still in one would keep them,
+    /// and a VLAN can be made only once. The kernel waits for each of them until nobody uses it; many threads wait together.
+    pub(super) fn delete_doomed(&mut self) {
+        let mut jobs = Vec::new();
+        for (number, name) in std::mem::take(&mut self.doomed) {
+            match self.kernel.sockets.take(&namespaces::path(&name)) {
+                Ok(socket) => jobs.push(Job { number, name, socket: Some(socket), outcome: Ok(()) }),
+                Err(KernelError::Netns { reason, .. })
+                    if reason.is_missing() || reason == NetnsReason::NotNetns =>
+                {
+                    jobs.push(Job { number, name, socket: None, outcome: Ok(()) });
+                }
+                Err(error) => self.fail(number, error),
             }
-            let indexes = devices.iter().filter(|(_, device)| device.alias.starts_with(namespaces::INNER));
-            let requests: Vec<_> = indexes
-                .filter_map(|(name, _)| link::index_of(socket, name).ok().flatten())
-                .map(link::delete)
-                .collect();
-            socket.batch(&requests).into_iter().find_map(Result::err).map_or(Ok(()), Err)
+        }
+        let share = jobs.len().div_ceil(THREADS).max(1);
+        thread::scope(|scope| {
+            for part in jobs.chunks_mut(share) {
+                let ops = self.ops;
+                scope.spawn(move || part.iter_mut().for_each(|job| job.empty(ops)));
+            }
         });
-        if let Some(device) = guest {
-            return Err(KernelError::InTheWay { what: doing.what(), device });
-        }
-        match emptied {
-            Ok(Err(refusal)) if !GONE.contains(&refusal.errno) => {
-                return Err(KernelError::refused(doing.what(), refusal));
+        for Job { number, name, outcome, .. } in jobs {
+            if let Err(error) = outcome.and_then(|()| self.delete_namespace(number, &name)) {
+                self.fail(number, error);
             }
-            Err(KernelError::Netns { reason, path }) if !reason.is_missing() => {
-                return Err(KernelError::Netns { reason, path });
-            }
-            Ok(_) | Err(_) => {}
         }
-        namespaces::delete(name, &doing.what())?;
-        // An open socket would keep the namespace alive.
-        sockets.close(&path);
+    }
+
+    fn delete_namespace(&mut self, number: usize, name: &NamespaceName) -> Result<(), KernelError> {
+        let what = self.ops.get(number).map(ToString::to_string).unwrap_or_default();
+        namespaces::delete(name, &what)?;
+        let Kernel { sockets, namespaces: index, inner_journal, .. } = &mut *self.kernel;
         sockets.close(&index.held(name));
         index.release(name);
         index.forget(name);
-        Ok(())
+        inner_journal.forget(name)
     }
+}
+
+/// So many deletions at once.
+const THREADS: usize = 16;
+
+/// A namespace to be emptied.
+struct Job {
+    number: usize,
+    name: NamespaceName,
+    /// In it; none when there is none.
+    socket: Option<Socket>,
+    outcome: Result<(), KernelError>,
+}
+
+impl Job {
+    /// Deletes what we made in it. The socket is closed with that: an open one would keep the namespace alive, and
+    /// closing it waits, too.
+    fn empty(&mut self, ops: &[Op]) {
+        let Some(mut socket) = self.socket.take() else { return };
+        let what = || ops.get(self.number).map(ToString::to_string).unwrap_or_default();
+        self.outcome = match empty(&mut socket) {
+            Ok(None) => Ok(()),
+            Ok(Some(device)) => Err(KernelError::InTheWay { what: what(), device }),
+            Err(refusal) if GONE.contains(&refusal.errno) => Ok(()),
+            Err(refusal) => Err(KernelError::refused(what(), refusal)),
+        };
+    }
+}
+
+/// Deletes our devices in a namespace, unless one of the host's is there, which is told.
+fn empty(socket: &mut Socket) -> Result<Option<IfName>, Refusal> {
+    let devices = link::list(socket)?;
+    if let Some((name, _)) = devices.iter().find(|(_, device)| device.alias.starts_with(MOVED)) {
+        return Ok(Some(name.clone()));
+    }
+    let ours = devices.values().filter(|device| device.alias.starts_with(namespaces::INNER));
+    let requests: Vec<_> = ours.map(|device| link::delete(device.index)).collect();
+    socket.batch(&requests).into_iter().find_map(Result::err).map_or(Ok(None), Err)
 }

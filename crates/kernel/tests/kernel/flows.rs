@@ -33,7 +33,7 @@ fn routed(world: &mut World, guests: &[Guest; 2]) {
             (format!("fd09:{i}::2/64"), "::/0", format!("fd09:{i}::1")),
         ] {
             ops.push(address(&link, &own.replace("2/", "1/")));
-            let route = GuestRoute { destination: net(all), via: Some(via.parse().unwrap()) };
+            let route = GuestRoute { table: 254, destination: net(all), via: Some(via.parse().unwrap()) };
             ops.extend([
                 inside(GuestChange::Up),
                 inside(GuestChange::AddAddress { address: net(&own), dad: false }),

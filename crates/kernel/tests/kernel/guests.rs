@@ -23,7 +23,7 @@ fn look(world: &mut World, guest: &Guest) -> Option<ObservedGuest> {
 }
 
 fn route(destination: &str, via: Option<&str>) -> GuestRoute {
-    GuestRoute { destination: net(destination), via: via.map(|via| via.parse().unwrap()) }
+    GuestRoute { table: 254, destination: net(destination), via: via.map(|via| via.parse().unwrap()) }
 }
 
 #[test]

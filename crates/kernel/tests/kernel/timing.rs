@@ -48,6 +48,7 @@ fn a_thousand_routed_guests() {
                 inside(GuestChange::Up),
                 inside(GuestChange::AddAddress { address, dad: false }),
                 inside(GuestChange::AddRoute(GuestRoute {
+                    table: 254,
                     destination: net(&format!("10.200.{}.{}/32", i / 250, i % 250)),
                     via: None,
                 })),

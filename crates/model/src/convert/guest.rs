@@ -69,7 +69,7 @@ fn nics(name: &GuestName, id: GuestId, raw: &raw::Guest, cx: &mut Context<'_, '_
     nics.into_iter().map(|(_, nic)| nic).collect()
 }
 
-fn hooks(raw: &raw::Hooks) -> Hooks {
+pub(crate) fn hooks(raw: &raw::Hooks) -> Hooks {
     let path = |slot: &crate::shape::Slot<crate::shape::HookPath>| slot.get().map(|path| path.0.clone());
     Hooks {
         prepare: path(&raw.prepare),

@@ -8,11 +8,11 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt::Display};
 
 use serde_json::{Value as Json, json};
 
-pub(crate) use number::{Integer, Timeout};
+pub(crate) use number::{Integer, SettingValue, Timeout};
 pub use text::{Address, ParseAddressError};
 pub(crate) use text::{
     AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, PriorityPair,
-    ProtocolSpec, StaticRoute, SubnetPrefix, Text,
+    ProtocolSpec, RuleSpec, StaticRoute, SubnetPrefix, SysctlName, Text,
 };
 
 use crate::{

@@ -80,6 +80,41 @@ impl Read for Timeout {
     }
 }
 
+/// What a setting is set to: a number or a text.
+#[derive(Clone, Debug)]
+pub(crate) struct SettingValue(pub(crate) String);
+
+impl Read for SettingValue {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "write a number, or a text of one line, like \"4096 131072 6291456\"";
+        match &node.value {
+            Value::Integer(Some(number)) => Some(Self(number.to_string())),
+            Value::Text(text) if !text.trim().is_empty() && !text.chars().any(char::is_control) => {
+                Some(Self(text.trim().to_owned()))
+            }
+            Value::Text(text) => {
+                report.error(node.span, format!("{} is no setting's value", quote(text))).help(HELP);
+                None
+            }
+            other @ (Value::Integer(None)
+            | Value::Float
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::List(_)
+            | Value::Table(_)) => {
+                report
+                    .error(node.span, format!("expected a setting's value, found {}", other.kind()))
+                    .help(HELP);
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": ["integer", "string"], "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$" })
+    }
+}
+
 fn seconds(text: &str) -> Option<u64> {
     let (digits, unit) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
         (Some(digits), _) => (digits, 1),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy, Subnet};
-use viaduct_types::{IfName, IpNet, NetworkName};
+use viaduct_types::{IfName, IpNet, MAIN_TABLE, NetworkName};
 
 use super::{
     ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
@@ -266,7 +266,7 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
             continue;
         }
         if let Some(via) = default.and_then(|nic| gateway(nic, port.network, v6)) {
-            routes.insert(GuestRoute { destination, via: Some(via) });
+            routes.insert(GuestRoute { table: MAIN_TABLE, destination, via: Some(via) });
         }
     }
     if port.guest.is_namespace {

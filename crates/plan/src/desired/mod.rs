@@ -21,7 +21,7 @@ use std::{
 };
 
 use viaduct_model::{Config, Origin};
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
 
 use crate::{
     nft::Ruleset,
@@ -71,8 +71,8 @@ pub struct Desired {
     pub sysctls: BTreeMap<Sysctl, DesiredSysctl>,
     /// Inside the namespaces of attached guests.
     pub guests: BTreeMap<NicId, DesiredGuest>,
-    /// The shared namespaces, each with the devices in it.
-    pub namespaces: BTreeMap<NamespaceName, BTreeMap<IfName, DesiredDevice>>,
+    /// The shared namespaces.
+    pub namespaces: BTreeMap<NamespaceName, DesiredNamespace>,
     /// Our tables.
     pub nft: Ruleset,
     /// Addresses that outside neighbours are told about when they come: on which link, with which MAC if not the
@@ -152,6 +152,17 @@ pub struct DesiredGuest {
     pub by_itself: bool,
 }
 
+/// A shared namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredNamespace {
+    /// The devices in it that are made or moved there; ends of cables are guests'.
+    pub devices: BTreeMap<IfName, DesiredDevice>,
+    /// Ours.
+    pub rules: BTreeSet<RoutingRule>,
+    /// Settings with their values.
+    pub sysctls: BTreeMap<Sysctl, String>,
+}
+
 /// A device inside a shared namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredDevice {
@@ -206,7 +217,10 @@ impl fmt::Display for Notice {
 pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
     let mut ask =
         Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
-    ask.namespaces.extend(config.namespaces.keys().cloned());
+    for (name, namespace) in &config.namespaces {
+        let settings = namespace.sysctls.keys().map(|path| Sysctl::from_path(path.clone()));
+        ask.namespaces.insert(name.clone(), settings.collect());
+    }
     for port in context::ports(config, attachments) {
         ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
         if let Some(netns) = port.netns() {

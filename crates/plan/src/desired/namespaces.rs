@@ -5,16 +5,16 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, NamespaceInterface};
-use viaduct_types::{GuestName, IfName, MacAddr, NamespaceName, NicId, UplinkName};
+use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, InterfaceRoute, NamespaceInterface};
+use viaduct_types::{GuestName, IfName, MAIN_TABLE, MacAddr, NamespaceName, NicId, UplinkName};
 
 use super::{
-    CABLE, Desired, DesiredDevice, DesiredGuest, DesiredLink, INNER, MOVED,
+    CABLE, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace, INNER, MOVED,
     context::{Context, Port, any_v4, any_v6, host_mac, layer3},
 };
 use crate::{
     op::{InnerKind, NewLink},
-    state::{Attachments, GuestRoute, Inside, Target},
+    state::{Attachments, GuestRoute, Inside, Sysctl, Target},
 };
 
 /// Adds them, and has the devices that they stand on come up.
@@ -42,7 +42,12 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
             };
             devices.insert(interface.name.clone(), device);
         }
-        wanted.namespaces.insert(name.clone(), devices);
+        let sysctls = namespace.sysctls.iter();
+        let sysctls = sysctls.map(|(path, value)| (Sysctl::from_path(path.clone()), value.clone()));
+        let rules = namespace.rules.clone();
+        wanted
+            .namespaces
+            .insert(name.clone(), DesiredNamespace { devices, rules, sysctls: sysctls.collect() });
     }
     for (id, name, interface, device, bridge) in cables(context.config) {
         add_cable(context, id, (name, interface), (device, bridge), wanted);
@@ -138,6 +143,7 @@ pub fn attached_namespaces(config: &Config) -> Attachments {
 
 fn gateways(interface: &NamespaceInterface) -> impl Iterator<Item = GuestRoute> {
     let default = |via: &IpAddr| GuestRoute {
+        table: MAIN_TABLE,
         destination: if via.is_ipv4() { any_v4() } else { any_v6() },
         via: Some(*via),
     };
@@ -145,7 +151,9 @@ fn gateways(interface: &NamespaceInterface) -> impl Iterator<Item = GuestRoute> 
 }
 
 fn written_routes(interface: &NamespaceInterface) -> impl Iterator<Item = GuestRoute> {
-    interface.routes.iter().map(|(to, via)| GuestRoute { destination: *to, via: *via })
+    let route =
+        |route: &InterfaceRoute| GuestRoute { table: route.table, destination: route.to, via: route.via };
+    interface.routes.iter().map(route)
 }
 
 /// The interface of a namespace that a port on a network is.

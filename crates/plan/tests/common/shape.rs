@@ -52,7 +52,12 @@ pub(crate) fn namespace_table(n: usize) -> String {
     } else {
         ""
     };
-    format!("[namespaces.s{n}]\n{}{further}", (0..=n).map(device).collect::<String>())
+    let rules = if n == 1 {
+        "rules = [\"from 192.0.2.9 table 7\", \"table 8\"]\nsysctls = { \"net.ipv4.ip_forward\" = 1, \"net.ipv4.conf.d0.rp_filter\" = 2 }\n"
+    } else {
+        ""
+    };
+    format!("[namespaces.s{n}]\n{rules}{}{further}", (0..=n).map(device).collect::<String>())
 }
 
 pub(crate) fn guest() -> impl Strategy<Value = GuestShape> {

@@ -19,7 +19,10 @@ pub(super) struct Inside {
     pub(super) netns: Netns,
     /// The namespace's name, if it has one under /run/netns.
     pub(super) name: Option<String>,
+    /// Of the guest.
     pub(super) hooks: Hooks,
+    /// Of the shared namespace that it lives in.
+    pub(super) shared: Option<(NamespaceName, Hooks)>,
     /// Its devices, for hooks.
     pub(super) devices: Value,
 }
@@ -40,7 +43,10 @@ pub(super) fn find(global: &Global, nic: &NicId) -> Result<Inside, Failure> {
             Failure::from(error).with("`viaduct apply` makes the namespaces of the configuration.")
         })?;
         let devices = config.map_or(Value::Null, |config| devices_of(config, &name));
-        return Ok(Inside { netns, name: Some(name.to_string()), hooks, devices });
+        let of_namespace = config.and_then(|config| config.namespaces.get(&name));
+        let of_namespace = of_namespace.map(|namespace| namespace.hooks.clone()).unwrap_or_default();
+        let shared = guest.is_some().then(|| (name.clone(), of_namespace));
+        return Ok(Inside { netns, name: Some(name.to_string()), hooks, shared, devices });
     }
     let path = match attachments.get(nic) {
         Some(Target::Netns { path, .. }) => path,
@@ -67,7 +73,7 @@ pub(super) fn find(global: &Global, nic: &NicId) -> Result<Inside, Failure> {
     let devices =
         nics.map(|nic| json!({ "name": nic.name, "mac": nic.mac, "addresses": nic.addresses })).collect();
     let name = path.strip_prefix("/run/netns/").map(str::to_owned);
-    Ok(Inside { netns: Netns::open(path)?, name, hooks, devices })
+    Ok(Inside { netns: Netns::open(path)?, name, hooks, shared: None, devices })
 }
 
 /// The shared namespace of that name; a guest that has it goes before.

@@ -43,6 +43,7 @@ fn print_all(report: &StatusReport) {
     print(uplinks(made));
     print(networks(made));
     print(namespaces(made));
+    print(routing(made));
     print(nics(made));
     print(published(made));
     print(vnets(&made.vnets));
@@ -110,6 +111,18 @@ fn namespaces(made: &Made) -> Table {
                 &addresses,
             ]);
         }
+    }
+    table
+}
+
+fn routing(made: &Made) -> Table {
+    let mut table = new_table(["namespace", "rules", "settings"]);
+    for (name, namespace) in &made.namespaces {
+        if namespace.rules.is_empty() && namespace.sysctls.is_empty() {
+            continue;
+        }
+        let settings = namespace.sysctls.iter().map(|(key, value)| format!("{key} = {value}"));
+        table.add_row([name.to_string(), lines(&namespace.rules), lines(settings)]);
     }
     table
 }

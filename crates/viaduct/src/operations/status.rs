@@ -149,6 +149,10 @@ pub(crate) struct NamespaceStatus {
     #[schemars(with = "Vec<String>")]
     pub(crate) guests: Vec<GuestName>,
     pub(crate) interfaces: Vec<InterfaceStatus>,
+    /// The routing rules that are there of those that are wanted.
+    pub(crate) rules: Vec<String>,
+    /// What the settings are that the configuration sets.
+    pub(crate) sysctls: BTreeMap<String, String>,
 }
 
 /// A device in a shared namespace.
@@ -333,7 +337,7 @@ impl View<'_> {
             | InterfaceKind::Macvlan { .. }
             | InterfaceKind::Ipvlan { .. }
             | InterfaceKind::Device { .. } => {
-                let made = wanted.and_then(|devices| devices.get(&interface.name));
+                let made = wanted.and_then(|wanted| wanted.devices.get(&interface.name));
                 made.map(|made| made.kind.to_string()).unwrap_or_default()
             }
         };
@@ -352,6 +356,12 @@ impl View<'_> {
             adopted: seen.is_some_and(|seen| !seen.ours),
             guests: self.config().guests.iter().filter(lives_here).map(|(name, _)| name.clone()).collect(),
             interfaces: interfaces.collect(),
+            rules: seen.into_iter().flat_map(|seen| &seen.rules).map(ToString::to_string).collect(),
+            sysctls: seen
+                .into_iter()
+                .flat_map(|seen| &seen.sysctls)
+                .map(|(key, value)| (key.to_string(), value.clone()))
+                .collect(),
         }
     }
 

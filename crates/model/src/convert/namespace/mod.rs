@@ -2,21 +2,22 @@
 
 mod cable;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use cable::on_networks;
 use viaduct_types::{
-    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, UplinkName, VlanProtocol,
+    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, RoutingRule, UplinkName,
+    VlanProtocol,
 };
 
 use super::{Context, mtu, one_per_family};
 use crate::{
-    CableEnd, Family, GuestId, InterfaceKind, Namespace, NamespaceInterface,
+    CableEnd, Family, GuestId, InterfaceKind, InterfaceRoute, Namespace, NamespaceInterface,
     claims::{DeviceUse, Holder, MacOrigin, PASSTHRU, Segment},
     names,
     raw::{self, INTERFACE_KEYS, InterfaceKeys, InterfaceMode, InterfaceWord},
     report::{At, Report, Span},
-    shape::{Address, List, Parent, PriorityPair, Slot, Text},
+    shape::{Address, List, Parent, PriorityPair, RuleSpec, SettingValue, Slot, StaticRoute, Text},
     suggest::nearest,
 };
 
@@ -40,7 +41,50 @@ pub(crate) fn namespace(
         };
         interfaces.extend(interface(name, id, index, at.span, &at.value.0, cx));
     }
-    Some(Namespace { id, interfaces, origin: cx.report.origin(span) })
+    Some(Namespace {
+        id,
+        interfaces,
+        rules: rules(raw, cx.report),
+        sysctls: sysctls(raw, cx.report),
+        hooks: raw.hooks.get().map(super::guest::hooks).unwrap_or_default(),
+        origin: cx.report.origin(span),
+    })
+}
+
+/// Those without a priority have one by their place. One that names no prefix is for both families.
+fn rules(raw: &raw::Namespace, report: &mut Report<'_>) -> BTreeSet<RoutingRule> {
+    const FIRST: u32 = 1000;
+    let mut rules = BTreeMap::new();
+    for (at, place) in raw.rules.items().zip(FIRST..) {
+        let RuleSpec { from, to, table, priority } = at.value;
+        let family = from.or(to).map(|net| net.addr().is_ipv6());
+        for v6 in [false, true].into_iter().filter(|v6| family.is_none_or(|family| family == *v6)) {
+            let rule = RoutingRule { priority: priority.unwrap_or(place), v6, from, to, table };
+            // The kernel tells rules apart by these, not by the table.
+            let key = (rule.priority, v6, from, to);
+            if let Some((_, first)) = rules.insert(key, (rule, at.span)) {
+                report
+                    .error(at.span, "two rules are for the same packets, at the same priority")
+                    .related(first, "the first one")
+                    .help("give one of them another priority, or remove it");
+            }
+        }
+    }
+    rules.into_values().map(|(rule, _)| rule).collect()
+}
+
+fn sysctls(raw: &raw::Namespace, report: &mut Report<'_>) -> BTreeMap<String, String> {
+    let mut settings: BTreeMap<String, (Span, String)> = BTreeMap::new();
+    for (name, (span, value)) in raw.sysctls.get().into_iter().flatten() {
+        let Some(SettingValue(value)) = value else { continue };
+        if let Some((first, _)) = settings.insert(name.path.clone(), (*span, value.clone())) {
+            report
+                .error((*span).max(first), "the same setting twice")
+                .related((*span).min(first), "the other one")
+                .help("remove one of them");
+        }
+    }
+    settings.into_iter().map(|(path, (_, value))| (path, value)).collect()
 }
 
 fn interface(
@@ -106,8 +150,12 @@ fn interface(
     })
 }
 
-fn routes(raw: &InterfaceKeys) -> Vec<(IpNet, Option<IpAddr>)> {
-    raw.routes.items().map(|at| (at.value.0, at.value.1)).collect()
+fn routes(raw: &InterfaceKeys) -> Vec<InterfaceRoute> {
+    let route = |at: &At<StaticRoute>| {
+        let StaticRoute { to, via, table } = at.value;
+        InterfaceRoute { to, via, table }
+    };
+    raw.routes.items().map(route).collect()
 }
 
 /// Whether every key is there that the type needs, and none that it does not have.
