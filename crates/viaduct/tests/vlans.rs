@@ -45,6 +45,42 @@ addresses = ["203.0.113.9/24", "2001:db8:28::9/64"]
 namespace = "dmz"
 "#;
 
+#[test]
+#[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
+fn many_namespaces_with_a_vlan_each() {
+    const COUNT: u32 = 200;
+    host(|world| {
+        let before = all(world);
+        let namespace = |n: u32| {
+            format!(
+                "[[namespaces.n{n}.interfaces]]\nname = \"v\"\ntype = \"vlan\"\nparent = \"trunk\"\nvlan = {}\n\
+                 addresses = [\"10.{n}.0.5/24\"]\ngateways = [\"10.{n}.0.1\"]\n",
+                n + 2
+            )
+        };
+        let text: String = (0..COUNT).map(namespace).collect();
+        world.write(CONFIG, format!("[uplinks.trunk]\ninterface = \"eth0\"\n{text}"));
+        for _ in 0..2 {
+            let begin = std::time::Instant::now();
+            world.good("apply");
+            eprintln!("{COUNT} namespaces with a VLAN each are made in {:?}", begin.elapsed());
+            world.settled();
+            for n in [0, COUNT / 2, COUNT - 1] {
+                let id = n + 2;
+                world.sh(&format!(
+                    "ip -n outside link add link eth0 name v{id} type vlan id {id}; ip -n outside link set v{id} up; \
+                     ip -n outside address add 10.{n}.0.1/24 dev v{id}; ip netns exec n{n} ping -c1 -W5 10.{n}.0.1; \
+                     ip -n outside link del v{id}"
+                ));
+            }
+            let begin = std::time::Instant::now();
+            world.good("down");
+            eprintln!("and taken away in {:?}", begin.elapsed());
+            assert_eq!(before, all(world));
+        }
+    });
+}
+
 /// Everything that the kernel has, in all namespaces with a name.
 fn all(world: &World) -> String {
     let settings = world.sh(

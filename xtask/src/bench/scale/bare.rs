@@ -159,7 +159,7 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn address(index: u32, address: IpAddr, length: u8) -> RouteNetlinkMessage {
+pub(super) fn address(index: u32, address: IpAddr, length: u8) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(address);
     message.header.prefix_len = length;
@@ -172,7 +172,7 @@ fn address(index: u32, address: IpAddr, length: u8) -> RouteNetlinkMessage {
 }
 
 /// To one address, or by a gateway to everything.
-fn route(index: u32, to: Option<IpAddr>, via: Option<IpAddr>) -> RouteNetlinkMessage {
+pub(super) fn route(index: u32, to: Option<IpAddr>, via: Option<IpAddr>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     let any = to.or(via).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     message.header.address_family = family(any);
@@ -203,13 +203,16 @@ fn enter(netns: &File) -> Result<(), String> {
 }
 
 /// Does something on a thread of its own in a machine's namespace.
-fn elsewhere<T: Send>(name: &str, work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+pub(super) fn elsewhere<T: Send>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<T, String> {
     let netns = netns(name)?;
     let run = || enter(&netns).and_then(|()| work());
     thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn open() -> Result<Socket, String> {
+pub(super) fn open() -> Result<Socket, String> {
     let failed = |error| format!("netlink: {error}");
     let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
     socket.bind_auto().map_err(failed)?;
@@ -223,10 +226,15 @@ fn open() -> Result<Socket, String> {
 
 /// The guest's device, where the socket is.
 fn index(socket: &Socket) -> Result<u32, String> {
-    rustix::net::netdevice::name_to_index(socket, "eth0").map_err(|error| format!("a guest's eth0: {error}"))
+    index_named(socket, "eth0")
 }
 
-fn send(socket: &mut Socket, messages: Vec<RouteNetlinkMessage>) -> Result<(), String> {
+/// A device, where the socket is.
+pub(super) fn index_named(socket: &Socket, name: &str) -> Result<u32, String> {
+    rustix::net::netdevice::name_to_index(socket, name).map_err(|error| format!("a guest's {name}: {error}"))
+}
+
+pub(super) fn send(socket: &mut Socket, messages: Vec<RouteNetlinkMessage>) -> Result<(), String> {
     let mut rest = messages.into_iter().peekable();
     while rest.peek().is_some() {
         let mut bytes = Vec::new();

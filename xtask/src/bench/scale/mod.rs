@@ -4,6 +4,7 @@
 mod bare;
 mod others;
 mod report;
+mod shared;
 mod usage;
 mod viaduct;
 
@@ -94,7 +95,7 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
     let missing = bench.others(rounds, &mut columns);
     let at_rest = bench.rest(largest, &attachments, rest)?;
     report::put(page, &columns, &at_rest, (largest, rest), &missing);
-    Ok(())
+    shared::measure(sandbox, &bench.host, options.quick, page)
 }
 
 /// A host and the guests' namespaces.

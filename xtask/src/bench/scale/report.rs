@@ -89,7 +89,7 @@ fn one(columns: &[(u32, Column)], of: fn(&Column) -> &Times) -> Vec<Vec<String>>
     table
 }
 
-fn rows(
+pub(super) fn rows(
     head: &str,
     ways: &[&str],
     columns: &[&(u32, Column)],
