@@ -56,6 +56,7 @@ case $purpose in test | ci)
     need python3 python3 "plays servers, attackers and virtual machines in tests"
     need dhcpcd-base dhcpcd "plays such guests, too"
     need systemd /lib/systemd/systemd-networkd "and another"
+    need bind9-dnsutils dig "asks for names in tests"
     need ndisc6 rdisc6 "shows what routers advertise"
     need debootstrap debootstrap "makes the Debian that a test boots"
     need systemd-container systemd-nspawn "boots it"

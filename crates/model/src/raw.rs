@@ -146,11 +146,12 @@ table! {
         "to-host" => to_host: Policy,
         /// Answer DHCP and send router advertisements on guests' ports.
         "dhcp" => dhcp: bool,
-        /// Answer DNS for guests.
+        /// Answer guests for names, at the host's address on their link: those of the network's guests, and everything
+        /// else by asking other servers.
         "dns" => dns: bool,
-        /// Name servers told to guests.
+        /// Name servers told to guests; with dns = true those that the host asks for them, instead of its own.
         "dns-servers" => dns_servers: List<IpAddr>,
-        /// DNS domain told to guests.
+        /// DNS domain told to guests; with dns = true their names end with it, and it is NETWORK.internal unless written.
         "domain" => domain: DomainName,
         /// MTU in bytes of the network's devices; the uplink's unless written.
         "mtu" => mtu: Mtu,

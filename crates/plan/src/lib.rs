@@ -19,9 +19,9 @@ mod unmade;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
-    Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace,
-    DesiredSysctl, INNER, LinkPrefix, MOVED, Notice, Router, Served, ServedLink, Severity, When, ask,
-    attached_namespaces, desired, probed, vnet_claims,
+    Answers, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace,
+    DesiredSysctl, INNER, LinkPrefix, MOVED, Notice, Router, Served, ServedLink, Severity, When, Zone,
+    ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims,
 };
 pub use diff::{Plan, plan};
 pub use flows::{Flows, ends, lets_through};

@@ -3,6 +3,7 @@
 
 pub mod dhcp4;
 pub mod dhcp6;
+pub mod dns;
 mod queue;
 pub mod ra;
 

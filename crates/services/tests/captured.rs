@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use viaduct_plan::{Client, Client6, Router, ServedLink};
+use viaduct_plan::{Client, Client6, Router, ServedLink, ZoneHead};
 use viaduct_services::{
     dhcp4::{Counts, Server},
-    ra,
+    dns, ra,
 };
 use viaduct_types::MacAddr;
 use viaduct_wire::{
@@ -24,6 +24,38 @@ fn captured(what: &str) -> BTreeMap<String, Vec<u8>> {
     entries
         .map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap()))
         .collect()
+}
+
+#[test]
+fn questions_as_dig_asks_them_are_answered_or_passed_on() {
+    let captured = captured("dns");
+    let network: viaduct_types::NetworkName = "lan".parse().unwrap();
+    let device: viaduct_types::IfName = "br-lan".parse().unwrap();
+    let mut server = dns::Server::default();
+    let prefixes = vec!["10.0.0.0/24".parse().unwrap()];
+    let head = ZoneHead { domain: "lan".to_owned(), alone: true, prefixes, servers: Vec::new() };
+    server.zone(network.clone(), Some(head));
+    server.name(&network, "web", vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()]);
+    server.serve(device.clone(), Some(network));
+    server.host_servers(vec!["127.0.0.53:53".parse().unwrap()]);
+    let peer = "10.0.0.9:4000".parse().unwrap();
+    for (name, message) in &captured {
+        let asker = dns::Asker { device: device.clone(), peer, socket: 1, stream: false };
+        server.receive(Duration::ZERO, asker, message);
+        match server.output().unwrap() {
+            dns::Output::Answer { bytes, .. } => {
+                assert_eq!((&bytes[..2], &bytes[6..8]), (&message[..2], &[0, 1][..]), "{name}: one answer");
+            }
+            dns::Output::Ask { bytes, .. } => {
+                assert!(["dig-do", "dig-subnet"].contains(&name.as_str()), "{name}");
+                // What a guest says of itself is not told to others.
+                assert!(bytes.len() <= message.len() && !bytes.windows(3).any(|part| part == [192, 0, 2]));
+            }
+            dns::Output::Over { .. } => panic!("{name}"),
+        }
+        assert_eq!(server.output(), None, "{name}");
+    }
+    assert_eq!(captured.len(), 5);
 }
 
 #[test]

@@ -464,7 +464,7 @@ impl Host {
 fn is_about_served(before: &Situation, after: &Situation) -> bool {
     let serves = |situation: &Situation, nic: &NicId| {
         let network = situation.config().and_then(|config| config.networks.get(&config.nic(nic)?.network));
-        network.is_some_and(|network| network.dhcp)
+        network.is_some_and(|network| network.dhcp || network.dns)
     };
     if before.is_applied_as(after) {
         let all = before.attachments.iter().chain(after.attachments.iter());
@@ -473,7 +473,9 @@ fn is_about_served(before: &Situation, after: &Situation) -> bool {
             .any(|(nic, _)| serves(before, nic) || serves(after, nic));
     }
     let any = |situation: &Situation| {
-        situation.config().is_some_and(|config| config.networks.values().any(|network| network.dhcp))
+        situation
+            .config()
+            .is_some_and(|config| config.networks.values().any(|network| network.dhcp || network.dns))
     };
     any(before) || any(after)
 }

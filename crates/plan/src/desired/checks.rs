@@ -6,6 +6,7 @@ use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
 use super::{
     Notice, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
+    named,
     namespaces::kind,
 };
 use crate::{
@@ -56,10 +57,12 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
             | Mode::Isolated { .. }
             | Mode::Vnet { .. } => {}
         }
-        if network.dns {
+        if network.dns && named::places(network).is_empty() {
             notices.warn(
                 &network.origin,
-                format!("network {name}: this version does not answer guests' questions for DNS yet"),
+                format!(
+                    "network {name}: guests are not answered names there, as the host has no address on it: leave out dns = true"
+                ),
             );
         }
         if let Some(namespace) = &network.namespace {

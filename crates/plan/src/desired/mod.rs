@@ -7,6 +7,7 @@ mod disjoint;
 mod elements;
 mod inet_filter;
 mod links;
+mod named;
 mod namespaces;
 mod probed;
 mod served;
@@ -30,6 +31,7 @@ use crate::{
 };
 use context::Context;
 pub(crate) use context::{decided_by_one, namespace_of};
+pub use named::{Answers, Zone, ZoneHead};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
 pub use served::{Client, Client6, LinkPrefix, Router, Served, ServedLink};

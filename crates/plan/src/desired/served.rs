@@ -8,11 +8,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use viaduct_model::{Mode, Spoofing};
-use viaduct_types::{IfName, IpNet, Ipv4Net, Ipv6Net, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, Ipv4Net, Ipv6Net, MacAddr, NetworkName, NicId};
 
 use super::{
     context::{Context, Port, bridge_of, prefixes},
     links::{GATEWAY_V6, ROUTED_GATEWAY_V4, default_nic, gateway},
+    named::{self, Answers, Zone},
 };
 
 /// A NIC that is given its configuration when it asks.
@@ -103,13 +104,25 @@ pub struct ServedLink {
     pub dns6: Vec<Ipv6Addr>,
     /// Domains to search names in, told by DHCPv6.
     pub search: Vec<String>,
+    /// Who is answered names, and where.
+    pub names: Option<Answers>,
 }
 
-/// By the device that they ask on.
-pub type Served = BTreeMap<IfName, ServedLink>;
+/// What guests are told when they ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// By the device that they ask on.
+    pub links: BTreeMap<IfName, ServedLink>,
+    /// The names of guests, by network.
+    pub zones: BTreeMap<NetworkName, Zone>,
+}
 
 pub(super) fn served(context: &Context<'_>) -> Served {
-    let mut served = Served::new();
+    Served { links: links(context), zones: named::zones(context) }
+}
+
+fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {
+    let mut served: BTreeMap<IfName, ServedLink> = BTreeMap::new();
     for port in context.ports.iter().filter(|port| port.network.dhcp) {
         let device = bridge_of(port.network).unwrap_or_else(|| port.device());
         let (client, client6) = (client(context, port), client6(port));
@@ -125,12 +138,28 @@ pub(super) fn served(context: &Context<'_>) -> Served {
         if let Some(link) = served.get_mut(device)
             && link.router.is_none()
         {
-            link.dns6 = port.network.dns_servers.iter().copied().filter_map(ipv6).collect();
-            link.search = port.network.domain.iter().cloned().collect();
+            link.dns6 = name_servers(port, true).filter_map(ipv6).collect();
+            link.search = named::domain(&port.nic.network, port.network).into_iter().collect();
             link.router = router(context, port, link);
         }
     }
+    for port in context.ports.iter().filter(|port| port.network.dns) {
+        let addresses = named::places(port.network);
+        if !addresses.is_empty() {
+            let device = bridge_of(port.network).unwrap_or_else(|| port.device());
+            let link = served.entry(device.clone()).or_default();
+            link.names.get_or_insert(Answers { network: port.nic.network.clone(), addresses });
+        }
+    }
     served
+}
+
+/// Whom a guest is told to ask for names: the host, where it answers, which asks the others itself.
+fn name_servers(port: &Port<'_>, v6: bool) -> impl Iterator<Item = IpAddr> {
+    let own = named::told(port.network, v6);
+    let written = port.network.dns_servers.iter().copied();
+    let written = written.filter(|_| named::places(port.network).is_empty());
+    own.into_iter().chain(written).collect::<Vec<_>>().into_iter()
 }
 
 fn client6(port: &Port<'_>) -> Option<Client6> {
@@ -227,8 +256,8 @@ fn client(context: &Context<'_>, port: &Port<'_>) -> Option<Client> {
         shared: !port.is_routed(),
         server: server.unwrap_or(ROUTED_GATEWAY_V4),
         router,
-        dns: network.dns_servers.iter().copied().filter_map(ipv4).collect(),
-        domain: network.domain.clone(),
+        dns: name_servers(port, false).filter_map(ipv4).collect(),
+        domain: named::domain(&nic.network, network),
         mtu: u16::try_from(nic.mtu.unwrap_or_else(|| context.mtu(network))).unwrap_or(u16::MAX),
     })
 }

@@ -7,7 +7,7 @@ use viaduct_types::{IfName, NicId};
 
 use super::{AskPart, Reduced};
 use crate::{
-    desired::{Desired, Notice, Severity, desired, sort},
+    desired::{Desired, Notice, Served, Severity, desired, sort},
     diff::{Plan, plan},
     nft::Change,
     op::Op,
@@ -205,7 +205,7 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         nft: after.nft,
         announced,
         // It has no part in the kernel, and is told of the whole host.
-        served: BTreeMap::new(),
+        served: Served::default(),
         stale: after.stale,
     };
     Some((after, ask))

@@ -16,9 +16,9 @@ use std::{
 
 use tracing::{info, warn};
 use viaduct_model::Family;
-use viaduct_plan::{Served, ServedLink};
+use viaduct_plan::{Served, ServedLink, Zone};
 use viaduct_services::Event;
-use viaduct_types::{MacAddr, NicId};
+use viaduct_types::{IfName, MacAddr, NetworkName, NicId};
 
 use super::jobs::{Job, Jobs};
 use crate::{
@@ -89,20 +89,43 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One order for each device where something else is served.
+/// One order for each device where something else is served, and for each network with other names.
 fn changes(before: &Served, after: &Served) -> impl Iterator<Item = String> {
-    let gone = before.keys().filter(|device| !after.contains_key(*device));
-    let gone = gone.map(|device| (device, ServedLink::default()));
-    let new = after.iter().filter(|(device, link)| before.get(*device) != Some(*link));
-    let orders = gone.chain(new.map(|(device, link)| (device, link.clone())));
+    let orders = links(&before.links, &after.links).into_iter();
     orders
-        .filter_map(|(device, link)| {
-            let mut line = serde_json::to_string(&Order { device: device.clone(), link }).ok()?;
+        .chain(zones(&before.zones, &after.zones))
+        .filter_map(|order| {
+            let mut line = serde_json::to_string(&order).ok()?;
             line.push('\n');
             Some(line)
         })
         .collect::<Vec<_>>()
         .into_iter()
+}
+
+fn links(before: &BTreeMap<IfName, ServedLink>, after: &BTreeMap<IfName, ServedLink>) -> Vec<Order> {
+    let gone = before.keys().filter(|device| !after.contains_key(*device));
+    let gone = gone.map(|device| (device, ServedLink::default()));
+    let new = after.iter().filter(|(device, link)| before.get(*device) != Some(*link));
+    let all = gone.chain(new.map(|(device, link)| (device, link.clone())));
+    all.map(|(device, link)| Order::Link { device: device.clone(), link: Box::new(link) }).collect()
+}
+
+fn zones(before: &BTreeMap<NetworkName, Zone>, after: &BTreeMap<NetworkName, Zone>) -> Vec<Order> {
+    let gone = before.keys().filter(|network| !after.contains_key(*network));
+    let gone =
+        gone.map(|network| Order::Zone { network: network.clone(), head: None, names: BTreeMap::new() });
+    let new = after.iter().filter(|(network, zone)| before.get(*network) != Some(*zone));
+    let new = new.map(|(network, zone)| {
+        let none = BTreeMap::new();
+        let known = before.get(network).map_or(&none, |zone| &zone.names);
+        let gone = known.keys().filter(|name| !zone.names.contains_key(*name));
+        let other = zone.names.iter().filter(|(name, addresses)| known.get(*name) != Some(*addresses));
+        let gone = gone.map(|name| (name.clone(), Vec::new()));
+        let names = gone.chain(other.map(|(name, addresses)| (name.clone(), addresses.clone()))).collect();
+        Order::Zone { network: network.clone(), head: Some(zone.head.clone()), names }
+    });
+    gone.chain(new).collect()
 }
 
 fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
@@ -112,7 +135,7 @@ fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
         if lock(shared).ending {
             return;
         }
-        if lock(shared).served.is_empty() {
+        if lock(shared).served.links.is_empty() {
             thread::park();
             continue;
         }
@@ -177,7 +200,7 @@ fn attend(
         if shared.ending {
             return;
         }
-        let _ = changes(&Served::new(), &shared.served).try_for_each(|order| orders.send(order));
+        let _ = changes(&Served::default(), &shared.served).try_for_each(|order| orders.send(order));
         shared.orders = Some(orders);
     }
     if let Some(output) = child.stdout.take() {

@@ -1,10 +1,15 @@
 //! The process that answers guests. The daemon starts it, tells it on its standard input what to serve, a line of JSON
 //! for each device that changes, and hears from it on its standard output. It ends when its input does.
 
+mod framed;
+mod names;
 mod ports;
+mod resolvers;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
+    net::IpAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -12,23 +17,35 @@ use std::{
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::Listen;
-use viaduct_plan::ServedLink;
+use viaduct_plan::{ServedLink, ZoneHead};
 use viaduct_services::{Event, dhcp4, dhcp6, ra};
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NetworkName};
 
 use crate::{failure::Failure, privileges};
+use names::Names;
 use ports::{News, Ports, Source};
 
 /// How it is called on the command line, where only we call it.
 pub(crate) const COMMAND: &str = "answer-guests";
 
-/// What is to be served on a device from now on.
+/// What the daemon says.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Order {
-    pub(crate) device: IfName,
-    /// Nothing any more, when there is nobody in it.
-    pub(crate) link: ServedLink,
+#[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Order {
+    /// What is to be served on a device from now on.
+    Link {
+        device: IfName,
+        /// Nothing any more, when there is nobody in it.
+        link: Box<ServedLink>,
+    },
+    /// What is different in the names of a network.
+    Zone {
+        network: NetworkName,
+        /// None: the network has no names any more.
+        head: Option<ZoneHead>,
+        /// Names with their addresses; without any, the name is gone.
+        names: BTreeMap<String, Vec<IpAddr>>,
+    },
 }
 
 /// What it does until its input ends.
@@ -37,15 +54,21 @@ pub(crate) fn run() -> Result<(), Failure> {
         |what: &str, error: io::Error| Failure::failed(format!("guests are not answered: {what}: {error}"));
     // A ctrl-C in the daemon's terminal is for the daemon, which ends this.
     let _ = rustix::process::setsid();
-    // Only what packet sockets need.
-    privileges::keep_only(CapabilitySet::NET_RAW).map_err(|e| failed("cannot give up privileges", e))?;
+    // Only what packet sockets and the port of name servers need.
+    let needed = CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
+    privileges::keep_only(needed).map_err(|e| failed("cannot give up privileges", e))?;
     let mut ports = Ports::new().map_err(|e| failed("cannot wait for frames", e))?;
-    ports.listen_to(io::stdin().as_fd()).map_err(|e| failed("cannot listen to the daemon", e))?;
+    ports
+        .listen_to(Source::Daemon, io::stdin().as_fd())
+        .map_err(|e| failed("cannot listen to the daemon", e))?;
+    let names = Names::new().map_err(|e| failed("cannot wait for questions", e))?;
+    ports.listen_to(Source::Names, names.as_fd()).map_err(|e| failed("cannot wait for questions", e))?;
     let run = Run {
         dhcp4: dhcp4::Server::default(),
         dhcp6: dhcp6::Server::default(),
         advertiser: ra::Advertiser::new(seed().map_err(|e| failed("there is no randomness", e))?),
         ports,
+        names,
         start: Instant::now(),
         orders: Vec::new(),
     };
@@ -63,6 +86,7 @@ struct Run {
     dhcp6: dhcp6::Server,
     advertiser: ra::Advertiser,
     ports: Ports,
+    names: Names,
     start: Instant,
     /// What came of the next order so far.
     orders: Vec<u8>,
@@ -72,7 +96,7 @@ impl Run {
     fn run(mut self) -> io::Result<()> {
         loop {
             let now = self.start.elapsed();
-            let due = [self.dhcp4.due(), self.advertiser.due(), self.ports.due()];
+            let due = [self.dhcp4.due(), self.advertiser.due(), self.ports.due(), self.names.due()];
             let due = due.into_iter().flatten().min();
             for source in self.ports.wait(due.map(|due| due.saturating_sub(now)))? {
                 match source {
@@ -81,6 +105,7 @@ impl Run {
                             return Ok(());
                         }
                     }
+                    Source::Names => self.names.read(self.start.elapsed())?,
                     Source::Port(port) => self.read(port),
                 }
                 self.send();
@@ -90,6 +115,7 @@ impl Run {
             self.look_at_ports();
             self.dhcp4.tick(now);
             self.advertiser.tick(now);
+            self.names.tick(now);
             self.send();
             while let Some(event) = self.dhcp4.event().or_else(|| self.dhcp6.event()) {
                 tell(&event)?;
@@ -115,19 +141,39 @@ impl Run {
         let now = self.start.elapsed();
         while let Some(news) = self.ports.news() {
             match news {
-                News::Opened(device, mac) => self.advertiser.opened(now, &device, mac),
-                News::Closed(device) => self.advertiser.closed(&device),
+                News::Opened(device, mac) => {
+                    self.advertiser.opened(now, &device, mac);
+                    self.names.opened(now, &device);
+                }
+                News::Closed(device) => {
+                    self.advertiser.closed(&device);
+                    self.names.closed(&device);
+                }
             }
         }
     }
 
-    fn serve(&mut self, Order { device, link }: Order) {
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Link { device, link } => self.serve(device, *link),
+            Order::Zone { network, head, names } => {
+                let server = &mut self.names.server;
+                for (name, addresses) in names {
+                    server.name(&network, &name, addresses);
+                }
+                server.zone(network, head);
+            }
+        }
+    }
+
+    fn serve(&mut self, device: IfName, link: ServedLink) {
         let now = self.start.elapsed();
         let looks = link.clients.iter().any(|client| client.lent && client.shared);
         let listen: Vec<Listen> = [
             (Listen::Dhcp4, !link.clients.is_empty()),
             (Listen::Arp, looks),
-            (Listen::Ip6, !link.clients6.is_empty() || link.router.is_some()),
+            // By this socket it is known, too, whether the device is there.
+            (Listen::Ip6, !link.clients6.is_empty() || link.router.is_some() || link.names.is_some()),
         ]
         .into_iter()
         .filter_map(|(listen, wanted)| wanted.then_some(listen))
@@ -136,6 +182,12 @@ impl Run {
         self.advertiser.serve(now, &device, link.router.clone());
         self.send();
         self.ports.serve(&device, &listen, now);
+        if !listen.contains(&Listen::Ip6) {
+            self.names.closed(&device);
+        }
+        let (network, addresses) = link.names.clone().map(|names| (names.network, names.addresses)).unzip();
+        self.names.server.serve(device.clone(), network);
+        self.names.serve(now, &device, addresses.unwrap_or_default());
         self.dhcp6.serve(device.clone(), &link);
         self.dhcp4.serve(device, link.clients);
     }
@@ -153,7 +205,7 @@ impl Run {
             let rest = self.orders.split_off(end + 1);
             let lines = std::mem::replace(&mut self.orders, rest);
             for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-                self.serve(serde_json::from_slice(line)?);
+                self.obey(serde_json::from_slice(line)?);
             }
         }
         Ok(length > 0)

@@ -19,8 +19,9 @@ use super::AGAIN;
 
 /// So many frames of one device are read before the others have their turn.
 const BATCH: usize = 32;
-/// The daemon's number; ports count up from the next.
+/// The numbers of what is no port; ports count up from the next.
 const DAEMON: u64 = 0;
+const NAMES: u64 = 1;
 
 /// The Ethernet type of IPv6, as it stands in a frame.
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -28,6 +29,8 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 /// Where something waits.
 pub(super) enum Source {
     Daemon,
+    /// The sockets by which names are asked for.
+    Names,
     Port(u64),
 }
 
@@ -64,13 +67,18 @@ impl Ports {
             open: BTreeMap::new(),
             wanted: BTreeMap::new(),
             news: VecDeque::new(),
-            next: DAEMON + 1,
+            next: NAMES + 1,
             again: None,
         })
     }
 
-    pub(super) fn listen_to(&mut self, daemon: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, daemon, epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?)
+    pub(super) fn listen_to(&mut self, source: Source, at: BorrowedFd<'_>) -> io::Result<()> {
+        let number = match source {
+            Source::Daemon => DAEMON,
+            Source::Names => NAMES,
+            Source::Port(number) => number,
+        };
+        Ok(epoll::add(&self.epoll, at, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?)
     }
 
     /// What a device is listened to for from now on.
@@ -146,6 +154,7 @@ impl Ports {
         }
         let source = |event: epoll::Event| match event.data.u64() {
             DAEMON => Source::Daemon,
+            NAMES => Source::Names,
             number => Source::Port(number),
         };
         Ok(events.into_iter().map(source).collect())

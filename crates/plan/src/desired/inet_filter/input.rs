@@ -8,6 +8,7 @@ use super::{
     super::{
         context::Context,
         elements::{Builder, words::*},
+        named,
     },
     FILTER,
     families::{FAMILIES, FamilyWords, both},
@@ -27,6 +28,17 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
     }
     for (device, _) in context.inside().filter(|(_, n)| n.dhcp) {
         table.insert("dhcp", Key::new().name(device));
+    }
+    let names = context.config.networks.values().any(|network| network.dns);
+    if names {
+        table.set("names4", &[T::IfName, T::Ipv4]);
+        table.set("names6", &[T::IfName, T::Ipv6]);
+        for (device, network) in context.inside() {
+            for place in named::places(network) {
+                let set = if place.is_ipv6() { "names6" } else { "names4" };
+                table.insert(set, Key::new().name(device).ip(place));
+            }
+        }
     }
     for f in &FAMILIES {
         table.set(both!(f, "claimed4", "claimed6"), &[f.address]);
@@ -66,16 +78,22 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
             vec![St::CountIn("drop_claimed", vec![S::IifName]), drop()],
         ],
     );
-    table.chain(
-        "from_guest_to_host",
-        vec![
-            // Answered from a packet socket, which has seen it before; the host's own answer would be "unreachable".
-            vec![v4(), udp(), dport(67), St::In(vec![S::IifName], "dhcp"), drop()],
-            vec![known(), accept()],
-            vec![v4(), icmp(), St::Is(S::IcmpType, Const::u8(8, "echo-request")), accept()],
-            vec![v6(), icmpv6(), accept()],
-            vec![St::In(vec![S::IifName], "open_host"), accept()],
-            vec![St::CountIn("drop_host", vec![S::IifName]), drop()],
-        ],
-    );
+    let mut from_guest = vec![
+        // Answered from a packet socket, which has seen it before; the host's own answer would be "unreachable".
+        vec![v4(), udp(), dport(67), St::In(vec![S::IifName], "dhcp"), drop()],
+        vec![known(), accept()],
+        vec![v4(), icmp(), St::Is(S::IcmpType, Const::u8(8, "echo-request")), accept()],
+        vec![v6(), icmpv6(), accept()],
+        vec![St::In(vec![S::IifName], "open_host"), accept()],
+        vec![St::CountIn("drop_host", vec![S::IifName]), drop()],
+    ];
+    if names {
+        let at = |f: &FamilyWords| St::In(vec![S::IifName, f.daddr], both!(f, "names4", "names6"));
+        for protocol in [udp, tcp] {
+            for f in &FAMILIES {
+                from_guest.insert(2, vec![(f.is)(), protocol(), dport(53), at(f), accept()]);
+            }
+        }
+    }
+    table.chain("from_guest_to_host", from_guest);
 }
