@@ -532,6 +532,8 @@ pub struct Vnet {
     pub mtu: Option<u32>,
     /// NICs that have arrived at another host later, so that they have to be silent here; no file says so.
     pub lost: BTreeSet<MacAddr>,
+    /// NICs that are attached here and have to be silent until their guest arrives; no file says so.
+    pub prepared: BTreeSet<MacAddr>,
     /// What protects its frames.
     pub security: Security,
     /// The hosts that may belong to it.

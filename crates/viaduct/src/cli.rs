@@ -91,6 +91,12 @@ pub(crate) enum Command {
     },
     /// Connect a guest's NIC that now exists as a namespace, tap or device
     Attach(Attach),
+    /// Let a prepared NIC speak: its guest has arrived from another host
+    Activate {
+        /// The guest, or one of its NICs
+        #[arg(value_name = "GUEST[.N]")]
+        nic: NicId,
+    },
     /// Disconnect a guest's NIC
     Detach {
         /// The guest, or one of its NICs
@@ -339,6 +345,9 @@ pub(crate) struct Attach {
     /// The user who may open the tap, by name or number
     #[arg(long, requires = "tap", value_name = "USER")]
     pub(crate) owner: Option<String>,
+    /// Of a vnet: silent until `viaduct activate`, or until the guest says that it has arrived
+    #[arg(long)]
+    pub(crate) prepare: bool,
 }
 
 #[derive(Clone, Debug, Args)]

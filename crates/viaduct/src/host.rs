@@ -105,6 +105,25 @@ impl Situation {
         self
     }
 
+    /// Whether a NIC waits, silent, for its guest to arrive.
+    pub(crate) fn is_prepared(&self, nic: &NicId) -> bool {
+        self.known.found.prepared.contains(nic)
+    }
+
+    /// With a NIC that waits, silent, or does not any more.
+    pub(crate) fn with_prepared(&self, nic: &NicId, prepared: bool) -> Self {
+        if self.is_prepared(nic) == prepared {
+            return self.clone();
+        }
+        let mut known = self.known.clone();
+        if prepared {
+            known.found.prepared.insert(nic.clone());
+        } else {
+            known.found.prepared.remove(nic);
+        }
+        Self::new(self.applied.clone(), Arc::clone(&self.attachments), known)
+    }
+
     /// The address of a family that a NIC is lent.
     pub(crate) fn lent_to(&self, nic: &NicId, family: Family) -> Option<IpAddr> {
         self.known.leases.lent(nic, family)
@@ -162,6 +181,10 @@ impl Situation {
             store.set_attachments(&self.attachments)?;
         }
         self.remember_leases(store)?;
+        let prepared = &self.known.found.prepared;
+        if before.is_some_and(|before| before.known.found.prepared != *prepared) {
+            store.set_found(&Found { prepared: prepared.clone(), ..store.found() })?;
+        }
         if before.is_some_and(|before| before.is_applied_as(self)) {
             return Ok(attached);
         }

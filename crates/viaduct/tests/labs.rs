@@ -50,6 +50,7 @@ labs! {
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
         vnet_created = "vnet-created",
+        vnet_moves = "vnet-moves",
         vnets = "vnets",
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         learning,
         mtu: None,
         lost: BTreeSet::new(),
+        prepared: BTreeSet::new(),
         security,
         peers,
         origin,

@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Spoofing};
+use viaduct_model::{Mode, Spoofing, Vnet};
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of},
@@ -24,6 +24,7 @@ const FORWARD: i32 = -200;
 const IP: (u16, &str) = (0x0800, "ip");
 const ARP: (u16, &str) = (0x0806, "arp");
 const IP6: (u16, &str) = (0x86dd, "ip6");
+const RARP: (u16, &str) = (0x8035, "0x8035");
 
 /// The bit of the packet mark that lets a frame past the guard of an uplink: the file lets this NIC send anything.
 pub(super) const FREE_MARK: u32 = 0x5600_0000;
@@ -40,6 +41,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     add_guard(&mut table);
     if !context.config.vnets.is_empty() {
         table.chain("from_port_moved", vec![rule(vec![], dropped("drop_moved"))]);
+        add_prepared(&mut table);
     }
     add_ipv6_guard(&mut table);
     add_redirect(&mut table);
@@ -71,6 +73,10 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     }
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
+        table.counted("drop_prepared");
+        table.set("announcer", &[T::IfName, T::Ether]);
+        table.set("announced4", &[T::IfName, T::Ether, T::Ipv4, T::Ipv4]);
+        table.set("announced6", &[T::IfName, T::Ether, T::Ipv6]);
     }
 }
 
@@ -93,6 +99,19 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             table.judge("ports", device(), Verdict::Goto("from_port_moved".to_owned()));
             continue;
         }
+        if is_prepared(context, port) {
+            table.judge("ports", device(), Verdict::Goto("from_port_prepared".to_owned()));
+            let own = || device().mac(port.nic.mac);
+            table.insert("announcer", own());
+            table.insert("announced6", own().ip(IpAddr::V6(port.nic.mac.link_local())));
+            for address in port.nic.addresses.iter().map(|net| net.addr()) {
+                match address {
+                    IpAddr::V4(_) => table.insert("announced4", own().ip(address).ip(address)),
+                    IpAddr::V6(_) => table.insert("announced6", own().ip(address)),
+                }
+            }
+            continue;
+        }
         table.judge("ports", device(), guard_of(port));
         if port.nic.spoofing != Spoofing::Mac {
             add_own_addresses(port, table, true);
@@ -107,12 +126,50 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
 
 /// Whether another host says that the NIC has arrived there since.
 fn has_moved_away(context: &Context<'_>, port: &Port<'_>) -> bool {
+    // A NIC that is prepared here is rightly elsewhere.
+    let gone = |vnet: &Vnet| vnet.lost.contains(&port.nic.mac) && !vnet.prepared.contains(&port.nic.mac);
+    vnet_of(context, port).is_some_and(gone)
+}
+
+/// Whether the NIC waits for its guest.
+fn is_prepared(context: &Context<'_>, port: &Port<'_>) -> bool {
+    vnet_of(context, port).is_some_and(|vnet| vnet.prepared.contains(&port.nic.mac))
+}
+
+fn vnet_of<'c>(context: &Context<'c>, port: &Port<'_>) -> Option<&'c Vnet> {
     match &port.network.mode {
-        Mode::Vnet { vnet, .. } => {
-            context.config.vnets.get(vnet).is_some_and(|vnet| vnet.lost.contains(&port.nic.mac))
-        }
-        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => false,
+        Mode::Vnet { vnet, .. } => context.config.vnets.get(vnet),
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
     }
+}
+
+/// A port whose guest is still elsewhere: nothing passes but the guest's own word that it has arrived, which the process
+/// that carries the vnet waits for.
+fn add_prepared(table: &mut Builder) {
+    let own = |selector| vec![S::IifName, S::EtherSaddr, selector];
+    table.chain(
+        "from_port_prepared",
+        vec![
+            // What QEMU and Xen send (RFC 903).
+            vec![of_type(RARP), St::In(vec![S::IifName, S::EtherSaddr], "announcer"), accept()],
+            // RFC 5227, section 3: sender and target are the same.
+            vec![
+                of_type(ARP),
+                St::In(vec![S::IifName, S::EtherSaddr, S::ArpSaddrIp, S::ArpDaddrIp], "announced4"),
+                accept(),
+            ],
+            // RFC 4861, section 7.2.6: to all nodes.
+            vec![
+                of_type(IP6),
+                icmpv6(),
+                icmpv6_type(136, "nd-neighbor-advert"),
+                St::Is(S::Ip6Daddr, Const::v6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1))),
+                St::In(own(S::NdTarget), "announced6"),
+                accept(),
+            ],
+            rule(vec![], dropped("drop_prepared")),
+        ],
+    );
 }
 
 fn of_type((number, word): (u16, &str)) -> St {

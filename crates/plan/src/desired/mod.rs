@@ -35,7 +35,7 @@ pub use named::{Answers, Zone, ZoneHead};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
 pub use served::{Client, Client6, LinkPrefix, Router, Served, ServedLink};
-pub use vnets::{Claims, vnet_claims};
+pub use vnets::{Claims, vnet_claims, vnet_ports};
 
 /// What the aliases of NICs' links of ours begin with.
 pub(crate) const NIC: &str = "viaduct:nic:";

@@ -67,6 +67,20 @@ pub fn vnet_claims(config: &Config, attachments: &Attachments) -> BTreeMap<VnetN
     claims
 }
 
+/// The devices on this host that lead to each vnet's attached NICs, by MAC.
+pub fn vnet_ports(
+    config: &Config,
+    attachments: &Attachments,
+) -> BTreeMap<VnetName, BTreeMap<MacAddr, IfName>> {
+    let mut devices = BTreeMap::<VnetName, BTreeMap<MacAddr, IfName>>::new();
+    for port in ports(config, attachments) {
+        if let Mode::Vnet { vnet, .. } = &port.network.mode {
+            devices.entry(vnet.clone()).or_default().insert(port.nic.mac, port.device().clone());
+        }
+    }
+    devices
+}
+
 /// The addresses of each MAC.
 pub type Claims = BTreeMap<MacAddr, Vec<IpAddr>>;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
+use viaduct_types::{HostKey, IfName, MacAddr, NicId, PeerName, VnetId, VnetName};
 
 use super::{Store, StoreError, read, write};
 
@@ -19,6 +19,9 @@ pub struct Found {
     pub mtus: BTreeMap<VnetId, u32>,
     /// NICs of this host that have arrived at another one later.
     pub lost: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+    /// NICs that are attached and wait, silent, for their guest to arrive.
+    #[serde(default)]
+    pub prepared: BTreeSet<NicId>,
 }
 
 /// What commands made.

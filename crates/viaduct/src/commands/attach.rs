@@ -7,20 +7,24 @@ use crate::{
     cli::{self, Global},
     failure::Failure,
     operations::{
-        Attach, Attached, Detach,
+        Activate, Attach, Attached, Detach,
         target::{self, Place},
     },
     show::{self, say, tell},
 };
 
 pub(super) fn attach(global: &Global, arguments: &cli::Attach) -> Result<ExitCode, Failure> {
-    let report = ask(global, Attach { nic: arguments.nic.clone(), place: place(arguments)? })?;
+    let report = ask(global, attached(arguments)?)?;
     if global.json {
         show::say_json(&report);
     } else {
         print(&report);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn attached(arguments: &cli::Attach) -> Result<Attach, Failure> {
+    Ok(Attach { nic: arguments.nic.clone(), place: place(arguments)?, prepare: arguments.prepare })
 }
 
 fn place(arguments: &cli::Attach) -> Result<Place, Failure> {
@@ -46,6 +50,9 @@ fn print(report: &Attached) {
         return;
     };
     there.notices.iter().for_each(|notice| tell!("{notice}"));
+    if report.prepared {
+        say!("{id} is silent until `viaduct activate {id}`, or until its guest says that it has arrived.");
+    }
     if there.done.is_empty() {
         say!("{id} is attached already. Nothing to do.");
     } else {
@@ -70,6 +77,21 @@ fn print(report: &Attached) {
     if let (Some(qemu), Some(libvirt)) = (&there.qemu, &there.libvirt) {
         say!("\nFor QEMU:\n  {qemu}\nFor libvirt:\n{libvirt}");
     }
+}
+
+pub(super) fn activate(global: &Global, nic: &NicId) -> Result<ExitCode, Failure> {
+    let report = ask(global, Activate { nic: nic.clone() })?;
+    if global.json {
+        show::say_json(&report);
+        return Ok(ExitCode::SUCCESS);
+    }
+    report.notices.iter().for_each(|notice| tell!("{notice}"));
+    if report.waited {
+        say!("{nic} speaks from now on.");
+    } else {
+        say!("{nic} does not wait to be activated. Nothing to do.");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn detach(global: &Global, id: &NicId) -> Result<ExitCode, Failure> {

@@ -56,6 +56,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status => status::run(global),
         Command::Doctor { fix } => doctor::run(global, *fix),
         Command::Attach(arguments) => attach::attach(global, arguments),
+        Command::Activate { nic } => attach::activate(global, nic),
         Command::Detach { nic } => attach::detach(global, nic),
         Command::Set(arguments) => set::run(global, arguments),
         Command::Announce { address } => announce::run(global, *address),

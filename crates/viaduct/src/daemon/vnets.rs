@@ -20,7 +20,7 @@ use crate::{
     failure::Failure,
     host::Host,
     operations::Caller,
-    vnets::{COMMAND, Client, ask},
+    vnets::{COMMAND, Client, ask, vnet_of},
 };
 
 /// A process that lived for so long ended for another reason than the one before it.
@@ -227,10 +227,18 @@ fn take_into_account(host: &mut Host, findings: Findings) -> Result<(), Failure>
     let known = found.clone();
     found.mtus.extend(findings.mtus.into_iter().map(|(id, mtu)| (id, u32::from(mtu))));
     found.lost = findings.lost;
+    let before = host.situation()?;
+    // Their guests have spoken: their ports are open from now on.
+    found.prepared.retain(|nic| {
+        let has_arrived = before.config().and_then(|config| {
+            let (name, mac) = vnet_of(config, nic)?;
+            Some(findings.arrived.get(&config.vnets.get(&name)?.id)?.contains(&mac))
+        });
+        has_arrived != Some(true)
+    });
     if found == known {
         return Ok(());
     }
-    let before = host.situation()?;
     host.store.set_found(&found)?;
     let after = host.situation()?;
     host.touched = true;

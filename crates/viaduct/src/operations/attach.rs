@@ -14,6 +14,7 @@ use crate::{
     failure::Failure,
     files,
     host::{Host, Situation},
+    vnets::vnet_of,
 };
 
 /// Connects a guest's NIC that now exists.
@@ -24,6 +25,10 @@ pub(crate) struct Attach {
     pub(crate) nic: NicId,
     /// Where it is.
     pub(crate) place: Place,
+    /// Whether it waits, silent, for its guest to arrive from another host: until `activate`, or until the guest says so
+    /// (RARP, gratuitous ARP, unsolicited neighbour advertisement). In vnets only.
+    #[serde(default)]
+    pub(crate) prepare: bool,
 }
 
 /// A NIC that is attached.
@@ -36,6 +41,9 @@ pub(crate) struct Attached {
     pub(crate) attached: bool,
     /// Whether it waits for the configuration to be applied.
     pub(crate) pending: bool,
+    /// Whether it waits, silent, for its guest to arrive.
+    #[serde(default)]
+    pub(crate) prepared: bool,
     /// Where it is.
     #[schemars(with = "serde_json::Value")]
     pub(crate) target: Target,
@@ -102,12 +110,18 @@ impl Operation for Attach {
         target::check_there(host, &target)?;
         let mut attachments = Arc::clone(&before.attachments);
         let old = Arc::make_mut(&mut attachments).insert(id.clone(), target.clone());
-        let after = before.with_attachments(attachments);
+        if self.prepare && vnet_of(config, id).is_none() {
+            return Err(Failure::usage(format!(
+                "{id} is in no vnet, so that it cannot come from another host: attach it without --prepare"
+            )));
+        }
+        let after = before.with_attachments(attachments).with_prepared(id, self.prepare);
         probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
         Ok(Attached {
             attached: true,
             pending: false,
+            prepared: self.prepare,
             formerly: old.filter(|old| *old != target),
             connected: Some(Connected {
                 device: device(nic, &target).clone(),
@@ -128,6 +142,9 @@ impl Operation for Attach {
 impl Attach {
     /// Not applied yet; if it is in the files, the attachment is kept for that.
     fn later(self, host: &Host, before: Situation) -> Result<Attached, Failure> {
+        if self.prepare {
+            return Err(Failure::usage(format!("{} is not applied yet: it cannot be prepared", self.nic)));
+        }
         let loaded = viaduct_model::load(&files::read(&host.config)?)?;
         let mut attachments = Arc::unwrap_or_clone(before.attachments);
         let target = target::find(&self.nic, &self.place, &loaded.config, &attachments)?;
@@ -137,10 +154,55 @@ impl Attach {
             nic: self.nic,
             attached: false,
             pending: true,
+            prepared: false,
             target,
             formerly: None,
             connected: None,
         })
+    }
+}
+
+/// Lets a NIC speak that waits for its guest: it has arrived.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Activate {
+    /// The guest, or one of its NICs: GUEST[.N].
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+}
+
+/// What `activate` answers.
+#[derive(Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Activated {
+    /// Which.
+    #[schemars(with = "String")]
+    pub(crate) nic: NicId,
+    /// Whether it waited until now.
+    pub(crate) waited: bool,
+    /// What was done, a line each.
+    pub(crate) done: Vec<String>,
+    /// What is to be said about it.
+    pub(crate) notices: Vec<Remark>,
+}
+
+impl Operation for Activate {
+    const NAME: &'static str = "activate";
+    const WRITES: bool = true;
+    type Report = Activated;
+
+    fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Activated, Failure> {
+        let id = &self.nic;
+        let before = host.situation()?;
+        if !before.attachments.contains_key(id) {
+            return Err(match before.config() {
+                Some(config) if config.nic(id).is_none() => names::unknown(id, config),
+                Some(_) | None => Failure::usage(format!("{id} is not attached: `viaduct attach` does that")),
+            });
+        }
+        let waited = before.is_prepared(id);
+        let after = before.with_prepared(id, false);
+        let outcome = host.turn(Some(&before), &after, caller)?;
+        let notices = Remark::all(&outcome.notices);
+        Ok(Activated { nic: self.nic, waited, done: outcome.done, notices })
     }
 }
 
@@ -177,7 +239,7 @@ impl Operation for Detach {
             let notices = Remark::all(&outcome.notices);
             return Ok(Detached { nic: self.nic, target: None, done: outcome.done, notices });
         };
-        let after = before.with_attachments(attachments);
+        let after = before.with_attachments(attachments).with_prepared(id, false);
         let outcome = host.turn(Some(&before), &after, caller)?;
         let notices = Remark::all(&outcome.notices);
         Ok(Detached { nic: self.nic, target: Some(old), done: outcome.done, notices })

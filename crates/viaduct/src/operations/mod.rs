@@ -26,7 +26,7 @@ use viaduct_plan::{Notice, Severity};
 
 pub(crate) use announce::Announce;
 pub(crate) use apply::{Apply, Changed, Down};
-pub(crate) use attach::{Attach, Attached, Detach};
+pub(crate) use attach::{Activate, Attach, Attached, Detach};
 pub(crate) use boot::boot;
 pub(crate) use confirm::{Confirm, Rollback};
 pub(crate) use doctor::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated};
@@ -74,6 +74,7 @@ pub(crate) fn visit(visitor: &mut impl Visit) {
     visitor.visit::<Doctor>();
     visitor.visit::<Mend>();
     visitor.visit::<Attach>();
+    visitor.visit::<Activate>();
     visitor.visit::<Detach>();
     visitor.visit::<Set>();
     visitor.visit::<Announce>();

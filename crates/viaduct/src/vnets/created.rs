@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use viaduct_model::{Config, Endpoint, Origin, Peer, Security, Vnet};
+use viaduct_model::{Config, Endpoint, Mode, Origin, Peer, Security, Vnet};
 use viaduct_reconcile::{Created, Found};
+use viaduct_types::{MacAddr, NicId, VnetName};
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
 pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
     let known = |vnet: &Vnet| found.mtus.contains_key(&vnet.id) || found.lost.contains_key(&vnet.id);
-    if created.vnets.is_empty() && created.peers.is_empty() && !config.vnets.values().any(known) {
+    if created.vnets.is_empty()
+        && created.peers.is_empty()
+        && found.prepared.is_empty()
+        && !config.vnets.values().any(known)
+    {
         return None;
     }
     let mut config = config.clone();
@@ -27,6 +32,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             learning: true,
             mtu: None,
             lost: BTreeSet::new(),
+            prepared: BTreeSet::new(),
             security: security(&made.security),
             peers: config.peers.keys().cloned().collect(),
             origin: origin.clone(),
@@ -35,11 +41,27 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             config.vnets.entry(name.clone()).or_insert(vnet);
         }
     }
+    for nic in &found.prepared {
+        if let Some((name, mac)) = vnet_of(&config, nic)
+            && let Some(vnet) = config.vnets.get_mut(&name)
+        {
+            vnet.prepared.insert(mac);
+        }
+    }
     for vnet in config.vnets.values_mut() {
         vnet.mtu = found.mtus.get(&vnet.id).copied();
         vnet.lost = found.lost.get(&vnet.id).cloned().unwrap_or_default();
     }
     Some(config)
+}
+
+/// The vnet that a NIC is in, with its MAC there.
+pub(crate) fn vnet_of(config: &Config, nic: &NicId) -> Option<(VnetName, MacAddr)> {
+    let nic = config.nic(nic)?;
+    match &config.networks.get(&nic.network)?.mode {
+        Mode::Vnet { vnet, .. } => Some((vnet.clone(), nic.mac)),
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
+    }
 }
 
 /// ADDRESS:PORT or NAME:PORT.

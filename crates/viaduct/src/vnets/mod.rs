@@ -20,7 +20,7 @@ use crate::{cli::Global, failure::Failure, privileges};
 
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, report};
-pub(crate) use created::{endpoint, with_created};
+pub(crate) use created::{endpoint, vnet_of, with_created};
 pub(crate) use orders::orders;
 
 /// How it is called on the command line, where only we call it.

@@ -14,12 +14,17 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
         return None;
     }
     let claims = viaduct_plan::vnet_claims(config, attachments);
+    let devices = viaduct_plan::vnet_ports(config, attachments);
     let vnets: BTreeMap<VnetId, VnetOrders> = config
         .vnets
         .iter()
         .map(|(name, vnet)| {
             let nic = |(mac, addresses): (&_, &Vec<_>)| {
-                (*mac, NicOrders { addresses: addresses.clone(), prepared: false })
+                let device = devices.get(name).and_then(|devices| devices.get(mac)).cloned();
+                (
+                    *mac,
+                    NicOrders { addresses: addresses.clone(), prepared: vnet.prepared.contains(mac), device },
+                )
             };
             let orders = VnetOrders {
                 name: name.clone(),

@@ -1,16 +1,28 @@
 //! What the hosts have agreed on is done.
 
-use std::{net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, MacAddr, VnetId};
 use viaduct_vnet_proto::control::{Action, Association, Owner};
 
-use super::{Answer, engine::Engine, link::Farewell, memory, tables::Place};
+use super::{
+    Answer, bridge,
+    engine::{Engine, Vnet},
+    link::Farewell,
+    memory,
+    tables::Place,
+};
 use crate::datapath::{self, Direction, KeyMaterial};
 
 /// Keys are changed after so many datagrams at the latest.
 const WORN: u64 = 1 << 32;
+
+fn told(vnet: &Vnet, mac: MacAddr, done: io::Result<()>) {
+    if let Err(error) = done {
+        warn!("vnet {}: the bridge is not told where {mac} is: {error}", vnet.name);
+    }
+}
 
 impl Engine {
     /// Does what the hosts have agreed on, and then says what is to be said.
@@ -31,9 +43,18 @@ impl Engine {
                 let _ = self.handle.set_forwarding(*id, forwarding);
             }
         }
-        // Nobody is told of keys that the workers do not have yet.
-        if receives && let Err(error) = self.handle.settle() {
+        let gone = std::mem::take(&mut self.gone);
+        // Nobody is told of keys that the workers do not have yet, nor is a bridge told to give them what they would give back.
+        if (receives || !gone.is_empty())
+            && let Err(error) = self.handle.settle()
+        {
             warn!("{error}");
+        }
+        for (id, mac) in gone {
+            if let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried) {
+                vnet.pinned.insert(mac);
+                told(vnet, mac, bridge::pin(&vnet.tap, mac));
+            }
         }
         while let Some((session, bytes)) = self.node.poll_transmit() {
             if let Some(link) = self.links.get(&session) {
@@ -124,6 +145,8 @@ impl Engine {
             vnet.learned.retain(|known| *known != mac);
             self.forgotten = true;
         }
+        self.point_bridge(id, mac, place);
+        let Some(vnet) = self.vnets.get(&id) else { return };
         let lost = self.findings.lost.entry(id).or_default();
         if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
             if lost.insert(mac) {
@@ -134,6 +157,28 @@ impl Engine {
         }
         if lost.is_empty() {
             self.findings.lost.remove(&id);
+        }
+    }
+
+    /// A bridge learns where a MAC is from what comes from it, and knows no better until then. Who has come here may not
+    /// have said anything yet; who has gone on may still be heard where it was.
+    fn point_bridge(&mut self, id: VnetId, mac: MacAddr, place: Option<Place>) {
+        let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried) else { return };
+        self.gone.retain(|known| *known != (id, mac));
+        if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
+            self.gone.push((id, mac));
+            return;
+        }
+        let was_pinned = vnet.pinned.remove(&mac);
+        if place == Some(Place::Here) {
+            let nic = self.orders.vnets.get(&id).and_then(|orders| orders.nics.get(&mac));
+            let led = nic.and_then(|nic| nic.device.as_ref()).map(|device| bridge::lead(device, mac));
+            // Whoever is no port yet is heard when it is.
+            if !matches!(led, Some(Ok(()))) {
+                told(vnet, mac, bridge::forget(&vnet.tap, mac));
+            }
+        } else if was_pinned {
+            told(vnet, mac, bridge::forget(&vnet.tap, mac));
         }
     }
 

@@ -24,7 +24,13 @@ use crate::datapath::{Lifetime, Tap};
 
 impl Engine {
     /// What is to be from now on; says what is not.
-    pub(super) fn be(&mut self, orders: Orders) -> Vec<String> {
+    pub(super) fn be(&mut self, mut orders: Orders) -> Vec<String> {
+        // Whoever gives orders may not have heard yet whose guest has arrived.
+        self.findings.arrived.retain(|id, macs| {
+            let Some(vnet) = orders.vnets.get_mut(id) else { return false };
+            macs.retain(|mac| vnet.nics.get_mut(mac).is_some_and(|nic| std::mem::take(&mut nic.prepared)));
+            !macs.is_empty()
+        });
         if !std::mem::replace(&mut self.accepts, true) {
             tokio::spawn(accept(self.endpoint.clone(), self.inputs.clone()));
         }
@@ -63,6 +69,7 @@ impl Engine {
                 trouble: None,
                 learned: VecDeque::new(),
                 own: BTreeSet::new(),
+                pinned: BTreeSet::new(),
             });
             vnet.name = wanted.name.clone();
             let with = |prepared| {
@@ -74,8 +81,12 @@ impl Engine {
                 vnet.learned.clear();
             }
             vnet.own = with(false);
+            if let Some(lost) = self.findings.lost.get_mut(id) {
+                lost.retain(|mac| vnet.own.contains(mac));
+            }
             vnet.tables.set_prepared(with(true));
         }
+        self.findings.lost.retain(|_, lost| !lost.is_empty());
         self.orders = orders;
         self.carry();
         self.configure();
@@ -87,11 +98,6 @@ impl Engine {
                 }
             }
         }
-        self.findings.arrived.retain(|id, macs| {
-            let waits = |mac: &MacAddr| self.vnets.get(id).is_some_and(|vnet| vnet.tables.is_prepared(*mac));
-            macs.retain(waits);
-            !macs.is_empty()
-        });
         self.flush();
         let trouble =
             |vnet: &Vnet| vnet.trouble.as_ref().map(|trouble| format!("vnet {}: {trouble}", vnet.name));

@@ -65,6 +65,8 @@ pub(super) struct Vnet {
     pub(super) learned: VecDeque<MacAddr>,
     /// The host's own NICs that are claimed.
     pub(super) own: BTreeSet<MacAddr>,
+    /// Of those, who are at another host by now: the bridge has been told that they are behind the tap.
+    pub(super) pinned: BTreeSet<MacAddr>,
 }
 
 pub(super) struct Engine {
@@ -79,6 +81,8 @@ pub(super) struct Engine {
     pub(super) inputs: mpsc::Sender<Input>,
     /// Whether a learned machine is not here any more, which the node does not know yet.
     pub(super) forgotten: bool,
+    /// NICs of this host that are elsewhere by now, which their bridges are told when the workers know.
+    pub(super) gone: Vec<(VnetId, MacAddr)>,
     /// Whether connections are taken.
     pub(super) accepts: bool,
     start: Instant,
@@ -119,6 +123,7 @@ impl Engine {
             run_dir: options.run_dir.clone(),
             inputs,
             forgotten: false,
+            gone: Vec::new(),
             accepts: false,
             start: Instant::now(),
             orders: Orders::default(),

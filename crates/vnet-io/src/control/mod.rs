@@ -4,6 +4,7 @@
 //! socket ([`Request`]), by whoever keeps the host, and tells on the same what others have to do something about.
 
 mod act;
+mod bridge;
 mod carry;
 mod dial;
 mod engine;

@@ -94,6 +94,9 @@ pub struct NicOrders {
     /// It waits for its guest to arrive, and is silent until then.
     #[serde(default)]
     pub prepared: bool,
+    /// The port of the bridge that leads to it; none for the host itself.
+    #[serde(default)]
+    pub device: Option<IfName>,
 }
 
 /// What others have to do something about.

@@ -158,7 +158,8 @@ impl Forwarding {
         }
         let to = match self.macs.port(to) {
             Some(Port::Peer(peer) | Port::Moved(peer)) => To::Peer(peer),
-            Some(Port::Local) => To::Nobody,
+            // It came a moment ago, and this was on its way to where it was.
+            Some(Port::Local) => self.arrived.get(&to).map_or(To::Nobody, |before| To::Peer(*before)),
             Some(Port::Muted) => To::Dropped(DropReason::Muted),
             None if self.unknown_destination == UnknownDestination::Flooded => {
                 To::Peers(&self.learning_peers)
@@ -169,7 +170,7 @@ impl Forwarding {
     }
 
     /// Decides for a frame from a peer. What comes from a peer goes to no other, so that nothing can go in circles; but for
-    /// what comes for a guest that went away.
+    /// what comes for a guest that went away, and a host never sends on what it is sent for a guest that is there.
     pub fn from_peer(&self, peer: PeerId, frame: &[u8]) -> FromPeer {
         let Some((to, from)) = addresses(frame) else { return FromPeer::Malformed };
         match self.macs.port(from) {
@@ -178,7 +179,7 @@ impl Forwarding {
             Some(Port::Moved(owner)) if owner == peer => {}
             None if self.learning_peers.contains(&peer) => {}
             // Sent on by where the guest was before.
-            Some(Port::Peer(_) | Port::Moved(_)) if self.arrived.get(&to) == Some(&peer) => {}
+            Some(Port::Peer(_) | Port::Moved(_) | Port::Local) if self.arrived.get(&to) == Some(&peer) => {}
             None | Some(Port::Local | Port::Muted | Port::Peer(_) | Port::Moved(_)) => {
                 return FromPeer::ForeignSource;
             }
@@ -188,9 +189,10 @@ impl Forwarding {
         }
         match self.macs.port(to) {
             Some(Port::Local) => FromPeer::Deliver,
-            Some(Port::Moved(next)) if next != peer => FromPeer::Forward(next),
+            // Also back to whom it is from, where it has come in the meantime.
+            Some(Port::Moved(next)) => FromPeer::Forward(next),
             None if self.local_source == LocalSource::Learned => FromPeer::Deliver,
-            None | Some(Port::Muted | Port::Peer(_) | Port::Moved(_)) => FromPeer::NotHere,
+            None | Some(Port::Muted | Port::Peer(_)) => FromPeer::NotHere,
         }
     }
 }
@@ -299,7 +301,8 @@ mod tests {
         assert_eq!(forwarding.from_peer(P, &frame(HERE, GONE)), FromPeer::ForeignSource);
         assert_eq!(forwarding.from_peer(Q, &frame(HERE, NOWHERE)), FromPeer::ForeignSource);
         assert_eq!(forwarding.from_peer(Q, &frame(BROADCAST, THERE)), FromPeer::ForeignSource);
-        assert_eq!(forwarding.from_peer(Q, &frame(HERE, HERE)), FromPeer::ForeignSource);
+        assert_eq!(forwarding.from_peer(Q, &frame(HERE, HERE)), FromPeer::Deliver, "it was on its way there");
+        assert_eq!(forwarding.from_bridge(&frame(HERE, HERE)).to, To::Peer(Q), "and so is this");
     }
 
     #[test]
@@ -313,7 +316,7 @@ mod tests {
         assert_eq!(from(P, HERE, NOWHERE), FromPeer::ForeignSource);
         assert_eq!(from(P, GONE, THERE), FromPeer::Forward(Q));
         assert_eq!(from(Q, HERE, GONE), FromPeer::Deliver);
-        assert_eq!(from(Q, GONE, GONE), FromPeer::NotHere);
+        assert_eq!(from(Q, GONE, GONE), FromPeer::Forward(Q));
         assert_eq!(from(P, SILENT, THERE), FromPeer::NotHere);
         assert_eq!(from(P, THERE, THERE), FromPeer::NotHere);
         assert_eq!(from(P, NOWHERE, THERE), FromPeer::NotHere);
