@@ -65,6 +65,35 @@ impl Frames {
         Ok(Self { socket })
     }
 
+    /// Takes in what goes to any group of the link's, as long as it is open.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn hear_all_groups(&self) -> io::Result<()> {
+        let (mut address, mut size) = (empty_address(), ADDRESS);
+        // SAFETY: address and size are valid for writing, and the kernel writes no more than the size.
+        check(unsafe {
+            libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut size)
+        })?;
+        let request = libc::packet_mreq {
+            mr_ifindex: address.sll_ifindex,
+            mr_type: u16::try_from(libc::PACKET_MR_ALLMULTI).map_err(io::Error::other)?,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        let size = libc::socklen_t::try_from(size_of_val(&request)).map_err(io::Error::other)?;
+        // SAFETY: the request is valid for the length given with it.
+        check(unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const request).cast(),
+                size,
+            )
+        })
+    }
+
     /// The device's MAC.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub(crate) type Mtu = Integer<68, 65535>;
 /// 0 and 4095 are reserved (IEEE 802.1Q).
 pub(crate) type Vlan = Integer<1, 4094>;
 /// In bits.
-pub(crate) type DelegateLength = Integer<32, 64>;
+pub(crate) type DelegateLength = Integer<32, 96>;
 pub(crate) type Id = Integer<1, 999_999_999>;
 
 table! {

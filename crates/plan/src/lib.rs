@@ -20,8 +20,8 @@ mod unmade;
 pub use closed::{closed, has_filter};
 pub use desired::{
     Answers, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace,
-    DesiredSysctl, INNER, LinkPrefix, MOVED, Notice, Router, Served, ServedLink, Severity, When, Zone,
-    ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports,
+    DesiredSysctl, INNER, LinkPrefix, MOVED, Neighbours, Notice, Router, Served, ServedLink, Severity, When,
+    Zone, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports,
 };
 pub use diff::{Plan, plan};
 pub use flows::{Flows, ends, lets_through};

@@ -4,6 +4,7 @@
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
+pub mod neighbours;
 mod queue;
 pub mod ra;
 

@@ -61,6 +61,10 @@ network = "inside"
 
 /// A host with a daemon, a place of its own for whatever clients write, and a router outside.
 fn serving(world: &World) -> Daemon {
+    serving_by(world, FILE)
+}
+
+fn serving_by(world: &World, file: &str) -> Daemon {
     for (place, own) in
         [("/etc", "/run/own-etc"), ("/var/lib/dhcp", "/run/dhcp"), ("/var/lib/dhcpcd", "/run/dhcpcd-lib")]
     {
@@ -72,7 +76,7 @@ fn serving(world: &World) -> Daemon {
     world.sh("ip -n outside address add fe80::1/64 dev eth0 nodad; \
          ip -n outside address add 2001:db8:28::1/64 dev eth0 nodad; \
          ip -n outside route add 2001:db8:48::/48 via 2001:db8:28::2");
-    world.write(CONFIG, FILE);
+    world.write(CONFIG, file);
     world.good("apply");
     let status = world.good("status --json").json();
     for guest in ["shop", "fresh", "closed", "app", "new"] {
@@ -359,5 +363,55 @@ fn a_guest_router_is_given_a_prefix_for_what_is_behind_it() {
         world.good("detach shop");
         assert!(!world.sh("ip -6 route show").contains(&prefix));
         assert_eq!(lent(world, "delegated", "shop.0"), prefix, "it may come back");
+    });
+}
+
+#[test]
+fn a_whole_prefix_is_answered_for_on_the_uplinks_own_segment() {
+    host(|world| {
+        let pool = "delegate-pool = [\"2001:db8:48:8000::/49\"]";
+        assert!(FILE.contains(pool));
+        let near = "delegate-pool = [\"2001:db8:28:0:8000::/65\"]\ndelegate-length = 80\nproxy = true";
+        let _daemon = serving_by(world, &FILE.replace(pool, near));
+        let prefix = lent(world, "delegated", "shop.0");
+        let network = prefix.strip_suffix("/80").unwrap().to_owned();
+        assert!(network.starts_with("2001:db8:28:0:"), "{prefix}");
+        bare(world, "shop");
+        settled_link(world, "shop");
+        world.sh(&format!(
+            "ip -n shop address add 2001:db8:48:1::112/128 dev eth0 nodad; \
+             ip -n shop route replace default via fe80::1 dev eth0; \
+             ip netns exec shop sysctl -qw net.ipv6.conf.all.forwarding=1; ip netns add behind; \
+             ip -n shop link add lan type veth peer name eth0 netns behind; ip -n shop link set lan up; \
+             ip -n behind link set eth0 up; ip -n shop address add {network}1/80 dev lan nodad; \
+             ip -n behind address add {network}77:7/80 dev eth0 nodad; \
+             ip -n behind route add default via {network}1"
+        ));
+        // A stranger on the segment takes it for a neighbour; ndisc6 hears no answers that come from link-local addresses.
+        let ping = |address: &str| {
+            let line = "ip -n outside neighbour flush dev eth0; ip netns exec outside ping -6 -c 1 -W 1";
+            world.sh(&format!("{line} {address} || true")).contains("1 received")
+        };
+        let behind = format!("{network}77:7");
+        world.soon("it is answered for", || ping(&behind));
+        let near = world.sh(&format!("ip -n outside neighbour show {behind}"));
+        assert!(near.contains("lladdr 02:00:00:00:00:02"), "{near}");
+        // Whoever claims such an address hears that it is taken.
+        world.sh(&format!("ip -n outside address add {behind}/64 dev eth0"));
+        let claimed = || world.sh("ip -n outside address show dev eth0").contains("dadfailed");
+        world.soon("the claim has failed", claimed);
+        world.sh(&format!("ip -n outside address del {behind}/64 dev eth0"));
+        // What is next to it is nobody's, and is not answered for.
+        for nobody in ["2001:db8:28:0:7fff::7", "2001:db8:28:0:ffff:ffff::7"] {
+            assert!(!nobody.starts_with(&network) && !ping(nobody), "{nobody}");
+            let unknown = world.sh(&format!("ip -n outside neighbour show {nobody}"));
+            assert!(!unknown.contains("lladdr"), "{unknown}");
+        }
+        world.sh(
+            "sysctl -qw net.ipv6.conf.eth0.keep_addr_on_down=1; ip link set eth0 down; ip link set eth0 up",
+        );
+        world.soon("it is answered for when the link is back", || ping(&behind));
+        world.good("detach shop");
+        assert!(!ping(&behind));
     });
 }

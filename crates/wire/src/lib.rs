@@ -1,4 +1,4 @@
-//! What guests and the host say to each other on a link: frames, checksums, DHCP, router advertisements. Bytes in,
+//! What guests and the host say to each other on a link: frames, checksums, DHCP, router and neighbour discovery. Bytes in,
 //! values out, and back; pure.
 //!
 //! Whatever comes from a guest may be anything. Every reader here takes a slice and says either what is in it or
@@ -11,6 +11,7 @@ pub mod dhcp4;
 pub mod dhcp6;
 pub mod ip6;
 mod names;
+pub mod nd;
 pub mod ra;
 pub mod udp4;
 pub mod udp6;

@@ -254,7 +254,7 @@ fn delegate(
         if prefix.prefix_len() > length {
             cx.report
                 .error(at.span, format!("{prefix} has no part as large as a /{length}"))
-                .help(format!("write a wider prefix, or delegate-length = {}", prefix.prefix_len().min(64)));
+                .help(format!("write a wider prefix, or delegate-length = {}", prefix.prefix_len().min(96)));
             continue;
         }
         if let Some(segment) = ground.stacks.first() {

@@ -34,7 +34,7 @@ pub(crate) use context::{decided_by_one, namespace_of};
 pub use named::{Answers, Zone, ZoneHead};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
-pub use served::{Client, Client6, LinkPrefix, Router, Served, ServedLink};
+pub use served::{Client, Client6, LinkPrefix, Neighbours, Router, Served, ServedLink};
 pub use vnets::{Claims, vnet_claims, vnet_ports};
 
 /// What the aliases of NICs' links of ours begin with.

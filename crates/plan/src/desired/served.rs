@@ -2,7 +2,7 @@
 //! no memory of what was answered before.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,6 +15,7 @@ use super::{
     links::{GATEWAY_V6, ROUTED_GATEWAY_V4, default_nic, gateway},
     named::{self, Answers, Zone},
 };
+use crate::state::Address;
 
 /// A NIC that is given its configuration when it asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,16 @@ pub struct LinkPrefix {
     pub autonomous: bool,
 }
 
+/// What the host answers neighbour solicitations for on a link, beside single addresses, for which the kernel does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbours {
+    /// The host's link-local address there.
+    pub address: Ipv6Addr,
+    /// Those of guests; none overlaps another.
+    pub prefixes: BTreeSet<Ipv6Net>,
+}
+
 /// What is served on one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +117,8 @@ pub struct ServedLink {
     pub search: Vec<String>,
     /// Who is answered names, and where.
     pub names: Option<Answers>,
+    /// What is answered for.
+    pub neighbours: Option<Neighbours>,
 }
 
 /// What guests are told when they ask.
@@ -151,6 +164,7 @@ fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {
             link.names.get_or_insert(Answers { network: port.nic.network.clone(), addresses });
         }
     }
+    add_neighbours(context, &mut served);
     served
 }
 
@@ -160,6 +174,25 @@ fn name_servers(port: &Port<'_>, v6: bool) -> impl Iterator<Item = IpAddr> {
     let written = port.network.dns_servers.iter().copied();
     let written = written.filter(|_| named::places(port.network).is_empty());
     own.into_iter().chain(written).collect::<Vec<_>>().into_iter()
+}
+
+/// A prefix that is on the uplink's own segment is looked for there, address by address.
+fn add_neighbours(context: &Context<'_>, served: &mut BTreeMap<IfName, ServedLink>) {
+    for port in &context.ports {
+        let Some(prefix) = port.nic.delegated else { continue };
+        let is_proxied = matches!(port.network.mode, Mode::Routed { proxy: true, .. });
+        let Some((uplink, l3)) = context.uplink(port.network).filter(|_| is_proxied) else { continue };
+        let of_link = |address: &Address| match address.address.addr() {
+            IpAddr::V6(own) if address.link == *l3 && own.is_unicast_link_local() => Some(own),
+            IpAddr::V6(_) | IpAddr::V4(_) => None,
+        };
+        let mac = context.observed.links.get(&uplink.interface).and_then(|link| link.mac);
+        let own = context.observed.addresses.keys().find_map(of_link);
+        let Some(address) = own.or_else(|| mac.map(MacAddr::link_local)) else { continue };
+        let link = served.entry(l3.clone()).or_default();
+        let none = || Neighbours { address, prefixes: BTreeSet::new() };
+        link.neighbours.get_or_insert_with(none).prefixes.insert(prefix);
+    }
 }
 
 fn client6(port: &Port<'_>) -> Option<Client6> {

@@ -18,7 +18,7 @@ use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::Listen;
 use viaduct_plan::{ServedLink, ZoneHead};
-use viaduct_services::{Event, dhcp4, dhcp6, ra};
+use viaduct_services::{Event, dhcp4, dhcp6, neighbours, ra};
 use viaduct_types::{IfName, NetworkName};
 
 use crate::{failure::Failure, privileges};
@@ -66,6 +66,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let run = Run {
         dhcp4: dhcp4::Server::default(),
         dhcp6: dhcp6::Server::default(),
+        responder: neighbours::Responder::default(),
         advertiser: ra::Advertiser::new(seed().map_err(|e| failed("there is no randomness", e))?),
         ports,
         names,
@@ -84,6 +85,7 @@ fn seed() -> io::Result<u64> {
 struct Run {
     dhcp4: dhcp4::Server,
     dhcp6: dhcp6::Server,
+    responder: neighbours::Responder,
     advertiser: ra::Advertiser,
     ports: Ports,
     names: Names,
@@ -125,15 +127,14 @@ impl Run {
 
     fn read(&mut self, port: u64) {
         let now = self.start.elapsed();
-        let Self { dhcp4, dhcp6, advertiser, ports, .. } = self;
+        let Self { dhcp4, dhcp6, responder, advertiser, ports, .. } = self;
         ports.read(port, now, |device, listen, mac, frame| match listen {
             Listen::Dhcp4 | Listen::Arp => dhcp4.receive(now, device, mac, frame),
             Listen::Ip6 => {
                 dhcp6.receive(device, mac, frame);
                 advertiser.receive(now, device, frame);
             }
-            // Never asked for here.
-            Listen::Neighbours => {}
+            Listen::Neighbours => responder.receive(device, mac, frame),
         });
     }
 
@@ -172,6 +173,7 @@ impl Run {
         let listen: Vec<Listen> = [
             (Listen::Dhcp4, !link.clients.is_empty()),
             (Listen::Arp, looks),
+            (Listen::Neighbours, link.neighbours.is_some()),
             // By this socket it is known, too, whether the device is there.
             (Listen::Ip6, !link.clients6.is_empty() || link.router.is_some() || link.names.is_some()),
         ]
@@ -189,6 +191,7 @@ impl Run {
         self.names.server.serve(device.clone(), network);
         self.names.serve(now, &device, addresses.unwrap_or_default());
         self.dhcp6.serve(device.clone(), &link);
+        self.responder.serve(device.clone(), link.neighbours);
         self.dhcp4.serve(device, link.clients);
     }
 
@@ -214,6 +217,7 @@ impl Run {
     fn send(&mut self) {
         loop {
             let frame = self.dhcp4.transmit().or_else(|| self.dhcp6.transmit());
+            let frame = frame.or_else(|| self.responder.transmit());
             let Some(frame) = frame.or_else(|| self.advertiser.transmit()) else { return };
             self.ports.send(&frame.device, &frame.bytes);
         }

@@ -83,7 +83,7 @@ impl Ports {
 
     /// What a device is listened to for from now on.
     pub(super) fn serve(&mut self, device: &IfName, listen: &[Listen], now: Duration) {
-        for kind in [Listen::Dhcp4, Listen::Arp, Listen::Ip6] {
+        for kind in [Listen::Dhcp4, Listen::Arp, Listen::Neighbours, Listen::Ip6] {
             let key = (device.clone(), kind);
             if listen.contains(&kind) {
                 self.wanted.entry(key).or_insert(None);
@@ -117,6 +117,10 @@ impl Ports {
             let opened = Frames::open(device, listen).and_then(|frames| {
                 let data = epoll::EventData::new_u64(self.next);
                 epoll::add(&self.epoll, &frames, data, epoll::EventFlags::IN)?;
+                if listen == Listen::Neighbours {
+                    // Each address is looked for in a group of its own.
+                    frames.hear_all_groups()?;
+                }
                 let mac = frames.mac()?;
                 Ok((frames, mac))
             });
@@ -199,8 +203,12 @@ impl Ports {
     }
 
     pub(super) fn send(&mut self, device: &IfName, frame: &[u8]) {
-        let listen = if frame.get(12..14) == Some(&IPV6) { Listen::Ip6 } else { Listen::Dhcp4 };
-        let number = self.wanted.get(&(device.clone(), listen)).copied().flatten();
+        let kinds: &[Listen] = match frame.get(12..14) {
+            Some(kind) if kind == IPV6 => &[Listen::Ip6, Listen::Neighbours],
+            _ => &[Listen::Dhcp4],
+        };
+        let number = |kind: &Listen| self.wanted.get(&(device.clone(), *kind)).copied().flatten();
+        let number = kinds.iter().find_map(number);
         if let Some(port) = number.and_then(|number| self.open.get(&number))
             && let Err(error) = port.frames.send(frame)
         {
