@@ -10,6 +10,7 @@ mod answer;
 mod claims;
 mod member;
 mod message;
+mod mtu;
 mod node;
 mod report;
 mod session;

@@ -12,7 +12,6 @@ use super::{
     Action, Association, Channel, Exporter, Message, ProtocolError, Security, SessionId, Settings, VERSION,
     VnetSettings,
     claims::{Claim, Claims, Owner},
-    inner_mtu,
     member::{MOST_EPOCHS, Member},
     message::{best, level},
     session::{Greeting, Offer, Session},
@@ -39,12 +38,12 @@ pub(super) enum Timer {
 
 /// What is known of a peer.
 #[derive(Debug, Default)]
-struct Peer {
-    session: Option<Session>,
+pub(super) struct Peer {
+    pub(super) session: Option<Session>,
     /// The longest IP packet that gets there, and whether it is one of IPv6.
-    path: Option<(u16, bool)>,
+    pub(super) path: Option<(u16, bool)>,
     /// The longest that gets from there.
-    path_back: Option<u16>,
+    pub(super) path_back: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -54,7 +53,7 @@ pub(super) struct Vnet {
     pub(super) members: BTreeMap<HostKey, Member>,
     pub(super) mismatched: BTreeMap<HostKey, Security>,
     /// What this host's own paths let through.
-    limit: Option<u16>,
+    pub(super) limit: Option<u16>,
     pub(super) mtu: Option<u16>,
 }
 
@@ -63,14 +62,14 @@ pub(super) struct Vnet {
 pub struct Node {
     own: HostKey,
     settings: Settings,
-    peers: BTreeMap<HostKey, Peer>,
+    pub(super) peers: BTreeMap<HostKey, Peer>,
     pub(super) vnets: BTreeMap<VnetId, Vnet>,
     /// Sequences of NICs that were here when the process before this one ended.
     remembered: BTreeMap<(VnetId, MacAddr), u64>,
     next_spi: u32,
     pub(super) timers: BTreeSet<(Duration, Timer)>,
     pub(super) actions: VecDeque<Action>,
-    transmits: VecDeque<(SessionId, Vec<u8>)>,
+    pub(super) transmits: VecDeque<(SessionId, Vec<u8>)>,
 }
 
 impl Node {
@@ -488,52 +487,6 @@ impl Node {
         self.tell(key, id, |channel| Message::Rekey { channel });
     }
 
-    /// The longest IP packet that gets to a peer, in bytes, as IPv6 or IPv4.
-    pub fn handle_path_mtu(&mut self, key: HostKey, mtu: u16, outer_v6: bool) {
-        let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.path.replace((mtu, outer_v6)) == Some((mtu, outer_v6)) {
-            return;
-        }
-        if let Some(session) = &peer.session {
-            say(&mut self.transmits, session.id, &Message::PathMtu { mtu });
-        }
-        self.measure(key);
-    }
-
-    /// The longest IP packet that gets here from a peer, as it said.
-    pub fn path_back(&self, key: HostKey) -> Option<u16> {
-        self.peers.get(&key)?.path_back
-    }
-
-    fn measure(&mut self, key: HostKey) {
-        let member = |(_, vnet): &(&VnetId, &Vnet)| vnet.members.contains_key(&key);
-        let vnets: Vec<VnetId> = self.vnets.iter().filter(member).map(|(id, _)| *id).collect();
-        vnets.into_iter().for_each(|vnet| self.tell_mtu(vnet));
-    }
-
-    /// What gets through inside, to and from a member.
-    pub(super) fn mtu_of(&self, key: HostKey, security: Security) -> Option<u16> {
-        let peer = self.peers.get(&key)?;
-        let (there, outer_v6) = peer.path?;
-        Some(inner_mtu(there.min(peer.path_back.unwrap_or(there)), outer_v6, security))
-    }
-
-    fn tell_mtu(&mut self, id: VnetId) {
-        let Some(vnet) = self.vnets.get(&id) else { return };
-        let limit = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
-        // As long as nobody is there, what was known holds.
-        let Some(own) = limit else { return };
-        let Some(vnet) = self.vnets.get_mut(&id) else { return };
-        // What one host's ports do not take, the others' guests must not send.
-        let mtu = vnet.members.values().filter_map(|member| member.limit).fold(own, u16::min);
-        if vnet.mtu.replace(mtu) != Some(mtu) {
-            self.actions.push_back(Action::Mtu { vnet: id, mtu: Some(mtu) });
-        }
-        if vnet.limit.replace(own) != Some(own) {
-            self.tell_members(id, |channel| Message::VnetMtu { channel, mtu: own });
-        }
-    }
-
     /// Changes claims of a MAC, and says where it is then if that is elsewhere.
     fn change(&mut self, id: VnetId, mac: MacAddr, change: impl FnOnce(&mut Claims)) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
@@ -561,7 +514,7 @@ impl Node {
         }
     }
 
-    fn tell_members(&mut self, id: VnetId, message: impl Fn(Channel) -> Message) {
+    pub(super) fn tell_members(&mut self, id: VnetId, message: impl Fn(Channel) -> Message) {
         let Some(vnet) = self.vnets.get(&id) else { return };
         let members: Vec<HostKey> = vnet.members.keys().copied().collect();
         members.into_iter().for_each(|key| self.tell(key, id, &message));
@@ -606,7 +559,7 @@ fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {
 }
 
 /// Appends to what waits for the same connection: one message more is not one packet more.
-fn say(transmits: &mut VecDeque<(SessionId, Vec<u8>)>, session: SessionId, message: &Message) {
+pub(super) fn say(transmits: &mut VecDeque<(SessionId, Vec<u8>)>, session: SessionId, message: &Message) {
     match transmits.back_mut().filter(|(last, _)| *last == session) {
         Some((_, bytes)) => message.write(bytes),
         None => {

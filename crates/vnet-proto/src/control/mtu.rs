@@ -1,0 +1,56 @@
+//! How long frames of a vnet may be: what gets through to and from each of its hosts, and what each has said.
+
+use viaduct_types::{HostKey, VnetId};
+
+use super::{
+    Action, Message, Security, inner_mtu,
+    node::{Node, Vnet, say},
+};
+
+impl Node {
+    /// The longest IP packet that gets to a peer, in bytes, as IPv6 or IPv4.
+    pub fn handle_path_mtu(&mut self, key: HostKey, mtu: u16, outer_v6: bool) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.path.replace((mtu, outer_v6)) == Some((mtu, outer_v6)) {
+            return;
+        }
+        if let Some(session) = &peer.session {
+            say(&mut self.transmits, session.id, &Message::PathMtu { mtu });
+        }
+        self.measure(key);
+    }
+
+    /// The longest IP packet that gets here from a peer, as it said.
+    pub fn path_back(&self, key: HostKey) -> Option<u16> {
+        self.peers.get(&key)?.path_back
+    }
+
+    pub(super) fn measure(&mut self, key: HostKey) {
+        let member = |(_, vnet): &(&VnetId, &Vnet)| vnet.members.contains_key(&key);
+        let vnets: Vec<VnetId> = self.vnets.iter().filter(member).map(|(id, _)| *id).collect();
+        vnets.into_iter().for_each(|vnet| self.tell_mtu(vnet));
+    }
+
+    /// What gets through inside, to and from a member.
+    pub(super) fn mtu_of(&self, key: HostKey, security: Security) -> Option<u16> {
+        let peer = self.peers.get(&key)?;
+        let (there, outer_v6) = peer.path?;
+        Some(inner_mtu(there.min(peer.path_back.unwrap_or(there)), outer_v6, security))
+    }
+
+    pub(super) fn tell_mtu(&mut self, id: VnetId) {
+        let Some(vnet) = self.vnets.get(&id) else { return };
+        let limit = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
+        // As long as nobody is there, what was known holds.
+        let Some(own) = limit else { return };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        // What one host's ports do not take, the others' guests must not send.
+        let mtu = vnet.members.values().filter_map(|member| member.limit).fold(own, u16::min);
+        if vnet.mtu.replace(mtu) != Some(mtu) {
+            self.actions.push_back(Action::Mtu { vnet: id, mtu: Some(mtu) });
+        }
+        if vnet.limit.replace(own) != Some(own) {
+            self.tell_members(id, |channel| Message::VnetMtu { channel, mtu: own });
+        }
+    }
+}
