@@ -61,4 +61,13 @@ install:
 			> $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit.service || exit; \
 	done
 	install -D --mode 755 integrations/libvirt/viaduct $(DESTDIR)/etc/libvirt/hooks/qemu.d/viaduct
+	install -D --mode 755 integrations/xen/vif-viaduct $(DESTDIR)/etc/xen/scripts/vif-viaduct
+	install -D --mode 755 integrations/guest $(DESTDIR)$(PREFIX)/lib/viaduct/guest
+	install -D --mode 755 integrations/lxc/hook $(DESTDIR)$(PREFIX)/lib/viaduct/lxc-hook
+	install -D --mode 755 integrations/systemd-nspawn/nspawn $(DESTDIR)$(PREFIX)/lib/viaduct/nspawn
+	install -d $(DESTDIR)$(PREFIX)/share/viaduct
+	for manager in lxc systemd-nspawn; do \
+		sed 's,/usr/,$(PREFIX)/,' integrations/$$manager/viaduct.conf \
+			> $(DESTDIR)$(PREFIX)/share/viaduct/$$manager.conf || exit; \
+	done
 	install -D --mode 644 packaging/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/viaduct.conf

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a minimal Debian with systemd under a directory, for tests that boot it; does nothing when it is there.
+# Makes a minimal Debian with systemd under a directory, for tests that boot it; does nothing when it is there and has the same packages.
 # $VIADUCT_TEST_MIRROR says where from, if not from Debian's own.
 set -eu
 
@@ -10,13 +10,15 @@ PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$(dirname "$root")"
 exec 9>"$root.lock"
 flock 9
-if [ -d "$root" ]; then exit; fi
+packages=systemd,systemd-sysv,systemd-container,dbus,nftables,iproute2,iputils-ping
+if [ "$(cat "$root/etc/viaduct-test-packages" 2>/dev/null)" = "$packages" ]; then exit; fi
 echo "Making a Debian to boot in $root"
-rm -rf "$root.new"
-debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,nftables,iproute2,iputils-ping \
+rm -rf "$root" "$root.new"
+debootstrap --variant=minbase --include="$packages" \
     bookworm "$root.new" "$mirror" >"$root.log" 2>&1 9>&- || {
     tail -n 5 "$root.log" >&2
     exit 1
 }
 rm -rf "$root.new"/var/cache/apt/archives/*.deb "$root.new"/var/lib/apt/lists/*
+echo "$packages" >"$root.new/etc/viaduct-test-packages"
 mv "$root.new" "$root"

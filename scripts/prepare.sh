@@ -65,6 +65,8 @@ case $purpose in test | ci)
     need libvirt-daemon libvirtd "starts and ends virtual machines in a test, which our hook attaches"
     need libvirt-daemon-driver-qemu - "with QEMU"
     need libvirt-clients virsh "tells it to"
+    need libseccomp2 - "lets LXC's programs run, which tests unpack without installing them"
+    need libapparmor1 - "does so, too"
     need kmod depmod "knows what modules of their kernel need each other"
     need strace strace "kills a run at a chosen system call"
     ;;
@@ -136,6 +138,11 @@ case $purpose in deb | test | ci)
     ;;
 esac
 case $purpose in test | ci)
-    scripts/debian.sh "${CARGO_TARGET_DIR:-target}/tmp/debian" || fail "A Debian to boot in a test could not be made."
+    tests=${CARGO_TARGET_DIR:-target}/tmp
+    scripts/debian.sh "$tests/debian" || fail "A Debian to boot in a test could not be made."
+    # Not installed, for both would begin to manage this machine: LXC, which starts containers in a test, and Xen's scripts,
+    # which ours stands on.
+    scripts/unpack.sh "$tests/lxc" lxc liblxc1 liblxc-common busybox-static && scripts/unpack.sh "$tests/xen" xen-utils-common ||
+        fail "Debian packages that tests look into could not be fetched."
     ;;
 esac

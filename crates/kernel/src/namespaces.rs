@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     thread,
 };
@@ -12,7 +15,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{
     io::Errno,
     mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, unmount},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use viaduct_plan::{InnerDevice, ObservedNamespace};
 use viaduct_types::NamespaceName;
@@ -93,14 +96,12 @@ impl Index {
 /// socket in it with which that was done.
 pub(crate) fn make(name: &NamespaceName, what: &str) -> Result<Socket, KernelError> {
     let path = path(name);
-    let made = share_names().and_then(|()| {
+    let made = where_others_see(|| {
+        share_names()?;
         // What another run left when it was stopped is a file without a namespace.
         let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o0).open(&path);
         file.map(drop)?;
-        thread::scope(|scope| {
-            let outcome = scope.spawn(|| new_namespace(&path)).join();
-            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        new_namespace(&path)
     });
     made.map_err(|e| KernelError::system(what, e))
 }
@@ -120,6 +121,34 @@ fn share_names() -> io::Result<()> {
     }
 }
 
+/// Acts on a thread of its own, whose namespaces end with it. A unit of systemd with a private view of the file system hears
+/// of what the host mounts, but nobody hears of what it mounts: then the thread goes where the host's first process is.
+fn where_others_see<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let there = || {
+        if is_only_told() {
+            let host = fs::File::open("/proc/1/ns/mnt")?;
+            // SAFETY: only what this thread shares with others of its view of the file system is cut off.
+            unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+            move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        }
+        act()
+    };
+    thread::scope(|scope| {
+        scope.spawn(there).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Whether the root here is a slave of the root of the host's first process (proc(5), mountinfo).
+fn is_only_told() -> bool {
+    let group = |file: &str, word: &str| {
+        let mounts = fs::read_to_string(file).ok()?;
+        let root = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some("/"))?;
+        root.split(' ').skip(6).take_while(|field| *field != "-").find_map(|f| Some(f.strip_prefix(word)?.to_owned()))
+    };
+    let master = group("/proc/thread-self/mountinfo", "master:");
+    master.is_some() && master == group("/proc/1/mountinfo", "shared:")
+}
+
 /// On a thread of its own, which ends with it.
 fn new_namespace(path: &str) -> io::Result<Socket> {
     // SAFETY: only this thread's network namespace changes, and it shares none of it with other threads.
@@ -136,14 +165,16 @@ fn new_namespace(path: &str) -> io::Result<Socket> {
 /// Takes the name away. The namespace itself goes with the last process in it.
 pub(crate) fn delete(name: &NamespaceName, what: &str) -> Result<(), KernelError> {
     let path = path(name);
-    let unmounted = match unmount(&path, UnmountFlags::DETACH) {
-        // Gone, or nothing but the file was left.
-        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    };
-    let deleted = unmounted.and_then(|()| match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        Ok(()) | Err(_) => Ok(()),
+    let deleted = where_others_see(|| {
+        match unmount(&path, UnmountFlags::DETACH) {
+            // Gone, or nothing but the file was left.
+            Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            Ok(()) | Err(_) => Ok(()),
+        }
     });
     deleted.map_err(|e| KernelError::system(what, e))
 }

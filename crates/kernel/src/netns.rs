@@ -14,7 +14,11 @@ use std::{
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount},
+    fs::CWD,
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+        mount_change, move_mount, open_tree, unmount,
+    },
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use viaduct_types::NamespaceName;
@@ -23,6 +27,8 @@ use crate::{
     error::{KernelError, NetnsReason},
     socket::Socket,
 };
+
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 /// Where `ip netns` keeps its names.
 pub(crate) const NAMES: &str = "/run/netns";
@@ -135,10 +141,18 @@ impl Netns {
         // What is mounted here is nobody else's business, but what others mount is ours.
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
             .map_err(failed("making mounts private".to_owned()))?;
+        // Control groups, which lie below /sys, stay: what runs containers needs them.
+        let copied =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let groups = open_tree(CWD, CONTROL_GROUPS, copied);
         // Where a container may not mount it, /sys shows the devices of the outside as before.
         let _ = unmount("/sys", UnmountFlags::DETACH);
         if let Err(errno) = mount("sysfs", "/sys", "sysfs", MountFlags::empty(), None) {
             tracing::debug!(%errno, "/sys stays as it was");
+        }
+        let put = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        if let Err(errno) = groups.and_then(|groups| move_mount(groups, "", CWD, CONTROL_GROUPS, put)) {
+            tracing::debug!(%errno, "there are no control groups");
         }
         let Some(name) = Path::new(&self.path).strip_prefix(NAMES).ok() else { return Ok(()) };
         let Ok(files) = std::fs::read_dir(Path::new("/etc/netns").join(name)) else { return Ok(()) };

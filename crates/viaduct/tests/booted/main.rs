@@ -2,6 +2,7 @@
 //! and removed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod containers;
 mod machine;
 mod traffic;
 
@@ -77,6 +78,12 @@ fn has_what_it_is_to_have(package: &Path) {
         "./usr/share/doc/viaduct/copyright",
         "./etc/viaduct/conf.d/README",
         "./etc/libvirt/hooks/qemu.d/viaduct",
+        "./etc/xen/scripts/vif-viaduct",
+        "./usr/lib/viaduct/guest",
+        "./usr/lib/viaduct/lxc-hook",
+        "./usr/lib/viaduct/nspawn",
+        "./usr/share/viaduct/lxc.conf",
+        "./usr/share/viaduct/systemd-nspawn.conf",
     ] {
         assert!(files.iter().any(|name| name.trim_end_matches(".gz") == file), "no {file} in {list}");
     }
