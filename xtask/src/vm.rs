@@ -43,6 +43,8 @@ pub(crate) fn tests() -> Result<i32, String> {
         "labs",
         "--test",
         "vlans",
+        "--test",
+        "trunks",
         "--",
         "--ignored",
         "--test-threads",

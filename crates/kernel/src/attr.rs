@@ -34,6 +34,11 @@ pub(crate) fn u32(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_ne_bytes)
 }
 
+/// A short number in the host's byte order, at the beginning of the value.
+pub(crate) fn u16(value: &[u8]) -> Option<u16> {
+    value.first_chunk().copied().map(u16::from_ne_bytes)
+}
+
 /// A byte.
 pub(crate) fn u8(value: &[u8]) -> Option<u8> {
     value.first().copied()

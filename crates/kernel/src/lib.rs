@@ -28,6 +28,7 @@ mod rule;
 mod socket;
 mod sysctl;
 mod tap;
+mod vlan;
 mod watch;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};

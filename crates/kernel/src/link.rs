@@ -18,7 +18,7 @@ use netlink_packet_route::{
     },
 };
 use rustix::net::netdevice;
-use viaduct_plan::{GROUP, Kind, Link};
+use viaduct_plan::{GROUP, Kind, Link, PortVlans};
 use viaduct_types::{IfName, IpvlanMode, MacAddr, MacvlanMode, Priorities, VlanProtocol};
 
 use crate::{
@@ -44,6 +44,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFF_TAP: u8 = 2;
 const AF_INET6: u16 = 10;
 const IFLA_INET6_CONF: u16 = 2;
@@ -127,6 +129,20 @@ pub(crate) fn set_port(which: Which<'_>, setting: InfoBridgePort) -> Request {
         LinkInfo::PortData(InfoPortData::BridgePort(vec![setting])),
     ]));
     // Port settings are taken from RTM_NEWLINK only; without a group it is about this one or nothing.
+    Request::change(&RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// Has a bridge look at VLANs, where a new port is on none, or not, where it is on the usual one.
+pub(crate) fn set_filters_vlans(which: Which<'_>, filters: bool) -> Request {
+    let mut message = about(which);
+    let own = u16::from(!filters);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(vec![
+            InfoBridge::VlanDefaultPvid(own),
+            InfoBridge::VlanFiltering(filters),
+        ])),
+    ]));
     Request::change(&RouteNetlinkMessage::NewLink(message), 0)
 }
 
@@ -382,6 +398,12 @@ pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<Found> {
         }
         _ => Kind::Other(kind),
     };
+    let filters_vlans = kind == Kind::Bridge
+        && find(info, IFLA_INFO_DATA).and_then(|d| find(d, IFLA_BR_VLAN_FILTERING)).and_then(attr::u8)
+            == Some(1);
+    let vlan = (kind == Kind::Other("vlan".to_owned()))
+        .then(|| find(info, IFLA_INFO_DATA).and_then(|data| find(data, IFLA_VLAN_ID)).and_then(attr::u16))
+        .flatten();
     let port = find(info, IFLA_INFO_SLAVE_KIND).map(attr::text).is_some_and(|kind| kind == "bridge");
     let settings = port.then(|| find(info, IFLA_INFO_SLAVE_DATA)).flatten().unwrap_or_default();
     let is_set = |setting| find(settings, setting).and_then(attr::u8) == Some(1);
@@ -389,6 +411,9 @@ pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<Found> {
         index: header.index,
         // A veth's other end; for others IFLA_LINK is what they stand on.
         peer_index: get(IFLA_LINK).filter(|_| kind == Kind::Veth).and_then(attr::u32).unwrap_or(0),
+        vlan: get(IFLA_LINK).and_then(attr::u32).zip(vlan),
+        filters_vlans,
+        vlans: PortVlans::default(),
         kind,
         mac: get(IFLA_ADDRESS).and_then(attr::mac).filter(|mac| !mac.is_zero()),
         mtu: get(IFLA_MTU).and_then(attr::u32).unwrap_or(0),

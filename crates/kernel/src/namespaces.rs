@@ -133,9 +133,7 @@ fn where_others_see<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::
         }
         act()
     };
-    thread::scope(|scope| {
-        scope.spawn(there).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    thread::scope(|scope| scope.spawn(there).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// Whether the root here is a slave of the root of the host's first process (proc(5), mountinfo).
@@ -143,7 +141,10 @@ fn is_only_told() -> bool {
     let group = |file: &str, word: &str| {
         let mounts = fs::read_to_string(file).ok()?;
         let root = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some("/"))?;
-        root.split(' ').skip(6).take_while(|field| *field != "-").find_map(|f| Some(f.strip_prefix(word)?.to_owned()))
+        root.split(' ')
+            .skip(6)
+            .take_while(|field| *field != "-")
+            .find_map(|f| Some(f.strip_prefix(word)?.to_owned()))
     };
     let master = group("/proc/thread-self/mountinfo", "master:");
     master.is_some() && master == group("/proc/1/mountinfo", "shared:")

@@ -22,14 +22,16 @@ use crate::{
     nft::Nft,
     route,
     socket::Socket,
-    sysctl, tap,
+    sysctl, tap, vlan,
 };
 
 impl Observe for Kernel {
     type Error = KernelError;
 
     fn observe(&mut self, ask: &Ask) -> Result<Observed, KernelError> {
-        let links = self.links()?;
+        let mut links = self.links()?;
+        vlan::fill(&mut self.route, &mut links)
+            .map_err(|refusal| KernelError::refused("listing bridges' VLANs", refusal))?;
         let names: BTreeMap<u32, &IfName> = links.iter().map(|(name, link)| (link.index, name)).collect();
         // What is on a device that was made after the links were listed is left for the next look.
         let name = |index: u32| names.get(&index).map(|name| (*name).clone());

@@ -14,7 +14,7 @@ use crate::{
     neighbour,
     observe::{extra_unicast, features},
     route::{self, TABLE_LOCAL, TABLE_MAIN},
-    sysctl,
+    sysctl, vlan,
 };
 
 impl ObservePart for Kernel {
@@ -29,6 +29,10 @@ impl ObservePart for Kernel {
             if master != 0 {
                 let name = netdevice::index_to_name_inlined(&self.route, master);
                 link.master = name.ok().and_then(|name| name.as_str().parse().ok());
+            }
+            if ask.vlans {
+                let vlans = vlan::list(&mut self.route, link.index).map_err(refused("listing VLANs"))?;
+                link.vlans = vlans.into_values().next().unwrap_or_default();
             }
             links.insert(name.clone(), link);
         }

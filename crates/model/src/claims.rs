@@ -169,16 +169,18 @@ impl Claims {
     }
 
     /// A MAC that somebody chose has to be the only one; derived ones must not meet on a segment.
-    pub(crate) fn mac(
+    pub(crate) fn mac<'a>(
         &mut self,
-        segment: Option<&Segment>,
+        segments: impl IntoIterator<Item = &'a Segment>,
         mac: MacAddr,
         span: Span,
         origin: MacOrigin,
         report: &mut Report<'_>,
     ) {
-        let on_segment =
-            segment.and_then(|segment| claim(&mut self.macs, (segment.clone(), mac), span, origin));
+        let mut on_segment = None;
+        for segment in segments {
+            on_segment = on_segment.or(claim(&mut self.macs, (segment.clone(), mac), span, origin));
+        }
         let anywhere = match origin {
             MacOrigin::Written => claim(&mut self.written_macs, mac, span, origin),
             MacOrigin::Derived => None,

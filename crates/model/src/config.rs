@@ -12,7 +12,8 @@ use std::{
 
 use viaduct_types::{
     GuestName, IfName, IpNet, Ipv6Net, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId,
-    PeerName, PortRange, Priorities, Proto, Publish, RoutingRule, UplinkName, VlanProtocol, VnetId, VnetName,
+    PeerName, PortRange, Priorities, Proto, Publish, RoutingRule, UplinkName, VlanProtocol, VlanSet, VnetId,
+    VnetName,
 };
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -183,8 +184,10 @@ pub enum Mode {
     Bridged {
         /// The bridge's name.
         bridge: IfName,
-        /// 802.1Q VLAN of the uplink, 1 to 4094.
-        vlan: Option<u16>,
+        /// The VLAN of the uplink that it is on; none: the untagged segment.
+        vlan: Option<UplinkVlan>,
+        /// The VLANs that NICs may be on, of the uplink or inside of `vlan`; none: the bridge knows no VLANs.
+        vlans: Option<VlanSet>,
     },
     /// A bridge with no way out.
     Isolated {
@@ -217,6 +220,17 @@ impl Mode {
             Self::Vnet { .. } => "vnet",
         }
     }
+}
+
+/// A VLAN of an uplink that a bridge has for a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkVlan {
+    /// The device that takes it out of the uplink.
+    pub device: IfName,
+    /// 1 to 4094.
+    pub id: u16,
+    /// Whose tag it has.
+    pub protocol: VlanProtocol,
 }
 
 /// One prefix of a nat or isolated network.
@@ -310,6 +324,10 @@ pub struct Nic {
     pub uplink_mac: bool,
     /// MTU in bytes; none: the network's.
     pub mtu: Option<u32>,
+    /// On a network with VLANs, the one that it is on without tags.
+    pub vlan: Option<u16>,
+    /// On a network with VLANs, those that it is on with tags.
+    pub trunk: VlanSet,
     /// Where it was written.
     pub origin: Origin,
 }

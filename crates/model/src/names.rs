@@ -16,6 +16,11 @@ pub(crate) fn bridge(name: &str) -> Option<IfName> {
     fit("br-", name, "")
 }
 
+/// The device that takes a VLAN out of another one.
+pub(crate) fn vlan(device: &IfName, id: u16) -> Option<IfName> {
+    fit("", device.as_str(), &format!(".{id}"))
+}
+
 /// The device that leads to the other hosts of a vnet.
 pub(crate) fn vnet(name: &str) -> Option<IfName> {
     fit("vnet-", name, "")
@@ -66,5 +71,9 @@ mod tests {
         assert_eq!(derived(&"x".repeat(63), 255).len(), 15);
         assert_eq!(bridge("lan").unwrap().as_str(), "br-lan");
         assert_eq!(bridge("a-rather-long-network").unwrap().as_str().len(), 15);
+        let on = |device: &str| vlan(&device.parse().unwrap(), 4094).unwrap().to_string();
+        assert_eq!(on("eth0"), "eth0.4094");
+        let (a, b) = (on("enp129s0f0np0"), on("enp129s0f0np1"));
+        assert!(a.len() == 15 && a.ends_with(".4094") && a != b, "{a} {b}");
     }
 }

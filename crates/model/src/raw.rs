@@ -15,7 +15,7 @@ use crate::{
     shape::{
         Address, AllowEnd, DomainName, HookPath, HostNet, Integer, List, Named, OneOrMany, Parent, PeerKey,
         PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec, SettingValue, StaticRoute,
-        SubnetPrefix, SysctlName, Timeout, table, words,
+        SubnetPrefix, SysctlName, Timeout, VlanRange, table, words,
     },
     tree::Node,
 };
@@ -135,8 +135,13 @@ table! {
         "delegate-pool" => delegate_pool: List<PoolPrefix>,
         /// How long these parts are, in bits; 64 unless written.
         "delegate-length" => delegate_length: DelegateLength,
-        /// 802.1Q VLAN of the uplink.
+        /// VLAN of the uplink that the guests are on; the uplink's untagged segment unless written.
         "vlan" => vlan: Vlan,
+        /// Whose tag `vlan` is: 802.1Q unless written; 802.1ad for a service provider's.
+        "protocol" => protocol: VlanProtocol,
+        /// VLANs that NICs of this network may be on, like [2, 3, "10-20"]: each says which, by `vlan` or `trunk`. They are
+        /// VLANs of the uplink; with `vlan`, they lie inside of that one (QinQ).
+        "vlans" => vlans: List<VlanRange>,
         /// New flows from outside, and from other networks with an uplink, to guests without an allow-in of their own;
         /// deny unless written (in modes routed, bridged and vnet: allow).
         "inbound" => inbound: Policy,
@@ -170,7 +175,7 @@ pub(crate) struct ModeKey {
 }
 
 /// Which keys belong to which modes; keys that are not listed belong to all.
-pub(crate) const MODE_KEYS: [ModeKey; 13] = {
+pub(crate) const MODE_KEYS: [ModeKey; 15] = {
     use ModeWord::{Bridged, Isolated, Nat, Routed, Vnet};
     [
         ModeKey { key: "uplink", needed: &[Nat, Routed, Bridged], allowed: &[] },
@@ -186,6 +191,8 @@ pub(crate) const MODE_KEYS: [ModeKey; 13] = {
         ModeKey { key: "delegate-pool", needed: &[], allowed: &[Routed] },
         ModeKey { key: "delegate-length", needed: &[], allowed: &[Routed] },
         ModeKey { key: "vlan", needed: &[], allowed: &[Bridged] },
+        ModeKey { key: "protocol", needed: &[], allowed: &[Bridged] },
+        ModeKey { key: "vlans", needed: &[], allowed: &[Bridged] },
     ]
 };
 
@@ -269,6 +276,10 @@ table! {
         "uplink-mac" => uplink_mac: bool,
         /// MTU in bytes; the network's unless written.
         "mtu" => mtu: Mtu,
+        /// On a network with `vlans`: the one that it is on without tags.
+        "vlan" => vlan: Vlan,
+        /// On a network with `vlans`: those that it is on with tags, like [2, "10-20"].
+        "trunk" => trunk: List<VlanRange>,
     }
 }
 
@@ -397,7 +408,7 @@ table! {
         "bridge" => bridge: IfName,
         /// The device's name on the host. Of a cable: its other end's; made from the namespace's name unless written.
         "device" => device: IfName,
-        /// VLAN of the parent.
+        /// VLAN of the parent; of a cable, that of a network with `vlans` that it is on.
         "vlan" => vlan: Vlan,
         /// 802.1Q unless written; 802.1ad for a service provider's VLAN.
         "protocol" => protocol: VlanProtocol,
@@ -432,7 +443,7 @@ pub(crate) const INTERFACE_KEYS: [(&str, &[InterfaceWord]); 11] = {
         ("bridge", &[Veth]),
         ("device", &[Veth, Device]),
         ("spoofing", &[Veth]),
-        ("vlan", &[Vlan]),
+        ("vlan", &[Vlan, Veth]),
         ("protocol", &[Vlan]),
         ("ingress-qos", &[Vlan]),
         ("egress-qos", &[Vlan]),

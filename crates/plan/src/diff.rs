@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use viaduct_types::{IfName, IpNet, MacAddr, NicId};
+use viaduct_types::{IfName, IpNet, MacAddr, NicId, VlanSet};
 
 use crate::{
-    desired::{ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, UPLINK, When, namespace_of},
+    desired::{
+        ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, UPLINK, VLAN, When, namespace_of,
+    },
     inner,
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
-    state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, Route, RouteKind},
+    state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, PortVlans, Route, RouteKind},
     transactions::Transactions,
 };
 
@@ -139,10 +141,10 @@ fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
     desired.links.iter().filter(|(name, link)| is_fresh(name, link)).map(|(name, _)| name.clone()).collect()
 }
 
-/// The device group that a link of ours belongs in: what comes from outside by an uplink's bridge is no guest's, nor is
-/// what others' bridges are told.
+/// The device group that a link of ours belongs in: what comes from outside, by an uplink's bridge or a VLAN of it, is no
+/// guest's, nor is what others' bridges are told.
 fn group(alias: &str) -> u32 {
-    if alias.starts_with(UPLINK) || alias.starts_with(CABLE) { 0 } else { GROUP }
+    if [UPLINK, VLAN, CABLE].iter().any(|prefix| alias.starts_with(prefix)) { 0 } else { GROUP }
 }
 
 /// Whether it is a guest's, not a bridge.
@@ -153,6 +155,25 @@ fn is_port(link: &Link) -> bool {
 /// Whether we made the link, rather than adopted it or had it away.
 fn is_made(link: &Link) -> bool {
     link.is_ours() && !link.alias.starts_with(ADOPTED) && !link.alias.starts_with(MOVED)
+}
+
+/// What brings a port of a bridge that filters by VLAN, or the bridge itself, from those that it is on to those that it is
+/// to be on: first it leaves.
+fn vlans(link: &DesiredLink, now: &PortVlans) -> Vec<LinkChange> {
+    // Where nobody looks at them any more, none is left for when somebody does again.
+    let none = PortVlans::default();
+    let wanted = link.vlans.as_ref().unwrap_or(&none);
+    let all = wanted.all();
+    let gone: VlanSet = now.all().iter().filter(|vlan| !all.contains(*vlan)).collect();
+    let missing = PortVlans {
+        untagged: wanted.untagged.filter(|vlan| now.untagged != Some(*vlan)),
+        tagged: wanted.tagged.iter().filter(|vlan| !now.tagged.contains(*vlan)).collect(),
+        other: VlanSet::default(),
+    };
+    let mut changes = Vec::new();
+    changes.extend((!gone.is_empty()).then_some(LinkChange::VlansGone(gone)));
+    changes.extend((missing != PortVlans::default()).then_some(LinkChange::Vlans(missing)));
+    changes
 }
 
 /// A change inside of a guest's namespace.
@@ -304,12 +325,18 @@ impl Planner<'_> {
             self.link(name, link);
         }
         self.move_uplinks();
+        let is_vlan = |link: &DesiredLink| matches!(link.make, Some(NewLink::Vlan { .. }));
+        let (vlans, ports): (Vec<_>, Vec<_>) = ports.into_iter().partition(|(_, link)| is_vlan(link));
         for (name, link) in ports {
             self.link(name, link);
         }
         for (name, link) in
             desired.links.iter().filter(|(n, l)| l.make.is_none() && !desired.moves.contains_key(*n))
         {
+            self.link(name, link);
+        }
+        // They take no larger frames than what they stand on, which has its MTU by now.
+        for (name, link) in vlans {
             self.link(name, link);
         }
     }
@@ -330,8 +357,14 @@ impl Planner<'_> {
             if group(alias) != GROUP {
                 self.ops.push(set(LinkChange::Group(group(alias))));
             }
+            if link.filters_vlans {
+                self.ops.push(set(LinkChange::FiltersVlans(true)));
+            }
             if link.master.is_some() {
                 self.ops.push(set(LinkChange::Master(link.master.clone())));
+            }
+            self.ops.extend(vlans(link, &PortVlans::default()).into_iter().map(set));
+            if link.master.is_some() {
                 self.ops.extend(link.isolated.then(|| set(LinkChange::Isolated(true))));
                 self.ops.extend(link.hairpin.then(|| set(LinkChange::Hairpin(true))));
             }
@@ -351,12 +384,17 @@ impl Planner<'_> {
         changes.extend(link.mtu.filter(|mtu| now.mtu != *mtu).map(LinkChange::Mtu));
         changes
             .extend(link.addrgen_none.filter(|none| now.addrgen_none != *none).map(LinkChange::AddrgenNone));
+        if matches!(link.make, Some(NewLink::Bridge)) && now.filters_vlans != link.filters_vlans {
+            changes.push(LinkChange::FiltersVlans(link.filters_vlans));
+        }
         let uplink = link.alias.is_none();
         // A bridge that is made anew has lost its ports.
         let moves = now.master != link.master || link.master.as_ref().is_some_and(|m| self.fresh.contains(m));
         if moves && !(uplink && link.master.is_none()) {
             changes.push(LinkChange::Master(link.master.clone()));
         }
+        let none = PortVlans::default();
+        changes.extend(vlans(link, if moves { &none } else { &now.vlans }));
         if link.master.is_some() && !uplink {
             // A port that comes anew has none of these set.
             if link.isolated != (now.isolated && !moves) {
@@ -382,10 +420,14 @@ impl Planner<'_> {
             if self.fresh.contains(bridge) || !self.observed.links.get(bridge).is_some_and(|b| b.up) {
                 self.ops.push(Op::SetLink { name: bridge.clone(), change: LinkChange::Up(true) });
             }
-            let enslave = (now.master.as_ref() != Some(bridge) || self.fresh.contains(bridge)).then(|| {
-                Op::SetLink { name: interface.clone(), change: LinkChange::Master(Some(bridge.clone())) }
-            });
-            self.carry(interface, bridge, enslave);
+            let comes = now.master.as_ref() != Some(bridge) || self.fresh.contains(bridge);
+            let none = PortVlans::default();
+            let wanted = self.desired.links.get(interface);
+            let on = wanted.map(|link| vlans(link, if comes { &none } else { &now.vlans }));
+            let enslave = comes.then(|| LinkChange::Master(Some(bridge.clone())));
+            let changes = enslave.into_iter().chain(on.into_iter().flatten());
+            let switch = changes.map(|change| Op::SetLink { name: interface.clone(), change }).collect();
+            self.carry(interface, bridge, switch);
         }
     }
 
@@ -408,13 +450,14 @@ impl Planner<'_> {
             let Some((interface, link)) = uplink else { continue };
             let release = is_port(link)
                 .then(|| Op::SetLink { name: interface.clone(), change: LinkChange::Master(None) });
+            let release = release.into_iter().collect();
             self.carry(bridge, interface, release);
         }
     }
 
     /// Addresses and routes that are not ours go from one device to another, ours follow by themselves. The host
     /// answers to its addresses throughout: they are on both devices while `switch` moves the cable.
-    fn carry(&mut self, from: &IfName, to: &IfName, switch: Option<Op>) {
+    fn carry(&mut self, from: &IfName, to: &IfName, switch: Vec<Op>) {
         let observed = self.observed;
         let theirs: Vec<_> = observed
             .addresses

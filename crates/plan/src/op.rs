@@ -4,12 +4,12 @@ use std::fmt;
 
 use viaduct_types::{
     IfName, IpNet, IpvlanMode, MAIN_TABLE, MacAddr, MacvlanMode, NamespaceName, NicId, Priorities,
-    RoutingRule, VlanProtocol, write_table,
+    RoutingRule, VlanProtocol, VlanSet, write_table,
 };
 
 use crate::{
     debt, nft,
-    state::{Address, GuestRoute, Kind, Proxy, Route, RouteKind, Sysctl},
+    state::{Address, GuestRoute, Kind, PortVlans, Proxy, Route, RouteKind, Sysctl},
 };
 
 /// One step.
@@ -135,6 +135,15 @@ pub enum NewLink {
     },
     /// A persistent tap with vnet_hdr and several queues, for what carries vnets.
     VnetTap,
+    /// What takes a VLAN out of a device of the host.
+    Vlan {
+        /// The host's device.
+        parent: IfName,
+        /// 1 to 4094.
+        id: u16,
+        /// Whose tag it has.
+        protocol: VlanProtocol,
+    },
 }
 
 impl NewLink {
@@ -144,6 +153,7 @@ impl NewLink {
             Self::Bridge => Kind::Bridge,
             Self::Veth { .. } => Kind::Veth,
             Self::Tap { .. } | Self::VnetTap => Kind::Tap,
+            Self::Vlan { .. } => Kind::Other("vlan".to_owned()),
         }
     }
 }
@@ -169,6 +179,12 @@ pub enum LinkChange {
     Group(u32),
     /// Makes no link-local address by itself, or does again.
     AddrgenNone(bool),
+    /// A bridge looks at frames' VLANs: a port that is on none lets nothing through.
+    FiltersVlans(bool),
+    /// A port, or the host by the bridge itself, is on these VLANs so, beside others.
+    Vlans(PortVlans),
+    /// And on these no longer.
+    VlansGone(VlanSet),
 }
 
 /// A change of a namespace that guests share.
@@ -360,6 +376,12 @@ impl fmt::Display for Op {
                     NewLink::Bridge => write!(f, "+ bridge {name}")?,
                     NewLink::Veth { netns, peer, .. } => write!(f, "+ link {name} ⇄ {peer} in {netns}")?,
                     NewLink::VnetTap => write!(f, "+ tap {name} for a vnet")?,
+                    NewLink::Vlan { parent, id, protocol: VlanProtocol::Customer } => {
+                        write!(f, "+ link {name}, VLAN {id} of {parent}")?;
+                    }
+                    NewLink::Vlan { parent, id, protocol } => {
+                        write!(f, "+ link {name}, VLAN {id} ({protocol}) of {parent}")?;
+                    }
                     NewLink::Tap { owner: None } => write!(f, "+ tap {name}")?,
                     NewLink::Tap { owner: Some(uid) } => write!(f, "+ tap {name} of user {uid}")?,
                 }
@@ -386,6 +408,17 @@ impl fmt::Display for Op {
                 LinkChange::Group(group) => write!(f, "~ link {name} group {group}"),
                 LinkChange::AddrgenNone(true) => write!(f, "~ link {name} makes no link-local address"),
                 LinkChange::AddrgenNone(false) => write!(f, "~ link {name} makes a link-local address"),
+                LinkChange::FiltersVlans(true) => write!(f, "~ bridge {name} filters by VLAN"),
+                LinkChange::FiltersVlans(false) => write!(f, "~ bridge {name} does not look at VLANs"),
+                LinkChange::Vlans(PortVlans { untagged, tagged, .. }) => {
+                    write!(f, "~ link {name} on")?;
+                    if let Some(vlan) = untagged {
+                        write!(f, " VLAN {vlan} without tags")?;
+                    }
+                    let and = if untagged.is_some() { " and" } else { "" };
+                    if tagged.is_empty() { Ok(()) } else { write!(f, "{and} VLANs {tagged} with tags") }
+                }
+                LinkChange::VlansGone(vlans) => write!(f, "~ link {name} no longer on VLANs {vlans}"),
             },
             Self::DeleteLinks(names) => {
                 for (i, name) in names.iter().enumerate() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_types::{IfName, NamespaceName};
+use viaduct_types::{IfName, NamespaceName, VlanSet};
 
 use crate::{
     desired::MOVED,
@@ -13,7 +13,7 @@ use crate::{
     port::{Apply, Observe, ObservePart},
     state::{
         Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, InnerDevice, Kind, Link,
-        Observed, ObservedGuest, ObservedNamespace, PROTOCOL, Route, Sysctl, Whereabouts,
+        Observed, ObservedGuest, ObservedNamespace, PROTOCOL, PortVlans, Route, Sysctl, Whereabouts,
     },
     unmade::Unmade,
 };
@@ -152,6 +152,7 @@ impl Host {
             ("accept_redirects", "1"),
             ("rp_filter", "2"),
             ("route_localnet", "0"),
+            ("arp_ignore", "0"),
         ] {
             self.sysctls.insert(Sysctl::ipv4(name, key), value.to_owned());
         }
@@ -242,6 +243,21 @@ impl Host {
                     isolated: false,
                     hairpin: false,
                     addrgen_none: true,
+                    filters_vlans: false,
+                    vlans: PortVlans::default(),
+                    vlan: match link {
+                        NewLink::Vlan { parent, id, .. } => {
+                            let parent = self.state.links.get(parent).ok_or("no such parent")?;
+                            let same = Some((parent.index, *id));
+                            if self.state.links.values().any(|link| link.vlan == same) {
+                                return Err("the VLAN is taken");
+                            }
+                            same
+                        }
+                        NewLink::Bridge | NewLink::Veth { .. } | NewLink::Tap { .. } | NewLink::VnetTap => {
+                            None
+                        }
+                    },
                     peer_index: if matches!(link, NewLink::Veth { .. }) { peer_index } else { 0 },
                 };
                 self.state.links.insert(name.clone(), link);
@@ -304,6 +320,11 @@ impl Host {
                 return Err("not a bridge");
             }
         }
+        let filters = |link: &Link| link.filters_vlans;
+        let filtering = self.state.links.get(name).is_some_and(|link| {
+            filters(link)
+                || link.master.as_ref().is_some_and(|m| self.state.links.get(m).is_some_and(filters))
+        });
         let link = self.state.links.get_mut(name).ok_or("no such device")?;
         match change {
             LinkChange::Up(up) => link.up = *up,
@@ -312,10 +333,32 @@ impl Host {
             LinkChange::Master(master) => {
                 link.master.clone_from(master);
                 (link.isolated, link.hairpin) = (false, false);
+                link.vlans = PortVlans::default();
+            }
+            LinkChange::FiltersVlans(filters) if link.kind == Kind::Bridge => link.filters_vlans = *filters,
+            LinkChange::Vlans(_) if !filtering => {
+                return Err("VLANs are not looked at there");
+            }
+            LinkChange::Vlans(PortVlans { untagged, tagged, .. }) => {
+                let vlans = &mut link.vlans;
+                let former = untagged.and(vlans.untagged).filter(|former| Some(*former) != *untagged);
+                let is_set = |vlan: &u16| Some(*vlan) == *untagged || tagged.contains(*vlan);
+                vlans.other = vlans.other.iter().chain(former).filter(|vlan| !is_set(vlan)).collect();
+                let stays = vlans.untagged.filter(|vlan| !tagged.contains(*vlan));
+                vlans.untagged = untagged.or(stays);
+                let kept = vlans.tagged.iter().filter(|vlan| Some(*vlan) != *untagged);
+                vlans.tagged = kept.chain(tagged.iter()).collect();
+            }
+            LinkChange::VlansGone(gone) => {
+                let vlans = &mut link.vlans;
+                let without = |set: &VlanSet| set.iter().filter(|vlan| !gone.contains(*vlan)).collect();
+                (vlans.tagged, vlans.other) = (without(&vlans.tagged), without(&vlans.other));
+                vlans.untagged = vlans.untagged.filter(|vlan| !gone.contains(*vlan));
             }
             LinkChange::Isolated(isolated) if link.master.is_some() => link.isolated = *isolated,
             LinkChange::Hairpin(hairpin) if link.master.is_some() => link.hairpin = *hairpin,
             LinkChange::Isolated(_) | LinkChange::Hairpin(_) => return Err("not a port"),
+            LinkChange::FiltersVlans(_) => return Err("not a bridge"),
             LinkChange::Alias(alias) => link.alias.clone_from(alias),
             LinkChange::Group(group) => link.group = *group,
             LinkChange::AddrgenNone(none) => link.addrgen_none = *none,

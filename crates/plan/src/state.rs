@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule, VlanSet};
 
 use crate::nft;
 
@@ -49,6 +49,12 @@ pub struct Link {
     pub addrgen_none: bool,
     /// For a veth: the other end's ifindex in its namespace (IFLA_LINK); 0 when not known.
     pub peer_index: u32,
+    /// A bridge that lets frames through only where their VLANs are (IFLA_BR_VLAN_FILTERING).
+    pub filters_vlans: bool,
+    /// On a bridge that filters by VLAN, as its port or as itself.
+    pub vlans: PortVlans,
+    /// For a VLAN of a device: that one's ifindex, and the number (IFLA_VLAN_ID).
+    pub vlan: Option<(u32, u16)>,
 }
 
 impl Link {
@@ -67,12 +73,33 @@ impl Link {
             hairpin: false,
             addrgen_none: false,
             peer_index: 0,
+            filters_vlans: false,
+            vlans: PortVlans::default(),
+            vlan: None,
         }
     }
 
     /// Whether its alias says that it is ours.
     pub fn is_ours(&self) -> bool {
         self.alias.starts_with(ALIAS_PREFIX)
+    }
+}
+
+/// The VLANs of a bridge that a port of it, or the host by the bridge itself, is on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortVlans {
+    /// Where frames without a tag belong, and whose frames leave without one.
+    pub untagged: Option<u16>,
+    /// Whose frames have a tag.
+    pub tagged: VlanSet,
+    /// On which it is otherwise, as nobody wants it: without tags one way only.
+    pub other: VlanSet,
+}
+
+impl PortVlans {
+    /// All of them.
+    pub fn all(&self) -> VlanSet {
+        self.untagged.into_iter().chain(self.tagged.iter()).chain(self.other.iter()).collect()
     }
 }
 

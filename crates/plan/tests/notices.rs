@@ -130,3 +130,36 @@ fn errors_come_before_warnings() {
         look(&mut host, &config, &attachments).2.iter().map(|n| n.severity).collect();
     assert!(severities.is_sorted() && severities.len() > 1, "{severities:?}");
 }
+
+/// A guest on a VLAN of the uplink.
+const VLAN: &str = r#"[host]
+name = "h"
+[uplinks.wan]
+interface = "eth0"
+[networks.lan]
+mode = "bridged"
+uplink = "wan"
+vlan = 5
+mtu = 1500
+[guests.web]
+nics = [{ network = "lan", addresses = ["10.5.0.5/24"] }]
+"#;
+
+#[test]
+fn what_a_vlan_needs_is_told() {
+    assert_eq!(notices(&mut host(), &config(VLAN)), Vec::<String>::new());
+    let mut without = host();
+    without.state.features.vlan = false;
+    assert_says(&notices(&mut without, &config(VLAN)), &["error: viaduct.toml:5:", "802.1Q", "lan"]);
+    let jumbo = config(&VLAN.replace("1500", "9000"));
+    assert_says(&notices(&mut host(), &jumbo), &["error: viaduct.toml:5:", "9000", "1500 of eth0"]);
+    // Somebody else's device has it: by its name, and by its number.
+    for name in ["eth0.5", "other"] {
+        let mut taken = host();
+        let device = name.parse().unwrap();
+        taken.hardware(&device, None);
+        let parent = taken.state.links["eth0"].index;
+        taken.state.links.get_mut(&device).unwrap().vlan = Some((parent, 5));
+        assert_says(&notices(&mut taken, &config(VLAN)), &["error: viaduct.toml:5:", name, "not Viaduct's"]);
+    }
+}

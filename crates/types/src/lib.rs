@@ -9,6 +9,7 @@ mod name;
 mod port;
 mod publish;
 mod rule;
+mod vlan;
 mod vnet_id;
 
 pub use device::{IpvlanMode, MacvlanMode, Priorities, VlanProtocol};
@@ -22,6 +23,7 @@ pub use name::{
 pub use port::{ParsePortError, PortRange, Proto};
 pub use publish::{ParsePublishError, Publish};
 pub use rule::{MAIN_TABLE, RoutingRule, table_number, write_table};
+pub use vlan::VlanSet;
 pub use vnet_id::{ParseVnetIdError, VnetId};
 
 /// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.

@@ -176,7 +176,9 @@ fn a_container_is_attached_before_its_first_process_starts_and_detached_when_it_
         let name = "shop.example";
         lxc.make(name, "");
         let container = lxc.start(name);
-        world.soon("it serves", || world.sh(&format!("{FETCH} http://198.51.100.112/ || true")).contains("the shop"));
+        world.soon("it serves", || {
+            world.sh(&format!("{FETCH} http://198.51.100.112/ || true")).contains("the shop")
+        });
         assert!(world.sh(&format!("{FETCH} 'http://[2001:db8:48:1::112]/'")).contains("the shop"));
         // All of it was there at once.
         let seen = world.read("/run/lxc/shop.example/rootfs/seen");
@@ -213,7 +215,8 @@ fn a_container_that_cannot_be_attached_does_not_start_and_why_is_told() {
         let device = world.good("status --json").json();
         assert!(device["guests"]["shop.example"]["nics"][1]["attachment"].is_null());
         lxc.make("shop.example", "");
-        let taken = world.good("attach shop.example.1 --tap --json").json()["device"].as_str().unwrap().to_owned();
+        let taken =
+            world.good("attach shop.example.1 --tap --json").json()["device"].as_str().unwrap().to_owned();
         world.good("detach shop.example.1");
         world.sh(&format!("ip link add {taken} type bridge"));
         let said = lxc.refused("shop.example");
@@ -231,7 +234,9 @@ fn a_container_in_a_shared_namespace_finds_it_and_no_other() {
         let lxc = Lxc::new(world, root);
         lxc.make("mail", "lxc.net =\nlxc.namespace.share.net = /run/netns/dmz");
         let container = lxc.start("mail");
-        world.soon("it serves", || world.sh(&format!("{FETCH} http://203.0.113.9/ || true")).contains("the shop"));
+        world.soon("it serves", || {
+            world.sh(&format!("{FETCH} http://203.0.113.9/ || true")).contains("the shop")
+        });
         assert!(world.read("/run/lxc/mail/rootfs/seen").contains("203.0.113.9/24"));
         lxc.stop("mail", container);
         // The namespace outlives it.

@@ -107,6 +107,17 @@ fn outside(world: &World) {
     }
 }
 
+/// Waits until something is so, which takes an emulated processor its time.
+#[track_caller]
+fn soon(world: &World, what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !is_so() {
+        let plan = || world.viaduct("plan").out;
+        assert!(begin.elapsed().as_secs() < 120, "not so: {what}; {}; {}", plan(), world.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 #[test]
 #[ignore = "needs 802.1Q and ipvlan: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
 fn every_kind_carries_packets_and_leaves_nothing_behind() {
@@ -156,5 +167,179 @@ fn every_kind_carries_packets_and_leaves_nothing_behind() {
         let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
         assert_eq!((gone, new), (Vec::new(), Vec::new()));
         assert_eq!(before, after);
+    });
+}
+
+/// Guests on the uplink's own segment, on a VLAN of it, and on a service provider's.
+const BRIDGED: &str = r#"
+[host]
+name = "iron"
+
+[uplinks.trunk]
+interface = "eth0"
+
+[networks.plain]
+mode = "bridged"
+uplink = "trunk"
+
+[networks.lan]
+mode = "bridged"
+uplink = "trunk"
+vlan = 5
+
+[networks.carrier]
+mode = "bridged"
+uplink = "trunk"
+vlan = 100
+protocol = "802.1ad"
+
+[guests.near]
+[[guests.near.nics]]
+network = "plain"
+addresses = ["203.0.113.9/24", "2001:db8:28::9/64"]
+
+[guests.web]
+id = 1
+[[guests.web.nics]]
+network = "lan"
+addresses = ["10.5.0.5/24", "2001:db8:5::5/64"]
+
+[guests.free]
+id = 2
+[[guests.free.nics]]
+network = "lan"
+addresses = ["10.5.0.6/24"]
+spoofing = "mac"
+
+[guests.far]
+[[guests.far.nics]]
+network = "carrier"
+addresses = ["10.100.0.5/24"]
+"#;
+
+/// What comes in by a device outside, counted: by sender, and by sender and VLAN; and what has more than one tag.
+const EAR: &str = "
+table netdev ear {
+    set any { type ether_addr; flags dynamic; size 1000; }
+    set tagged { typeof ether saddr . vlan id; flags dynamic; size 1000; }
+    set twice { type ether_addr; flags dynamic; size 1000; }
+    chain in {
+        type filter hook ingress device eth0 priority 0;
+        update @any { ether saddr counter }
+        update @tagged { ether saddr . vlan id counter }
+        @ll,96,16 { 0x8100, 0x88a8 } @ll,128,16 { 0x8100, 0x88a8 } update @twice { ether saddr counter }
+    }
+}";
+
+/// Listens outside.
+fn listen(world: &World) {
+    world.write("/run/ear.nft", EAR);
+    world.sh("ip netns exec outside nft -f /run/ear.nft");
+}
+
+/// What a set outside has heard.
+fn heard(world: &World, set: &str) -> String {
+    world.sh(&format!("ip netns exec outside nft list set netdev ear {set}"))
+}
+
+#[test]
+#[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
+fn guests_are_bridged_to_a_vlan_of_the_uplink_and_to_nothing_else() {
+    host(|world| {
+        outside(world);
+        for line in [
+            "ip -n outside link add link eth0 name v5 type vlan id 5",
+            "ip -n outside link set v5 up",
+            "ip -n outside address add 10.5.0.1/24 dev v5",
+            "ip -n outside address add 2001:db8:5::1/64 dev v5 nodad",
+        ] {
+            world.sh(line);
+        }
+        listen(world);
+        let before = all(world);
+        world.write(CONFIG, BRIDGED);
+        world.good("apply");
+        world.settled();
+        for guest in ["near", "web", "free", "far"] {
+            world.attach(guest);
+        }
+        world.settled();
+        world.reachable();
+        assert_eq!(world.good("status --json").json()["networks"]["lan"]["vlan"], 5);
+        assert!(world.good("status").out.contains("trunk, VLAN 5"));
+        let works =
+            |line: &str| world.sh(&format!("{line} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n";
+        for ping in [
+            "ip netns exec web ping -c1 -W5 10.5.0.1",
+            "ip netns exec web ping -c1 -W5 2001:db8:5::1",
+            "ip netns exec outside ping -c1 -W5 10.5.0.5",
+            "ip netns exec web ping -c1 -W5 10.5.0.6",
+            "ip netns exec far ping -c1 -W5 10.100.0.1",
+            "ip netns exec near ping -c1 -W5 203.0.113.1",
+            "ip netns exec near ping -c1 -W5 2001:db8:28::1",
+            "ip netns exec outside ping -c1 -W5 203.0.113.2",
+        ] {
+            assert!(works(ping), "{ping}");
+        }
+        // Its frames have its tag, and never none.
+        let tagged = heard(world, "tagged");
+        assert!(tagged.contains("02:00:05:00:01:00 . 5"), "{tagged}");
+        // Segments do not meet, and the host is in none of the guests' VLANs.
+        world.sh("ip -n web route add 203.0.113.0/24 dev eth0; ip -n near route add 10.5.0.0/24 dev eth0");
+        for crossing in [
+            "ip netns exec web ping -c1 -W1 203.0.113.2",
+            "ip netns exec web ping -c1 -W1 203.0.113.9",
+            "ip netns exec near ping -c1 -W1 10.5.0.5",
+        ] {
+            assert!(!works(crossing), "{crossing}");
+        }
+
+        // Tags of its own get a guest nowhere, also one that may send anything.
+        for (guest, vlan) in [("web", 7), ("free", 7), ("near", 5)] {
+            world.sh(&format!(
+                "ip -n {guest} link add link eth0 name x type vlan id {vlan} && ip -n {guest} link set x up && \
+                 ip -n {guest} address add 10.7.0.9/24 dev x"
+            ));
+            assert!(!works(&format!("ip netns exec {guest} ping -c1 -W1 10.7.0.1")));
+            let drops = world.good("status --json").json()["guests"][guest]["nics"][0]["drops"].clone();
+            assert!(drops["vlan"]["packets"].as_u64().unwrap() > 0, "{guest}: {drops}");
+        }
+        assert_eq!(heard(world, "twice").matches("counter").count(), 0, "{}", heard(world, "twice"));
+        let tagged = heard(world, "tagged");
+        assert!(!tagged.contains(" . 7"), "{tagged}");
+
+        // What others change comes back.
+        let daemon = world.daemon();
+        for drift in [
+            "ip link del eth0.5",
+            "ip link set eth0.5 nomaster",
+            "ip link set eth0.5 down",
+            "ip link del br-lan",
+        ] {
+            world.sh(drift);
+            soon(world, drift, || works("ip netns exec web ping -c1 -W1 10.5.0.1"));
+        }
+        daemon.end();
+        world.settled();
+        // Another number is another device.
+        world.write(CONFIG, BRIDGED.replace("vlan = 5", "vlan = 6"));
+        world.good("apply");
+        world.settled();
+        assert!(!works("ip netns exec web ping -c1 -W1 10.5.0.1"));
+        assert!(!world.sh("ip link").contains("eth0.5"));
+
+        world.good("down");
+        for guest in ["near", "web", "free", "far"] {
+            world.sh(&format!("ip netns del {guest}"));
+        }
+        let after = all(world);
+        let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
+        let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
+        assert_eq!((gone, new), (Vec::new(), Vec::new()));
+
+        // One that somebody else has made is not taken.
+        world.sh("ip link add link eth0 name other type vlan id 5");
+        world.write(CONFIG, BRIDGED);
+        world.viaduct("apply").refused(2, &["other", "not Viaduct's", "viaduct.toml"]);
     });
 }

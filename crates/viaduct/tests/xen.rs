@@ -70,7 +70,10 @@ impl<'a> Xen<'a> {
         world.sh("ip -n outside route add 2001:db8:48:1::/64 via 2001:db8:28::2");
         world.write(CONFIG, FILE);
         world.good("apply");
-        world.sh(&format!("cp -r {} /run/scripts && install -m 755 {SCRIPT} /run/scripts/", scripts.display()));
+        world.sh(&format!(
+            "cp -r {} /run/scripts && install -m 755 {SCRIPT} /run/scripts/",
+            scripts.display()
+        ));
         // They log to a file under /var/log; here, one that goes with the test.
         fs::create_dir_all("/run/log/xen").unwrap();
         mount_bind("/run/log", "/var/log").unwrap();
@@ -239,7 +242,10 @@ fn what_cannot_be_attached_is_told_to_the_toolstack() {
         let refused = |domain: u32, words: &[&str]| {
             assert!(!xen.call(domain, 0, "online", "vif"));
             let written = xen.written();
-            assert!(written.contains(&format!("backend/vif/{domain}/0/hotplug-status = error\n")), "{written}");
+            assert!(
+                written.contains(&format!("backend/vif/{domain}/0/hotplug-status = error\n")),
+                "{written}"
+            );
             let error = written.lines().next().unwrap();
             assert!(error.starts_with(&format!("backend/vif/{domain}/0/hotplug-error = ")), "{written}");
             for word in words {

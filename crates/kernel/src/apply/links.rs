@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, os::fd::AsRawFd};
 
 use netlink_packet_route::link::InfoBridgePort;
 use viaduct_plan::{GROUP, LinkChange, NewLink};
-use viaduct_types::{IfName, MacAddr};
+use viaduct_types::{IfName, MacAddr, Priorities};
 
 use super::{Doing, NOTHING, Run};
 use crate::{
@@ -15,12 +15,15 @@ use crate::{
     queue::{Place, Step},
     reaper::Reaped,
     tap::{self, Queues},
+    vlan,
 };
 
 /// With more links than these, waiting for the kernel costs little for each.
 const FEW: usize = 16;
 /// The device, or the kernel, has no IPv6: it makes no address anyway.
 const NO_IPV6: &[i32] = &[libc::EAFNOSUPPORT];
+/// It is on one of these no longer.
+const NO_VLAN: &[i32] = &[libc::ENOENT];
 
 impl Run<'_> {
     pub(super) fn add_link(
@@ -39,7 +42,7 @@ impl Run<'_> {
             NewLink::Tap { owner } => Some((Queues::One, *owner)),
             // Of root, so that its process needs no privilege to open it.
             NewLink::VnetTap => Some((Queues::Several, Some(0))),
-            NewLink::Bridge | NewLink::Veth { .. } => None,
+            NewLink::Bridge | NewLink::Veth { .. } | NewLink::Vlan { .. } => None,
         };
         if let Some((queues, owner)) = tap {
             self.send();
@@ -55,6 +58,12 @@ impl Run<'_> {
                 let netns = Netns::open(netns)?;
                 let far = Make::Veth { netns: netns.file().as_raw_fd(), peer, peer_mac: *peer_mac };
                 (link::make(index, name, &far, mac, mtu), Some(netns))
+            }
+            NewLink::Vlan { parent, id, protocol } => {
+                let lower = self.existing(doing, &Place::Host, parent)?;
+                let priorities = &Priorities::default();
+                let vlan = Make::Vlan { lower, id: *id, protocol: *protocol, priorities };
+                (link::make(index, name, &vlan, mac, mtu), None)
             }
             NewLink::Bridge | NewLink::Tap { .. } | NewLink::VnetTap => {
                 (link::make(index, name, &Make::Bridge, mac, mtu), None)
@@ -73,6 +82,13 @@ impl Run<'_> {
     /// A link that this run makes goes by its number: if it could not be made, somebody else's may have its name.
     fn which<'n>(&self, name: &'n IfName) -> Which<'n> {
         self.made.get(name).map_or(Which::Name(name), |index| Which::Index(*index))
+    }
+
+    fn index(&mut self, doing: Doing<'_>, name: &IfName) -> Result<u32, KernelError> {
+        match self.made.get(name) {
+            Some(index) => Ok(*index),
+            None => self.existing(doing, &Place::Host, name),
+        }
     }
 
     /// The alias comes before persistence: killed between the two, the tap goes with this process.
@@ -135,6 +151,21 @@ impl Run<'_> {
             LinkChange::Hairpin(hairpin) => {
                 let setting = InfoBridgePort::HairpinMode(*hairpin);
                 self.put(doing, Place::Host, link::set_port(self.which(name), setting), NOTHING);
+                return Ok(());
+            }
+            LinkChange::FiltersVlans(filters) => {
+                let request = link::set_filters_vlans(self.which(name), *filters);
+                self.put(doing, Place::Host, request, NOTHING);
+                return Ok(());
+            }
+            LinkChange::Vlans(vlans) => {
+                let index = self.index(doing, name)?;
+                self.put(doing, Place::Host, vlan::add(index, vlans), NOTHING);
+                return Ok(());
+            }
+            LinkChange::VlansGone(vlans) => {
+                let index = self.index(doing, name)?;
+                self.put(doing, Place::Host, vlan::delete(index, vlans), NO_VLAN);
                 return Ok(());
             }
             LinkChange::Alias(alias) => settings.alias = Some(alias.clone()),

@@ -1,10 +1,10 @@
 use std::net::IpAddr;
 
-use viaduct_types::{IfName, IpNet, NetworkName, VnetName};
+use viaduct_types::{IfName, IpNet, NetworkName, VlanProtocol, VlanSet, VnetName};
 
 use super::{Context, Use, UseKind, copied, mtu, one_per_family};
 use crate::{
-    Delegate, Family, Mode, Network, Policy, Subnet,
+    Delegate, Family, Mode, Network, Policy, Subnet, UplinkVlan,
     claims::{DeviceUse, Holder, Segment},
     ipam, names,
     raw::{MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
@@ -184,6 +184,52 @@ fn vlan(raw: &NetworkKeys) -> Option<Option<u16>> {
     }
 }
 
+/// The device that takes the VLAN out of the uplink.
+fn uplink_vlan(
+    id: u16,
+    raw: &NetworkKeys,
+    interface: &IfName,
+    cx: &mut Context<'_, '_>,
+) -> Option<UplinkVlan> {
+    let device = names::vlan(interface, id)?;
+    cx.claims.device(raw.namespace.get(), &device, raw.vlan.key?, DeviceUse::Made, cx.report);
+    let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
+    Some(UplinkVlan { device, id, protocol })
+}
+
+/// The VLANs of a network that knows some; those of the uplink itself are nobody else's.
+fn vlans(vlan: Option<u16>, raw: &NetworkKeys, ground: &Ground, cx: &mut Context<'_, '_>) -> Option<VlanSet> {
+    let key = raw.vlans.key?;
+    let vlans: VlanSet = raw.vlans.items().flat_map(|at| at.value.iter()).collect();
+    if vlans.is_empty() && raw.vlans.is_whole() {
+        cx.report
+            .error(key, "`vlans` is empty, so that no NIC could be on any")
+            .help("write them, like vlans = [2, 3, \"10-20\"], or remove the key");
+    }
+    if vlan.is_none() {
+        for at in raw.vlans.items() {
+            let Some(interface) = &ground.interface else { continue };
+            for vlan in at.value.iter() {
+                cx.claims.vlan(interface, Some(vlan), at.span, "bridged network", cx.report);
+            }
+        }
+        if vlans.lowest_free().is_none() {
+            cx.report
+                .error(key, "`vlans` has every number, and the bridge needs one for what comes without a tag")
+                .help("leave one out");
+        }
+    }
+    Some(vlans)
+}
+
+fn without_vlan(raw: &NetworkKeys, report: &mut Report<'_>) {
+    if let Some(key) = raw.protocol.key {
+        report
+            .error(key, "`protocol` says whose tag a VLAN has, and this network is on none")
+            .help("write its number, like vlan = 100, or remove the key");
+    }
+}
+
 fn mode(
     name: &NetworkName,
     span: Span,
@@ -218,7 +264,15 @@ fn mode(
             if let Some(interface) = &ground.interface {
                 cx.claims.vlan(interface, vlan, span, "bridged network", cx.report);
             }
-            Mode::Bridged { bridge: bridge(name, span, raw, cx)?, vlan }
+            let vlans = vlans(vlan, raw, ground, cx);
+            let vlan = match vlan {
+                Some(id) => Some(uplink_vlan(id, raw, ground.interface.as_ref()?, cx)?),
+                None => {
+                    without_vlan(raw, cx.report);
+                    None
+                }
+            };
+            Mode::Bridged { bridge: bridge(name, span, raw, cx)?, vlan, vlans }
         }
         ModeWord::Isolated => {
             Mode::Isolated { bridge: bridge(name, span, raw, cx)?, subnets: subnets(raw, ground, cx) }

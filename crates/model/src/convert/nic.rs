@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use viaduct_types::{GuestName, IpNet, MacAddr};
+use viaduct_types::{GuestName, IpNet, MacAddr, NetworkName, VlanSet};
 
 use super::{Context, mtu, network::Ground, one_per_family};
 use crate::{
@@ -37,20 +37,47 @@ pub(crate) fn nic(
     let uplink_segment = uplink_mac(raw, mode, cx.report)
         .then(|| ground.interface.clone().map(|interface| Segment::Device(interface, None)))
         .flatten();
-    let vlan = match mode {
-        Mode::Bridged { vlan, .. } => vlan.unwrap_or(0),
-        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => 0,
+    let (vlan, trunk) = vlans(&network.value, mode, span, raw, cx.report);
+    let segments = match mode {
+        Mode::Bridged { vlan: outer, vlans: Some(_), .. } => {
+            let device = outer.as_ref().map(|outer| &outer.device).or(ground.interface.as_ref());
+            let on = |vlan| Some(Segment::Device(device?.clone(), Some(vlan)));
+            Some(vlan.into_iter().chain(trunk.iter()).filter_map(on).collect::<Vec<_>>())
+        }
+        Mode::Nat { .. }
+        | Mode::Routed { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => None,
+    };
+    let in_mac = match mode {
+        Mode::Bridged { vlan: outer, vlans, .. } if vlans.is_none() => outer.as_ref().map(|outer| outer.id),
+        Mode::Nat { .. }
+        | Mode::Routed { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => vlan,
     };
     let (mac, at, origin) = match &raw.mac.value {
         Some(mac) => (mac.value, mac.span, MacOrigin::Written),
-        None => (MacAddr::derived(vlan, id.mac_bits(), index), span, MacOrigin::Derived),
+        None => (MacAddr::derived(in_mac.unwrap_or(0), id.mac_bits(), index), span, MacOrigin::Derived),
     };
-    cx.claims.mac(ground.segment.as_ref().or(uplink_segment.as_ref()), mac, at, origin, cx.report);
+    let own = ground.segment.as_ref().or(uplink_segment.as_ref()).into_iter();
+    match &segments {
+        Some(segments) => cx.claims.mac(segments, mac, at, origin, cx.report),
+        None => cx.claims.mac(own, mac, at, origin, cx.report),
+    }
 
     let mut addresses = Vec::new();
     for at in raw.addresses.items() {
         if let Some(net) = address(at, &network.value, mode, ground, cx.report) {
-            cx.claims.address(&ground.stacks, net.addr(), at.span, Holder::Machine, cx.report);
+            cx.claims.address(
+                segments.as_ref().unwrap_or(&ground.stacks),
+                net.addr(),
+                at.span,
+                Holder::Machine,
+                cx.report,
+            );
             addresses.push(net);
         }
     }
@@ -73,8 +100,69 @@ pub(crate) fn nic(
         spoofing: raw.spoofing.get().copied().unwrap_or(Spoofing::None),
         uplink_mac: raw.uplink_mac.is_set(),
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
+        vlan,
+        trunk,
         origin: cx.report.origin(span),
     })
+}
+
+/// The VLAN that the NIC is on without tags, and those with: of the network's, and at least one where there are any.
+fn vlans(
+    name: &NetworkName,
+    mode: &Mode,
+    span: Span,
+    raw: &raw::Nic,
+    report: &mut Report<'_>,
+) -> (Option<u16>, VlanSet) {
+    let Mode::Bridged { vlans: Some(vlans), .. } = mode else {
+        let keys = [("vlan", raw.vlan.key), ("trunk", raw.trunk.key)];
+        for (key, at) in keys.into_iter().filter_map(|(key, at)| Some((key, at?))) {
+            report
+                .error(at, format!("`{key}` of a NIC needs a network with `vlans`, and `{name}` has none"))
+                .help(match mode {
+                    Mode::Bridged { .. } => {
+                        "write them into the network, like vlans = [2, \"10-20\"], or remove the key"
+                    }
+                    Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => {
+                        "put the NIC on a network with mode = \"bridged\" and vlans = […], or remove the key"
+                    }
+                });
+        }
+        return (None, VlanSet::default());
+    };
+    if raw.vlan.key.is_none() && raw.trunk.key.is_none() {
+        report
+            .absent(span, format!("a NIC of network `{name}` has to say on which of its VLANs it is"))
+            .help(format!("write vlan = N, or trunk = […] for tagged frames, of {vlans}"));
+    }
+    let mut known = |vlan: u16, at: Span| {
+        let known = vlans.contains(vlan);
+        if !known && !vlans.is_empty() {
+            report
+                .error(at, format!("VLAN {vlan} is none of network `{name}`"))
+                .help(format!("use one of {vlans}, or add it to the network's `vlans`"));
+        }
+        known
+    };
+    let untagged = raw.vlan.value.as_ref().and_then(|at| {
+        let vlan = u16::try_from(at.value.0).ok()?;
+        known(vlan, at.span).then_some(vlan)
+    });
+    let mut trunk = Vec::new();
+    for at in raw.trunk.items() {
+        // Of a range, one is enough to be told.
+        trunk.extend(at.value.iter().take_while(|vlan| known(*vlan, at.span)));
+    }
+    let trunk: VlanSet = trunk.into_iter().collect();
+    if let (Some(vlan), Some(key)) = (untagged.filter(|vlan| trunk.contains(*vlan)), raw.trunk.key) {
+        report
+            .error(key, format!("VLAN {vlan} is on this NIC with tags and without"))
+            .help("leave it out of `trunk`, or remove `vlan`");
+    }
+    if let (Some(key), None, true) = (raw.trunk.key, raw.vlan.key, trunk.is_empty() && raw.trunk.is_whole()) {
+        report.error(key, "`trunk` is empty, so that the NIC is on no VLAN").help("write VLANs, or `vlan`");
+    }
+    (untagged, trunk)
 }
 
 /// Whether the NIC speaks with its own MAC on the uplink, and may.

@@ -8,7 +8,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt::Display};
 
 use serde_json::{Value as Json, json};
 
-pub(crate) use number::{Integer, SettingValue, Timeout};
+pub(crate) use number::{Integer, SettingValue, Timeout, VlanRange};
 pub use text::{Address, ParseAddressError};
 pub(crate) use text::{
     AllowEnd, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec, PriorityPair,

@@ -44,6 +44,56 @@ impl<const MIN: u32, const MAX: u32> Read for Integer<MIN, MAX> {
     }
 }
 
+/// One VLAN by its number, or several that follow each other: 2, "10-20". 0 and 4095 are reserved (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VlanRange(pub(crate) u16, pub(crate) u16);
+
+impl VlanRange {
+    pub(crate) fn iter(self) -> impl Iterator<Item = u16> {
+        self.0..=self.1
+    }
+}
+
+impl Read for VlanRange {
+    fn read(node: &Node<'_>, report: &mut Report<'_>) -> Option<Self> {
+        const HELP: &str = "write a number from 1 to 4094, or a range like \"10-20\"";
+        let number =
+            |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let (range, shown) = match &node.value {
+            Value::Integer(number) => {
+                let vlan = number.and_then(|number| u16::try_from(number).ok());
+                (vlan.map(|vlan| (vlan, vlan)), "the number".to_owned())
+            }
+            Value::Text(text) => {
+                let ends = text.split_once('-').unwrap_or((text, text));
+                (number(ends.0.trim()).zip(number(ends.1.trim())), quote(text))
+            }
+            other @ (Value::Float
+            | Value::Boolean(_)
+            | Value::Datetime
+            | Value::List(_)
+            | Value::Table(_)) => {
+                report.error(node.span, format!("expected a VLAN, found {}", other.kind())).help(HELP);
+                return None;
+            }
+        };
+        match range {
+            Some((first @ 1..=4094, last @ 1..=4094)) if first <= last => Some(Self(first, last)),
+            _ => {
+                report.error(node.span, format!("{shown} is no VLAN")).help(HELP);
+                None
+            }
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": 4094 },
+            { "type": "string", "pattern": "^ *[0-9]{1,4} *(- *[0-9]{1,4} *)?$" },
+        ] })
+    }
+}
+
 /// A time of 1 second to 1 hour: a number of seconds, or a text like "10s" or "2m".
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeout(pub(crate) Duration);

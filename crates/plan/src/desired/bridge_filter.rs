@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use viaduct_model::{Mode, Spoofing, Vnet};
 
 use super::{
-    context::{Context, Port, bridge_mac, bridge_of},
+    context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
     elements::{Builder, words::*},
     inet_filter::{add_own_addresses, guard_of},
     links::GATEWAY_V6,
@@ -26,6 +26,10 @@ const ARP: (u16, &str) = (0x0806, "arp");
 const IP6: (u16, &str) = (0x86dd, "ip6");
 const RARP: (u16, &str) = (0x8035, "0x8035");
 
+/// What a frame with a VLAN's tag has for its type: 802.1Q, 802.1ad, and what was in use for the outer of two before that.
+const TAGS: [(u16, &str); 4] =
+    [(0x8100, "8021q"), (0x88a8, "8021ad"), (0x9100, "0x9100"), (0x9200, "0x9200")];
+
 /// The bit of the packet mark that lets a frame past the guard of an uplink: the file lets this NIC send anything.
 pub(super) const FREE_MARK: u32 = 0x5600_0000;
 
@@ -38,12 +42,15 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     let mut table = Builder::default();
     declare(context, &mut table);
     fill(context, &mut table);
-    add_guard(&mut table);
+    add_guard(context, &mut table);
     if !context.config.vnets.is_empty() {
         table.chain("from_port_moved", vec![rule(vec![], dropped("drop_moved"))]);
         add_prepared(&mut table);
     }
     add_ipv6_guard(&mut table);
+    if context.config.networks.values().any(|n| matches!(n.mode, Mode::Bridged { vlans: Some(_), .. })) {
+        add_trunk_guard(&mut table);
+    }
     add_redirect(&mut table);
     Some((Family::Bridge, table.finish()))
 }
@@ -58,6 +65,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     table.map("to_bridge", &[T::IfName], &[T::Ether]);
     table.set("redirected", &[T::IfName]);
     table.set("same_port", &[T::IfName, T::IfName]);
+    table.set("untagged", &[T::IfName]);
     for counter in [
         "drop_unknown",
         "drop_mac",
@@ -68,6 +76,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
         "drop_dhcp",
         "drop_fragment",
         "drop_type",
+        "drop_vlan",
     ] {
         table.counted(counter);
     }
@@ -112,11 +121,14 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             }
             continue;
         }
-        table.judge("ports", device(), guard_of(port));
+        table.judge("ports", device(), bridge_guard_of(port));
         if port.nic.spoofing != Spoofing::Mac {
             add_own_addresses(port, table, true);
         }
         table.insert("same_port", device().name(port.device()));
+        if port.nic.trunk.is_empty() {
+            table.insert("untagged", device());
+        }
         if context.is_redirected(&port.nic.network, port.network) {
             table.insert("redirected", device());
             table.relate("to_bridge", device(), Key::new().mac(bridge_mac(bridge)));
@@ -176,6 +188,16 @@ fn of_type((number, word): (u16, &str)) -> St {
     ethertype(number, word)
 }
 
+/// What is behind the one tag of a frame.
+fn of_inner_type((number, word): (u16, &str)) -> St {
+    St::Is(S::VlanType, Const::be16(number, word))
+}
+
+/// The tag's number is this one, which is 0 when the tag has a priority only.
+fn tag_is(vlan: u16) -> St {
+    St::Masked(S::VlanTag, Const::be16(0x0fff, "0x0fff"), Const::be16(vlan, &vlan.to_string()))
+}
+
 fn dropped(counter: &'static str) -> [St; 2] {
     [St::CountIn(counter, vec![S::IifName]), drop()]
 }
@@ -189,21 +211,81 @@ fn rule(matches: Vec<St>, end: impl IntoIterator<Item = St>) -> Vec<St> {
     matches.into_iter().chain(end).collect()
 }
 
-fn add_guard(table: &mut Builder) {
+/// What ports may send that are on VLANs with tags: one tag, as the bridge lets them, and behind it what they may send
+/// without. The network's header is found behind the one tag that the kernel has taken off (`skb_vlan_untag`); a second
+/// tag stands where the type of the frame would.
+fn add_trunk_guard(table: &mut Builder) {
+    let tagged = || of_type(TAGS[0]);
+    let own_source = || St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4");
+    let wrong_mac =
+        || rule(vec![St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac")], dropped("drop_mac"));
+    for (trunk, behind, port) in [
+        ("from_trunk", "from_trunk_tagged", "from_port"),
+        ("from_trunk_mac", "from_trunk_mac_tagged", "from_port_mac"),
+        ("from_trunk_any", "from_trunk_any_tagged", "from_port_any"),
+    ] {
+        // Where a tag has a priority and no number, the bridge would take it for none at all.
+        let priority_only = rule(vec![tagged(), tag_is(0)], dropped("drop_vlan"));
+        table.chain(trunk, vec![priority_only, vec![tagged(), goto(behind)], vec![goto(port)]]);
+    }
+    table.chain(
+        "from_trunk_tagged",
+        vec![
+            wrong_mac(),
+            vec![of_inner_type(IP), own_source(), goto("from_port_own_ip")],
+            vec![of_inner_type(IP), goto("from_port_ip")],
+            vec![of_inner_type(IP6), goto("from_port_ip6")],
+            vec![of_inner_type(ARP), goto("from_port_arp")],
+            vec![goto("of_other_inner_type")],
+        ],
+    );
+    table.chain(
+        "from_trunk_mac_tagged",
+        vec![
+            wrong_mac(),
+            rule(vec![of_inner_type(IP), loopback_v4(S::IpDaddr)], dropped("drop_address")),
+            vec![of_inner_type(IP), pass()],
+            vec![of_inner_type(IP6), pass()],
+            vec![of_inner_type(ARP), pass()],
+            vec![goto("of_other_inner_type")],
+        ],
+    );
+    let twice = || TAGS.map(|tag| rule(vec![of_inner_type(tag)], dropped("drop_vlan"))).into_iter();
+    table.chain("of_other_inner_type", twice().chain([rule(vec![], dropped("drop_type"))]).collect());
+    let free = vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()];
+    table.chain("from_trunk_any_tagged", twice().chain([free]).collect());
+}
+
+/// The chain that looks at what a port of a bridge sends.
+fn bridge_guard_of(port: &Port<'_>) -> Verdict {
+    if port.nic.trunk.is_empty() {
+        return guard_of(port);
+    }
+    let chain = match port.nic.spoofing {
+        Spoofing::None => "from_trunk",
+        Spoofing::Ip => "from_trunk_mac",
+        Spoofing::Mac => "from_trunk_any",
+    };
+    Verdict::Goto(chain.to_owned())
+}
+
+fn add_guard(context: &Context<'_>, table: &mut Builder) {
     let own_source = || St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4");
     let wrong_mac = || St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac");
     // The ethertype is that of the frame as sent: tagged frames, doubly or with priority only, match none of these.
-    table.base(
-        "guard",
-        Hook::Prerouting,
-        GUARD,
-        vec![
-            // What most frames are comes first: one look says what the chain of the port would.
-            vec![from_ours(), of_type(IP), own_source(), goto("from_port_own_ip")],
-            vec![St::VerdictMap(vec![S::IifName], "ports")],
-            rule(vec![from_ours()], dropped("drop_unknown")),
-        ],
-    );
+    let mut guard = vec![
+        // What most frames are comes first: one look says what the chain of the port would.
+        vec![from_ours(), of_type(IP), own_source(), goto("from_port_own_ip")],
+        vec![St::VerdictMap(vec![S::IifName], "ports")],
+        rule(vec![from_ours()], dropped("drop_unknown")),
+    ];
+    // The bridge's own number for what has no tag is nobody's outside.
+    for (name, uplink, _) in context.uplinks() {
+        let Some((_, own)) = uplink_vlans(context.config, name) else { continue };
+        let device = St::Is(S::IifName, Const::name(uplink.interface.as_str()));
+        guard.push(rule(vec![device, of_type(TAGS[0]), tag_is(own)], dropped("drop_vlan")));
+    }
+    table.base("guard", Hook::Prerouting, GUARD, guard);
     table.chain(
         "from_port",
         vec![
@@ -212,7 +294,7 @@ fn add_guard(table: &mut Builder) {
             vec![of_type(IP), goto("from_port_ip")],
             vec![of_type(IP6), goto("from_port_ip6")],
             vec![of_type(ARP), goto("from_port_arp")],
-            rule(vec![], dropped("drop_type")),
+            vec![goto("of_other_type")],
         ],
     );
     table.chain(
@@ -223,13 +305,14 @@ fn add_guard(table: &mut Builder) {
             vec![of_type(IP), pass()],
             vec![of_type(IP6), pass()],
             vec![of_type(ARP), pass()],
-            rule(vec![], dropped("drop_type")),
+            vec![goto("of_other_type")],
         ],
     );
-    table.chain(
-        "from_port_any",
-        vec![vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()]],
-    );
+    let tagged = || TAGS.map(|tag| rule(vec![of_type(tag)], dropped("drop_vlan"))).into_iter();
+    table.chain("of_other_type", tagged().chain([rule(vec![], dropped("drop_type"))]).collect());
+    // Anything, but not in another segment than its own.
+    let free = vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()];
+    table.chain("from_port_any", tagged().chain([free]).collect());
     // Servers of DHCP are the host's, or the segment's.
     let from_server = || rule(vec![udp(), sport(67)], dropped("drop_dhcp"));
     let to_loopback = || rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address"));
@@ -361,8 +444,11 @@ fn add_redirect(table: &mut Builder) {
             // Where a port may send back, only what br_netfilter turned round goes back.
             vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")],
             rule(ports(), [goto("between_redirected")]),
+            vec![St::In(vec![S::OifName], "untagged"), goto("to_untagged")],
         ],
     );
+    // What an uplink has of other segments is none of this one's guests' business.
+    table.chain("to_untagged", TAGS.map(|tag| vec![of_type(tag), drop()]).into());
     table.chain("back_to_port", vec![vec![for_host(), accept()], vec![drop()]]);
     table.chain(
         "between_redirected",

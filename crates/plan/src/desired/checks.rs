@@ -24,6 +24,7 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     namespaces(context, &mut notices);
     overlaps(context, &mut notices);
     bridged_policy(context, &mut notices);
+    bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
     stale(context, &mut notices);
     notices.0
@@ -44,19 +45,6 @@ impl Notices {
 fn not_carried(context: &Context<'_>, notices: &mut Notices) {
     let config = context.config;
     for (name, network) in &config.networks {
-        match &network.mode {
-            Mode::Bridged { vlan: Some(vlan), .. } => notices.error(
-                &network.origin,
-                format!(
-                    "this version does not make VLAN {vlan} of network {name} yet: bridge the uplink itself"
-                ),
-            ),
-            Mode::Nat { .. }
-            | Mode::Routed { .. }
-            | Mode::Bridged { .. }
-            | Mode::Isolated { .. }
-            | Mode::Vnet { .. } => {}
-        }
         if network.dns && named::places(network).is_empty() {
             notices.warn(
                 &network.origin,
@@ -414,6 +402,50 @@ fn bridged_policy(context: &Context<'_>, notices: &mut Notices) {
     }
 }
 
+/// What it takes to bridge a VLAN of an uplink.
+fn bridged_vlans(context: &Context<'_>, notices: &mut Notices) {
+    for (name, network) in &context.config.networks {
+        let (Mode::Bridged { vlan: Some(vlan), .. }, Some((uplink, _))) =
+            (&network.mode, context.uplink(network))
+        else {
+            continue;
+        };
+        if !context.observed.features.vlan {
+            notices.error(
+                &network.origin,
+                format!("this kernel has no 802.1Q VLANs (CONFIG_VLAN_8021Q), and network {name} is on one"),
+            );
+        }
+        let Some(parent) = context.observed.links.get(&uplink.interface) else { continue };
+        let same = Some((parent.index, vlan.id));
+        let other = context
+            .observed
+            .links
+            .iter()
+            .find(|(device, link)| link.vlan == same && !link.is_ours() && **device != vlan.device);
+        if let Some((device, _)) = other {
+            notices.error(
+                &network.origin,
+                format!(
+                    "network {name}: {device} has VLAN {} of {} already and is not Viaduct's: remove it",
+                    vlan.id, uplink.interface
+                ),
+            );
+        }
+        let carried = uplink.mtu.unwrap_or(parent.mtu);
+        if context.mtu(network) > carried {
+            notices.error(
+                &network.origin,
+                format!(
+                    "network {name}: an MTU of {} is more than the {carried} of {}, which carries its VLAN",
+                    context.mtu(network),
+                    uplink.interface
+                ),
+            );
+        }
+    }
+}
+
 /// Devices of our names that are not ours; one of ours that serves otherwise is made anew.
 fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
     let mut check = |name: &IfName, origin: &Origin, key: &str| {
@@ -429,6 +461,9 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
     for network in context.config.networks.values() {
         if let Some(bridge) = bridge_of(network) {
             check(bridge, &network.origin, "bridge");
+        }
+        if let Mode::Bridged { vlan: Some(vlan), .. } = &network.mode {
+            check(&vlan.device, &network.origin, "vlan");
         }
     }
     for vnet in context.config.vnets.values() {

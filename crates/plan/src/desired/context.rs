@@ -7,7 +7,7 @@ use std::{
 };
 
 use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink, Vnet};
-use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName, VnetName};
+use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName, VlanSet, VnetName};
 
 use super::{links::default_nic, vnets};
 use crate::state::{Attachments, Observed, Target};
@@ -115,7 +115,22 @@ pub(super) fn layer3<'a>(config: &'a Config, name: &UplinkName, uplink: &'a Upli
 /// The bridge that has an uplink for a port.
 pub(super) fn uplink_bridge<'a>(config: &'a Config, name: &UplinkName) -> Option<&'a IfName> {
     config.networks.values().find_map(|network| match &network.mode {
-        Mode::Bridged { bridge, vlan: None } if network.uplink.as_ref() == Some(name) => Some(bridge),
+        Mode::Bridged { bridge, vlan: None, .. } if network.uplink.as_ref() == Some(name) => Some(bridge),
+        Mode::Nat { .. }
+        | Mode::Routed { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => None,
+    })
+}
+
+/// The VLANs that the bridge with an uplink for a port lets through, if it looks at them, and the number that it has for what
+/// comes without a tag: the lowest that is none of these. It is never seen outside.
+pub(super) fn uplink_vlans<'a>(config: &'a Config, name: &UplinkName) -> Option<(&'a VlanSet, u16)> {
+    config.networks.values().find_map(|network| match &network.mode {
+        Mode::Bridged { vlan: None, vlans: Some(vlans), .. } if network.uplink.as_ref() == Some(name) => {
+            Some((vlans, vlans.lowest_free()?))
+        }
         Mode::Nat { .. }
         | Mode::Routed { .. }
         | Mode::Bridged { .. }

@@ -5,18 +5,18 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy, Subnet};
+use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy, Subnet, UplinkVlan};
 use viaduct_types::{IfName, IpNet, MAIN_TABLE, NetworkName};
 
 use super::{
-    ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, When,
+    ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, VLAN, When,
     context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
     namespaces,
     vnets::host_mac_in,
 };
 use crate::{
     op::NewLink,
-    state::{Address, GuestRoute, PROTOCOL, Proxy, Route, RouteKind, Sysctl, Target},
+    state::{Address, GuestRoute, PROTOCOL, PortVlans, Proxy, Route, RouteKind, Sysctl, Target},
 };
 
 /// The gateway that guests on routed links are told (RFC 3927 space, unused on the link).
@@ -30,8 +30,11 @@ const SCOPE_LINK: u8 = 253;
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     for (bridge, name, network) in bridges(context.config) {
         // The bridge of an uplink is made with the uplink.
-        if !matches!(network.mode, Mode::Bridged { .. }) {
+        if !matches!(network.mode, Mode::Bridged { vlan: None, .. }) {
             add_bridge(context, bridge, name, network, wanted);
+        }
+        if let Mode::Bridged { vlan: Some(vlan), .. } = &network.mode {
+            add_vlan(context, bridge, vlan, network, wanted);
         }
     }
     add_gateway(context, wanted);
@@ -50,9 +53,13 @@ fn add_bridge(
     network: &Network,
     wanted: &mut Desired,
 ) {
+    let filters_vlans = matches!(network.mode, Mode::Bridged { vlans: Some(_), .. });
     let link = DesiredLink {
         make: Some(NewLink::Bridge),
         alias: Some(format!("{BRIDGE}{name}")),
+        filters_vlans,
+        // The host is on none of them.
+        vlans: filters_vlans.then(PortVlans::default),
         mac: Some(match &network.mode {
             Mode::Vnet { .. } => host_mac_in(&context.config.host, bridge),
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => {
@@ -74,6 +81,42 @@ fn add_bridge(
         }
     }
     wanted.sysctls.extend(bridge_sysctls(bridge, network, context.wildcard_published.contains(name)));
+}
+
+/// The device that takes a network's VLAN out of its uplink, as a port of the network's bridge.
+fn add_vlan(
+    context: &Context<'_>,
+    bridge: &IfName,
+    vlan: &UplinkVlan,
+    network: &Network,
+    wanted: &mut Desired,
+) {
+    let Some((uplink, _)) = context.uplink(network) else { return };
+    let parent = &uplink.interface;
+    let make = NewLink::Vlan { parent: parent.clone(), id: vlan.id, protocol: vlan.protocol };
+    let link = DesiredLink {
+        make: Some(make),
+        alias: Some(format!("{VLAN}{} ({}) of {parent}", vlan.id, vlan.protocol)),
+        mtu: Some(context.mtu(network)),
+        master: Some(bridge.clone()),
+        vlans: match &network.mode {
+            Mode::Bridged { vlans: Some(vlans), .. } => {
+                Some(PortVlans { tagged: vlans.clone(), ..PortVlans::default() })
+            }
+            Mode::Nat { .. }
+            | Mode::Routed { .. }
+            | Mode::Bridged { .. }
+            | Mode::Isolated { .. }
+            | Mode::Vnet { .. } => None,
+        },
+        addrgen_none: Some(true),
+        up: true,
+        ..DesiredLink::default()
+    };
+    wanted.links.insert(vlan.device.clone(), link);
+    wanted.sysctls.insert(Sysctl::ipv6(&vlan.device, "accept_ra"), own("0"));
+    // What carries it has to be up.
+    wanted.links.entry(parent.clone()).or_default().up = true;
 }
 
 /// The host's own addresses on a bridge.
@@ -104,8 +147,17 @@ pub(super) fn bridge_sysctls(
     network: &Network,
     localnet: bool,
 ) -> BTreeMap<Sysctl, DesiredSysctl> {
-    if matches!(network.mode, Mode::Bridged { .. }) {
-        return BTreeMap::new();
+    match network.mode {
+        // There the host itself lives.
+        Mode::Bridged { vlan: None, .. } => return BTreeMap::new(),
+        // A segment that is the guests' alone: the host answers for none of its addresses there, and takes none.
+        Mode::Bridged { vlan: Some(_), .. } => {
+            return BTreeMap::from([
+                (Sysctl::ipv4(bridge, "arp_ignore"), own("8")),
+                (Sysctl::ipv6(bridge, "disable_ipv6"), own("1")),
+            ]);
+        }
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => {}
     }
     let mut settings = inside_sysctls(bridge);
     if localnet {
@@ -187,6 +239,12 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
             && !port.guest.publish.is_empty(),
         isolated: matches!(port.network.mode, Mode::Bridged { .. })
             && port.network.between_guests == Policy::Deny,
+        filters_vlans: false,
+        vlans: matches!(port.network.mode, Mode::Bridged { vlans: Some(_), .. }).then(|| PortVlans {
+            untagged: nic.vlan,
+            tagged: nic.trunk.clone(),
+            ..PortVlans::default()
+        }),
         addrgen_none: Some(true),
         up: true,
     };
@@ -259,10 +317,12 @@ fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: 
 /// What a guest's namespace gets.
 fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
     let nic = port.nic;
+    // Which of its VLANs an address is on, only the guest knows that makes devices for them.
+    let by_itself = nic.lent || !nic.trunk.is_empty();
     let mut routes = BTreeSet::new();
     for (v6, destination) in [(false, any_v4()), (true, any_v6())] {
         let default = default_nic(context.config, port.guest, v6).filter(|nic| std::ptr::eq(*nic, port.nic));
-        if nic.lent {
+        if by_itself {
             continue;
         }
         if let Some(via) = default.and_then(|nic| gateway(nic, port.network, v6)) {
@@ -278,8 +338,8 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
         host_device: nic.device.clone(),
         mac: nic.mac,
         mtu: nic.mtu.unwrap_or_else(|| context.mtu(port.network)),
-        addresses: nic.addresses.iter().copied().filter(|_| !nic.lent).collect(),
-        by_itself: nic.lent,
+        addresses: nic.addresses.iter().copied().filter(|_| !by_itself).collect(),
+        by_itself,
         dad: matches!(port.network.mode, Mode::Bridged { .. } | Mode::Vnet { .. }),
         routes,
     }

@@ -27,7 +27,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
 use crate::{
     nft::Ruleset,
     op::{InnerKind, NewLink},
-    state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, Proxy, Route, Sysctl},
+    state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, PortVlans, Proxy, Route, Sysctl},
 };
 use context::Context;
 pub(crate) use context::{decided_by_one, namespace_of};
@@ -47,6 +47,8 @@ pub(crate) const BRIDGE: &str = "viaduct:bridge:";
 pub(crate) const VNET: &str = "viaduct:vnet:";
 /// Of an uplink's bridge.
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
+/// Of a VLAN of an uplink that a bridge has for a port; what it is follows.
+pub(crate) const VLAN: &str = "viaduct:vlan:";
 /// Of a device in a shared namespace; what it is follows.
 pub const INNER: &str = "viaduct:inner:";
 /// Of the host's end of a cable between a shared namespace and a bridge that is not ours.
@@ -103,6 +105,10 @@ pub struct DesiredLink {
     pub isolated: bool,
     /// As a bridge port: may send back what came in by it.
     pub hairpin: bool,
+    /// Of a bridge: looks at frames' VLANs.
+    pub filters_vlans: bool,
+    /// On a bridge that does, as its port or as itself; none: on one that does not.
+    pub vlans: Option<PortVlans>,
     /// None: as it is.
     pub addrgen_none: Option<bool>,
     /// Whether to bring it up; one that is up is never taken down.

@@ -7,15 +7,15 @@ use std::{
 };
 
 use viaduct_model::{Config, Mode, Origin};
-use viaduct_types::{IfName, IpNet};
+use viaduct_types::{IfName, IpNet, VlanSet};
 
 use super::{
     Desired, DesiredLink, DesiredSysctl, Notice, Severity, UPLINK, When,
-    context::{Context, any_v4, any_v6, delegated, layer3, prefixes, uplink_bridge},
+    context::{Context, any_v4, any_v6, delegated, layer3, prefixes, uplink_bridge, uplink_vlans},
 };
 use crate::{
     op::NewLink,
-    state::{Address, PROTOCOL, Proxy, Route, RouteKind, Sysctl},
+    state::{Address, PROTOCOL, PortVlans, Proxy, Route, RouteKind, Sysctl},
 };
 
 /// Behind every guest's own route, which has metric 0 (1024 for IPv6).
@@ -81,8 +81,17 @@ pub(super) fn add(
         }
         let bridge = uplink_bridge(context.config, name);
         let set_up = !uplink.addresses.is_empty() || !uplink.gateways.is_empty() || bridge.is_some();
-        let link =
-            DesiredLink { mtu: uplink.mtu, master: bridge.cloned(), up: set_up, ..DesiredLink::default() };
+        let vlans = uplink_vlans(context.config, name);
+        let on = |tagged: VlanSet| {
+            vlans.map(|(_, own)| PortVlans { untagged: Some(own), tagged, other: VlanSet::default() })
+        };
+        let link = DesiredLink {
+            mtu: uplink.mtu,
+            master: bridge.cloned(),
+            vlans: on(vlans.map(|(vlans, _)| vlans.clone()).unwrap_or_default()),
+            up: set_up,
+            ..DesiredLink::default()
+        };
         wanted.links.insert(uplink.interface.clone(), link);
         if let Some(bridge) = bridge {
             wanted.moves.insert(uplink.interface.clone(), bridge.clone());
@@ -93,6 +102,9 @@ pub(super) fn add(
                 // The segment knows this host by the uplink's MAC.
                 mac: hardware.and_then(|l| l.mac),
                 mtu: uplink.mtu.or(hardware.map(|l| l.mtu)),
+                filters_vlans: vlans.is_some(),
+                // The host itself speaks without tags only.
+                vlans: on(VlanSet::default()),
                 addrgen_none: Some(false),
                 up: true,
                 ..DesiredLink::default()

@@ -65,6 +65,10 @@ pub enum Selector {
     EtherDaddr,
     /// The ethertype as on the wire: that of a VLAN tag when there is one.
     EtherType,
+    /// The tag of a frame whose [`Self::EtherType`] is a VLAN's: priority, and in the lower 12 bits the VLAN.
+    VlanTag,
+    /// What is behind that tag: an ethertype, or that of another tag.
+    VlanType,
     /// IPv4 source.
     IpSaddr,
     /// IPv4 destination.
@@ -127,6 +131,8 @@ impl Selector {
             Self::EtherSaddr => "ether saddr",
             Self::EtherDaddr => "ether daddr",
             Self::EtherType => "ether type",
+            Self::VlanTag => "@ll,112,16",
+            Self::VlanType => "vlan type",
             Self::IpSaddr => "ip saddr",
             Self::IpDaddr => "ip daddr",
             Self::Ip6Saddr => "ip6 saddr",
@@ -176,6 +182,8 @@ impl Selector {
             Self::Protocol
             | Self::NaOption
             | Self::EtherType
+            | Self::VlanTag
+            | Self::VlanType
             | Self::ArpOperation
             | Self::ThSport
             | Self::ThDport
@@ -206,6 +214,8 @@ impl Selector {
             Self::EtherDaddr => Place::Payload(Link, 0),
             Self::EtherSaddr => Place::Payload(Link, 6),
             Self::EtherType => Place::Payload(Link, 12),
+            Self::VlanTag => Place::Payload(Link, 14),
+            Self::VlanType => Place::Payload(Link, 16),
             Self::IpSaddr => Place::Payload(Network, 12),
             Self::IpDaddr => Place::Payload(Network, 16),
             Self::Ip6Saddr => Place::Payload(Network, 8),

@@ -37,6 +37,8 @@ pub struct Side<'a> {
 pub struct AskPart {
     /// These links, with their addresses.
     pub links: BTreeSet<IfName>,
+    /// Whether it matters which VLANs these links are on.
+    pub vlans: bool,
     /// Which of these addresses there are.
     pub addresses: BTreeSet<Address>,
     /// All addresses of these links.

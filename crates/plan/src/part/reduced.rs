@@ -371,6 +371,8 @@ fn same_nic(one: &Nic, other: &Nic) -> bool {
         spoofing,
         uplink_mac,
         mtu,
+        vlan,
+        trunk,
         origin: _,
     } = one;
     *network == other.network
@@ -383,6 +385,8 @@ fn same_nic(one: &Nic, other: &Nic) -> bool {
         && *spoofing == other.spoofing
         && *uplink_mac == other.uplink_mac
         && *mtu == other.mtu
+        && *vlan == other.vlan
+        && *trunk == other.trunk
         && *lent == other.lent
 }
 

@@ -132,7 +132,8 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         return None;
     }
     let on_link = |link: &IfName| links.contains(link);
-    let mut ask = AskPart { links: links.clone(), ..AskPart::default() };
+    let on_vlans = |name: &IfName| after.links.get(name).is_some_and(|link| link.vlans.is_some());
+    let mut ask = AskPart { links: links.clone(), vlans: links.iter().any(on_vlans), ..AskPart::default() };
 
     let addresses = after
         .addresses

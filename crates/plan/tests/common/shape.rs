@@ -79,11 +79,11 @@ pub(crate) fn guest() -> impl Strategy<Value = GuestShape> {
 }
 
 impl Shape {
-    /// The kind of a network; only the first bridged one is, as an uplink has one bridge.
+    /// The kind of a network; only the first bridged one is on the uplink's own segment, others on VLANs of it.
     pub(crate) fn kind(&self, n: usize) -> u8 {
         let first_bridged = self.networks.iter().position(|(kind, ..)| *kind == 4);
         match self.networks[n].0 {
-            4 if first_bridged != Some(n) => 0,
+            4 if first_bridged != Some(n) => 5,
             kind => kind,
         }
     }
@@ -121,8 +121,12 @@ impl Shape {
                     "mode = \"isolated\"\nsubnets = {}",
                     list(format!("10.1.{n}.0/24"), format!("fd01:{n}::/64"))
                 ),
-                _ => writeln!(text, "mode = \"bridged\"\nuplink = \"wan\""),
+                4 => writeln!(text, "mode = \"bridged\"\nuplink = \"wan\""),
+                _ => writeln!(text, "mode = \"bridged\"\nuplink = \"wan\"\nvlan = {}", 50 + n),
             };
+            if self.kind(n) >= 4 && v6 {
+                text.push_str("vlans = [2, 3]\n");
+            }
             if allow {
                 text.push_str("between-guests = \"allow\"\n");
             }
@@ -131,7 +135,7 @@ impl Shape {
         let guests = self.guests.iter().enumerate().map(|(g, guest)| {
             let nic = |index: usize, network: usize| {
                 let host = 20 + 2 * g + index;
-                let v6 = self.networks[network].1 && self.kind(network) != 4;
+                let v6 = self.networks[network].1 && self.kind(network) < 4;
                 let (v4, six) = match self.kind(network) {
                     0 => (format!("10.0.{network}.{host}"), format!("fd00:{network}::{host}")),
                     1 | 2 => (format!("198.51.100.{}", network * 16 + 2 * g + index), format!("2001:db8:{network}::{host}")),
@@ -142,11 +146,16 @@ impl Shape {
                 if guest.more && v6 {
                     let _ = write!(addresses, ", {:?}", six.replace("::", "::ff:"));
                 }
-                format!("[[guests.g{g}.nics]]\nnetwork = \"n{network}\"\naddresses = [{addresses}]\n")
+                let vlan = match (self.kind(network) >= 4 && self.networks[network].1, index) {
+                    (false, _) => "",
+                    (true, 0) => "vlan = 2\n",
+                    (true, _) => "trunk = [2, 3]\n",
+                };
+                format!("[[guests.g{g}.nics]]\nnetwork = \"n{network}\"\naddresses = [{addresses}]\n{vlan}")
             };
             let first = guest.network.index(self.networks.len());
             let second = guest.second_nic.map(|i| i.index(self.networks.len()));
-            let filtered = [Some(first), second].iter().flatten().all(|n| self.kind(*n) != 4);
+            let filtered = [Some(first), second].iter().flatten().all(|n| self.kind(*n) < 4);
             let mut text = format!("[guests.g{g}]\n");
             let mut publish = Vec::new();
             if guest.published && filtered {

@@ -8,7 +8,7 @@ use super::ask;
 use crate::{
     cli::Global,
     failure::Failure,
-    operations::{Drops, Made, Status, StatusReport, VnetsReport, target},
+    operations::{Drops, Made, NicStatus, Status, StatusReport, VnetsReport, target},
     show::{self, count, say},
 };
 
@@ -82,13 +82,24 @@ fn networks(made: &Made) -> Table {
         table.add_row([
             name.to_string(),
             network.mode.clone(),
-            network.uplink.as_ref().map_or_else(none, ToString::to_string),
+            network.uplink.as_ref().map_or_else(none, |uplink| {
+                let vlan = network.vlan.map(|vlan| format!(", VLAN {vlan}"));
+                let vlans = network.vlans.as_ref().map(|vlans| format!(", VLANs {vlans}"));
+                format!("{uplink}{}{}", vlan.unwrap_or_default(), vlans.unwrap_or_default())
+            }),
             network.bridge.as_ref().map_or_else(none, ToString::to_string),
             lines(&network.prefixes),
             drops_text(&network.drops),
         ]);
     }
     table
+}
+
+/// A NIC's network, with the VLANs of it that the NIC is on.
+fn network_of(nic: &NicStatus) -> String {
+    let untagged = nic.vlan.map(|vlan| format!(", VLAN {vlan}"));
+    let tagged = nic.trunk.as_ref().map(|vlans| format!(", trunk {vlans}"));
+    format!("{}{}{}", nic.network, untagged.unwrap_or_default(), tagged.unwrap_or_default())
 }
 
 fn namespaces(made: &Made) -> Table {
@@ -132,7 +143,7 @@ fn nics(made: &Made) -> Table {
     for nic in made.guests.values().flat_map(|guest| &guest.nics) {
         table.add_row([
             nic.nic.to_string(),
-            nic.network.to_string(),
+            network_of(nic),
             nic.state.clone(),
             nic.attachment.as_ref().map(target::short).unwrap_or_default(),
             nic.device.as_ref().map(ToString::to_string).unwrap_or_default(),

@@ -135,6 +135,10 @@ pub(crate) struct NetworkStatus {
     pub(crate) uplink: Option<UplinkName>,
     #[schemars(with = "Option<String>")]
     pub(crate) bridge: Option<IfName>,
+    /// The VLAN of the uplink that it is on.
+    pub(crate) vlan: Option<u16>,
+    /// The VLANs that its NICs may be on, like `2, 10-20`.
+    pub(crate) vlans: Option<String>,
     pub(crate) prefixes: Vec<String>,
     pub(crate) drops: Drops,
 }
@@ -193,6 +197,10 @@ pub(crate) struct NicStatus {
     pub(crate) mac: MacAddr,
     #[schemars(with = "Vec<String>")]
     pub(crate) addresses: Vec<IpNet>,
+    /// The VLAN that it is on without tags, of a network with VLANs.
+    pub(crate) vlan: Option<u16>,
+    /// Those that it is on with tags, like `2, 10-20`.
+    pub(crate) trunk: Option<String>,
     #[schemars(with = "Option<serde_json::Value>")]
     pub(crate) attachment: Option<Target>,
     /// The host's device for it, when it is attached.
@@ -313,10 +321,19 @@ impl View<'_> {
     fn network(&self, name: &NetworkName) -> NetworkStatus {
         let network = &self.config().networks[name];
         let (bridge, prefixes) = bridge_and_prefixes(&network.mode);
+        let (vlan, vlans) = match &network.mode {
+            Mode::Bridged { vlan, vlans, .. } => (vlan.as_ref(), vlans.as_ref()),
+            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Vnet { .. } => {
+                (None, None)
+            }
+        };
+        let (vlan, vlans) = (vlan.map(|vlan| vlan.id), vlans.map(ToString::to_string));
         NetworkStatus {
             mode: network.mode.word().to_owned(),
             uplink: network.uplink.clone(),
             bridge: bridge.cloned(),
+            vlan,
+            vlans,
             prefixes,
             drops: self.drops_of(bridge),
         }
@@ -375,6 +392,8 @@ impl View<'_> {
                 network: nic.network.clone(),
                 mac: nic.mac,
                 addresses: nic.addresses.clone(),
+                vlan: nic.vlan,
+                trunk: (!nic.trunk.is_empty()).then(|| nic.trunk.to_string()),
                 attachment: attachment.cloned(),
                 device: device.cloned(),
                 state: self.state(device).to_owned(),

@@ -162,6 +162,17 @@ fn holder(config: &Config, attachments: &Attachments, id: &NicId, name: &IfName)
     if let Some((network, _)) = bridge {
         return Some(format!("the bridge of network {network}; it cannot be a guest's"));
     }
+    let vlan = config.networks.iter().find(|(_, network)| match &network.mode {
+        Mode::Bridged { vlan: Some(vlan), .. } => vlan.device == *name,
+        Mode::Nat { .. }
+        | Mode::Routed { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => false,
+    });
+    if let Some((network, _)) = vlan {
+        return Some(format!("the VLAN of network {network}; it cannot be a guest's"));
+    }
     let attached = attachments.iter().find(|(other, target)| match target {
         Target::Tap { name: other_name, .. } | Target::Device { name: other_name } => {
             *other != id && other_name == name

@@ -3,8 +3,9 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use super::{
-    install, make,
+    install,
     machine::{Machine, World, repository, run, sh, world},
+    make,
 };
 
 const CONFIG: &str = r#"
@@ -47,7 +48,8 @@ stopped = "/root/hook"
 "#;
 
 /// The first process of a container: serves its name, and ends when it is told to.
-const INIT: &str = "#!/bin/sh\ntrap 'exit 0' TERM\nhostname >/srv/index.html\nhttpd -h /srv\nwhile :; do sleep 0.1; done\n";
+const INIT: &str =
+    "#!/bin/sh\ntrap 'exit 0' TERM\nhostname >/srv/index.html\nhttpd -h /srv\nwhile :; do sleep 0.1; done\n";
 
 /// A container that the machine has, with our drop-in beside its unit.
 fn container(world: &World, name: &str) {
@@ -64,10 +66,14 @@ fn container(world: &World, name: &str) {
     world.write(&tree("sbin/init"), INIT);
     fs::set_permissions(world.path(&tree("sbin/init")), fs::Permissions::from_mode(0o755)).unwrap();
     // A container in a container has no users of its own: its /proc would be another one than the outer's allows.
-    world.write(&format!("/etc/systemd/nspawn/{name}.nspawn"), "[Exec]\nPrivateUsers=no\nKillSignal=SIGTERM\n");
+    world.write(
+        &format!("/etc/systemd/nspawn/{name}.nspawn"),
+        "[Exec]\nPrivateUsers=no\nKillSignal=SIGTERM\n",
+    );
     let drop_in = world.path(&format!("/etc/systemd/system/systemd-nspawn@{name}.service.d"));
     fs::create_dir_all(&drop_in).unwrap();
-    std::os::unix::fs::symlink("/usr/share/viaduct/systemd-nspawn.conf", drop_in.join("viaduct.conf")).unwrap();
+    std::os::unix::fs::symlink("/usr/share/viaduct/systemd-nspawn.conf", drop_in.join("viaduct.conf"))
+        .unwrap();
 }
 
 fn attached(machine: &Machine<'_>) -> [bool; 2] {
@@ -76,16 +82,20 @@ fn attached(machine: &Machine<'_>) -> [bool; 2] {
 }
 
 fn fetch(url: &str) -> String {
-    let script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode().strip())";
+    let script =
+        "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=5).read().decode().strip())";
     sh(&format!("ip netns exec outside python3 -c '{script}' {url}"))
 }
 
 #[test]
 fn a_container_of_nspawn_is_connected_when_its_unit_is_up_and_until_it_is_stopped() {
     let unpack = repository().join("scripts/unpack.sh");
-    run(Command::new(unpack)
-        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("lxc"))
-        .args(["lxc", "liblxc1", "liblxc-common", "busybox-static"]));
+    run(Command::new(unpack).arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("lxc")).args([
+        "lxc",
+        "liblxc1",
+        "liblxc-common",
+        "busybox-static",
+    ]));
     world(|world| {
         make(&world.path("/root/viaduct.deb"));
         install(world);
@@ -104,7 +114,9 @@ fn a_container_of_nspawn_is_connected_when_its_unit_is_up_and_until_it_is_stoppe
         });
         machine.sh("viaduct apply");
 
-        machine.sh("systemctl start systemd-nspawn@web || { journalctl --no-pager -u systemd-nspawn@web; exit 1; }");
+        machine.sh(
+            "systemctl start systemd-nspawn@web || { journalctl --no-pager -u systemd-nspawn@web; exit 1; }",
+        );
         assert_eq!(attached(&machine), [true, true]);
         assert_eq!(fetch("http://203.0.113.2:8080/"), "web\n");
         for address in ["192.168.1.7", "10.1.0.5", "fd00:1::7"] {

@@ -50,6 +50,8 @@ pub(super) fn to_network(
         spoofing: raw.spoofing.clone(),
         uplink_mac: Slot { key: None, value: None },
         mtu: raw.mtu.clone(),
+        vlan: raw.vlan.clone(),
+        trunk: Slot { key: None, value: None },
     };
     let name = guest_name(namespace)?;
     let nic = nic::nic(&name, no_number(id), index, span, &as_nic, cx)?;
@@ -106,6 +108,11 @@ pub(super) fn to_bridge(
         cx.report
             .error(key, "`spoofing` belongs to a cable to a network")
             .help("remove it: what comes to another's bridge is not looked at");
+    }
+    if let Some(key) = raw.vlan.key {
+        cx.report
+            .error(key, "`vlan` belongs to a cable to a network with `vlans`")
+            .help("remove it: the bridge is another's, and so are its VLANs");
     }
     let is_its = |ground: &super::super::network::Ground| {
         ground.network.as_ref().is_some_and(|network| match &network.mode {

@@ -62,6 +62,8 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     through.extend(context.uplinks().map(|(_, _, l3)| vec![from_uplink(l3), goto("from_elsewhere")]));
     through.extend([
         vec![St::In(vec![S::IifName], "inside"), goto("from_guest")],
+        // A segment on a VLAN that the host is not on: with br_netfilter its frames come here, too.
+        vec![from_ours(), St::In(vec![S::IifName, S::OifName], "switched"), accept()],
         vec![from_ours(), drop()],
         vec![goto("from_elsewhere")],
     ]);
