@@ -14,6 +14,7 @@ use crate::{
     inner,
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
+    shown::Plan,
     state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, PortVlans, Route, RouteKind},
     transactions::Transactions,
 };
@@ -22,54 +23,6 @@ use crate::{
 fn listened(filter: &nft::Ruleset) -> BTreeSet<(IfName, MacAddr)> {
     let set = filter.tables.get(&Family::Netdev).and_then(|table| table.sets.get("listening"));
     set.into_iter().flat_map(|set| set.elements.keys()).filter_map(nft::Key::name_and_mac).collect()
-}
-
-/// What to do, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// First to last.
-    pub ops: Vec<Op>,
-}
-
-impl Plan {
-    /// Whether nothing is to do.
-    pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
-    }
-
-    /// The plan for programs: each step by itself.
-    pub fn steps(&self) -> Vec<String> {
-        let lines = |op: &Op| op.to_string().lines().map(str::to_owned).collect::<Vec<_>>();
-        self.ops.iter().flat_map(lines).collect()
-    }
-
-    /// The plan for people, a line each. The settings of a device that we make take one line together.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut settings: BTreeMap<&str, usize> = BTreeMap::new();
-        for op in &self.ops {
-            if let Op::SetSysctl { key, journal: false, .. } = op
-                && let Some(link) = key.link()
-            {
-                *settings.entry(link).or_default() += 1;
-                continue;
-            }
-            lines.extend(settings_lines(&mut settings));
-            lines.extend(op.to_string().lines().map(str::to_owned));
-        }
-        lines.extend(settings_lines(&mut settings));
-        lines
-    }
-}
-
-fn settings_lines(settings: &mut BTreeMap<&str, usize>) -> Vec<String> {
-    std::mem::take(settings).into_iter().map(|(link, n)| format!("~ {n} sysctls of {link}")).collect()
-}
-
-impl std::fmt::Display for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.lines().iter().try_for_each(|line| writeln!(f, "{line}"))
-    }
 }
 
 /// The steps from `observed` to `desired`.

@@ -12,6 +12,7 @@ mod op;
 pub mod part;
 mod port;
 #[cfg(feature = "sim")]
+mod shown;
 pub mod sim;
 mod state;
 mod transactions;
@@ -23,9 +24,10 @@ pub use desired::{
     DesiredSysctl, INNER, LinkPrefix, MOVED, Neighbours, Notice, Router, Served, ServedLink, Severity, When,
     Zone, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports,
 };
-pub use diff::{Plan, plan};
+pub use diff::plan;
 pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op};
 pub use port::{Apply, Observe, ObservePart};
+pub use shown::Plan;
 pub use state::*;
 pub use unmade::Unmade;

@@ -8,9 +8,10 @@ use viaduct_types::{IfName, NicId};
 use super::{AskPart, Reduced};
 use crate::{
     desired::{Desired, Notice, Served, Severity, desired, sort},
-    diff::{Plan, plan},
+    diff::plan,
     nft::Change,
     op::Op,
+    shown::Plan,
     state::{Attachments, Link, Observed, ObservedGuest, Target},
 };
 
