@@ -11,8 +11,8 @@ pub mod nft;
 mod op;
 pub mod part;
 mod port;
-#[cfg(feature = "sim")]
 mod shown;
+#[cfg(feature = "sim")]
 pub mod sim;
 mod state;
 mod transactions;
