@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 
-use rustix::mount::mount_bind;
 use serde_json::Value;
 use support::{CONFIG, Daemon, STATE, World, host};
 
@@ -54,14 +53,7 @@ network = "inside"
 
 /// A host with a daemon, and a place of its own for whatever clients write.
 fn serving(world: &World) -> Daemon {
-    for (place, own) in
-        [("/etc", "/run/own-etc"), ("/var/lib/dhcp", "/run/dhcp"), ("/var/lib/dhcpcd", "/run/dhcpcd-lib")]
-    {
-        if fs::metadata(place).is_ok() {
-            world.sh(&format!("mkdir {own}; cp -a {place}/. {own}"));
-            mount_bind(own, place).unwrap();
-        }
-    }
+    world.own_places();
     world.write(CONFIG, FILE);
     world.good("apply");
     for guest in ["shop", "fresh", "app", "new"] {

@@ -5,7 +5,6 @@ mod support;
 
 use std::process::{Child, Command};
 
-use rustix::mount::mount_bind;
 use support::{CONFIG, Daemon, World, host};
 
 const FILE: &str = r#"
@@ -134,8 +133,7 @@ impl Drop for Outside {
 const ASKED: &str = "/run/asked";
 
 fn serving(world: &World) -> (Outside, Daemon) {
-    world.sh("mkdir /run/own-etc; cp -a /etc/. /run/own-etc");
-    mount_bind("/run/own-etc", "/etc").unwrap();
+    world.own_place("/etc");
     world.write("/etc/resolv.conf", "nameserver 203.0.113.1\n");
     world.sh("ip -n outside address add 203.0.113.1/24 dev eth0; ip -n outside address add 203.0.113.54/24 dev eth0; \
          ip -n outside address add fe80::1/64 dev eth0 nodad; \

@@ -3,9 +3,6 @@
 
 mod support;
 
-use std::fs;
-
-use rustix::mount::mount_bind;
 use serde_json::Value;
 use support::{CONFIG, Daemon, STATE, World, host};
 
@@ -65,14 +62,7 @@ fn serving(world: &World) -> Daemon {
 }
 
 fn serving_by(world: &World, file: &str) -> Daemon {
-    for (place, own) in
-        [("/etc", "/run/own-etc"), ("/var/lib/dhcp", "/run/dhcp"), ("/var/lib/dhcpcd", "/run/dhcpcd-lib")]
-    {
-        if fs::metadata(place).is_ok() {
-            world.sh(&format!("mkdir {own}; cp -a {place}/. {own}"));
-            mount_bind(own, place).unwrap();
-        }
-    }
+    world.own_places();
     world.sh("ip -n outside address add fe80::1/64 dev eth0 nodad; \
          ip -n outside address add 2001:db8:28::1/64 dev eth0 nodad; \
          ip -n outside route add 2001:db8:48::/48 via 2001:db8:28::2");

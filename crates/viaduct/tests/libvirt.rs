@@ -66,13 +66,12 @@ fn prepare(world: &World) {
     world.write(CONFIG, FILE);
     world.good("apply");
     // In the test's own namespace of mounts, nobody else sees this.
-    world.sh("cp -a /etc /run/own-etc");
+    world.own_place("/etc");
     for place in ["/var/lib", "/var/log", "/var/cache"] {
         let own = format!("/run/own-{}", place.rsplit('/').next().unwrap());
         fs::create_dir_all(&own).unwrap();
         mount_bind(own, place).unwrap();
     }
-    mount_bind("/run/own-etc", "/etc").unwrap();
     // Debian's default, which has to be somebody also where another user is set.
     world.sh("echo libvirt-qemu:x:64055:64055::/:/bin/false >>/etc/passwd; echo libvirt-qemu:x:64055: >>/etc/group");
     // What the hook calls is told where this host's things are.

@@ -109,13 +109,8 @@ fn outside(world: &World) {
 
 /// Waits until something is so, which takes an emulated processor its time.
 #[track_caller]
-fn soon(world: &World, what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = std::time::Instant::now();
-    while !is_so() {
-        let plan = || world.viaduct("plan").out;
-        assert!(begin.elapsed().as_secs() < 120, "not so: {what}; {}; {}", plan(), world.log());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+fn soon(world: &World, what: &str, is_so: impl FnMut() -> bool) {
+    world.within(std::time::Duration::from_secs(120), what, is_so);
 }
 
 #[test]

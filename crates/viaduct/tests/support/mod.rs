@@ -343,11 +343,32 @@ impl World {
 
     /// Waits until something is so, which is within seconds.
     #[track_caller]
-    pub(crate) fn soon(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+    pub(crate) fn soon(&self, what: &str, is_so: impl FnMut() -> bool) {
+        self.within(Duration::from_secs(15), what, is_so);
+    }
+
+    /// Waits until something is so, for so long: an emulated processor takes its time.
+    #[track_caller]
+    pub(crate) fn within(&self, limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
         let begin = Instant::now();
         while !is_so() {
-            assert!(begin.elapsed() < Duration::from_secs(15), "not so: {what}; {}", self.log());
+            let plan = || self.viaduct("plan").out;
+            assert!(begin.elapsed() < limit, "not so: {what}; {}; {}", plan(), self.log());
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Places of this host's own for whatever DHCP clients write.
+    pub(crate) fn own_places(&self) {
+        ["/etc", "/var/lib/dhcp", "/var/lib/dhcpcd"].iter().for_each(|place| self.own_place(place));
+    }
+
+    /// A copy of a directory of the machine's, if it has it, in its place.
+    pub(crate) fn own_place(&self, place: &str) {
+        if fs::metadata(place).is_ok() {
+            let own = format!("/run/own{}", place.replace('/', "-"));
+            self.sh(&format!("mkdir {own}; cp -a {place}/. {own}"));
+            mount_bind(own, place).unwrap();
         }
     }
 
