@@ -65,16 +65,22 @@ impl Frames {
         Ok(Self { socket })
     }
 
-    /// Takes in what goes to any group of the link's, as long as it is open.
-    ///
-    /// # Errors
-    /// When the device is gone.
-    pub fn hear_all_groups(&self) -> io::Result<()> {
+    /// What it is bound to.
+    fn bound(&self) -> io::Result<libc::sockaddr_ll> {
         let (mut address, mut size) = (empty_address(), ADDRESS);
         // SAFETY: address and size are valid for writing, and the kernel writes no more than the size.
         check(unsafe {
             libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut size)
         })?;
+        Ok(address)
+    }
+
+    /// Takes in what goes to any group of the link's, as long as it is open.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn hear_all_groups(&self) -> io::Result<()> {
+        let address = self.bound()?;
         let request = libc::packet_mreq {
             mr_ifindex: address.sll_ifindex,
             mr_type: u16::try_from(libc::PACKET_MR_ALLMULTI).map_err(io::Error::other)?,
@@ -99,11 +105,7 @@ impl Frames {
     /// # Errors
     /// When the device is gone.
     pub fn mac(&self) -> io::Result<MacAddr> {
-        let (mut address, mut size) = (empty_address(), ADDRESS);
-        // SAFETY: address and size are valid for writing, and the kernel writes no more than the size.
-        check(unsafe {
-            libc::getsockname(self.socket.as_raw_fd(), (&raw mut address).cast(), &raw mut size)
-        })?;
+        let address = self.bound()?;
         let [a, b, c, d, e, f, ..] = address.sll_addr;
         match address.sll_halen {
             6 => Ok(MacAddr([a, b, c, d, e, f])),
