@@ -9,6 +9,7 @@ pub mod arp;
 mod checksum;
 pub mod dhcp4;
 pub mod dhcp6;
+mod icmp6;
 pub mod ip6;
 mod names;
 pub mod nd;

@@ -4,14 +4,13 @@ use std::net::Ipv6Addr;
 
 use viaduct_types::MacAddr;
 
-use crate::ip6::{self, ALL_NODES, Header, multicast_mac};
+use crate::{
+    icmp6,
+    ip6::{ALL_NODES, multicast_mac},
+};
 
-const ICMP: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// What no router has passed on (RFC 4861, section 7.1).
-const HOPS: u8 = 255;
-const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
 const SOLICITED: u8 = 0x40;
 
@@ -28,21 +27,12 @@ pub struct Solicitation {
 
 /// Reads a frame; none when it is no solicitation, or is one that must be ignored (RFC 4861, section 7.1.1).
 pub fn parse_solicitation(frame: &[u8]) -> Option<Solicitation> {
-    let (header, message) = ip6::parse(frame)?;
-    if header.protocol != ICMP || header.hops != HOPS || ip6::sum(&header, message) != 0 {
-        return None;
-    }
+    let (header, message) = icmp6::parse(frame)?;
     let [SOLICITATION, 0, _, _, _, _, _, _, rest @ ..] = message else { return None };
-    let (target, mut options) = rest.split_first_chunk::<16>()?;
+    let (target, options) = rest.split_first_chunk::<16>()?;
     let target = Ipv6Addr::from(*target);
     let nobody = header.from.is_unspecified();
-    while let [kind, length, ..] = *options {
-        if length == 0 || nobody && kind == SOURCE_LINK_LAYER {
-            return None;
-        }
-        options = options.get(usize::from(length) * 8..)?;
-    }
-    let is_right = options.is_empty()
+    let is_right = icmp6::has_right_options(header.from, options)
         && !target.is_multicast()
         && !header.from.is_multicast()
         && !header.from_mac.is_multicast()
@@ -55,15 +45,12 @@ pub fn parse_solicitation(frame: &[u8]) -> Option<Solicitation> {
 pub fn advertisement(own_mac: MacAddr, own: Ipv6Addr, asked: &Solicitation) -> Option<Vec<u8>> {
     let nobody = asked.from.is_unspecified();
     let (to_mac, to) = if nobody { (multicast_mac(ALL_NODES), ALL_NODES) } else { (asked.mac, asked.from) };
-    let header = Header { from_mac: own_mac, to_mac, from: own, to, protocol: ICMP, hops: HOPS };
     let flags = if nobody { 0 } else { SOLICITED };
     let mut message = vec![ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
     message.extend(asked.target.octets());
     message.extend([TARGET_LINK_LAYER, 1]);
     message.extend(own_mac.0);
-    let sum = ip6::sum(&header, &message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    ip6::build(&header, &message)
+    icmp6::build((own_mac, own), (to_mac, to), message)
 }
 
 /// The group in which an address is looked for (RFC 4291, section 2.7.1).
@@ -78,6 +65,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        icmp6::{HOPS, ICMP, SOURCE_LINK_LAYER},
+        ip6::{self, Header},
+    };
 
     const TARGET: &str = "2001:db8:48:8000::7";
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 0]);

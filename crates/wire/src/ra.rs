@@ -7,18 +7,14 @@ use viaduct_types::{Ipv6Net, MacAddr};
 
 use crate::{
     dns_names,
-    ip6::{self, Header},
+    icmp6::{self, SOURCE_LINK_LAYER},
 };
 
-const ICMP: u8 = 58;
 const SOLICITATION: u8 = 133;
 const ADVERTISEMENT: u8 = 134;
-/// What no router has passed on (RFC 4861, section 6.1).
-const HOPS: u8 = 255;
 /// What every link carries (RFC 8200, section 5), without the IP header.
 const LARGEST: usize = 1280 - 40;
 
-const SOURCE_LINK_LAYER: u8 = 1;
 const PREFIX: u8 = 3;
 const MTU: u8 = 5;
 const ROUTE: u8 = 24;
@@ -36,20 +32,11 @@ pub struct Solicitation {
 
 /// Reads a frame; none when it is no solicitation, or is one that must be ignored (RFC 4861, section 6.1.1).
 pub fn parse_solicitation(frame: &[u8]) -> Option<Solicitation> {
-    let (header, message) = ip6::parse(frame)?;
-    if header.protocol != ICMP || header.hops != HOPS || ip6::sum(&header, message) != 0 {
-        return None;
-    }
+    let (header, message) = icmp6::parse(frame)?;
     let [SOLICITATION, 0, _, _, _, _, _, _, options @ ..] = message else { return None };
-    let mut rest = options;
-    while let [kind, length, ..] = *rest {
-        if length == 0 || header.from.is_unspecified() && kind == SOURCE_LINK_LAYER {
-            return None;
-        }
-        rest = rest.get(usize::from(length) * 8..)?;
-    }
     let is_address = header.from.is_unspecified() || header.from.is_unicast_link_local();
-    (rest.is_empty() && is_address).then_some(Solicitation { mac: header.from_mac, from: header.from })
+    (icmp6::has_right_options(header.from, options) && is_address)
+        .then_some(Solicitation { mac: header.from_mac, from: header.from })
 }
 
 /// A prefix of the link.
@@ -89,11 +76,7 @@ pub struct Advertisement {
 impl Advertisement {
     /// The frame that says it, from a router with a link-local address to whom it is for.
     pub fn frame(&self, from_mac: MacAddr, from: Ipv6Addr, to_mac: MacAddr, to: Ipv6Addr) -> Option<Vec<u8>> {
-        let header = Header { from_mac, to_mac, from, to, protocol: ICMP, hops: HOPS };
-        let mut message = self.message(from_mac);
-        let sum = ip6::sum(&header, &message);
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
-        ip6::build(&header, &message)
+        icmp6::build((from_mac, from), (to_mac, to), self.message(from_mac))
     }
 
     fn message(&self, from_mac: MacAddr) -> Vec<u8> {

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ip6::{ALL_NODES, multicast_mac};
+use crate::{
+    icmp6::ICMP,
+    ip6::{self, ALL_NODES, Header, multicast_mac},
+};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0x64, 0]);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
