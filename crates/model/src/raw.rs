@@ -24,8 +24,10 @@ use crate::{
 pub(crate) type Mtu = Integer<68, 65535>;
 /// 0 and 4095 are reserved (IEEE 802.1Q).
 pub(crate) type Vlan = Integer<1, 4094>;
+/// The smallest part that is delegated, in bits of its prefix.
+pub(crate) const LONGEST_PART: u32 = 96;
 /// In bits.
-pub(crate) type DelegateLength = Integer<32, 96>;
+pub(crate) type DelegateLength = Integer<32, LONGEST_PART>;
 pub(crate) type Id = Integer<1, 999_999_999>;
 
 table! {

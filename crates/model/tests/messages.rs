@@ -241,6 +241,25 @@ fn namespaces_peers_and_vnets() {
 }
 
 #[test]
+fn what_is_delegated_is_a_part_of_the_pool() {
+    let told = |prefix: &str, length: &str| {
+        told(&[&format!(
+            "[networks.r]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"2001:db8:2::/64\"]\ndhcp = true\n\
+             delegate-pool = [\"{prefix}\"]\n{length}"
+        )])
+    };
+    let wider = told("2001:db8:8000::/72", "");
+    assert!(wider.contains("no part as large as a /64") && wider.contains("delegate-length = 72"), "{wider}");
+    // No length that may be written would do.
+    let short = told("2001:db8:8000::/120", "");
+    assert!(
+        short.contains("write a prefix of at most 96 bits") && !short.contains("delegate-length = "),
+        "{short}"
+    );
+    assert!(told("2001:db8:8000::/72", "delegate-length = 96\n").contains("nothing is wrong"));
+}
+
+#[test]
 fn a_guest_has_at_most_256_nics() {
     let nics = |count| format!("{BASE}{}", "[[guests.a.nics]]\nnetwork = \"public\"\n".repeat(count));
     assert_eq!(load_text(&nics(256)).unwrap().config.guests["a"].nics.len(), 256);

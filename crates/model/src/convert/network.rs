@@ -7,7 +7,7 @@ use crate::{
     Delegate, Family, Mode, Network, Policy, Subnet, UplinkVlan,
     claims::{DeviceUse, Holder, Segment},
     ipam, names,
-    raw::{MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
+    raw::{LONGEST_PART, MODE_KEYS, ModeKey, ModeWord, NetworkKeys},
     report::{At, Report, Span},
     shape::is_known,
     suggest::one_of,
@@ -306,9 +306,14 @@ fn delegate(
             continue;
         };
         if prefix.prefix_len() > length {
-            cx.report
-                .error(at.span, format!("{prefix} has no part as large as a /{length}"))
-                .help(format!("write a wider prefix, or delegate-length = {}", prefix.prefix_len().min(96)));
+            cx.report.error(at.span, format!("{prefix} has no part as large as a /{length}")).help(
+                match u32::from(prefix.prefix_len()) {
+                    longer @ ..=LONGEST_PART => {
+                        format!("write a wider prefix, or delegate-length = {longer}")
+                    }
+                    _ => format!("write a prefix of at most {LONGEST_PART} bits"),
+                },
+            );
             continue;
         }
         if let Some(segment) = ground.stacks.first() {
