@@ -49,6 +49,8 @@ pub struct Config {
     pub peers: BTreeMap<PeerName, Peer>,
     /// Ethernet segments that span hosts.
     pub vnets: BTreeMap<VnetName, Vnet>,
+    /// What this host passes on for peers that cannot reach each other.
+    pub relay: Option<Relay>,
 }
 
 impl Config {
@@ -533,6 +535,17 @@ impl fmt::Display for Endpoint {
             Self::Name(host, port) => write!(f, "{host}:{port}"),
         }
     }
+}
+
+/// What this host passes on for peers that cannot reach each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Between which.
+    pub peers: Vec<PeerName>,
+    /// How much from one of them to another at most, in Mbit/s.
+    pub rate: u32,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// An Ethernet segment that spans hosts.

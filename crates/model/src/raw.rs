@@ -29,6 +29,8 @@ pub(crate) const LONGEST_PART: u32 = 96;
 /// In bits.
 pub(crate) type DelegateLength = Integer<32, LONGEST_PART>;
 pub(crate) type Id = Integer<1, 999_999_999>;
+/// In Mbit/s.
+pub(crate) type Rate = Integer<1, 1_000_000>;
 
 table! {
     /// The network of a virtualization host.
@@ -47,6 +49,8 @@ table! {
         "peers" => peers: Named<PeerName, Peer>,
         /// Ethernet segments that span hosts, by name.
         "vnets" => vnets: Named<VnetName, Vnet>,
+        /// What this host passes on for peers that cannot reach each other.
+        "relay" => relay: Relay,
     }
 }
 
@@ -507,6 +511,16 @@ table! {
         "endpoint" => endpoint: OneOrMany<Endpoint>,
         /// Its public key, as `viaduct identity` prints it there.
         required "key" => key: PeerKey,
+    }
+}
+
+table! {
+    /// What this host passes on for peers that cannot reach each other; it cannot read it.
+    Relay {
+        /// Between which peers.
+        required "for" => peers: List<PeerName>,
+        /// How much from one of them to another at most, in Mbit/s; 100 unless written.
+        "rate" => rate: Rate,
     }
 }
 

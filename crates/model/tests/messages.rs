@@ -236,6 +236,8 @@ fn namespaces_peers_and_vnets() {
         "[guests.web]\n".into(),
         "[peers.b]\nendpoint = [\"10.0.0.1\", \"2001:db8::1:1798\", \"host:0\", \"300.0.0.1:1798\"]\nkey = \"two words\"\n".into(),
         "[vnets.blue]\nid = \"1\"\nsecurity = \"strong\"\npeers = [\"wan\"]\n".into(),
+        "[relay]\nfor = [\"b\", \"b\"]\nrate = 0\n".into(),
+        "[relay]\nrates = 5\n".into(),
     ];
     assert_told!(told(&cases.each_ref().map(String::as_str)));
 }

@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             remotes: (0..workers).map(|worker| SocketAddr::new(peer, port + worker)).collect(),
             local: None,
             largest_datagram: mtu - headers,
+            via: None,
         },
     )?;
     let mut forwarding = Forwarding::new(MACS);

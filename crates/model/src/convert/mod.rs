@@ -73,6 +73,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     cx.uplinks = section(&root.uplinks, |name, span, raw| uplink::uplink(name, span, raw, &mut cx));
     let peers = section(&root.peers, |_, span, raw| vnet::peer(span, raw, &mut cx));
     let vnets = section(&root.vnets, |name, span, raw| vnet::vnet(name, span, raw, &mut cx));
+    let relay = root.relay.get().and_then(|raw| vnet::relay(raw, &mut cx));
     cx.networks =
         section(&root.networks, |name, span, raw| Some(network::network(name, span, &raw.0, &mut cx)));
     let namespaces =
@@ -88,7 +89,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     let host = root.host.get().and_then(|host| host.name.get()).map_or("host", |name| name.as_str());
     let networks =
         cx.networks.into_iter().filter_map(|(name, ground)| Some((name, ground.network?))).collect();
-    Config { host: host.to_owned(), uplinks: cx.uplinks, networks, guests, namespaces, peers, vnets }
+    Config { host: host.to_owned(), uplinks: cx.uplinks, networks, guests, namespaces, peers, vnets, relay }
 }
 
 fn section<K: Ord + Clone, Raw, T>(

@@ -1,18 +1,39 @@
 use std::collections::BTreeSet;
 
-use viaduct_types::{IfName, VnetName};
+use viaduct_types::{IfName, PeerName, VnetName};
 
 use super::Context;
-use crate::{Peer, Security, Vnet, claims::DeviceUse, names, raw, report::Span, shape::is_known};
+use crate::{
+    Peer, Relay, Security, Vnet,
+    claims::DeviceUse,
+    names, raw,
+    report::Span,
+    shape::{List, Slot, is_known},
+};
 
 pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
     Some(Peer { endpoints, key: raw.key.get()?.0.clone(), origin: cx.report.origin(span) })
 }
 
-pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<Vnet> {
+/// How much a host passes on from one peer to another, in Mbit/s, unless written.
+const RATE: u32 = 100;
+
+pub(crate) fn relay(raw: &raw::Relay, cx: &mut Context<'_, '_>) -> Option<Relay> {
+    let peers = known_peers(&raw.peers, cx);
+    let list = raw.peers.value.as_ref()?;
+    if raw.peers.items().count() < 2 {
+        cx.report
+            .error(list.span, "nothing is passed on between fewer than two peers")
+            .help("list the peers that cannot reach each other, or remove [relay]");
+    }
+    let origin = cx.report.origin(list.span);
+    Some(Relay { peers, rate: raw.rate.get().map_or(RATE, |rate| rate.0), origin })
+}
+
+fn known_peers(list: &Slot<List<PeerName>>, cx: &mut Context<'_, '_>) -> Vec<PeerName> {
     let mut peers = Vec::new();
-    for at in raw.peers.items() {
+    for at in list.items() {
         let known = cx.root.peers.get();
         if !is_known(at, "peer", known.unwrap_or(&Default::default()), cx.report) {
             continue;
@@ -25,6 +46,11 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
             peers.push(at.value.clone());
         }
     }
+    peers
+}
+
+pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<Vnet> {
+    let peers = known_peers(&raw.peers, cx);
     let at = raw.bridge.value.as_ref().map_or(span, |at| at.span);
     let bridge = bridge(name, raw)?;
     cx.claims.device(None, &bridge, at, DeviceUse::Made, cx.report);

@@ -119,6 +119,7 @@ fn agree(small: &Config, config: &Config, needed: &BTreeSet<GuestName>) -> bool 
         && small.namespaces == config.namespaces
         && small.peers == config.peers
         && small.vnets == config.vnets
+        && small.relay == config.relay
         && small.guests.keys().eq(needed)
         && small.guests.iter().all(|(name, guest)| config.guests.get(name) == Some(guest))
 }

@@ -312,6 +312,7 @@ fn without_guests(config: &Config, guests: BTreeMap<GuestName, Guest>) -> Config
         namespaces: config.namespaces.clone(),
         peers: config.peers.clone(),
         vnets: config.vnets.clone(),
+        relay: config.relay.clone(),
     }
 }
 

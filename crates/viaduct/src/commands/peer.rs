@@ -42,7 +42,7 @@ fn list(report: &VnetsReport) {
         table.add_row([
             name.to_string(),
             state(peer),
-            peer.address.map_or_else(|| peer.endpoints.join("\n"), |address| address.to_string()),
+            place(peer).unwrap_or_else(|| peer.endpoints.join("\n")),
             peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             peer.key.clone(),
         ]);
@@ -50,6 +50,28 @@ fn list(report: &VnetsReport) {
     say!("{}", table.trim_fmt());
     for stranger in &report.strangers {
         say!("Refused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
+    }
+    passed_on(report);
+}
+
+/// What this host does for peers that cannot reach each other.
+pub(super) fn passed_on(report: &VnetsReport) {
+    for relayed in &report.relayed {
+        let over = match relayed.over_rate {
+            0 => String::new(),
+            over => format!(", and {over} were more than may be"),
+        };
+        let (from, to) = (&relayed.from, &relayed.to);
+        let (datagrams, bytes) = (relayed.datagrams, relayed.bytes);
+        say!("Passed on from {from} to {to}: {datagrams} datagrams, {bytes} bytes{over}");
+    }
+}
+
+/// Where it is, or by way of whom it is reached.
+pub(super) fn place(peer: &crate::operations::PeerView) -> Option<String> {
+    match (&peer.via, peer.address) {
+        (Some(relay), _) => Some(format!("via {relay}")),
+        (None, address) => Some(address?.to_string()),
     }
 }
 

@@ -51,6 +51,7 @@ fn print_all(report: &StatusReport) {
     for stranger in &made.vnets.strangers {
         say!("\nRefused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
     }
+    super::peer::passed_on(&made.vnets);
     for (id, target) in &report.unknown {
         say!("\n{id} is {}, but not in the configuration.", target::words(target));
     }
@@ -188,7 +189,7 @@ fn peers(report: &VnetsReport) -> Table {
         table.add_row([
             name.to_string(),
             lines(std::iter::once(super::peer::state(peer)).chain(fallbacks)),
-            peer.address.map_or_else(|| lines(&peer.endpoints), |address| address.to_string()),
+            super::peer::place(peer).unwrap_or_else(|| lines(&peer.endpoints)),
             peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
         ]);
     }

@@ -41,6 +41,21 @@ pub(crate) struct VnetsReport {
     pub(crate) strangers: Vec<Stranger>,
     /// Datagrams that belong to nobody, by what was wrong with them.
     pub(crate) drops: BTreeMap<String, u64>,
+    /// What is passed on between peers that cannot reach each other.
+    pub(crate) relayed: Vec<RelayedView>,
+}
+
+/// What is passed on from one peer to another.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct RelayedView {
+    #[schemars(with = "String")]
+    pub(crate) from: PeerName,
+    #[schemars(with = "String")]
+    pub(crate) to: PeerName,
+    pub(crate) datagrams: u64,
+    pub(crate) bytes: u64,
+    /// Datagrams that were more than may be sent.
+    pub(crate) over_rate: u64,
 }
 
 /// Somebody with a key that nobody here knows.
@@ -118,6 +133,9 @@ pub(crate) struct PeerView {
     /// Where it is, when it is connected.
     #[schemars(with = "Option<String>")]
     pub(crate) address: Option<SocketAddr>,
+    /// The peer that passes on what is sent there, when it cannot be reached otherwise.
+    #[schemars(with = "Option<String>")]
+    pub(crate) via: Option<PeerName>,
     /// For how many seconds.
     pub(crate) seconds: Option<u64>,
     /// The longest IP packet that gets there.
@@ -175,7 +193,13 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created) -> VnetsRe
         peers: config.peers.iter().map(peer).collect(),
         strangers: carried.into_iter().flat_map(|carried| &carried.strangers).map(stranger).collect(),
         drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
+        relayed: carried.into_iter().flat_map(|carried| &carried.relayed).map(relayed_view).collect(),
     }
+}
+
+fn relayed_view(relayed: &control::RelayedReport) -> RelayedView {
+    let control::RelayedReport { from, to, datagrams, bytes, over_rate } = relayed.clone();
+    RelayedView { from, to, datagrams, bytes, over_rate }
 }
 
 fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control::VnetReport>) -> VnetView {
@@ -227,6 +251,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         created,
         connected: carried.connected,
         address: carried.address,
+        via: carried.via,
         seconds: carried.seconds,
         path_mtu: carried.path_mtu,
         refused: carried.refused,

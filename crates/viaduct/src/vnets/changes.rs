@@ -3,15 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_model::{Config, Peer, Vnet};
+use viaduct_model::{Config, Peer, Relay, Vnet};
 
 /// A line for each vnet and peer that comes, goes or is different. What was found out about them is no difference.
 pub(crate) fn changes(before: Option<&Config>, after: Option<&Config>) -> Vec<String> {
     let (no_peers, no_vnets) = (BTreeMap::new(), BTreeMap::new());
     let peers = |config: Option<&Config>| config.map_or(no_peers.clone(), |config| config.peers.clone());
     let vnets = |config: Option<&Config>| config.map_or(no_vnets.clone(), |config| config.vnets.clone());
+    // There is one, of this host.
+    let relay = |config: Option<&Config>| {
+        let relay = config.and_then(|config| Some((config.host.clone(), config.relay.clone()?)));
+        relay.into_iter().collect::<BTreeMap<_, _>>()
+    };
     let mut lines = compared("peer", &peers(before), &peers(after), of_peer);
     lines.extend(compared("vnet", &vnets(before), &vnets(after), of_vnet));
+    lines.extend(compared("relay", &relay(before), &relay(after), of_relay));
     lines
 }
 
@@ -53,6 +59,11 @@ fn of_peer(peer: &Peer) -> Properties {
     let place =
         if endpoints.is_empty() { "it dials".to_owned() } else { format!("at {}", endpoints.join(" or ")) };
     vec![place, format!("key {}", peer.key)]
+}
+
+fn of_relay(relay: &Relay) -> Properties {
+    let peers: Vec<&str> = relay.peers.iter().map(viaduct_types::PeerName::as_str).collect();
+    vec![format!("for {}", peers.join(" ")), format!("{} Mbit/s each", relay.rate)]
 }
 
 fn of_vnet(vnet: &Vnet) -> Properties {
@@ -97,6 +108,10 @@ mod tests {
             ["- peer b", "~ vnet blue: security conf, no peers"]
         );
         assert_eq!(changes(Some(&after), None), ["- peer b", "- vnet blue"]);
+        let two = format!("{PEER}\n{}", PEER.replace("peers.b", "peers.c").replace("AQI", "AQM"));
+        let relaying = config(&format!("{two}\n[relay]\nfor = [\"b\", \"c\"]"), "");
+        let not = config(&two, "");
+        assert_eq!(changes(Some(&not), Some(&relaying)), ["+ relay h: for b c, 100 Mbit/s each"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the process that carries vnets is to do, of what is configured and attached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use viaduct_model::{Config, Security};
 use viaduct_plan::Attachments;
@@ -10,7 +10,7 @@ use viaduct_vnet_proto::control::Security as Level;
 
 /// None when there is nothing to carry.
 pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Orders> {
-    if config.vnets.is_empty() {
+    if config.vnets.is_empty() && config.relay.is_none() {
         return None;
     }
     let claims = viaduct_plan::vnet_claims(config, attachments);
@@ -37,12 +37,17 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
             (vnet.id, orders)
         })
         .collect();
-    let of_vnets = |name: &PeerName| vnets.values().any(|vnet| vnet.peers.contains(name));
-    let peers = config.peers.iter().filter(|(name, _)| of_vnets(name)).filter_map(|(name, peer)| {
+    let relay: BTreeSet<PeerName> = config.relay.iter().flat_map(|relay| &relay.peers).cloned().collect();
+    let is_needed =
+        |name: &PeerName| relay.contains(name) || vnets.values().any(|vnet| vnet.peers.contains(name));
+    let peers = config.peers.iter().filter(|(name, _)| is_needed(name)).filter_map(|(name, peer)| {
         let endpoints = peer.endpoints.iter().map(ToString::to_string).collect();
         Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints }))
     });
-    Some(Orders { peers: peers.collect(), vnets })
+    let rate = config.relay.as_ref().map_or(0, |relay| relay.rate);
+    // Of megabits, bytes.
+    let relay_rate = u64::from(rate) * 125_000;
+    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate })
 }
 
 fn level(security: Security) -> Level {

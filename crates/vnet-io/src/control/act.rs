@@ -30,7 +30,7 @@ impl Engine {
         let mut receives = false;
         loop {
             while let Some(action) = self.node.poll_action() {
-                receives |= matches!(action, Action::Receive(_));
+                receives |= matches!(action, Action::Receive(_) | Action::Reach);
                 self.act(action);
             }
             if !std::mem::take(&mut self.forgotten) {
@@ -120,6 +120,7 @@ impl Engine {
                 };
                 self.route(now, vnet, mac, place, addresses, moved);
             }
+            Action::Reach => self.reach(),
             Action::Mtu { vnet, mtu } => {
                 match mtu {
                     Some(mtu) => self.findings.mtus.insert(vnet, mtu),

@@ -125,6 +125,7 @@ impl Engine {
             fast_aes: fast_aes(),
             rekey: self.rekey,
             vnets: self.orders.vnets.iter().map(vnet).collect(),
+            relay: self.orders.relay.iter().filter_map(key_of).collect(),
         };
         let arrival = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let arrival = u64::try_from(arrival.as_millis()).unwrap_or(u64::MAX);

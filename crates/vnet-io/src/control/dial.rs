@@ -14,6 +14,20 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const APART: Duration = Duration::from_millis(100);
 /// How long until all are tried again, at first and at last.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The same when the peer is reached by way of others already.
+const IDLE_PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+/// So long after the last address others are asked to pass on.
+const BEFORE_WAYS: Duration = Duration::from_millis(700);
+
+/// Where a peer may be.
+pub(super) struct Targets {
+    /// As ADDRESS:PORT or NAME:PORT.
+    pub(super) names: Vec<String>,
+    /// Addresses that stand for ways by others.
+    pub(super) ways: Vec<SocketAddr>,
+    /// Whether it is reached already, and may be reached better.
+    pub(super) is_idle: bool,
+}
 
 /// Dials until the task is ended, which it is when there is a connection. A peer that ends connections as soon as they
 /// stand has ended so many before.
@@ -21,19 +35,19 @@ pub(super) async fn dial(
     identity: Arc<Identity>,
     endpoint: Endpoint,
     key: HostKey,
-    endpoints: Vec<String>,
+    targets: Targets,
     ended_before: u32,
     inputs: mpsc::Sender<Input>,
 ) {
-    let [first, longest] = PAUSES;
+    let [first, longest] = if targets.is_idle { IDLE_PAUSES } else { PAUSES };
     let mut pause = (first * 2u32.saturating_pow(ended_before.min(16))).min(longest);
-    if ended_before > 0 {
+    if ended_before > 0 || targets.is_idle {
         time::sleep(pause).await;
     }
     loop {
         let mut attempts = JoinSet::new();
         let mut delay = Duration::ZERO;
-        for name in &endpoints {
+        for name in &targets.names {
             let addresses = match time::timeout(PATIENCE, tokio::net::lookup_host(name)).await {
                 Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
                 Ok(Err(error)) => {
@@ -55,6 +69,17 @@ pub(super) async fn dial(
                 });
                 delay += APART;
             }
+        }
+        if !targets.names.is_empty() {
+            delay += BEFORE_WAYS;
+        }
+        for address in targets.ways.iter().copied() {
+            let (identity, endpoint) = (Arc::clone(&identity), endpoint.clone());
+            attempts.spawn(async move {
+                time::sleep(delay).await;
+                ("by way of others".to_owned(), attempt(&identity, &endpoint, key, address).await)
+            });
+            delay += APART;
         }
         while let Some(ended) = attempts.join_next().await {
             let Ok((target, result)) = ended else { continue };

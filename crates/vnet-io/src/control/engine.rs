@@ -16,10 +16,11 @@ use viaduct_vnet_proto::control::{Message, Node, Security, SessionId};
 
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
-    dial::dial,
+    dial::{Targets, dial},
     link::{Farewell, Link, Secrets},
     memory,
     peers::{Peer, Strangers},
+    reach::{Reach, Ways, relay_of},
     tables::Tables,
 };
 use crate::datapath::{Datapath, Event, Handle};
@@ -96,6 +97,8 @@ pub(super) struct Engine {
     pub(super) told: Findings,
     pub(super) listeners: Vec<mpsc::Sender<Answer>>,
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
+    pub(super) reach: Reach,
+    pub(super) ways: Ways,
     next_session: u64,
     pub(super) next_peer: u32,
 }
@@ -105,7 +108,7 @@ impl Engine {
         options: &Options,
         identity: Arc<Identity>,
         datapath: Datapath,
-        endpoint: Endpoint,
+        (endpoint, ways): (Endpoint, Ways),
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let mut random = [0; 4];
@@ -135,6 +138,8 @@ impl Engine {
             told: Findings::default(),
             listeners: Vec::new(),
             written: sequences,
+            reach: Reach::default(),
+            ways,
             next_session: 0,
             next_peer: 0,
         }
@@ -231,6 +236,13 @@ impl Engine {
             Farewell::Stranger.end(&connection, "your key is not known here");
             return;
         };
+        let is_direct = |session| self.links.get(&session).is_some_and(|link| link.via().is_none());
+        let by_way = relay_of(connection.remote_address()).is_some();
+        if by_way && peer.session.is_some_and(is_direct) {
+            debug!("peer {} is reached without anybody's help", peer.name);
+            Farewell::Duplicate.end(&connection, "there is a better connection");
+            return;
+        }
         let id = SessionId(self.next_session);
         self.next_session += 1;
         let secrets = Box::new(Secrets(connection.clone()));
@@ -243,9 +255,15 @@ impl Engine {
         peer.session = Some(id);
         peer.error = None;
         let link = Link::start(id, key, connection, now, &self.inputs);
-        info!("peer {} is connected, at {}", peer.name, link.remote());
+        let name = peer.name.clone();
+        match link.via().and_then(|relay| self.peers.values().find(|peer| peer.id == relay)) {
+            Some(relay) => info!("peer {name} is connected, by way of peer {}", relay.name),
+            None => info!("peer {name} is connected, at {}", link.remote()),
+        }
         self.links.insert(id, link);
         self.measure(key);
+        self.reach();
+        self.dial(key);
     }
 
     pub(super) fn closed(&mut self, session: SessionId, why: String) {
@@ -260,20 +278,36 @@ impl Engine {
         peer.error = Some(why);
         let at_once = now.saturating_sub(link.since) < SETTLED;
         peer.ended_at_once = if at_once { peer.ended_at_once.saturating_add(1) } else { 0 };
+        peer.stop_dialling();
         self.dial(link.key);
+        self.reach();
     }
 
     /// Sees to it that a peer is dialled, if it can be.
     pub(super) fn dial(&mut self, key: HostKey) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        if peer.session.is_some() || peer.dialling.is_some() || peer.endpoints.is_empty() {
+        if peer.dialling.is_some() {
+            return;
+        }
+        let link = peer.session.and_then(|session| self.links.get(&session));
+        let is_by_way = link.is_some_and(|link| link.via().is_some());
+        if peer.session.is_some() && !is_by_way {
+            return;
+        }
+        // One of the two dials by way of others; while that holds, it is still tried without.
+        let ways = match self.reach.addresses.get(&key) {
+            Some(ways) if !is_by_way && self.identity.public() < key => ways.clone(),
+            Some(_) | None => Vec::new(),
+        };
+        let targets = Targets { names: peer.endpoints.clone(), ways, is_idle: is_by_way };
+        if targets.names.is_empty() && targets.ways.is_empty() {
             return;
         }
         peer.dialling = Some(tokio::spawn(dial(
             Arc::clone(&self.identity),
             self.endpoint.clone(),
             key,
-            peer.endpoints.clone(),
+            targets,
             peer.ended_at_once,
             self.inputs.clone(),
         )));

@@ -5,9 +5,12 @@ use viaduct_types::HostKey;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
-use viaduct_vnet_proto::control::{Exporter, Message, SessionId};
+use viaduct_vnet_proto::{
+    control::{Exporter, Message, SessionId},
+    data::PeerId,
+};
 
-use super::engine::Input;
+use super::{engine::Input, reach::relay_of};
 
 /// So many pieces may wait to be written; who reads nothing for so long is let go.
 const WAITING: usize = 1024;
@@ -64,6 +67,11 @@ impl Link {
     pub(super) fn remote(&self) -> SocketAddr {
         let remote = self.connection.remote_address();
         SocketAddr::new(remote.ip().to_canonical(), remote.port())
+    }
+
+    /// Who passes on what is sent there, if somebody does.
+    pub(super) fn via(&self) -> Option<PeerId> {
+        relay_of(self.remote())
     }
 
     /// The largest datagram that gets there.

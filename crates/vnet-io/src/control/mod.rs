@@ -13,6 +13,7 @@ mod link;
 mod memory;
 mod orders;
 mod peers;
+mod reach;
 mod report;
 mod server;
 mod socket;
@@ -23,7 +24,7 @@ mod watch;
 
 pub use identity::{Identity, IdentityError};
 pub use orders::{
-    Answer, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders, PeerReport, Report,
-    Request, Stranger, VnetOrders, VnetReport,
+    Answer, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders, PeerReport,
+    RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
 pub use start::{EngineError, Options, run};

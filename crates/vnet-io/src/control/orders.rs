@@ -54,6 +54,12 @@ pub struct Orders {
     pub peers: BTreeMap<PeerName, PeerOrders>,
     /// The vnets.
     pub vnets: BTreeMap<VnetId, VnetOrders>,
+    /// The peers between which this host passes on what they cannot send each other.
+    #[serde(default)]
+    pub relay: BTreeSet<PeerName>,
+    /// How much of it, from one to another one.
+    #[serde(default)]
+    pub relay_rate: u64,
 }
 
 /// Another host.
@@ -127,6 +133,24 @@ pub struct Report {
     pub vnets: BTreeMap<VnetId, VnetReport>,
     /// Datagrams that belong to nobody, by what was wrong with them.
     pub drops: BTreeMap<String, u64>,
+    /// What is passed on.
+    #[serde(default)]
+    pub relayed: Vec<RelayedReport>,
+}
+
+/// What is passed on from one host to another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RelayedReport {
+    /// Who sends.
+    pub from: PeerName,
+    /// Who gets it.
+    pub to: PeerName,
+    /// How many datagrams.
+    pub datagrams: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// How many datagrams were more than may be sent.
+    pub over_rate: u64,
 }
 
 /// How another host is.
@@ -136,6 +160,9 @@ pub struct PeerReport {
     pub connected: bool,
     /// Where it is, if so.
     pub address: Option<SocketAddr>,
+    /// Who passes on what is sent there, if somebody does.
+    #[serde(default)]
+    pub via: Option<PeerName>,
     /// For how many seconds.
     pub seconds: Option<u64>,
     /// The longest IP packet that gets there.

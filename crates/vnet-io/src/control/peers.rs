@@ -35,6 +35,9 @@ pub(super) const fn headers(v6: bool) -> u16 {
     if v6 { 48 } else { 28 }
 }
 
+/// What stands before a datagram that another host passes on.
+pub(super) const DETOUR: u16 = 4;
+
 /// Another host.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -57,6 +60,8 @@ pub(super) struct Peer {
     pub(super) rise: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
     pub(super) probed: (u64, Duration),
+    /// Since when there is no connection, as far as that was noticed.
+    pub(super) unreached: Option<Duration>,
 }
 
 impl Peer {
@@ -76,6 +81,7 @@ impl Peer {
             fallen: None,
             rise: None,
             probed: (0, Duration::ZERO),
+            unreached: None,
         }
     }
 

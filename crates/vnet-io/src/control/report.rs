@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use viaduct_types::{HostKey, PeerName, VnetId};
-use viaduct_vnet_proto::control::{self, Owner};
+use viaduct_vnet_proto::{
+    control::{self, Owner},
+    data::Spi,
+};
 
 use super::{
-    MacReport, MemberReport, PeerReport, Report, VnetReport,
+    MacReport, MemberReport, PeerReport, RelayedReport, Report, VnetReport,
     engine::{Engine, Vnet},
-    peers::headers,
+    peers::{DETOUR, headers},
 };
 use crate::datapath::Counters;
 
@@ -32,24 +35,48 @@ impl Engine {
                 .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
                 .collect(),
             drops: counters.host.named().filter_map(nonzero).collect(),
+            relayed: self.relayed(&counters),
         }
     }
 
     fn peer_report(&self, peer: &super::peers::Peer, counters: &Counters) -> PeerReport {
         let mut report = peer.report();
         let link = peer.session.and_then(|session| self.links.get(&session));
-        report.address = link.map(super::link::Link::remote);
+        let remote = link.map(super::link::Link::remote);
+        let via = remote.and_then(|remote| self.ways.via(remote));
+        let relay = link.and_then(super::link::Link::via);
+        report.via = relay
+            .and_then(|relay| self.peers.values().find(|peer| peer.id == relay))
+            .map(|relay| relay.name.clone());
+        // Where it itself is, nobody here knows then.
+        report.address = remote.filter(|_| relay.is_none());
         report.seconds = link.map(|link| self.now().saturating_sub(link.since).as_secs());
         let path = peer.path.as_ref().filter(|_| link.is_some());
         report.path_mtu = path.map(|path| {
-            let v6 = path.remotes.first().is_some_and(std::net::SocketAddr::is_ipv6);
-            path.largest_datagram.saturating_add(headers(v6))
+            let remote = via.map(|via| via.relay).or(path.remotes.first().copied());
+            let before = if via.is_some() { DETOUR } else { 0 };
+            path.largest_datagram.saturating_add(headers(remote.is_some_and(|r| r.is_ipv6())) + before)
         });
         if let Some(of_peer) = counters.peers.get(&peer.id) {
             report.unsegmented = of_peer.unsegmented > 0;
             report.counters = of_peer.named().map(|(name, count)| (name.to_owned(), count)).collect();
         }
         report
+    }
+
+    fn relayed(&self, counters: &Counters) -> Vec<RelayedReport> {
+        let name = |key: &HostKey| self.peers.get(key).map(|peer| peer.name.clone());
+        let report = |(spi, (from, to)): (&Spi, &(HostKey, HostKey))| {
+            let carried = counters.relays.get(spi).copied().unwrap_or_default();
+            Some(RelayedReport {
+                from: name(from)?,
+                to: name(to)?,
+                datagrams: carried.datagrams,
+                bytes: carried.bytes,
+                over_rate: carried.over_rate,
+            })
+        };
+        self.reach.passes.iter().filter_map(report).collect()
     }
 
     fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters) -> VnetReport {

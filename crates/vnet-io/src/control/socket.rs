@@ -15,6 +15,7 @@ use quinn::{
 };
 use tokio::sync::mpsc;
 
+use super::reach::{Ways, relay_of};
 use crate::datapath::Datagram;
 
 /// What quinn takes for a socket.
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     socket: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    /// Where what goes by way of others goes.
+    ways: Ways,
     received: Mutex<mpsc::Receiver<Datagram>>,
 }
 
@@ -32,18 +35,15 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(socket: UdpSocket, received: mpsc::Receiver<Datagram>) -> io::Result<Self> {
+    pub(super) fn new(socket: UdpSocket, ways: Ways, received: mpsc::Receiver<Datagram>) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let state = UdpSocketState::new((&socket).into())?;
-        Ok(Self { socket, state, local, received: Mutex::new(received) })
+        Ok(Self { socket, state, local, ways, received: Mutex::new(received) })
     }
 
-    /// Addresses are as the socket has them.
-    fn of_socket(&self, address: IpAddr) -> IpAddr {
-        match address {
-            IpAddr::V4(v4) if self.local.is_ipv6() => IpAddr::V6(v4.to_ipv6_mapped()),
-            IpAddr::V4(_) | IpAddr::V6(_) => address,
-        }
+    /// An address as the socket takes it.
+    fn of_socket(&self, address: SocketAddr) -> SocketAddr {
+        if self.local.is_ipv6() { mapped(address) } else { unmapped(address) }
     }
 }
 
@@ -53,7 +53,22 @@ impl AsyncUdpSocket for Shared {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        match self.state.try_send((&self.socket).into(), transmit) {
+        let mut transmit = Transmit {
+            destination: transmit.destination,
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip.filter(|ip| ip.is_ipv6() == self.local.is_ipv6()),
+        };
+        let mut whole = Vec::new();
+        if relay_of(transmit.destination).is_some() {
+            let Some(via) = self.ways.via(transmit.destination) else { return Ok(()) };
+            whole.extend(via.spi.value().to_be_bytes());
+            whole.extend(transmit.contents);
+            (transmit.contents, transmit.destination, transmit.src_ip) = (&whole, via.relay, None);
+        }
+        transmit.destination = self.of_socket(transmit.destination);
+        match self.state.try_send((&self.socket).into(), &transmit) {
             // A full queue, a route that is away, a path that got shorter: for QUIC, a lost packet.
             Ok(()) | Err(_) => Ok(()),
         }
@@ -77,25 +92,39 @@ impl AsyncUdpSocket for Shared {
             };
             let Some(into) = buffer.get_mut(..datagram.bytes.len()) else { continue };
             into.copy_from_slice(&datagram.bytes);
-            let from = SocketAddr::new(self.of_socket(datagram.from.ip()), datagram.from.port());
             *meta = RecvMeta {
-                addr: from,
+                addr: mapped(datagram.from),
                 len: datagram.bytes.len(),
                 stride: datagram.bytes.len(),
                 ecn: None,
-                dst_ip: datagram.to.map(|to| self.of_socket(to)),
+                dst_ip: datagram.to.map(|to| mapped(SocketAddr::new(to, 0)).ip()),
             };
             count += 1;
         }
         if count == 0 { Poll::Pending } else { Poll::Ready(Ok(count)) }
     }
 
+    /// To QUIC all addresses are those of IPv6, also where the host has none: ways by others are.
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
+        Ok(mapped(self.local))
     }
 
     fn may_fragment(&self) -> bool {
         false
+    }
+}
+
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V6(_) => address,
+    }
+}
+
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

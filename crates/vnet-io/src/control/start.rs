@@ -10,6 +10,7 @@ use super::{
     Identity, IdentityError,
     engine::{Engine, Input},
     link::transport,
+    reach::Ways,
     server, socket, tls,
 };
 use crate::datapath::{self, Datapath, Inbox, StartError};
@@ -83,12 +84,13 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
         let socket = socket::open(port).map_err(|source| EngineError::Port { port, source })?;
         let (datapath, Inbox { events, datagrams, socket }) =
             Datapath::start(datapath::Options { workers: options.workers, sockets: vec![socket] })?;
-        let endpoint = endpoint(&identity, socket, datagrams)?;
+        let ways = Ways::default();
+        let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
         tokio::spawn(server::serve(listener, inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
-        Engine::new(options, identity, datapath, endpoint, inputs).run(queue, events).await;
+        Engine::new(options, identity, datapath, (endpoint, ways), inputs).run(queue, events).await;
         Ok(())
     })
 }
@@ -96,6 +98,7 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
 fn endpoint(
     identity: &Identity,
     socket: std::net::UdpSocket,
+    ways: Ways,
     datagrams: mpsc::Receiver<datapath::Datagram>,
 ) -> Result<Endpoint, EngineError> {
     let failed = |what: &str| {
@@ -111,7 +114,7 @@ fn endpoint(
     let mut config = EndpointConfig::new(Arc::new(reset));
     // The bit tells QUIC from ESP.
     config.grease_quic_bit(false);
-    let socket = socket::Shared::new(socket, datagrams).map_err(failed("share the vnets' socket"))?;
+    let socket = socket::Shared::new(socket, ways, datagrams).map_err(failed("share the vnets' socket"))?;
     Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), Arc::new(quinn::TokioRuntime))
         .map_err(failed("set up QUIC"))
 }

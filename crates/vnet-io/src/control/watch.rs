@@ -12,7 +12,7 @@ use viaduct_vnet_proto::{
 use super::{
     engine::Engine,
     link::Link,
-    peers::{LEAST, SEARCHING, headers, largest_of_link},
+    peers::{DETOUR, LEAST, SEARCHING, headers, largest_of_link},
 };
 use crate::datapath::{Event, Path};
 
@@ -55,13 +55,21 @@ impl Engine {
             }
             Event::PathTooBig { remote, largest_packet } => {
                 let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-                let there = |link: &&Link| link.remote() == remote;
-                if let Some(key) = self.links.values().find(there).map(|link| link.key) {
+                let there: Vec<(HostKey, bool)> = self
+                    .links
+                    .values()
+                    .filter_map(|link| Some((link, self.goes_to(link)?)))
+                    .filter(|(_, (to, _))| *to == remote)
+                    .map(|(link, (_, by_way))| (link.key, by_way))
+                    .collect();
+                // Also those who are reached by way of who is there.
+                for (key, by_way) in there {
                     // Anyone may have said so: the path itself is asked, and only how much shorter it is is believed.
                     let said = largest_packet.and_then(|length| u16::try_from(length).ok());
                     let now = self.now();
                     if let (Some(said), Some(peer)) = (said, self.peers.get_mut(&key)) {
-                        let datagram = said.saturating_sub(headers(remote.is_ipv6()));
+                        let before = if by_way { DETOUR } else { 0 };
+                        let datagram = said.saturating_sub(headers(remote.is_ipv6()) + before);
                         let carries = peer.path.as_ref().is_some_and(|path| datagram < path.largest_datagram);
                         if datagram > LEAST && carries {
                             peer.hint = Some((datagram, now));
@@ -122,6 +130,8 @@ impl Engine {
     pub(super) fn tick(&mut self) {
         let now = self.now();
         self.carry();
+        self.look_for_ways();
+        self.reach();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
@@ -139,22 +149,39 @@ impl Engine {
         self.listeners.retain(|listener| !listener.is_closed());
     }
 
+    /// To which address what is sent by a connection really goes, and whether somebody passes it on.
+    fn goes_to(&self, link: &Link) -> Option<(SocketAddr, bool)> {
+        let remote = link.remote();
+        match link.via() {
+            None => Some((remote, false)),
+            Some(_) => Some((self.ways.via(remote)?.relay, true)),
+        }
+    }
+
     /// Looks where a peer is and what its path carries.
     pub(super) fn measure(&mut self, key: HostKey) {
         let now = self.now();
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let Some(link) = peer.session.and_then(|session| self.links.get(&session)) else { return };
         let remote = link.remote();
+        let via = self.ways.via(remote);
+        if via.is_none() && link.via().is_some() {
+            return;
+        }
         let found = link.largest_datagram();
         let known =
             peer.path.as_ref().filter(|path| path.remotes == [remote]).map(|path| path.largest_datagram);
         let largest = if now.saturating_sub(link.since) < SEARCHING {
-            known.or_else(|| largest_of_link(remote)).unwrap_or(found).max(found)
+            let link = via.map_or_else(
+                || largest_of_link(remote),
+                |via| largest_of_link(via.relay)?.checked_sub(DETOUR),
+            );
+            known.or(link).unwrap_or(found).max(found)
         } else {
             peer.find_anew(now, known, found, self.node.path_back(key));
             peer.carries(now, known, found)
         };
-        let path = Path { remotes: vec![remote], local: None, largest_datagram: largest };
+        let path = Path { remotes: vec![remote], local: None, largest_datagram: largest, via };
         if peer.path.as_ref() != Some(&path) {
             if let Err(error) = self.handle.set_path(peer.id, path.clone()) {
                 warn!("peer {}: {error}", peer.name);

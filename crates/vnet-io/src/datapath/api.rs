@@ -87,15 +87,47 @@ pub struct Path {
     pub local: Option<IpAddr>,
     /// The largest datagram that gets there whole: what UDP carries, without IP's and UDP's headers.
     pub largest_datagram: u16,
+    /// Another host that passes on what is sent.
+    pub via: Option<Via>,
 }
 
-/// Datagrams of others that go on as they are: whoever sent them and whoever gets them have the keys, we have not.
+/// A host that passes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Where it receives.
+    pub relay: SocketAddr,
+    /// What it knows by where a datagram is to go: it stands before the datagram.
+    pub spi: Spi,
+}
+
+impl Via {
+    /// How many bytes it takes.
+    pub const HEADER: usize = 4;
+}
+
+/// Datagrams of others that go on as they are but for what stands before them: whoever sent them and whoever gets them have
+/// the keys, we have not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Relay {
+    /// What stands before them when they come.
+    pub spi: Spi,
     /// From where they come.
     pub from: SocketAddr,
-    /// What they are for.
-    pub spi: Spi,
     /// Where they go.
     pub to: SocketAddr,
+    /// What stands before them then.
+    pub onward: Spi,
+    /// How much of it goes on.
+    pub bytes_per_second: u64,
+}
+
+/// Datagrams that another host passes on to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// What stands before them.
+    pub spi: Spi,
+    /// Who brings them.
+    pub relay: SocketAddr,
+    /// Where they are taken to come from.
+    pub from: SocketAddr,
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use viaduct_types::VnetId;
-use viaduct_vnet_proto::data::PeerId;
+use viaduct_vnet_proto::data::{PeerId, Spi};
 
 /// A number with one writer.
 #[derive(Debug, Default)]
@@ -83,6 +83,8 @@ counters! {
         not_a_frame,
         /// Of others, passed on.
         relayed,
+        /// Of others, not passed on: more than they may send.
+        over_rate,
         /// Calls that received.
         receive_calls,
         /// Calls that sent.
@@ -150,6 +152,18 @@ counters! {
     }
 }
 
+counters! {
+    /// What is passed on from one host to another one.
+    RelayCounters, LiveRelay {
+        /// Datagrams.
+        datagrams,
+        /// Their bytes, as UDP carries them.
+        bytes,
+        /// Datagrams that were more than may be sent.
+        over_rate,
+    }
+}
+
 /// All numbers since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -159,4 +173,6 @@ pub struct Counters {
     pub vnets: BTreeMap<VnetId, VnetCounters>,
     /// Of each peer with a path.
     pub peers: BTreeMap<PeerId, PeerCounters>,
+    /// Of what is passed on, by what it begins with when it comes.
+    pub relays: BTreeMap<Spi, RelayCounters>,
 }

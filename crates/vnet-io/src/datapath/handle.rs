@@ -10,9 +10,9 @@ use viaduct_types::VnetId;
 use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi};
 
 use super::{
-    api::{Association, Path, Relay},
-    counters::{Counters, LiveHost, LivePeer, LiveVnet},
-    mailbox::{Command, Mailbox, Settling, Slot},
+    api::{Association, Brought, Path, Relay},
+    counters::{Counters, LiveHost, LivePeer, LiveRelay, LiveVnet},
+    mailbox::{Command, Mailbox, Relayed, Relays, Settling, Slot},
     tap::Tap,
 };
 
@@ -64,6 +64,7 @@ pub(super) struct Shared {
 struct Registry {
     vnets: BTreeMap<VnetId, Vnet>,
     peers: BTreeMap<PeerId, Vec<Arc<LivePeer>>>,
+    relays: BTreeMap<Spi, Vec<Arc<LiveRelay>>>,
 }
 
 #[derive(Debug)]
@@ -191,11 +192,23 @@ impl Handle {
         self.all(|| Command::RemovePath(peer));
     }
 
-    /// Which datagrams of others go on to where; a whole list takes the place of the one before.
-    pub fn set_relays(&self, relays: &[Relay]) {
-        let relays = relays.iter().map(|relay| ((relay.from, relay.spi), relay.to)).collect();
-        let relays = Arc::new(relays);
-        self.all(|| Command::Relays(Arc::clone(&relays)));
+    /// Which datagrams of others go on to where, and which come by way of others; whole lists take the place of those before.
+    pub fn set_relays(&self, relays: &[Relay], brought: &[Brought]) {
+        let mut registry = self.registry();
+        let workers = self.workers();
+        registry.relays.retain(|spi, _| relays.iter().any(|relay| relay.spi == *spi));
+        for (index, mailbox) in self.0.mailboxes.iter().enumerate() {
+            let mut all: Relays =
+                brought.iter().map(|brought| (brought.spi, Relayed::Brought(*brought))).collect();
+            for relay in relays {
+                let counters = registry
+                    .relays
+                    .entry(relay.spi)
+                    .or_insert_with(|| (0..workers).map(|_| Arc::default()).collect());
+                all.insert(relay.spi, Relayed::Onward(*relay, Arc::clone(&counters[index])));
+            }
+            mailbox.put(Command::Relays(Arc::new(all)));
+        }
     }
 
     /// Gives a frame to this host's bridge: an answer to a question, say.
@@ -244,6 +257,12 @@ impl Handle {
         }
         for (peer, all) in &registry.peers {
             let sum = counters.peers.entry(*peer).or_default();
+            for live in all {
+                *sum += live.read();
+            }
+        }
+        for (spi, all) in &registry.relays {
+            let sum = counters.relays.entry(*spi).or_default();
             for live in all {
                 *sum += live.read();
             }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -17,15 +16,23 @@ use viaduct_types::VnetId;
 use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi};
 
 use super::{
-    api::{Association, Path},
-    counters::{LivePeer, LiveVnet},
+    api::{Association, Brought, Path, Relay},
+    counters::{LivePeer, LiveRelay, LiveVnet},
 };
 
 /// Vnets have small numbers among workers, so that they are found without a search.
 pub(super) type Slot = usize;
 
-/// Which datagrams go where.
-pub(super) type Relays = HashMap<(SocketAddr, Spi), SocketAddr>;
+/// What is done with datagrams that begin with these numbers.
+pub(super) type Relays = HashMap<Spi, Relayed>;
+
+#[derive(Clone, Debug)]
+pub(super) enum Relayed {
+    /// They go on.
+    Onward(Relay, Arc<LiveRelay>),
+    /// They have come here by way of somebody.
+    Brought(Brought),
+}
 
 #[derive(Debug)]
 pub(super) enum Command {

@@ -27,8 +27,8 @@ use std::{io, net::UdpSocket, sync::Arc, thread};
 
 use tokio::sync::mpsc;
 
-pub use api::{Association, Direction, KeyMaterial, Options, Path, Relay};
-pub use counters::{Counters, HostCounters, PeerCounters, VnetCounters};
+pub use api::{Association, Brought, Direction, KeyMaterial, Options, Path, Relay, Via};
+pub use counters::{Counters, HostCounters, PeerCounters, RelayCounters, VnetCounters};
 pub use event::{Datagram, Event};
 pub use handle::{Handle, HandleError};
 pub use tap::{Lifetime, Tap, TapError};

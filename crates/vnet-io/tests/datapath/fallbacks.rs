@@ -71,7 +71,7 @@ fn a_device_that_takes_less_is_told() {
     // The control side has found out what the path takes; the guests have not heard of it yet.
     for side in 0..2 {
         let remotes = pair.hosts[1 - side].addresses.clone();
-        let path = Path { remotes, local: None, largest_datagram: 1_272 };
+        let path = Path { remotes, local: None, largest_datagram: 1_272, via: None };
         pair.hosts[side].handle.set_path(PEER, path).unwrap();
         pair.hosts[side].handle.settle().unwrap();
     }
@@ -109,7 +109,7 @@ fn a_router_that_takes_less_is_heard() {
     let tap = alone.room.run(|| Tap::open(&"vn1".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap());
     handle.add_vnet(super::world::vnet(), tap).unwrap();
     let remote = "198.51.100.2:1798".parse().unwrap();
-    let path = Path { remotes: vec![remote], local: None, largest_datagram: 1_472 };
+    let path = Path { remotes: vec![remote], local: None, largest_datagram: 1_472, via: None };
     handle.set_path(PEER, path).unwrap();
     handle
         .install(association(CIPHER, OUT, PEER, viaduct_vnet_io::datapath::Direction::Outbound, 0))

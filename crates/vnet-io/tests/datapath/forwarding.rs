@@ -3,7 +3,7 @@
 use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_io::datapath::{Association, Direction, Event, Path, Relay};
+use viaduct_vnet_io::datapath::{Association, Brought, Direction, Event, Path, Relay, Via};
 use viaduct_vnet_proto::data::{Forwarding, Interest, PeerId, Port, Spi, esp::Cipher};
 
 use super::{
@@ -176,28 +176,102 @@ fn new_keys_take_over_without_a_gap() {
     until("it is unknown", || alone.host.handle.counters().host.unknown_spi == 1);
 }
 
+/// What stands before datagrams that are passed on.
+fn before(spi: u32, datagram: &[u8]) -> Vec<u8> {
+    [&spi.to_be_bytes()[..], datagram].concat()
+}
+
 #[test]
-fn datagrams_of_others_go_on_as_they_are() {
+fn datagrams_of_others_go_on_but_for_what_stands_before_them() {
     let alone = Alone::new(CIPHER);
     let [from, to] = [0, 1].map(|_| alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
     to.set_read_timeout(Some(PATIENCE)).unwrap();
     let relay = Relay {
-        from: from.local_addr().unwrap(),
         spi: Spi::new(0x5005).unwrap(),
+        from: from.local_addr().unwrap(),
         to: to.local_addr().unwrap(),
+        onward: Spi::new(0x6006).unwrap(),
+        bytes_per_second: 100_000,
     };
-    alone.host.handle.set_relays(&[relay]);
-    alone.host.handle.settle().unwrap();
-    let datagram = [&0x5005_u32.to_be_bytes()[..], &[7; 500]].concat();
-    from.send_to(&datagram, alone.host.addresses[0]).unwrap();
+    let handle = &alone.host.handle;
+    handle.set_relays(&[relay], &[]);
+    handle.settle().unwrap();
+    from.send_to(&before(0x5005, &[7; 500]), alone.host.addresses[0]).unwrap();
     let mut bytes = [0; 2_000];
     let (length, sender) = to.recv_from(&mut bytes).unwrap();
-    assert_eq!(bytes[..length], datagram);
+    assert_eq!(bytes[..length], before(0x6006, &[7; 500]));
     assert_eq!(sender, alone.host.addresses[0]);
-    // From elsewhere it is for nobody.
-    alone.give(&datagram);
-    until("it is unknown", || alone.host.handle.counters().host.unknown_spi == 1);
-    assert_eq!(alone.host.handle.counters().host.relayed, 1);
+    // From elsewhere it is for nobody, and so is what nothing follows.
+    alone.give(&before(0x5005, &[7; 500]));
+    from.send_to(&before(0x5005, &[]), alone.host.addresses[0]).unwrap();
+    until("they are unknown", || handle.counters().host.unknown_spi + handle.counters().host.malformed == 2);
+    assert_eq!(handle.counters().host.relayed, 1);
+    // No more than so much goes on.
+    (0..200).for_each(|_| {
+        from.send_to(&before(0x5005, &[7; 1_000]), alone.host.addresses[0]).unwrap();
+    });
+    until("all have come", || {
+        let counters = handle.counters();
+        counters.host.relayed + counters.host.over_rate == 201
+    });
+    let counters = handle.counters();
+    assert!(counters.host.over_rate > 50, "{counters:?}");
+    assert_eq!(counters.relays[&relay.spi].over_rate, counters.host.over_rate);
+    assert_eq!(counters.relays[&relay.spi].datagrams, counters.host.relayed);
+    handle.set_relays(&[], &[]);
+    handle.settle().unwrap();
+    assert!(handle.counters().relays.is_empty());
+}
+
+#[test]
+fn what_comes_by_way_of_another_host_is_taken_out_once() {
+    let mut alone = Alone::new(CIPHER);
+    let guest = alone.room.run(|| UdpSocket::bind("10.9.0.1:7000").unwrap());
+    guest.set_read_timeout(Some(PATIENCE)).unwrap();
+    let peer = alone.peer.local_addr().unwrap();
+    let from = "[100::1]:1798".parse().unwrap();
+    let brought = Brought { spi: Spi::new(0x5005).unwrap(), relay: peer, from };
+    let onward = Relay {
+        spi: Spi::new(0x7007).unwrap(),
+        from,
+        to: peer,
+        onward: Spi::new(0x8008).unwrap(),
+        bytes_per_second: u64::MAX,
+    };
+    alone.host.handle.set_relays(&[onward], &[brought]);
+    alone.host.handle.settle().unwrap();
+    alone.give(&before(0x5005, &[0x40, 1, 2, 3, 4]));
+    let mut received = None;
+    until("QUIC is there", || {
+        received = alone.host.inbox.datagrams.try_recv().ok();
+        received.is_some()
+    });
+    let received = received.unwrap();
+    assert_eq!((received.from, &received.bytes[..]), (from, &[0x40, 1, 2, 3, 4][..]));
+    alone.give(&before(0x5005, &sealed(1, &udp_frame(b"by the way"))));
+    let mut bytes = [0; 100];
+    let length = guest.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"by the way");
+    // Neither twice, nor on to somebody else.
+    alone.give(&before(0x5005, &before(0x5005, &[0x40, 1, 2, 3, 4])));
+    alone.give(&before(0x5005, &before(0x7007, &[7; 100])));
+    until("they are unknown", || alone.host.handle.counters().host.unknown_spi == 2);
+    assert_eq!(alone.host.handle.counters().host.relayed, 0);
+}
+
+#[test]
+fn what_goes_by_way_of_another_host_has_its_number_before_it() {
+    let alone = Alone::new(CIPHER);
+    let via = Via { relay: alone.peer.local_addr().unwrap(), spi: Spi::new(0x9009).unwrap() };
+    let remotes = vec!["[100::1]:1798".parse().unwrap()];
+    let path = Path { remotes, local: None, largest_datagram: LARGEST, via: Some(via) };
+    alone.host.handle.set_path(PEER, path).unwrap();
+    alone.host.handle.settle().unwrap();
+    say(&alone, "by the way");
+    let datagram = alone.receive();
+    let (number, inner) = datagram.split_first_chunk::<4>().unwrap();
+    assert_eq!(u32::from_be_bytes(*number), 0x9009);
+    assert_eq!(&opened(OUT, inner)[42..], b"by the way");
 }
 
 #[test]
@@ -228,7 +302,7 @@ fn a_peer_at_another_address_is_told() {
         Some(*from)
     });
     assert_eq!(from, other.local_addr().unwrap());
-    let path = Path { remotes: vec![from], local: None, largest_datagram: LARGEST };
+    let path = Path { remotes: vec![from], local: None, largest_datagram: LARGEST, via: None };
     alone.host.handle.set_path(PEER, path).unwrap();
     alone.host.handle.settle().unwrap();
     say(&alone, "there you are");

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::MacAddr;
+use viaduct_types::{HostKey, MacAddr};
 
 use crate::data::{Spi, esp::Cipher};
 
@@ -136,6 +136,30 @@ pub enum Message {
         /// In bytes.
         mtu: u16,
     },
+    /// This host passes on what the other one and third ones cannot send each other, or does not any more.
+    Relays {
+        /// Whether it does.
+        on: bool,
+    },
+    /// What a third host sends to this one is to be passed on.
+    Ask {
+        /// The third one.
+        key: HostKey,
+        /// What it is to begin with here; none: not any more.
+        spi: Option<Spi>,
+    },
+    /// A third host has asked to be passed on to the other one.
+    Wanted {
+        /// The third one.
+        key: HostKey,
+    },
+    /// What the other one sends is passed on to a third.
+    Granted {
+        /// The third one.
+        key: HostKey,
+        /// What it has to begin with; none: it is not passed on, or not any more.
+        spi: Option<Spi>,
+    },
 }
 
 /// Why bytes are no message.
@@ -168,9 +192,14 @@ const CLAIM: u8 = 7;
 const WITHDRAW: u8 = 8;
 const COMPLETE: u8 = 9;
 const PATH_MTU: u8 = 10;
-/// From here on, what is not known is passed over.
-const OPTIONAL: u8 = 128;
+// From here on, what is not known is passed over.
 const VNET_MTU: u8 = 128;
+const RELAYS: u8 = 129;
+const ASK: u8 = 130;
+const WANTED: u8 = 131;
+const GRANTED: u8 = 132;
+/// The last of those that are known.
+const LAST: u8 = GRANTED;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -227,6 +256,13 @@ impl Message {
                 out.extend(mtu.to_be_bytes());
             }
             Self::PathMtu { mtu } => head(out, PATH_MTU, *mtu),
+            Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
+            Self::Ask { key, spi } => about(out, ASK, key, *spi),
+            Self::Wanted { key } => {
+                out.push(WANTED);
+                out.extend(key.0);
+            }
+            Self::Granted { key, spi } => about(out, GRANTED, key, *spi),
         }
         let length = u16::try_from(out.len() - start - 2).unwrap_or(u16::MAX);
         out[start..start + 2].copy_from_slice(&length.to_be_bytes());
@@ -245,7 +281,7 @@ impl Message {
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let Some((&kind, fields)) = body.split_first() else { return Err(MessageError::Short(0)) };
-        if kind >= OPTIONAL && kind != VNET_MTU {
+        if kind > LAST {
             return Ok(Some((None, length + 2)));
         }
         let mut fields = Fields { kind, rest: fields };
@@ -261,6 +297,12 @@ impl Message {
 fn head(out: &mut Vec<u8>, kind: u8, channel: u16) {
     out.push(kind);
     out.extend(channel.to_be_bytes());
+}
+
+fn about(out: &mut Vec<u8>, kind: u8, key: &HostKey, spi: Option<Spi>) {
+    out.push(kind);
+    out.extend(key.0);
+    out.extend(spi.map_or(0, Spi::value).to_be_bytes());
 }
 
 struct Fields<'b> {
@@ -282,11 +324,7 @@ impl Fields<'_> {
                 channel: self.u16()?,
                 proof: self.take()?,
                 security: Security::of(self.byte()?).ok_or(self.wrong())?,
-                learning: match self.byte()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(self.wrong()),
-                },
+                learning: self.flag()?,
             },
             RETRACT => Message::Retract { channel: self.u16()? },
             KEYS => {
@@ -317,6 +355,10 @@ impl Fields<'_> {
             COMPLETE => Message::Complete { channel: self.u16()? },
             VNET_MTU => Message::VnetMtu { channel: self.u16()?, mtu: self.u16()? },
             PATH_MTU => Message::PathMtu { mtu: self.u16()? },
+            RELAYS => Message::Relays { on: self.flag()? },
+            ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
+            WANTED => Message::Wanted { key: HostKey(self.take()?) },
+            GRANTED => Message::Granted { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             other => return Err(MessageError::Type(other)),
         })
     }
@@ -331,6 +373,14 @@ impl Fields<'_> {
         self.take().map(|[byte]| byte)
     }
 
+    fn flag(&mut self) -> Result<bool, MessageError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.wrong()),
+        }
+    }
+
     fn u16(&mut self) -> Result<u16, MessageError> {
         self.take().map(u16::from_be_bytes)
     }
@@ -343,6 +393,13 @@ impl Fields<'_> {
 
     fn spi(&mut self) -> Result<Spi, MessageError> {
         Spi::new(u32::from_be_bytes(self.take()?)).ok_or(self.wrong())
+    }
+
+    fn spi_or_none(&mut self) -> Result<Option<Spi>, MessageError> {
+        match u32::from_be_bytes(self.take()?) {
+            0 => Ok(None),
+            number => Spi::new(number).map(Some).ok_or(self.wrong()),
+        }
     }
 
     fn address(&mut self) -> Result<IpAddr, MessageError> {

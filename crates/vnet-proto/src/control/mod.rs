@@ -12,6 +12,7 @@ mod member;
 mod message;
 mod mtu;
 mod node;
+mod relay;
 mod report;
 mod session;
 mod timeouts;
@@ -20,6 +21,7 @@ pub use answer::{answer, too_big};
 pub use claims::{Claim, MOST_CLAIMS, Owner};
 pub use message::{Channel, LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security, VERSION};
 pub use node::{Node, Refused};
+pub use relay::{Detour, Pass};
 pub use report::{MemberReport, VnetReport};
 pub use session::{Exporter, ProtocolError, SessionId};
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub rekey: Duration,
     /// The vnets that this host has.
     pub vnets: BTreeMap<VnetId, VnetSettings>,
+    /// The peers between which this host passes on what they cannot send each other.
+    pub relay: BTreeSet<HostKey>,
 }
 
 /// What is configured of a vnet.
@@ -122,6 +126,8 @@ pub enum Action {
         /// In bytes, of IP packets inside; none when nobody else is in it.
         mtu: Option<u16>,
     },
+    /// [`Node::passes`] or [`Node::detours`] are others than before.
+    Reach,
 }
 
 /// Keys of one direction between two hosts in one vnet, for all workers of the sender.

@@ -14,6 +14,7 @@ use super::{
     claims::{Claim, Claims, Owner},
     member::{MOST_EPOCHS, Member},
     message::{best, level},
+    relay::Relaying,
     session::{Greeting, Offer, Session},
 };
 use crate::data::Spi;
@@ -61,12 +62,13 @@ pub(super) struct Vnet {
 #[derive(Debug)]
 pub struct Node {
     own: HostKey,
-    settings: Settings,
+    pub(super) settings: Settings,
     pub(super) peers: BTreeMap<HostKey, Peer>,
     pub(super) vnets: BTreeMap<VnetId, Vnet>,
     /// Sequences of NICs that were here when the process before this one ended.
     remembered: BTreeMap<(VnetId, MacAddr), u64>,
     next_spi: u32,
+    pub(super) relaying: Relaying,
     pub(super) timers: BTreeSet<(Duration, Timer)>,
     pub(super) actions: VecDeque<Action>,
     pub(super) transmits: VecDeque<(SessionId, Vec<u8>)>,
@@ -76,7 +78,13 @@ impl Node {
     /// A host without vnets. `sequences` are those of the NICs that were here before, by [`Node::sequences`]; `spi` is any
     /// number, another one at each start.
     pub fn new(own: HostKey, sequences: BTreeMap<(VnetId, MacAddr), u64>, spi: u32) -> Self {
-        let settings = Settings { workers: 1, fast_aes: false, rekey: Duration::MAX, vnets: BTreeMap::new() };
+        let settings = Settings {
+            workers: 1,
+            fast_aes: false,
+            rekey: Duration::MAX,
+            vnets: BTreeMap::new(),
+            relay: BTreeSet::new(),
+        };
         Self {
             own,
             settings,
@@ -84,6 +92,7 @@ impl Node {
             vnets: BTreeMap::new(),
             remembered: sequences,
             next_spi: spi,
+            relaying: Relaying::default(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             transmits: VecDeque::new(),
@@ -123,6 +132,9 @@ impl Node {
             }
         }
         self.remembered.clear();
+        if before.relay != self.settings.relay {
+            self.relays_configured(&before.relay);
+        }
         if before.rekey != self.settings.rekey {
             self.schedule_rekeys(now);
         }
@@ -213,6 +225,7 @@ impl Node {
         let shared = |(_, vnet): &(&VnetId, &Vnet)| vnet.settings.peers.contains(&key);
         let vnets: Vec<VnetId> = self.vnets.iter().filter(shared).map(|(id, _)| *id).collect();
         vnets.into_iter().for_each(|vnet| self.offer(now, key, vnet));
+        self.relays_connected(key);
         Ok(())
     }
 
@@ -228,6 +241,7 @@ impl Node {
         self.vnets.values_mut().for_each(|vnet| {
             vnet.mismatched.remove(&key);
         });
+        self.relays_disconnected(key);
     }
 
     fn peer_of(&mut self, id: SessionId) -> Option<(HostKey, &mut Peer)> {
@@ -275,6 +289,10 @@ impl Node {
                 peer.path_back = Some(mtu);
                 self.measure(key);
             }
+            Message::Relays { .. }
+            | Message::Ask { .. }
+            | Message::Wanted { .. }
+            | Message::Granted { .. } => self.hear_of_relays(key, &message),
             Message::Keys { channel, .. }
             | Message::Using { channel, .. }
             | Message::Rekey { channel }
@@ -363,7 +381,11 @@ impl Node {
             Message::Hello { .. }
             | Message::Offer { .. }
             | Message::Retract { .. }
-            | Message::PathMtu { .. } => {}
+            | Message::PathMtu { .. }
+            | Message::Relays { .. }
+            | Message::Ask { .. }
+            | Message::Wanted { .. }
+            | Message::Granted { .. } => {}
         }
         Ok(())
     }
@@ -447,6 +469,12 @@ impl Node {
         }
         self.actions.push_back(Action::Leave { peer: key, vnet: id });
         self.tell_mtu(id);
+    }
+
+    /// A number that this host has given to nobody yet.
+    pub(super) fn new_spi(&mut self) -> Spi {
+        self.next_spi = self.next_spi.wrapping_add(1);
+        spi(self.next_spi)
     }
 
     /// Gives a member new keys to send with.

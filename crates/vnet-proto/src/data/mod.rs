@@ -4,6 +4,7 @@
 //! frame (next header 143, RFC 8986), padding, and the check value. The SPI says which association it belongs to,
 //! and so the peer, the vnet and the worker. Each datagram stands alone.
 
+mod bucket;
 mod checksum;
 mod cut;
 pub mod esp;
@@ -15,6 +16,7 @@ mod mac_table;
 mod offload;
 mod replay;
 
+pub use bucket::Bucket;
 pub use cut::{Cut, CutError};
 pub use esp::Spi;
 pub use forwarding::{DropReason, Forwarding, FromBridge, FromPeer, LocalSource, To, UnknownDestination};

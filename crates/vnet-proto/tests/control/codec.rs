@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use viaduct_types::MacAddr;
+use viaduct_types::{HostKey, MacAddr};
 use viaduct_vnet_proto::control::{LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security};
 use viaduct_vnet_proto::data::Spi;
 use viaduct_vnet_proto::data::esp::Cipher;
@@ -57,6 +57,12 @@ fn message() -> impl Strategy<Value = Message> {
         any::<u16>().prop_map(|channel| Message::Complete { channel }),
         (any::<u16>(), any::<u16>()).prop_map(|(channel, mtu)| Message::VnetMtu { channel, mtu }),
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
+        any::<bool>().prop_map(|on| Message::Relays { on }),
+        (any::<[u8; 32]>(), any::<Option<u32>>())
+            .prop_map(|(key, spi)| Message::Ask { key: HostKey(key), spi: spi.map(Spi::from_random) }),
+        any::<[u8; 32]>().prop_map(|key| Message::Wanted { key: HostKey(key) }),
+        (any::<[u8; 32]>(), any::<Option<u32>>())
+            .prop_map(|(key, spi)| Message::Granted { key: HostKey(key), spi: spi.map(Spi::from_random) }),
     ]
 }
 

@@ -74,6 +74,7 @@ impl World {
                 fast_aes: index.is_multiple_of(2),
                 rekey: Duration::from_secs(60),
                 vnets: BTreeMap::new(),
+                relay: BTreeSet::new(),
             },
             members: BTreeSet::new(),
             routes: BTreeMap::new(),
@@ -293,6 +294,7 @@ impl World {
                 Action::Mtu { vnet, mtu } => {
                     host.mtus.insert(vnet, mtu);
                 }
+                Action::Reach => {}
             }
         }
         while let Some((session, bytes)) = host.node.poll_transmit() {

@@ -12,6 +12,7 @@ pub(super) fn each(config: &mut Config, visit: &mut dyn FnMut(&mut Origin)) {
     }
     config.peers.values_mut().for_each(|peer| visit(&mut peer.origin));
     config.vnets.values_mut().for_each(|vnet| visit(&mut vnet.origin));
+    config.relay.iter_mut().for_each(|relay| visit(&mut relay.origin));
 }
 
 pub(super) fn each_of_guest(guest: &mut Guest, visit: &mut dyn FnMut(&mut Origin)) {

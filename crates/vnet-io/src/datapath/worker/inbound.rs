@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{FromPeer, PeerId, ReplayWindow, Spi};
 
-use super::{Worker, outbound, outbox::Target, receive::Arrived};
+use super::{Worker, outbound, receive::Arrived};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
@@ -35,7 +35,7 @@ impl Inbound {
 
 /// What was decided for a frame; the next is usually alike.
 #[derive(Clone, Copy)]
-struct Decided {
+pub(super) struct Decided {
     slot: Slot,
     peer: PeerId,
     addresses: [u8; 12],
@@ -72,9 +72,14 @@ impl Worker {
         }
     }
 
-    fn datagram(&mut self, arrived: &Arrived, begin: usize, end: usize, last: &mut Option<Decided>) {
-        let Self { receive, inbound, host, outlets, relays, outbox, routes, scratch, vnets, deliver, .. } =
-            self;
+    pub(super) fn datagram(
+        &mut self,
+        arrived: &Arrived,
+        begin: usize,
+        end: usize,
+        last: &mut Option<Decided>,
+    ) {
+        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, .. } = self;
         let datagram = &mut receive.bytes()[begin..end];
         if datagram[0] & QUIC != 0 {
             host.quic.one();
@@ -89,14 +94,7 @@ impl Worker {
         let Some(spi) = Spi::new(u32::from_be_bytes(*spi)) else { return host.unknown_spi.one() };
         let low = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
         let Some(association) = inbound.get_mut(&spi) else {
-            match relays.get(&(arrived.from, spi)) {
-                Some(to) => {
-                    let place = outbox.datagram(Target::Relayed(*to), datagram.len(), routes);
-                    place.copy_from_slice(datagram);
-                }
-                None => host.unknown_spi.one(),
-            }
-            return;
+            return self.relayed(arrived, spi, (begin, end), last);
         };
         if datagram.len() < association.keys.least() {
             return host.malformed.one();

@@ -5,6 +5,7 @@ mod inbound;
 mod outbound;
 mod outbox;
 mod receive;
+mod relay;
 mod vnet;
 
 use std::{
@@ -13,11 +14,12 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use rustix::event::epoll;
 use tokio::sync::mpsc;
-use viaduct_vnet_proto::data::Spi;
+use viaduct_vnet_proto::data::{Bucket, Spi};
 
 use super::{
     Datagram, Event,
@@ -99,6 +101,9 @@ pub(super) struct Worker {
     routes: Routes,
     inbound: HashMap<Spi, Inbound, PeerHash>,
     relays: Arc<Relays>,
+    /// How much more of each may be passed on.
+    buckets: HashMap<Spi, Bucket>,
+    start: Instant,
     outbox: Outbox,
     receive: Receive,
     deliver: Deliver,
@@ -131,6 +136,8 @@ impl Worker {
             routes: Routes::default(),
             inbound: HashMap::default(),
             relays: Arc::default(),
+            buckets: HashMap::new(),
+            start: Instant::now(),
             outbox: Outbox::new(socket, Arc::clone(&host), outlets.clone()),
             outlets,
             receive: Receive::new(),
@@ -230,7 +237,10 @@ impl Worker {
             Command::RemovePath(peer) => {
                 self.routes.remove(&peer);
             }
-            Command::Relays(relays) => self.relays = relays,
+            Command::Relays(relays) => {
+                self.buckets.retain(|spi, _| relays.contains_key(spi));
+                self.relays = relays;
+            }
             Command::Deliver(slot, frame) => {
                 if let Some(Some(vnet)) = self.vnets.get(slot) {
                     self.deliver.whole(vnet, &frame);

@@ -134,6 +134,8 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
         return;
     };
     let cipher = outbound.keys.cipher();
+    let via = route.path.via.map(|via| via.spi.value().to_be_bytes());
+    let before = via.as_ref().map_or(&[][..], |spi| &spi[..]);
     let largest = largest_frame(cipher, usize::from(route.path.largest_datagram)).unwrap_or(0);
     let cut = match Cut::plan(offload, frame, largest) {
         Ok(cut) => cut,
@@ -156,9 +158,11 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
             vnet.counters.no_association.one();
             return;
         };
-        let size = datagram_length(cipher, length);
+        let size = before.len() + datagram_length(cipher, length);
         let scratch = &mut *way.scratch;
-        let datagram = way.outbox.datagram(Target::Peer(peer), size, way.routes);
+        let whole = way.outbox.datagram(Target::Peer(peer), size, way.routes);
+        let (head, datagram) = whole.split_at_mut(before.len());
+        head.copy_from_slice(before);
         let sealed =
             cut.with_frame(index, frame, |frame| outbound.keys.seal(number, frame, datagram, scratch));
         if sealed.is_err() {

@@ -44,7 +44,7 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn new(path: Arc<Path>, counters: Arc<LivePeer>, worker: usize) -> Self {
         let place = viaduct_vnet_proto::data::receiver(worker, path.remotes.len());
-        let remote = path.remotes[place];
+        let remote = path.via.map_or(path.remotes[place], |via| via.relay);
         counters.unsegmented.set(0);
         Self { path, counters, remote, singly: 0 }
     }

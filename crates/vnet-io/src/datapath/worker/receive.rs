@@ -40,6 +40,13 @@ pub(super) struct Arrived {
     pub(super) end: usize,
     /// The length of each; at least 1.
     pub(super) segment: usize,
+    /// Whether somebody passed it on.
+    pub(super) is_brought: bool,
+}
+
+/// Nobody is there (RFC 6666): such addresses stand for ways by other hosts, and only what comes by these is from them.
+fn is_discarded(from: SocketAddr) -> bool {
+    matches!(from, SocketAddr::V6(v6) if v6.ip().segments()[..4] == [0x100, 0, 0, 0])
 }
 
 // SAFETY: the pointers in places and headers lead into the same value's own buffers, and are only followed by the kernel
@@ -106,9 +113,10 @@ impl Receive {
         if length == 0 || header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
         }
-        let from = self.places[index].name.socket_address()?;
+        let from = self.places[index].name.socket_address().filter(|from| !is_discarded(*from))?;
         let begin = index * STRIDE;
-        let mut arrived = Arrived { from, to: None, begin, end: begin + length, segment: length };
+        let mut arrived =
+            Arrived { from, to: None, begin, end: begin + length, segment: length, is_brought: false };
         for (level, kind, data) in control_messages(&header.msg_hdr) {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
