@@ -4,16 +4,16 @@
 
 use std::time::Duration;
 
-use viaduct_plan::Client;
+use viaduct_plan::{Client, ServedLink, ServedNic};
 use viaduct_services::dhcp4::Server;
-use viaduct_types::{IfName, Ipv4Net, MacAddr};
+use viaduct_types::{IfName, Ipv4Net, MacAddr, NicId};
 use viaduct_wire::BROADCAST;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mac = MacAddr([2, 0, 0, 0, 0x64, 0]);
-    let (Ok(device), Ok(nic)) = ("vd1.0".parse::<IfName>(), "shop".parse()) else { return };
+    let (Ok(device), Ok(nic)) = ("vd1.0".parse::<IfName>(), "shop".parse::<NicId>()) else { return };
     let client = Client {
-        nic,
+        nic: nic.clone(),
         mac,
         address: Ipv4Net::new_assert([10, 0, 0, 7].into(), 24),
         lent: true,
@@ -25,7 +25,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         mtu: 1500,
     };
     let mut server = Server::default();
-    server.serve(device.clone(), vec![client]);
+    let mut link = ServedLink::default();
+    link.nics.insert(nic, ServedNic { client: Some(client), ..ServedNic::default() });
+    server.serve(&device, &link, link.nics.keys());
     server.receive(Duration::ZERO, &device, MacAddr([0xfe, 0, 0, 0, 0x64, 0]), bytes);
     (1..4).for_each(|second| server.tick(Duration::from_secs(second)));
     let mut sent = 0;

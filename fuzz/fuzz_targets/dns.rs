@@ -12,10 +12,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let (Ok(device), Ok(network)) = ("br-lan".parse::<IfName>(), "lan".parse::<NetworkName>()) else { return };
     let (Ok(prefix), Ok(v4), Ok(v6)) = ("10.0.0.0/24".parse(), "10.0.0.7".parse(), "fd00::7".parse()) else { return };
     let (Ok(peer), Ok(elsewhere)) = ("10.0.0.7:4000".parse(), "127.0.0.53:53".parse()) else { return };
+    let Ok(web) = "web".parse() else { return };
     let mut server = Server::default();
-    let head = ZoneHead { domain: "lan".to_owned(), alone: true, prefixes: vec![prefix], servers: Vec::new() };
+    let head = ZoneHead { domain: "lan".to_owned(), alone: true, prefixes: vec![prefix], servers: Vec::new(), host: None };
     server.zone(network.clone(), Some(head));
-    server.name(&network, "web", vec![v4, v6]);
+    server.name(&network, web, [v4, v6].into());
     server.serve(device.clone(), Some(network));
     server.host_servers(vec![elsewhere]);
     let now = Duration::from_secs(1);

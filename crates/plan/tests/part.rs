@@ -12,9 +12,9 @@ use common::{
     shape::{GuestShape, Shape, check_safe, comparable, guest, shape},
 };
 use proptest::{prelude::*, sample::Index};
-use viaduct_model::Config;
+use viaduct_model::{Config, Leases};
 use viaduct_plan::{
-    Apply, Attachments, Flow, ObservePart, Plan, Tuple, ends,
+    Apply, Attachments, Flow, ObservePart, Plan, ServedChange, Tuple, ends,
     nft::Family,
     part::{Judge, Reduced, Side},
     sim::Host,
@@ -22,12 +22,24 @@ use viaduct_plan::{
 
 /// The partial plan, if there is one.
 fn part(host: &mut Host, before: Side<'_>, after: Side<'_>) -> Option<Plan> {
+    part_with_told(host, before, after).map(|(plan, _)| plan)
+}
+
+/// With what guests are told otherwise.
+fn part_with_told(host: &mut Host, before: Side<'_>, after: Side<'_>) -> Option<(Plan, ServedChange)> {
     let stale = BTreeSet::new();
     let reduced = Reduced::new(before, after, &stale)?;
     let ground = host.observe_part(&reduced.ground()).unwrap();
     let section = reduced.section(&ground)?;
     let observed = host.observe_part(section.ask()).unwrap();
-    section.plan(observed)
+    Some((section.plan(observed)?, section.served().clone()))
+}
+
+/// A configuration with the addresses and prefixes that those without are lent.
+fn lent(text: &str, attachments: &Attachments, leases: &mut Leases) -> Config {
+    let config = config(text);
+    leases.renew(&config, attachments.keys(), 0);
+    leases.lend(&config).unwrap_or(config)
 }
 
 /// What happens to a host.
@@ -67,7 +79,7 @@ fn changed(
     attachments: &Attachments,
     all: &Attachments,
     change: &Change,
-) -> Option<(Config, Attachments)> {
+) -> Option<(String, Attachments)> {
     let (mut shape, mut attachments) = (shape.clone(), attachments.clone());
     match change {
         Change::Attach(index) => {
@@ -87,7 +99,7 @@ fn changed(
             *old = GuestShape { network, second_nic, ..guest.clone() };
         }
     }
-    Some((config(&shape.toml()), attachments))
+    Some((shape.toml(), attachments))
 }
 
 proptest! {
@@ -99,27 +111,40 @@ proptest! {
         attached in prop::collection::vec(any::<bool>(), 1..9),
         changes in prop::collection::vec(change(), 1..6),
     ) {
-        let (mut host, mut config, mut attachments, all) = made(&shape, &attached);
+        let (mut host, _, mut attachments, all) = made(&shape, &attached);
+        let mut leases = Leases::default();
+        let mut config = lent(&shape.toml(), &attachments, &mut leases);
+        converge(&mut host, &config, &attachments);
+        let mut served = look(&mut host, &config, &attachments).1.served;
         let mut shape = shape;
         for change in changes {
             let Some((new, wanted)) = changed(&shape, &attachments, &all, &change) else { continue };
+            let new = lent(&new, &wanted, &mut leases);
             let before = Side { config: &config, attachments: &attachments };
             let after = Side { config: &new, attachments: &wanted };
             let mut by_whole = host.clone();
             converge(&mut by_whole, &new, &wanted);
-            match part(&mut host, before, after) {
-                Some(plan) => {
+            match part_with_told(&mut host, before, after) {
+                Some((plan, told)) => {
                     for op in &plan.ops {
                         for result in host.apply(std::slice::from_ref(op), &|_| true, &mut |_| ()) {
                             prop_assert!(result.is_ok(), "{:?}\n{plan}", result);
                         }
                         check_safe(&host);
                     }
-                    let (.., rest) = look(&mut host, &new, &wanted);
+                    let (_, desired, _, rest) = look(&mut host, &new, &wanted);
                     prop_assert!(rest.is_empty(), "{change:?}:\n{plan}left undone:\n{rest}");
                     prop_assert_eq!(comparable(&host), comparable(&by_whole));
+                    served.change(&told);
+                    prop_assert_eq!(&served, &desired.served);
                 }
-                None => converge(&mut host, &new, &wanted),
+                None => {
+                    converge(&mut host, &new, &wanted);
+                    let desired = look(&mut host, &new, &wanted).1;
+                    let told = served.change_to(&desired.served);
+                    served.change(&told);
+                    prop_assert_eq!(&served, &desired.served);
+                }
             }
             if let Change::Configure(index, guest) = &change {
                 let place = index.index(shape.guests.len().max(1));
@@ -139,6 +164,7 @@ proptest! {
     ) {
         let (mut host, config, attachments, all) = made(&shape, &attached);
         let Some((new, wanted)) = changed(&shape, &attachments, &all, &change) else { return Ok(()) };
+        let new = common::config(&new);
         let before = Side { config: &config, attachments: &attachments };
         let after = Side { config: &new, attachments: &wanted };
         let Some(plan) = part(&mut host, before, after) else { return Ok(()) };
@@ -163,6 +189,7 @@ proptest! {
     ) {
         let (mut host, config, attachments, all) = made(&shape, &attached);
         let Some((new, wanted)) = changed(&shape, &attachments, &all, &change) else { return Ok(()) };
+        let new = common::config(&new);
         let before = Side { config: &config, attachments: &attachments };
         let after = Side { config: &new, attachments: &wanted };
         let stale = BTreeSet::new();

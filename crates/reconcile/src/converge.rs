@@ -4,7 +4,7 @@ use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Ask, Attachments, Desired, Flow, Flows, LinkChange, Notice, Observe, Observed, Op, PROTOCOL, Plan,
-    Served, Severity, ask, desired, plan,
+    Severity, Told, ask, desired, plan,
 };
 use viaduct_types::NicId;
 
@@ -44,8 +44,8 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// Attachments whose namespace or device is gone.
     pub stale: BTreeSet<NicId>,
-    /// What guests are told when they ask for their configuration.
-    pub served: Served,
+    /// What guests are told from now on when they ask for their configuration.
+    pub served: Told,
 }
 
 /// A step that failed, and why.
@@ -166,7 +166,7 @@ pub fn converge_except<K: Observe + Apply>(
         let Outlook { observed, desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
-            outcome.served.clone_from(&desired.served);
+            outcome.served = Told::Whole(desired.served);
         }
         outcome.stale.clone_from(&desired.stale);
         debug!(pass, steps = plan.ops.len(), "planned");

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use tracing::debug;
 use viaduct_plan::{
-    Apply, Flow, Notice, Observe, ObservePart, Served,
+    Apply, Flow, Notice, Observe, ObservePart, Told,
     part::{Judge, Reduced, Side},
 };
 use viaduct_types::NicId;
@@ -96,7 +96,7 @@ pub fn change_part<K: ObservePart + Apply>(
         objects: plan.ops.iter().map(viaduct_plan::Op::object).collect(),
         notices: section.notices(&known.notices),
         stale: BTreeSet::new(),
-        served: Served::default(),
+        served: Told::Part(section.served().clone()),
     };
     // When somebody else has come in between, what was done holds, but the filter has to be read again.
     let notices = outcome.notices.clone();

@@ -8,7 +8,7 @@ mod tests;
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use viaduct_plan::Client;
+use viaduct_plan::{Client, ServedLink};
 use viaduct_types::{IfName, MacAddr, NicId};
 use viaduct_wire::{
     arp,
@@ -16,7 +16,7 @@ use viaduct_wire::{
     udp4::{self, Way},
 };
 
-use crate::{Event, Frame, queue::Queue};
+use crate::{Event, Frame, clients::Clients, queue::Queue};
 use probe::Probes;
 
 /// The server. It is told what to serve ([`Server::serve`]) and what was received ([`Server::receive`]); after each of
@@ -24,7 +24,7 @@ use probe::Probes;
 /// to tell ([`Server::event`]). Times are since any moment that stays the same.
 #[derive(Default)]
 pub struct Server {
-    devices: BTreeMap<IfName, BTreeMap<MacAddr, Client>>,
+    devices: BTreeMap<IfName, Clients<Client>>,
     probes: Probes,
     frames: Queue<Frame>,
     events: Queue<Event>,
@@ -51,20 +51,24 @@ pub struct Counts {
 }
 
 impl Server {
-    /// What is to be served on one device from now on.
-    pub fn serve(&mut self, device: IfName, clients: Vec<Client>) {
-        if clients.is_empty() {
-            self.devices.remove(&device);
-        } else {
-            let by_mac = clients.into_iter().map(|client| (client.mac, client)).collect();
-            self.devices.insert(device.clone(), by_mac);
+    /// What is to be served on a device from now on, where these NICs of it are served something else than before.
+    pub fn serve<'a>(
+        &mut self,
+        device: &IfName,
+        link: &ServedLink,
+        changed: impl IntoIterator<Item = &'a NicId>,
+    ) {
+        let clients = self.devices.entry(device.clone()).or_default();
+        for nic in changed {
+            let client = link.nics.get(nic).and_then(|nic| nic.client.as_ref());
+            clients.set(nic, client.map(|client| (client.mac, client.clone())));
         }
-        let of_device = self.devices.get(&device);
-        self.probes.retain(&device, |mac, address| {
-            of_device
-                .and_then(|clients| clients.get(&mac))
-                .is_some_and(|client| client.address.addr() == address)
+        self.probes.retain(device, |mac, address| {
+            clients.get(mac).is_some_and(|client| client.address.addr() == address)
         });
+        if clients.is_empty() {
+            self.devices.remove(device);
+        }
     }
 
     /// A frame came in by a device whose own MAC is `own`.
@@ -82,7 +86,7 @@ impl Server {
             return;
         };
         // The client is known by what the anti-spoofing rules hold it to, not by what it says of itself.
-        let client = self.devices.get(device).and_then(|clients| clients.get(&way.from_mac)).cloned();
+        let client = self.devices.get(device).and_then(|clients| clients.get(way.from_mac)).cloned();
         match client.filter(|client| request.chaddr == client.mac) {
             Some(client) => self.answer(now, &Asked { device, own, way, request, client }),
             None => self.counts.unknown += 1,

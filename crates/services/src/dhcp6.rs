@@ -11,13 +11,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use viaduct_plan::{Client6, ServedLink};
-use viaduct_types::{IfName, Ipv6Net, MacAddr};
+use viaduct_types::{IfName, Ipv6Net, MacAddr, NicId};
 use viaduct_wire::{
     dhcp6::{self, Association, Given, Kind, Lifetime, Reply, Request, Status, duid_of},
     udp6::{self, Way},
 };
 
-use crate::{Event, Frame, queue::Queue};
+use crate::{Event, Frame, clients::Clients, queue::Queue};
 
 /// Seconds that an address is given for. A guest learns of a change in its configuration after half of that.
 const LEASE: Lifetime = Lifetime { preferred: 3600, valid: 7200 };
@@ -39,10 +39,11 @@ pub struct Server {
     counts: Counts,
 }
 
+#[derive(Default)]
 struct Link {
     /// The host's link-local address; none: it is made of the device's MAC.
     address: Option<Ipv6Addr>,
-    clients: BTreeMap<MacAddr, Client6>,
+    clients: Clients<Client6>,
     dns: Vec<Ipv6Addr>,
     search: Vec<String>,
 }
@@ -65,19 +66,24 @@ pub struct Counts {
 }
 
 impl Server {
-    /// What is to be served on a device from now on.
-    pub fn serve(&mut self, device: IfName, served: &ServedLink) {
-        if served.clients6.is_empty() {
-            self.links.remove(&device);
-            return;
+    /// What is to be served on a device from now on, where these NICs of it are served something else than before.
+    pub fn serve<'a>(
+        &mut self,
+        device: &IfName,
+        served: &ServedLink,
+        changed: impl IntoIterator<Item = &'a NicId>,
+    ) {
+        let link = self.links.entry(device.clone()).or_default();
+        for nic in changed {
+            let client = served.nics.get(nic).and_then(|nic| nic.client6.as_ref());
+            link.clients.set(nic, client.map(|client| (client.mac, client.clone())));
         }
-        let link = Link {
-            address: served.router.as_ref().map(|router| router.address),
-            clients: served.clients6.iter().map(|client| (client.mac, client.clone())).collect(),
-            dns: served.dns6.clone(),
-            search: served.search.clone(),
-        };
-        self.links.insert(device, link);
+        link.address = served.head.router.as_ref().map(|router| router.address);
+        link.dns.clone_from(&served.head.dns6);
+        link.search.clone_from(&served.head.search);
+        if link.clients.is_empty() {
+            self.links.remove(device);
+        }
     }
 
     /// A frame came in by a device whose own MAC is `own`.
@@ -93,7 +99,7 @@ impl Server {
         };
         // The client is known by what the anti-spoofing rules hold it to, not by what it says of itself.
         let Some((link, client)) =
-            self.links.get(device).and_then(|link| Some((link, link.clients.get(&way.from_mac)?)))
+            self.links.get(device).and_then(|link| Some((link, link.clients.get(way.from_mac)?)))
         else {
             self.counts.unknown += 1;
             return;

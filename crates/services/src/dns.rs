@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use viaduct_plan::ZoneHead;
-use viaduct_types::{IfName, NetworkName};
+use viaduct_types::{GuestName, IfName, NetworkName};
 
 use crate::queue::Queue;
 use answer::{Asked, Content, Received};
@@ -132,9 +132,9 @@ impl Server {
         }
     }
 
-    /// The addresses of a name in a network's domain; with none, there is no such name any more.
-    pub fn name(&mut self, network: &NetworkName, name: &str, addresses: Vec<IpAddr>) {
-        self.zones.entry(network.clone()).or_default().set(name, addresses);
+    /// The addresses of a guest's name in a network's domain; with none, there is no such name any more.
+    pub fn name(&mut self, network: &NetworkName, guest: GuestName, addresses: BTreeSet<IpAddr>) {
+        self.zones.entry(network.clone()).or_default().set(guest, addresses);
     }
 
     /// The servers that the host itself asks.

@@ -1,6 +1,7 @@
 //! What the host answers its guests, as objects without sockets or clocks.
 #![forbid(unsafe_code)]
 
+mod clients;
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;

@@ -3,8 +3,8 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-use viaduct_plan::Neighbours;
-use viaduct_types::{IfName, Ipv6Net, MacAddr};
+use viaduct_plan::{Neighbours, ServedLink};
+use viaduct_types::{IfName, MacAddr, NicId};
 use viaduct_wire::nd::{advertisement, parse_solicitation};
 
 use crate::{Frame, queue::Queue};
@@ -17,30 +17,40 @@ pub struct Responder {
     frames: Queue<Frame>,
 }
 
+#[derive(Default)]
 struct Link {
-    own: Ipv6Addr,
-    /// None is part of another; by their first address.
-    prefixes: BTreeMap<Ipv6Addr, Ipv6Net>,
+    /// No prefix is part of another; by their first address.
+    answered: BTreeMap<Ipv6Addr, (NicId, Neighbours)>,
+    /// The first address of each.
+    firsts: BTreeMap<NicId, Ipv6Addr>,
 }
 
 impl Responder {
-    /// What is answered for on a link from now on.
-    pub fn serve(&mut self, device: IfName, neighbours: Option<Neighbours>) {
-        let Some(Neighbours { address, prefixes }) = neighbours else {
-            self.links.remove(&device);
-            return;
-        };
-        let prefixes = prefixes.into_iter().map(|prefix| (prefix.network(), prefix)).collect();
-        self.links.insert(device, Link { own: address, prefixes });
+    /// What is answered for on a link from now on, where it is something else than before because of these NICs.
+    pub fn serve<'a>(
+        &mut self,
+        device: &IfName,
+        served: &ServedLink,
+        changed: impl IntoIterator<Item = &'a NicId>,
+    ) {
+        let link = self.links.entry(device.clone()).or_default();
+        for nic in changed {
+            let neighbours = served.nics.get(nic).and_then(|nic| nic.neighbours.clone());
+            link.set(nic, neighbours);
+        }
+        if link.answered.is_empty() {
+            self.links.remove(device);
+        }
     }
 
     /// A frame came in by a device with this MAC.
     pub fn receive(&mut self, device: &IfName, own_mac: MacAddr, frame: &[u8]) {
         let Some(link) = self.links.get(device) else { return };
         let Some(asked) = parse_solicitation(frame) else { return };
-        let near = link.prefixes.range(..=asked.target).next_back();
-        if near.is_some_and(|(_, prefix)| prefix.contains(&asked.target))
-            && let Some(bytes) = advertisement(own_mac, link.own, &asked)
+        let near = link.answered.range(..=asked.target).next_back();
+        if let Some((_, (_, neighbours))) = near
+            && neighbours.prefix.contains(&asked.target)
+            && let Some(bytes) = advertisement(own_mac, neighbours.address, &asked)
         {
             self.frames.push(Frame { device: device.clone(), bytes });
         }
@@ -49,5 +59,21 @@ impl Responder {
     /// The next frame to send.
     pub fn transmit(&mut self) -> Option<Frame> {
         self.frames.pop()
+    }
+}
+
+impl Link {
+    fn set(&mut self, nic: &NicId, neighbours: Option<Neighbours>) {
+        // What begins there may be another one's already.
+        if let Some(first) = self.firsts.remove(nic)
+            && self.answered.get(&first).is_some_and(|(of, _)| of == nic)
+        {
+            self.answered.remove(&first);
+        }
+        if let Some(neighbours) = neighbours {
+            let first = neighbours.prefix.network();
+            self.firsts.insert(nic.clone(), first);
+            self.answered.insert(first, (nic.clone(), neighbours));
+        }
     }
 }

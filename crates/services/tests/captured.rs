@@ -1,9 +1,9 @@
 //! What real clients send, as it was captured; the same frames are the seeds of the fuzzer.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::Ipv6Addr, path::Path, time::Duration};
 
-use viaduct_plan::{Client, Client6, Router, ServedLink, ZoneHead};
+use viaduct_plan::{Client, Client6, LinkHead, LinkRouter, ServedLink, ServedNic, ZoneHead};
 use viaduct_services::{
     dhcp4::{Counts, Server},
     dns, ra,
@@ -33,9 +33,10 @@ fn questions_as_dig_asks_them_are_answered_or_passed_on() {
     let device: viaduct_types::IfName = "br-lan".parse().unwrap();
     let mut server = dns::Server::default();
     let prefixes = vec!["10.0.0.0/24".parse().unwrap()];
-    let head = ZoneHead { domain: "lan".to_owned(), alone: true, prefixes, servers: Vec::new() };
+    let head = ZoneHead { domain: "lan".to_owned(), alone: true, prefixes, servers: Vec::new(), host: None };
     server.zone(network.clone(), Some(head));
-    server.name(&network, "web", vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()]);
+    let web = ["10.0.0.7", "fd00::7"].map(|address| address.parse().unwrap());
+    server.name(&network, "web".parse().unwrap(), web.into());
     server.serve(device.clone(), Some(network));
     server.host_servers(vec!["127.0.0.53:53".parse().unwrap()]);
     let peer = "10.0.0.9:4000".parse().unwrap();
@@ -84,7 +85,8 @@ fn the_first_words_of_each_client_are_understood_and_answered() {
             domain: None,
             mtu: 1500,
         };
-        server.serve(device.clone(), vec![served]);
+        let link = link(ServedNic { client: Some(served), ..ServedNic::default() });
+        server.serve(&device, &link, link.nics.keys());
         server.receive(Duration::ZERO, &device, MacAddr([0xfe, 0, 0, 0, 0x64, 0]), frame);
         assert_eq!(server.counts(), Counts { offers: 1, ..Counts::default() }, "{client}");
         let answer = server.transmit().unwrap();
@@ -94,27 +96,32 @@ fn the_first_words_of_each_client_are_understood_and_answered() {
 }
 
 /// A link of a router with one guest.
-fn link6() -> ServedLink {
-    let address = "2001:db8::7".parse().unwrap();
+fn link(served: ServedNic) -> ServedLink {
+    let router = LinkRouter {
+        address: "fe80::1".parse().unwrap(),
+        default: true,
+        mtu: 1500,
+        prefixes: Vec::new(),
+        shared: false,
+        routes: Vec::new(),
+    };
     ServedLink {
-        clients6: vec![Client6 {
-            nic: "shop".parse().unwrap(),
-            mac: MAC,
-            addresses: vec![address],
-            delegated: Some("2001:db8:1::/64".parse().unwrap()),
-            lent: false,
-        }],
-        router: Some(Router {
-            address: "fe80::1".parse().unwrap(),
-            default: true,
-            mtu: 1500,
-            prefixes: Vec::new(),
-            routes: Vec::new(),
-            dns: Vec::new(),
-            search: Vec::new(),
-        }),
-        ..ServedLink::default()
+        head: LinkHead { router: Some(router), ..LinkHead::default() },
+        nics: BTreeMap::from([("shop".parse().unwrap(), served)]),
     }
+}
+
+const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+
+fn link6() -> ServedLink {
+    let client6 = Client6 {
+        nic: "shop".parse().unwrap(),
+        mac: MAC,
+        addresses: vec![ADDRESS],
+        delegated: Some("2001:db8:1::/64".parse().unwrap()),
+        lent: false,
+    };
+    link(ServedNic { client6: Some(client6), ..ServedNic::default() })
 }
 
 #[test]
@@ -129,16 +136,17 @@ fn the_first_words_of_each_client_of_ipv6_are_understood_and_answered() {
         assert_eq!((way.from_mac, way.to, request.kind), (MAC, dhcp6::ALL_SERVERS, dhcp6::Kind::Solicit));
         assert_eq!((request.addresses.len(), request.prefixes.len()), (1, 1), "{client}");
         let mut server = viaduct_services::dhcp6::Server::default();
-        server.serve(device.clone(), &link6());
+        let link = link6();
+        server.serve(&device, &link, link.nics.keys());
         server.receive(&device, own, frame);
         let (_, answer) =
             udp6::parse(&server.transmit().unwrap().bytes).map(|(w, p)| (w, p.to_vec())).unwrap();
         assert_eq!(answer[1..4], request.transaction, "{client}");
-        assert!(answer.windows(16).any(|part| part == link6().clients6[0].addresses[0].octets()), "{client}");
+        assert!(answer.windows(16).any(|part| part == ADDRESS.octets()), "{client}");
     }
     for client in ["dhclient", "dhcpcd", "rdisc6"] {
         let mut advertiser = ra::Advertiser::new(1);
-        advertiser.serve(Duration::ZERO, &device, link6().router);
+        advertiser.serve(Duration::ZERO, &device, link6().router());
         advertiser.opened(Duration::ZERO, &device, own);
         advertiser.receive(Duration::from_secs(1), &device, &captured[&format!("{client}-solicitation")]);
         advertiser.tick(Duration::from_secs(2));

@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Family, Leases, Loaded, Source};
-use viaduct_plan::{Attachments, Served, attached_namespaces, part::Side};
+use viaduct_plan::{Attachments, Served, Told, attached_namespaces, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
 };
@@ -233,8 +233,8 @@ pub(crate) struct Host {
     pub(crate) touched: bool,
     /// Whether something was found out that the host has to be made anew for.
     pub(crate) wants_look: bool,
-    /// What guests are to be told from now on, when that may have changed.
-    pub(crate) served: Option<Served>,
+    /// What guests are to be told from now on, one after the other, when that may have changed.
+    pub(crate) served: Vec<Told>,
     /// What was applied, with the file that says so.
     known: Option<(Identity, Arc<Applied>)>,
     /// What is attached, with the file that says so.
@@ -271,7 +271,7 @@ impl Host {
             daemon: Daemon::default(),
             touched: false,
             wants_look: false,
-            served: None,
+            served: Vec::new(),
             known: None,
             known_attachments: None,
             made: None,
@@ -365,17 +365,13 @@ impl Host {
         let same = Arc::ptr_eq(&made.attachments, &before.attachments)
             || made.attachments == before.attachments
             || lead(&made) == lead(before);
-        // What a guest is told stands among what all of its network are told.
-        if !same
-            || !made.is_applied_as(before)
-            || made.known != before.known
-            || is_about_served(before, after)
-        {
+        if !same || !made.is_applied_as(before) || made.known != before.known {
             return None;
         }
         let (outcome, known) =
             change_part(&mut self.kernel, &known, before.side()?, after.side()?, caller.progress)?;
         self.made = known.map(|known| (after.clone(), known));
+        self.served.push(outcome.served.clone());
         Some(outcome)
     }
 
@@ -411,7 +407,7 @@ impl Host {
         match change(&mut self.kernel, before.map(Situation::wish), after.wish(), caller.progress) {
             Ok(mut outcome) => {
                 self.is_made(after, &outcome);
-                self.served = Some(outcome.served.clone());
+                self.served.push(outcome.served.clone());
                 outcome.done.extend(vnet_changes);
                 Ok(outcome)
             }
@@ -443,7 +439,7 @@ impl Host {
         self.made = None;
         after.remember(&self.store, None)?;
         let outcome = converge(&mut self.kernel, after.wish(), caller.progress)?;
-        self.served = Some(outcome.served.clone());
+        self.served.push(outcome.served.clone());
         Ok(outcome)
     }
 
@@ -456,7 +452,7 @@ impl Host {
         })?;
         self.store.set_attachments(&Attachments::default())?;
         self.store.clear_applied()?;
-        self.served = Some(Served::default());
+        self.served.push(Told::Whole(Served::default()));
         Ok(outcome)
     }
 
@@ -481,26 +477,6 @@ impl Host {
         let failure = Failure::from(failed);
         Some(Remark::warning(format!("this change is not in the history: {}", failure.line())))
     }
-}
-
-/// Whether a change may be one of what guests are told when they ask.
-fn is_about_served(before: &Situation, after: &Situation) -> bool {
-    let serves = |situation: &Situation, nic: &NicId| {
-        let network = situation.config().and_then(|config| config.networks.get(&config.nic(nic)?.network));
-        network.is_some_and(|network| network.dhcp || network.dns)
-    };
-    if before.is_applied_as(after) {
-        let all = before.attachments.iter().chain(after.attachments.iter());
-        return all
-            .filter(|(nic, _)| before.attachments.get(*nic) != after.attachments.get(*nic))
-            .any(|(nic, _)| serves(before, nic) || serves(after, nic));
-    }
-    let any = |situation: &Situation| {
-        situation
-            .config()
-            .is_some_and(|config| config.networks.values().any(|network| network.dhcp || network.dns))
-    };
-    any(before) || any(after)
 }
 
 /// A configuration that was right when it was applied; an update of this program may see it otherwise.

@@ -31,10 +31,13 @@ use crate::{
 };
 use context::Context;
 pub(crate) use context::{decided_by_one, namespace_of};
-pub use named::{Answers, Zone, ZoneHead};
+pub use named::{Answers, HostName, ZoneHead};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
-pub use served::{Client, Client6, LinkPrefix, Neighbours, Router, Served, ServedLink};
+pub use served::{
+    Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedChange, ServedLink,
+    ServedLinkChange, ServedNic, Told, Zone, ZoneChange,
+};
 pub use vnets::{Claims, vnet_claims, vnet_ports};
 
 /// What the aliases of NICs' links of ours begin with.

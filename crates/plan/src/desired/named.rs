@@ -12,19 +12,11 @@ use viaduct_types::{IpNet, NetworkName};
 use super::{
     context::Context,
     links::{GATEWAY_V6, ROUTED_GATEWAY_V4},
+    served::Zone,
 };
 
 /// Domains of more than one label that are nobody's in particular (RFC 8375, RFC 6761, and what ICANN set aside).
 const PRIVATE: [&str; 3] = ["internal", "home.arpa", "test"];
-
-/// The names of a network's guests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone {
-    /// What they have in common.
-    pub head: ZoneHead,
-    /// Their addresses, by what stands before the domain, in small letters.
-    pub names: BTreeMap<String, Vec<IpAddr>>,
-}
 
 /// What the names of a network have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +30,18 @@ pub struct ZoneHead {
     pub prefixes: Vec<IpNet>,
     /// Who is asked for everything else; the host's own name servers when nobody is.
     pub servers: Vec<IpAddr>,
+    /// The host's own name there, unless that is a guest's.
+    pub host: Option<HostName>,
+}
+
+/// The name of the host in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostName {
+    /// What stands before the domain.
+    pub name: String,
+    /// Its addresses there.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Where the guests on a device ask for names.
@@ -105,26 +109,23 @@ pub(super) fn zones(context: &Context<'_>) -> BTreeMap<NetworkName, Zone> {
             Mode::Routed { install_pool, .. } => install_pool.clone(),
             Mode::Bridged { .. } | Mode::Vnet { .. } => Vec::new(),
         };
-        let head = ZoneHead { domain, alone, prefixes, servers: network.dns_servers.clone() };
-        let mut names: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (guest, of) in &context.config.guests {
-            let nics = of.nics.iter().filter(|nic| nic.network == *name);
-            let addresses: BTreeSet<IpAddr> = nics.flat_map(|nic| &nic.addresses).map(IpNet::addr).collect();
-            if !addresses.is_empty() {
-                names.entry(guest.as_str().to_ascii_lowercase()).or_default().extend(addresses);
-            }
-        }
-        // The host has a name there, too, unless that is a guest's.
         let gateways = own
             .into_iter()
             .filter(|place| *place != IpAddr::V6(GATEWAY_V6) && *place != IpAddr::V4(ROUTED_GATEWAY_V4));
         let gateways: BTreeSet<IpAddr> = gateways.collect();
-        let host = context.config.host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-        if !gateways.is_empty() && !host.is_empty() {
-            names.entry(host).or_insert(gateways);
+        let host = context.config.host.split('.').next().unwrap_or_default();
+        let host = (!gateways.is_empty() && !host.is_empty())
+            .then(|| HostName { name: host.to_owned(), addresses: gateways });
+        let head = ZoneHead { domain, alone, prefixes, servers: network.dns_servers.clone(), host };
+        let mut guests = BTreeMap::new();
+        for (guest, of) in &context.config.guests {
+            let nics = of.nics.iter().filter(|nic| nic.network == *name);
+            let addresses: BTreeSet<IpAddr> = nics.flat_map(|nic| &nic.addresses).map(IpNet::addr).collect();
+            if !addresses.is_empty() {
+                guests.insert(guest.clone(), addresses);
+            }
         }
-        let names = names.into_iter().map(|(name, addresses)| (name, addresses.into_iter().collect()));
-        zones.insert(name.clone(), Zone { head, names: names.collect() });
+        zones.insert(name.clone(), Zone { head, guests });
     }
     zones
 }

@@ -7,7 +7,7 @@ use viaduct_types::{IfName, NicId};
 
 use super::{AskPart, Reduced};
 use crate::{
-    desired::{Desired, Notice, Served, Severity, desired, sort},
+    desired::{Desired, Notice, Served, ServedChange, Severity, desired, sort},
     diff::plan,
     nft::Change,
     op::Op,
@@ -25,6 +25,8 @@ pub struct Section {
     ask: AskPart,
     /// What the ground had of the guests.
     guests: BTreeMap<NicId, ObservedGuest>,
+    /// What guests are told otherwise than before.
+    served: ServedChange,
     /// What is to be said since the change, and no longer.
     notices: [Vec<Notice>; 2],
 }
@@ -52,14 +54,20 @@ impl Section {
         if before.moves != after.moves || before.namespaces != after.namespaces {
             return None;
         }
+        let served = before.served.change_to(&after.served);
         let (after, ask) = section(&before, after)?;
         let guests = ground.guests.clone();
-        Some(Self { before, after, ask, guests, notices })
+        Some(Self { before, after, ask, guests, served, notices })
     }
 
     /// What to look at.
     pub fn ask(&self) -> &AskPart {
         &self.ask
+    }
+
+    /// What guests are told otherwise than before, when they ask.
+    pub fn served(&self) -> &ServedChange {
+        &self.served
     }
 
     /// What is to be said of the whole host after the change, if this was to be said before.
@@ -206,7 +214,7 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         namespaces: BTreeMap::new(),
         nft: after.nft,
         announced,
-        // It has no part in the kernel, and is told of the whole host.
+        // It has no part in the kernel.
         served: Served::default(),
         stale: after.stale,
     };

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use viaduct_plan::{GROUP, Observed, nft::Family, sim::Host};
+use viaduct_types::{Ipv6Net, MacAddr};
 
 /// One guest: which network of those there are, and what else.
 #[derive(Clone, Debug)]
@@ -19,20 +20,27 @@ pub(crate) struct GuestShape {
     pub(crate) lets_in: Option<Index>,
     /// Has further addresses.
     pub(crate) more: bool,
+    /// Its MACs are written, and its IPv6 addresses are made of them.
+    pub(crate) by_mac: bool,
+    /// Has no addresses of its own where it is lent some, and no lists.
+    pub(crate) lent: bool,
 }
 
 /// A configuration's shape: which kinds of networks, and guests.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) networks: Vec<(u8, bool, bool)>,
+    /// Of each of them, whether guests are answered DHCP there, whether names, and whether they get prefixes.
+    pub(crate) served: [(bool, bool, bool); 4],
     pub(crate) guests: Vec<GuestShape>,
     /// How many namespaces are shared, each with one device more than the one before.
     pub(crate) shared: usize,
 }
 
 pub(crate) fn shape() -> impl Strategy<Value = Shape> {
-    (vec((0u8..5, any::<bool>(), any::<bool>()), 1..5), vec(guest(), 0..7), 0usize..3)
-        .prop_map(|(networks, guests, shared)| Shape { networks, guests, shared })
+    let networks = vec((0u8..5, any::<bool>(), any::<bool>()), 1..5);
+    (networks, any::<[(bool, bool, bool); 4]>(), vec(guest(), 0..7), 0usize..3)
+        .prop_map(|(networks, served, guests, shared)| Shape { networks, served, guests, shared })
 }
 
 /// A shared namespace's table.
@@ -61,9 +69,13 @@ pub(crate) fn namespace_table(n: usize) -> String {
 }
 
 pub(crate) fn guest() -> impl Strategy<Value = GuestShape> {
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (any::<Index>(), flags, any::<Option<Index>>(), any::<Option<Index>>()).prop_map(
-        |(network, (published, narrowed_in, narrowed_out, everywhere, more), second_nic, lets_in)| {
+    (any::<Index>(), any::<[bool; 7]>(), any::<Option<Index>>(), any::<Option<Index>>()).prop_map(
+        |(
+            network,
+            [published, narrowed_in, narrowed_out, everywhere, more, by_mac, lent],
+            second_nic,
+            lets_in,
+        )| {
             GuestShape {
                 network,
                 published,
@@ -73,6 +85,8 @@ pub(crate) fn guest() -> impl Strategy<Value = GuestShape> {
                 everywhere,
                 lets_in,
                 more,
+                by_mac,
+                lent,
             }
         },
     )
@@ -86,6 +100,11 @@ impl Shape {
             4 if first_bridged != Some(n) => 5,
             kind => kind,
         }
+    }
+
+    /// Whether NICs without addresses are lent some in a network.
+    fn lends(&self, n: usize) -> bool {
+        self.served[n].0 && self.kind(n) < 4
     }
 
     pub(crate) fn toml(&self) -> String {
@@ -130,6 +149,18 @@ impl Shape {
             if allow {
                 text.push_str("between-guests = \"allow\"\n");
             }
+            let (dhcp, dns, delegates) = self.served[n];
+            let _ = writeln!(text, "dhcp = {dhcp}");
+            // Of an uplink's own segment, others know the names.
+            if dns && self.kind(n) < 4 {
+                text.push_str("dns = true\n");
+            }
+            if delegates && dhcp && matches!(self.kind(n), 1 | 2) {
+                let _ = writeln!(text, "delegate-pool = [\"2001:db8:a{n}00::/40\"]");
+            }
+            if self.lends(n) && matches!(self.kind(n), 1 | 2) {
+                let _ = writeln!(text, "install-pool = \"172.30.{n}.0/24\"");
+            }
             text
         });
         let guests = self.guests.iter().enumerate().map(|(g, guest)| {
@@ -142,6 +173,8 @@ impl Shape {
                     3 => (format!("10.1.{network}.{host}"), format!("fd01:{network}::{host}")),
                     _ => (format!("203.0.113.{host}/24"), String::new()),
                 };
+                let mac = format!("02:00:00:0{network}:{g:02}:0{index}");
+                let six = if guest.by_mac && v6 { made_of(&mac, &six) } else { six };
                 let mut addresses = if v6 { format!("{v4:?}, {six:?}") } else { format!("{v4:?}") };
                 if guest.more && v6 {
                     let _ = write!(addresses, ", {:?}", six.replace("::", "::ff:"));
@@ -151,7 +184,15 @@ impl Shape {
                     (true, 0) => "vlan = 2\n",
                     (true, _) => "trunk = [2, 3]\n",
                 };
-                format!("[[guests.g{g}.nics]]\nnetwork = \"n{network}\"\naddresses = [{addresses}]\n{vlan}")
+                let mut text = format!("[[guests.g{g}.nics]]\nnetwork = \"n{network}\"\n{vlan}");
+                if guest.by_mac {
+                    let _ = writeln!(text, "mac = \"{mac}\"");
+                }
+                let is_plain = !guest.published && !guest.everywhere && !guest.narrowed_in && !guest.narrowed_out;
+                if !(guest.lent && is_plain && guest.lets_in.is_none() && self.lends(network)) {
+                    let _ = writeln!(text, "addresses = [{addresses}]");
+                }
+                text
             };
             let first = guest.network.index(self.networks.len());
             let second = guest.second_nic.map(|i| i.index(self.networks.len()));
@@ -190,6 +231,12 @@ impl Shape {
         });
         (networks.collect(), guests.collect())
     }
+}
+
+/// The address that a NIC makes for itself in the prefix of an address.
+fn made_of(mac: &str, address: &str) -> String {
+    let prefix = Ipv6Net::new_assert(address.parse().unwrap(), 64);
+    mac.parse::<MacAddr>().unwrap().slaac(prefix).unwrap().to_string()
 }
 
 /// The state without what differs from run to run: the kernel's numbers.

@@ -38,8 +38,20 @@ fn borrower() -> Client {
 
 fn server(client: Client) -> Server {
     let mut server = Server::default();
-    server.serve(device(), vec![client]);
+    serve(&mut server, Some(client));
     server
+}
+
+/// Serves this client and nobody else.
+fn serve(server: &mut Server, client: Option<Client>) {
+    let nic: NicId = "shop".parse().unwrap();
+    let mut link = ServedLink::default();
+    link.nics.extend(
+        client.map(|client| {
+            (nic.clone(), viaduct_plan::ServedNic { client: Some(client), ..Default::default() })
+        }),
+    );
+    server.serve(&device(), &link, [&nic]);
 }
 
 /// What a client sends: its kind, its own address, its options.
@@ -234,7 +246,7 @@ fn strangers_hear_nothing() {
     server.receive(Duration::ZERO, &elsewhere, OWN, &says(1).frame());
     assert!(server.transmit().is_none());
     assert_eq!(server.counts(), Counts { unknown: 4, ..Counts::default() });
-    server.serve(device(), Vec::new());
+    serve(&mut server, None);
     assert!(ask(&mut server, &says(1)).is_none(), "served no longer");
 }
 
@@ -243,7 +255,7 @@ fn a_changed_address_is_refused_and_then_the_new_one_given() {
     let mut server = server(Client { address: "172.30.7.7/32".parse().unwrap(), lent: true, ..client() });
     let ack = ask(&mut server, &says(3).option(50, [172, 30, 7, 7])).unwrap();
     assert_eq!((ack.kind, &ack.options[&option::LEASE][..]), (5, &120u32.to_be_bytes()[..]));
-    server.serve(device(), vec![client()]);
+    serve(&mut server, Some(client()));
     let renewing = Says { ciaddr: ack.yiaddr, ..says(3) };
     assert_eq!(ask(&mut server, &renewing).unwrap().kind, 6);
     assert_eq!(ask(&mut server, &says(1)).unwrap().yiaddr, Ipv4Addr::new(198, 51, 100, 112));

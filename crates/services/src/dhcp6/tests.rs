@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use viaduct_plan::Router;
+use viaduct_plan::{LinkHead, LinkRouter, ServedNic};
 
 use super::*;
 
@@ -22,32 +22,42 @@ fn prefix() -> Ipv6Net {
 }
 
 fn link() -> ServedLink {
+    let client6 = Client6 {
+        nic: "shop".parse().unwrap(),
+        mac: MAC,
+        addresses: vec![address()],
+        delegated: Some(prefix()),
+        lent: false,
+    };
     ServedLink {
-        clients6: vec![Client6 {
-            nic: "shop".parse().unwrap(),
-            mac: MAC,
-            addresses: vec![address()],
-            delegated: Some(prefix()),
-            lent: false,
-        }],
-        router: Some(Router {
-            address: GATEWAY,
-            default: true,
-            mtu: 1500,
-            prefixes: Vec::new(),
-            routes: Vec::new(),
-            dns: Vec::new(),
-            search: Vec::new(),
-        }),
-        dns6: vec!["2001:db8::53".parse().unwrap()],
-        search: vec!["lan.example".to_owned()],
-        ..ServedLink::default()
+        head: LinkHead {
+            router: Some(LinkRouter {
+                address: GATEWAY,
+                default: true,
+                mtu: 1500,
+                prefixes: Vec::new(),
+                shared: false,
+                routes: Vec::new(),
+            }),
+            dns6: vec!["2001:db8::53".parse().unwrap()],
+            search: vec!["lan.example".to_owned()],
+            names: None,
+        },
+        nics: BTreeMap::from([(
+            client6.nic.clone(),
+            ServedNic { client6: Some(client6), ..ServedNic::default() },
+        )]),
     }
+}
+
+/// The one of a link.
+fn client(link: &mut ServedLink) -> &mut Client6 {
+    link.nics.values_mut().next().unwrap().client6.as_mut().unwrap()
 }
 
 fn server(link: &ServedLink) -> Server {
     let mut server = Server::default();
-    server.serve(device(), link);
+    server.serve(&device(), link, link.nics.keys());
     server
 }
 
@@ -230,11 +240,12 @@ fn who_only_wants_the_rest_gets_no_address() {
 #[test]
 fn who_has_nothing_hears_so() {
     let mut link = link();
-    link.clients6[0].delegated = None;
+    client(&mut link).delegated = None;
     let mut with_address = server(&link);
     let offer = ask(&mut with_address, 1, &[me(), addresses(1, &[]), prefixes(2, &[])]).unwrap();
     assert_eq!((offer.status, offer.addresses[&1].len(), offer.prefixes[&2].len()), (None, 1, 0));
-    link.clients6[0] = Client6 { addresses: vec![], delegated: Some(prefix()), ..link.clients6[0].clone() };
+    *client(&mut link) =
+        Client6 { addresses: vec![], delegated: Some(prefix()), ..client(&mut link).clone() };
     let offer = ask(&mut server(&link), 1, &[me(), addresses(1, &[])]).unwrap();
     assert_eq!((offer.status, offer.addresses[&1].len()), (Some(2), 0));
 }
@@ -257,7 +268,7 @@ fn what_a_guest_declines_is_told() {
 #[test]
 fn what_is_lent_is_given_for_a_short_time() {
     let mut link = link();
-    link.clients6[0].lent = true;
+    client(&mut link).lent = true;
     let offer = ask(&mut server(&link), 1, &[me(), addresses(1, &[]), prefixes(2, &[])]).unwrap();
     assert_eq!((offer.addresses[&1][0].1, offer.prefixes[&2][0].1), (240, 7200));
 }
@@ -269,13 +280,15 @@ fn strangers_hear_nothing() {
     server.receive(&"vd101.0".parse().unwrap(), OWN, &frame(1, MAC, &[me(), addresses(1, &[])]));
     assert!(server.transmit().is_none());
     assert_eq!(server.counts(), Counts { unknown: 2, ..Counts::default() });
-    server.serve(device(), &ServedLink::default());
+    server.serve(&device(), &ServedLink::default(), link().nics.keys());
     assert!(ask(&mut server, 1, &[me(), addresses(1, &[])]).is_none(), "served no longer");
 }
 
 #[test]
 fn without_a_router_the_server_speaks_with_an_address_made_of_its_mac() {
-    let mut server = server(&ServedLink { router: None, ..link() });
+    let mut link = link();
+    link.head.router = None;
+    let mut server = server(&link);
     server.receive(&device(), OWN, &frame(1, MAC, &[me(), addresses(1, &[])]));
     let frame = server.transmit().unwrap();
     assert_eq!(udp6::parse(&frame.bytes).unwrap().0.from, OWN.link_local());

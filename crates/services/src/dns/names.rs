@@ -1,7 +1,7 @@
 //! The names of a network's guests, and those that nobody outside is ever asked for.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
@@ -9,8 +9,8 @@ use hickory_proto::{
     op::ResponseCode,
     rr::{DNSClass, Name, RData, Record, RecordType, rdata},
 };
-use viaduct_plan::ZoneHead;
-use viaduct_types::IpNet;
+use viaduct_plan::{HostName, ZoneHead};
+use viaduct_types::{GuestName, IpNet};
 
 use super::{
     PORT,
@@ -38,9 +38,11 @@ pub(super) struct Names {
     alone: bool,
     prefixes: Vec<IpNet>,
     servers: Vec<SocketAddr>,
-    names: BTreeMap<String, Vec<IpAddr>>,
+    /// By what stands before the domain, in small letters: guests may differ in nothing else.
+    names: BTreeMap<String, BTreeMap<GuestName, BTreeSet<IpAddr>>>,
     /// The names of addresses.
     reverse: BTreeMap<IpAddr, String>,
+    host: Option<HostName>,
 }
 
 impl Names {
@@ -51,19 +53,41 @@ impl Names {
         self.alone = head.alone;
         self.prefixes = head.prefixes;
         self.servers = head.servers.into_iter().map(|address| SocketAddr::new(address, PORT)).collect();
+        self.host = head.host.map(|host| HostName { name: host.name.to_ascii_lowercase(), ..host });
     }
 
-    pub(super) fn set(&mut self, name: &str, addresses: Vec<IpAddr>) {
-        let name = name.to_ascii_lowercase();
-        for before in self.names.remove(&name).unwrap_or_default() {
+    pub(super) fn set(&mut self, guest: GuestName, addresses: BTreeSet<IpAddr>) {
+        let name = guest.as_str().to_ascii_lowercase();
+        let guests = self.names.entry(name.clone()).or_default();
+        for before in guests.remove(&guest).unwrap_or_default() {
             if self.reverse.get(&before) == Some(&name) {
                 self.reverse.remove(&before);
             }
         }
         if !addresses.is_empty() {
             self.reverse.extend(addresses.iter().map(|address| (*address, name.clone())));
-            self.names.insert(name, addresses);
+            guests.insert(guest, addresses);
         }
+        if guests.is_empty() {
+            self.names.remove(&name);
+        }
+    }
+
+    /// The addresses of a name.
+    fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let of_guests = self.names.get(name);
+        let of_guests = of_guests.map(|guests| guests.values().flatten().copied().collect::<BTreeSet<_>>());
+        let of_host = || Some(self.host.as_ref().filter(|host| host.name == name)?.addresses.clone());
+        Some(of_guests.or_else(of_host)?.into_iter().collect())
+    }
+
+    /// The name of an address.
+    fn name_of(&self, address: &IpAddr) -> Option<&str> {
+        let of_host = || {
+            let host = self.host.as_ref().filter(|host| !self.names.contains_key(&host.name))?;
+            host.addresses.contains(address).then_some(host.name.as_str())
+        };
+        self.reverse.get(address).map(String::as_str).or_else(of_host)
     }
 
     /// The servers that are asked for everything else; the host's when there are none.
@@ -80,13 +104,14 @@ impl Names {
         if name.is_empty() {
             return if self.alone { self.of_domain(asked) } else { Known::Nothing };
         }
-        if let Some(addresses) = self.names.get(&name) {
-            let answers = Content::addresses(asked.name(), asked.kind(), addresses, TTL);
+        if let Some(addresses) = self.addresses(&name) {
+            let answers = Content::addresses(asked.name(), asked.kind(), &addresses, TTL);
             return self.is(answers);
         }
         let Some(ending) = self.alone.then(|| format!(".{name}")) else { return Known::Nothing };
         // A name that only others end with is there, with nothing (RFC 8020).
-        if self.names.keys().any(|other| other.ends_with(&ending)) {
+        let host = self.host.iter().map(|host| &host.name);
+        if self.names.keys().chain(host).any(|other| other.ends_with(&ending)) {
             return self.is(Vec::new());
         }
         Known::Answer(Content { code: ResponseCode::NXDomain, ..self.nothing(&self.domain) })
@@ -129,7 +154,7 @@ impl Names {
     fn reverse(&self, asked: &Asked, net: IpNet) -> Known {
         let is_whole = net.prefix_len() == net.max_prefix_len();
         let zone = asked.name().trim_to(3);
-        if let Some(name) = self.reverse.get(&net.addr()).filter(|_| is_whole) {
+        if let Some(name) = self.name_of(&net.addr()).filter(|_| is_whole) {
             let name = Name::from_ascii(name).and_then(|name| name.append_domain(&self.domain));
             let Ok(name) = name else { return Known::Nothing };
             let pointer = Record::from_rdata(asked.name().clone(), TTL, RData::PTR(rdata::PTR(name)));

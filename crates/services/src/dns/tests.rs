@@ -3,6 +3,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType, rdata},
 };
 use proptest::prelude::*;
+use viaduct_plan::HostName;
 use viaduct_types::IpNet;
 
 use super::*;
@@ -15,7 +16,13 @@ fn head(domain: &str, alone: bool, prefixes: &[&str], servers: &[&str]) -> ZoneH
         alone,
         prefixes: prefixes.iter().map(|prefix| prefix.parse::<IpNet>().unwrap()).collect(),
         servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+        host: None,
     }
+}
+
+fn name(server: &mut Server, network: &NetworkName, guest: &str, addresses: &[&str]) {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    server.name(network, guest.parse().unwrap(), addresses);
 }
 
 /// Two networks; the first one's domain is its own, the other's has names outside, too, and servers of its own.
@@ -23,10 +30,10 @@ fn server() -> Server {
     let mut server = Server::default();
     let (lan, public) = (network("lan"), network("public"));
     server.zone(lan.clone(), Some(head("lan", true, &["10.0.0.0/24", "fd00::/64"], &[])));
-    server.name(&lan, "web", vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()]);
-    server.name(&lan, "a.deep", vec!["10.0.0.8".parse().unwrap()]);
+    name(&mut server, &lan, "web", &["10.0.0.7", "fd00::7"]);
+    name(&mut server, &lan, "a.deep", &["10.0.0.8"]);
     server.zone(public.clone(), Some(head("example.com", false, &[], &["192.0.2.1", "192.0.2.2"])));
-    server.name(&public, "Shop", vec!["203.0.113.7".parse().unwrap()]);
+    name(&mut server, &public, "Shop", &["203.0.113.7"]);
     server.serve(device("br-lan"), Some(lan));
     server.serve(device("vd1.0"), Some(public));
     server.host_servers(vec!["127.0.0.53:53".parse().unwrap()]);
@@ -111,6 +118,29 @@ fn address(name: &str, ttl: u32, address: [u8; 4]) -> Record {
     Record::from_rdata(Name::from_ascii(name).unwrap(), ttl, RData::A(rdata::A(address.into())))
 }
 
+/// Guests whose names differ in nothing that counts have one name; the host has one unless that is a guest's.
+#[test]
+fn a_name_may_be_of_several_and_the_hosts_is_nobody_elses() {
+    let mut server = server();
+    let lan = network("lan");
+    let host = HostName { name: "VE0".to_owned(), addresses: ["10.0.0.1".parse().unwrap()].into() };
+    server.zone(lan.clone(), Some(ZoneHead { host: Some(host), ..head("lan", true, &["10.0.0.0/24"], &[]) }));
+    let addresses = |server: &mut Server, name: &str| said(&ask(server, "br-lan", name, RecordType::A));
+    let gateway =
+        |server: &mut Server| said(&ask(server, "br-lan", "1.0.0.10.in-addr.arpa.", RecordType::PTR));
+    assert_eq!(addresses(&mut server, "ve0.lan."), ["10.0.0.1"]);
+    assert_eq!(gateway(&mut server), ["ve0.lan."]);
+    name(&mut server, &lan, "ve0", &["10.0.0.9"]);
+    name(&mut server, &lan, "Ve0", &["10.0.0.5"]);
+    assert_eq!(addresses(&mut server, "ve0.lan."), ["10.0.0.5", "10.0.0.9"]);
+    assert_eq!(gateway(&mut server), [""; 0]);
+    name(&mut server, &lan, "ve0", &[]);
+    assert_eq!(addresses(&mut server, "ve0.lan."), ["10.0.0.5"]);
+    name(&mut server, &lan, "Ve0", &[]);
+    assert_eq!(addresses(&mut server, "ve0.lan."), ["10.0.0.1"]);
+    assert_eq!(gateway(&mut server), ["ve0.lan."]);
+}
+
 #[test]
 fn guests_of_a_network_have_names_there() {
     let mut server = server();
@@ -137,7 +167,7 @@ fn guests_of_a_network_have_names_there() {
         assert_eq!(answer.authorities[0].record_type(), RecordType::SOA, "{name}");
     }
     // Gone.
-    server.name(&network("lan"), "web", Vec::new());
+    name(&mut server, &network("lan"), "web", &[]);
     assert_eq!(
         ask(&mut server, "br-lan", "web.lan.", RecordType::A).metadata.response_code,
         ResponseCode::NXDomain

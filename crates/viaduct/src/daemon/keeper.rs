@@ -13,7 +13,7 @@ use rustix::{
 };
 use tracing::{info, warn};
 use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
-use viaduct_plan::{Attachments, Served, Target};
+use viaduct_plan::{Attachments, Served, Target, Told};
 use viaduct_reconcile::{ConvergeError, Keeper, converge_except};
 use viaduct_types::{IfName, NicId};
 
@@ -105,8 +105,8 @@ impl Run {
             if self.keeper.due() <= self.start.elapsed() {
                 self.look();
             }
-            if let Some(served) = self.host.served.take() {
-                self.services.serve(served);
+            for told in std::mem::take(&mut self.host.served) {
+                self.services.serve(told);
             }
             if !ready && (self.host.daemon.trouble.is_none() || self.start.elapsed() >= PATIENCE) {
                 ready = true;
@@ -227,9 +227,9 @@ impl Run {
         let outcome = self.converge(begun);
         let (mut objects, mut stale) = (BTreeSet::new(), BTreeSet::new());
         match outcome {
-            Ok(None) => self.host.served = Some(Served::default()),
+            Ok(None) => self.host.served.push(Told::Whole(Served::default())),
             Ok(Some(outcome)) => {
-                self.host.served = Some(outcome.served.clone());
+                self.host.served.push(outcome.served);
                 self.host.daemon.trouble = None;
                 (objects, stale) = (outcome.objects, outcome.stale);
                 self.host.touched = !objects.is_empty();

@@ -16,9 +16,9 @@ use std::{
 
 use tracing::{info, warn};
 use viaduct_model::Family;
-use viaduct_plan::{Served, ServedLink, Zone};
+use viaduct_plan::{Served, ServedChange, Told};
 use viaduct_services::Event;
-use viaduct_types::{IfName, MacAddr, NetworkName, NicId};
+use viaduct_types::{MacAddr, NicId};
 
 use super::jobs::{Job, Jobs};
 use crate::{
@@ -60,12 +60,16 @@ impl Services {
     }
 
     /// What is to be served from now on.
-    pub(super) fn serve(&self, served: Served) {
+    pub(super) fn serve(&self, told: Told) {
         let mut shared = lock(&self.shared);
-        let before = std::mem::replace(&mut shared.served, served);
-        if let Some(orders) = &shared.orders {
+        let change = match told {
+            Told::Whole(served) => shared.served.change_to(&served),
+            Told::Part(change) => change,
+        };
+        shared.served.change(&change);
+        if let Some(sender) = &shared.orders {
             // It fails when the process has just ended; the next is told everything.
-            let _ = changes(&before, &shared.served).try_for_each(|order| orders.send(order));
+            let _ = orders(change).try_for_each(|order| sender.send(order));
         } else if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
@@ -90,42 +94,14 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 }
 
 /// One order for each device where something else is served, and for each network with other names.
-fn changes(before: &Served, after: &Served) -> impl Iterator<Item = String> {
-    let orders = links(&before.links, &after.links).into_iter();
-    orders
-        .chain(zones(&before.zones, &after.zones))
-        .filter_map(|order| {
-            let mut line = serde_json::to_string(&order).ok()?;
-            line.push('\n');
-            Some(line)
-        })
-        .collect::<Vec<_>>()
-        .into_iter()
-}
-
-fn links(before: &BTreeMap<IfName, ServedLink>, after: &BTreeMap<IfName, ServedLink>) -> Vec<Order> {
-    let gone = before.keys().filter(|device| !after.contains_key(*device));
-    let gone = gone.map(|device| (device, ServedLink::default()));
-    let new = after.iter().filter(|(device, link)| before.get(*device) != Some(*link));
-    let all = gone.chain(new.map(|(device, link)| (device, link.clone())));
-    all.map(|(device, link)| Order::Link { device: device.clone(), link: Box::new(link) }).collect()
-}
-
-fn zones(before: &BTreeMap<NetworkName, Zone>, after: &BTreeMap<NetworkName, Zone>) -> Vec<Order> {
-    let gone = before.keys().filter(|network| !after.contains_key(*network));
-    let gone =
-        gone.map(|network| Order::Zone { network: network.clone(), head: None, names: BTreeMap::new() });
-    let new = after.iter().filter(|(network, zone)| before.get(*network) != Some(*zone));
-    let new = new.map(|(network, zone)| {
-        let none = BTreeMap::new();
-        let known = before.get(network).map_or(&none, |zone| &zone.names);
-        let gone = known.keys().filter(|name| !zone.names.contains_key(*name));
-        let other = zone.names.iter().filter(|(name, addresses)| known.get(*name) != Some(*addresses));
-        let gone = gone.map(|name| (name.clone(), Vec::new()));
-        let names = gone.chain(other.map(|(name, addresses)| (name.clone(), addresses.clone()))).collect();
-        Order::Zone { network: network.clone(), head: Some(zone.head.clone()), names }
-    });
-    gone.chain(new).collect()
+fn orders(change: ServedChange) -> impl Iterator<Item = String> {
+    let links = change.links.into_iter().map(|(device, change)| Order::Link { device, change });
+    let zones = change.zones.into_iter().map(|(network, change)| Order::Zone { network, change });
+    links.chain(zones).filter_map(|order| {
+        let mut line = serde_json::to_string(&order).ok()?;
+        line.push('\n');
+        Some(line)
+    })
 }
 
 fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
@@ -182,7 +158,7 @@ fn attend(
     jobs: &Jobs,
     known: &mut BTreeMap<(NicId, Family), IpAddr>,
 ) {
-    let (orders, queue) = mpsc::channel::<String>();
+    let (sender, queue) = mpsc::channel::<String>();
     let writer = thread::Builder::new().name("orders".to_owned()).spawn(move || {
         // It ends with the process, or when there is nobody left to give orders.
         for order in queue {
@@ -200,8 +176,9 @@ fn attend(
         if shared.ending {
             return;
         }
-        let _ = changes(&Served::default(), &shared.served).try_for_each(|order| orders.send(order));
-        shared.orders = Some(orders);
+        let all = Served::default().change_to(&shared.served);
+        let _ = orders(all).try_for_each(|order| sender.send(order));
+        shared.orders = Some(sender);
     }
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines() {

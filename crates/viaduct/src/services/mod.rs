@@ -9,7 +9,6 @@ mod resolvers;
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
-    net::IpAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use std::{
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::Listen;
-use viaduct_plan::{ServedLink, ZoneHead};
+use viaduct_plan::{ServedLink, ServedLinkChange, ZoneChange};
 use viaduct_services::{Event, dhcp4, dhcp6, neighbours, ra};
 use viaduct_types::{IfName, NetworkName};
 
@@ -32,20 +31,10 @@ pub(crate) const COMMAND: &str = "answer-guests";
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Order {
-    /// What is to be served on a device from now on.
-    Link {
-        device: IfName,
-        /// Nothing any more, when there is nobody in it.
-        link: Box<ServedLink>,
-    },
+    /// What is different on a device.
+    Link { device: IfName, change: ServedLinkChange },
     /// What is different in the names of a network.
-    Zone {
-        network: NetworkName,
-        /// None: the network has no names any more.
-        head: Option<ZoneHead>,
-        /// Names with their addresses; without any, the name is gone.
-        names: BTreeMap<String, Vec<IpAddr>>,
-    },
+    Zone { network: NetworkName, change: ZoneChange },
 }
 
 /// What it does until its input ends.
@@ -64,6 +53,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let names = Names::new().map_err(|e| failed("cannot wait for questions", e))?;
     ports.listen_to(Source::Names, names.as_fd()).map_err(|e| failed("cannot wait for questions", e))?;
     let run = Run {
+        served: BTreeMap::new(),
         dhcp4: dhcp4::Server::default(),
         dhcp6: dhcp6::Server::default(),
         responder: neighbours::Responder::default(),
@@ -83,6 +73,7 @@ fn seed() -> io::Result<u64> {
 }
 
 struct Run {
+    served: BTreeMap<IfName, ServedLink>,
     dhcp4: dhcp4::Server,
     dhcp6: dhcp6::Server,
     responder: neighbours::Responder,
@@ -156,43 +147,53 @@ impl Run {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Link { device, link } => self.serve(device, *link),
-            Order::Zone { network, head, names } => {
+            Order::Link { device, change } => {
+                let mut link = self.served.remove(&device).unwrap_or_default();
+                link.change(&change);
+                self.serve(&device, &link, &change);
+                if !link.nics.is_empty() {
+                    self.served.insert(device, link);
+                }
+            }
+            Order::Zone { network, change: ZoneChange { head, guests } } => {
                 let server = &mut self.names.server;
-                for (name, addresses) in names {
-                    server.name(&network, &name, addresses);
+                for (guest, addresses) in guests {
+                    server.name(&network, guest, addresses);
                 }
                 server.zone(network, head);
             }
         }
     }
 
-    fn serve(&mut self, device: IfName, link: ServedLink) {
+    /// Serves a device as the change has left it.
+    fn serve(&mut self, device: &IfName, link: &ServedLink, change: &ServedLinkChange) {
         let now = self.start.elapsed();
-        let looks = link.clients.iter().any(|client| client.lent && client.shared);
+        let is_served = !link.nics.is_empty();
+        let router = link.router();
+        let answers = link.head.names.as_ref().filter(|_| is_served);
+        let has_clients6 = link.clients6().next().is_some();
         let listen: Vec<Listen> = [
-            (Listen::Dhcp4, !link.clients.is_empty()),
-            (Listen::Arp, looks),
-            (Listen::Neighbours, link.neighbours.is_some()),
+            (Listen::Dhcp4, link.clients().next().is_some()),
+            (Listen::Arp, link.clients().any(|client| client.lent && client.shared)),
+            (Listen::Neighbours, link.nics.values().any(|nic| nic.neighbours.is_some())),
             // By this socket it is known, too, whether the device is there.
-            (Listen::Ip6, !link.clients6.is_empty() || link.router.is_some() || link.names.is_some()),
+            (Listen::Ip6, has_clients6 || router.is_some() || answers.is_some()),
         ]
         .into_iter()
         .filter_map(|(listen, wanted)| wanted.then_some(listen))
         .collect();
         // What ends is taken back while there is still a socket for it.
-        self.advertiser.serve(now, &device, link.router.clone());
+        self.advertiser.serve(now, device, router);
         self.send();
-        self.ports.serve(&device, &listen, now);
+        self.ports.serve(device, &listen, now);
         if !listen.contains(&Listen::Ip6) {
-            self.names.closed(&device);
+            self.names.closed(device);
         }
-        let (network, addresses) = link.names.clone().map(|names| (names.network, names.addresses)).unzip();
-        self.names.server.serve(device.clone(), network);
-        self.names.serve(now, &device, addresses.unwrap_or_default());
-        self.dhcp6.serve(device.clone(), &link);
-        self.responder.serve(device.clone(), link.neighbours);
-        self.dhcp4.serve(device, link.clients);
+        self.names.server.serve(device.clone(), answers.map(|answers| answers.network.clone()));
+        self.names.serve(now, device, answers.map(|answers| answers.addresses.clone()).unwrap_or_default());
+        self.dhcp4.serve(device, link, change.nics.keys());
+        self.dhcp6.serve(device, link, change.nics.keys());
+        self.responder.serve(device, link, change.nics.keys());
     }
 
     /// Whether there is still a daemon.

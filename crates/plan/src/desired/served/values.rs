@@ -1,0 +1,211 @@
+//! What is served, as values: by device, there by NIC, so that one NIC comes or goes without a word about the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use serde::{Deserialize, Serialize};
+use viaduct_types::{GuestName, IfName, Ipv4Net, Ipv6Net, MacAddr, NetworkName, NicId};
+
+use super::super::named::{Answers, ZoneHead};
+
+/// A NIC that is given its configuration when it asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// Which.
+    pub nic: NicId,
+    /// What it is known by.
+    pub mac: MacAddr,
+    /// Its address with the prefix length that it is told.
+    pub address: Ipv4Net,
+    /// Whether the address was chosen for it, so that nobody knows that it is free.
+    pub lent: bool,
+    /// Whether others share its link, so that one of them could have the address.
+    pub shared: bool,
+    /// What the server calls itself: an address that the guest can ask again.
+    pub server: Ipv4Addr,
+    /// Its gateway, when it has one by this NIC.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Its domain.
+    pub domain: Option<String>,
+    /// In bytes.
+    pub mtu: u16,
+}
+
+/// A NIC that is given its IPv6 configuration when it asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client6 {
+    /// Which.
+    pub nic: NicId,
+    /// What it is known by.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<Ipv6Addr>,
+    /// The prefix of what is behind it.
+    pub delegated: Option<Ipv6Net>,
+    /// Whether they were chosen for it, until the file gives it some.
+    pub lent: bool,
+}
+
+/// What a router says to all of a link (RFC 4861).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Its link-local address.
+    pub address: Ipv6Addr,
+    /// Whether it leads everywhere.
+    pub default: bool,
+    /// In bytes.
+    pub mtu: u32,
+    /// The link's prefixes.
+    pub prefixes: Vec<LinkPrefix>,
+    /// What it leads to, where that is not everything.
+    pub routes: Vec<Ipv6Net>,
+    /// Name servers.
+    pub dns: Vec<Ipv6Addr>,
+    /// Domains to search names in.
+    pub search: Vec<String>,
+}
+
+/// A prefix of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkPrefix {
+    /// Which.
+    pub prefix: Ipv6Net,
+    /// Whether its addresses are neighbours.
+    pub on_link: bool,
+    /// Whether guests may make their addresses of it and their MACs: when that is what each of them has.
+    pub autonomous: bool,
+}
+
+/// What a router has to say on a link, whoever is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkRouter {
+    /// Its link-local address.
+    pub address: Ipv6Addr,
+    /// Whether it leads everywhere.
+    pub default: bool,
+    /// In bytes.
+    pub mtu: u32,
+    /// The prefixes that there are addresses of.
+    pub prefixes: Vec<Ipv6Net>,
+    /// Whether several guests share the link, so that these addresses are neighbours.
+    pub shared: bool,
+    /// What it leads to, where that is not everything.
+    pub routes: Vec<Ipv6Net>,
+}
+
+/// What the host answers neighbour solicitations for on a link, beside single addresses, for which the kernel does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbours {
+    /// The host's link-local address there.
+    pub address: Ipv6Addr,
+    /// Those of the prefix.
+    pub prefix: Ipv6Net,
+}
+
+/// What is so for all of a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkHead {
+    /// What is advertised to those that are given their configuration.
+    pub router: Option<LinkRouter>,
+    /// Name servers for IPv6.
+    pub dns6: Vec<Ipv6Addr>,
+    /// Domains to search names in.
+    pub search: Vec<String>,
+    /// Who is answered names, and where.
+    pub names: Option<Answers>,
+}
+
+/// What a NIC is served on a link, beside what is so for all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServedNic {
+    /// How it is answered by DHCP.
+    pub client: Option<Client>,
+    /// How it is answered by DHCPv6.
+    pub client6: Option<Client6>,
+    /// What is answered for because of it.
+    pub neighbours: Option<Neighbours>,
+}
+
+/// What is served on one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServedLink {
+    /// What is so for all of it.
+    pub head: LinkHead,
+    /// To whom. Where there is nobody, nothing is served.
+    pub nics: BTreeMap<NicId, ServedNic>,
+}
+
+impl ServedLink {
+    /// Who is answered by DHCP.
+    pub fn clients(&self) -> impl Iterator<Item = &Client> {
+        self.nics.values().filter_map(|nic| nic.client.as_ref())
+    }
+
+    /// Who is answered by DHCPv6.
+    pub fn clients6(&self) -> impl Iterator<Item = &Client6> {
+        self.nics.values().filter_map(|nic| nic.client6.as_ref())
+    }
+
+    /// What is advertised. What may be said of a prefix depends on everybody's addresses.
+    pub fn router(&self) -> Option<Router> {
+        let router = self.head.router.as_ref()?;
+        let has_any = self.clients6().next().is_some() || router.shared && self.clients().next().is_some();
+        if !has_any {
+            return None;
+        }
+        let prefixes = router.prefixes.iter().map(|prefix| LinkPrefix {
+            prefix: *prefix,
+            on_link: router.shared,
+            autonomous: self.is_made_of_macs(*prefix),
+        });
+        // Where nobody else is on the link, a prefix is only told for what can be made of it.
+        let prefixes = prefixes.filter(|prefix| prefix.on_link || prefix.autonomous).collect();
+        Some(Router {
+            address: router.address,
+            default: router.default,
+            mtu: router.mtu,
+            prefixes,
+            routes: router.routes.clone(),
+            dns: self.head.dns6.clone(),
+            search: self.head.search.clone(),
+        })
+    }
+
+    /// Whether each address of a prefix that somebody on the link has is the one that SLAAC makes of its MAC (RFC 4291,
+    /// appendix A). Any other one that a guest made for itself would be taken for a forged one.
+    fn is_made_of_macs(&self, prefix: Ipv6Net) -> bool {
+        let all = self.clients6().flat_map(|client| client.addresses.iter().map(|a| (client.mac, *a)));
+        let mut of_prefix = all.filter(|(_, address)| prefix.contains(address)).peekable();
+        prefix.prefix_len() == 64
+            && of_prefix.peek().is_some()
+            && of_prefix.all(|(mac, address)| mac.slaac(prefix) == Some(address))
+    }
+}
+
+/// The names of a network's guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone {
+    /// What they have in common.
+    pub head: ZoneHead,
+    /// Their addresses.
+    pub guests: BTreeMap<GuestName, BTreeSet<IpAddr>>,
+}
+
+/// What guests are told when they ask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// By the device that they ask on.
+    pub links: BTreeMap<IfName, ServedLink>,
+    /// The names of guests, by network.
+    pub zones: BTreeMap<NetworkName, Zone>,
+}
