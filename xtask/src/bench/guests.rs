@@ -88,6 +88,13 @@ impl Guests {
         configuration(self.all(), Some(self.last(Kind::Translated)))
     }
 
+    /// The same, where guests are answered DHCP and names.
+    pub(super) fn served_configuration(self) -> String {
+        let served =
+            |text: String, mode: &str| text.replace(mode, &format!("{mode}\ndhcp = true\ndns = true"));
+        ["mode = \"routed\"", "mode = \"nat\""].into_iter().fold(self.configuration(), served)
+    }
+
     /// viaduct.toml of a host with as many, all of them routed, and nothing to translate.
     pub(super) fn routed_configuration(self) -> String {
         let guests = (0..2 * self.0).step_by(2).map(|number| Guest { number });

@@ -42,6 +42,8 @@ const CALM: Duration = Duration::from_secs(4);
 
 const API_ROUTED: &str = "Viaduct's API, routed";
 const API: &str = "Viaduct's API, on a bridge";
+const SERVED_ROUTED: &str = "Viaduct's API, routed, with DHCP and names";
+const SERVED: &str = "Viaduct's API, on a bridge, with DHCP and names";
 const CLIENT: &str = "`viaduct`, the daemon's client";
 const ALONE: &str = "`viaduct` without a daemon";
 const ONE_BY_ONE: &str = "Viaduct's API, one after the other";
@@ -87,6 +89,7 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
         eprintln!("scale: {} guests", count(size));
         let mut column = Column::default();
         bench.one_more(size, rounds, &mut column)?;
+        bench.one_more_served(size, rounds, &mut column)?;
         if size > 0 {
             attachments = bench.all(size, &mut column)?;
         }
@@ -139,6 +142,24 @@ impl<'a> Bench<'a> {
         for _ in 0..rounds {
             commanded(&viaduct, second, ALONE, column)?;
         }
+        viaduct.forget()
+    }
+
+    /// The same where guests are answered DHCP and names.
+    fn one_more_served(&self, present: u32, rounds: u32, column: &mut Column) -> Result<(), String> {
+        let guests = Guests(present + 2);
+        let viaduct = Viaduct::new(self.sandbox, &self.host, &guests.served_configuration())?;
+        viaduct.run(&["apply"])?;
+        let daemon = viaduct.daemon()?;
+        let mut client = daemon.client()?;
+        for guest in guests.all().take_while(|guest| guest.number < present) {
+            client.attach(guest)?;
+        }
+        for _ in 0..rounds {
+            asked(&mut client, Guest { number: present }, SERVED_ROUTED, column)?;
+            asked(&mut client, Guest { number: present + 1 }, SERVED, column)?;
+        }
+        drop((client, daemon));
         viaduct.forget()
     }
 

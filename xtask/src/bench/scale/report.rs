@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     super::table::{Page, Sample, count, number},
     ALONE, API, API_ROUTED, APPLY, BATCH, BEYOND, CLIENT, CONFIGURED, Column, DOWN, EACH_AWAY, GROUP_AWAY,
-    ONE_BY_ONE, Rest, Times,
+    ONE_BY_ONE, Rest, SERVED, SERVED_ROUTED, Times,
     others::{NETAVARK, NWFILTER, PLUGINS},
 };
 
@@ -76,7 +76,7 @@ pub(super) fn put(
 /// A table of one guest more or less, with what the others take for it.
 fn one(columns: &[(u32, Column)], of: fn(&Column) -> &Times) -> Vec<Vec<String>> {
     let columns: Vec<&(u32, Column)> = columns.iter().collect();
-    let ways = [API_ROUTED, API, CLIENT, ALONE, OTHERS[0], OTHERS[1], OTHERS[2]];
+    let ways = [API_ROUTED, API, SERVED_ROUTED, SERVED, CLIENT, ALONE, OTHERS[0], OTHERS[1], OTHERS[2]];
     let mut table = rows("guests present:", &ways, &columns, of);
     for other in &OTHERS[..2] {
         let ratios = columns.iter().map(|(_, column)| {
