@@ -50,6 +50,7 @@ labs! {
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
         vnet_created = "vnet-created",
+        vnet_groups = "vnet-groups",
         vnet_moves = "vnet-moves",
         vnet_relays = "vnet-relays",
         vnets = "vnets",

@@ -121,6 +121,16 @@ impl Engine {
                 self.route(now, vnet, mac, place, addresses, moved);
             }
             Action::Reach => self.reach(),
+            Action::Listening { vnet: id } => {
+                let listening = self.node.listening(id).filter_map(|(key, groups)| {
+                    let peer = self.peers.get(&key)?;
+                    Some((peer.id, groups.clone()))
+                });
+                let listening = listening.collect();
+                if let Some(vnet) = self.vnets.get_mut(&id) {
+                    vnet.tables.set_listening(listening);
+                }
+            }
             Action::Mtu { vnet, mtu } => {
                 match mtu {
                     Some(mtu) => self.findings.mtus.insert(vnet, mtu),

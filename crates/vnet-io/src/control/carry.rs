@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
 use viaduct_vnet_proto::{
     control::{Security, Settings, VnetSettings},
-    data::PeerId,
+    data::{Listeners, PeerId},
 };
 
 use super::{
@@ -59,6 +59,7 @@ impl Engine {
                 self.remove_vnet(id);
             }
         }
+        let now = self.now();
         for (id, wanted) in &orders.vnets {
             let vnet = self.vnets.entry(*id).or_insert_with(|| Vnet {
                 name: wanted.name.clone(),
@@ -70,7 +71,9 @@ impl Engine {
                 learned: VecDeque::new(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
+                listeners: Listeners::new(now),
             });
+            let (learning, before) = (wanted.learning, vnet.own.clone());
             vnet.name = wanted.name.clone();
             let with = |prepared| {
                 let nics = wanted.nics.iter().filter(move |(_, nic)| nic.prepared == prepared);
@@ -81,6 +84,9 @@ impl Engine {
                 vnet.learned.clear();
             }
             vnet.own = with(false);
+            if !learning && !vnet.own.is_subset(&before) {
+                vnet.listeners.arrived(now);
+            }
             if let Some(lost) = self.findings.lost.get_mut(id) {
                 lost.retain(|mac| vnet.own.contains(mac));
             }

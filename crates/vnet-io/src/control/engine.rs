@@ -12,7 +12,10 @@ use quinn::Endpoint;
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, VnetId, VnetName};
-use viaduct_vnet_proto::control::{Message, Node, Security, SessionId};
+use viaduct_vnet_proto::{
+    control::{Message, Node, Security, SessionId},
+    data::Listeners,
+};
 
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
@@ -68,6 +71,8 @@ pub(super) struct Vnet {
     pub(super) own: BTreeSet<MacAddr>,
     /// Of those, who are at another host by now: the bridge has been told that they are behind the tap.
     pub(super) pinned: BTreeSet<MacAddr>,
+    /// What the machines here listen to.
+    pub(super) listeners: Listeners,
 }
 
 pub(super) struct Engine {
@@ -99,6 +104,8 @@ pub(super) struct Engine {
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
     pub(super) reach: Reach,
     pub(super) ways: Ways,
+    /// Events that the workers had and could not tell, when that was last looked at.
+    pub(super) missed: u64,
     next_session: u64,
     pub(super) next_peer: u32,
 }
@@ -140,6 +147,7 @@ impl Engine {
             written: sequences,
             reach: Reach::default(),
             ways,
+            missed: 0,
             next_session: 0,
             next_peer: 0,
         }

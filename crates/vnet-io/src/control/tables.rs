@@ -39,7 +39,11 @@ pub(super) struct Tables {
     /// Where NICs were that are here now, and when what comes late from there is taken no longer.
     arrived: BTreeMap<MacAddr, (PeerId, Duration)>,
     learning_peers: BTreeSet<PeerId>,
+    /// Who wants no other groups than these.
+    listening: BTreeMap<PeerId, BTreeSet<MacAddr>>,
     changed: bool,
+    /// Whether who gets which group's frames is another than before.
+    regroup: bool,
 }
 
 impl Tables {
@@ -53,7 +57,9 @@ impl Tables {
             moved: BTreeMap::new(),
             arrived: BTreeMap::new(),
             learning_peers: BTreeSet::new(),
+            listening: BTreeMap::new(),
             changed: true,
+            regroup: true,
         }
     }
 
@@ -70,11 +76,40 @@ impl Tables {
         let arrived = self.arrived.iter().map(|(mac, (peer, _))| (*mac, *peer));
         self.forwarding.arrived = Arc::new(arrived.collect());
         self.forwarding.flood = self.speaking.iter().copied().collect();
+        if std::mem::take(&mut self.regroup) {
+            self.group();
+        }
         // Who is here answers for itself.
         let remote = |macs: &BTreeSet<MacAddr>| macs.iter().any(|mac| self.is_remote(*mac));
         let answered = self.addresses.iter().filter(|(_, macs)| remote(macs)).map(|(address, _)| *address);
         self.forwarding.answered = Arc::new(answered.collect());
         Some(self.forwarding.clone())
+    }
+
+    /// Puts together who gets which group's frames: who has asked for it, and who wants all of them.
+    fn group(&mut self) {
+        let all: Vec<PeerId> =
+            self.speaking.iter().filter(|peer| !self.listening.contains_key(peer)).copied().collect();
+        let mut groups = BTreeMap::<MacAddr, BTreeSet<PeerId>>::new();
+        for (peer, wanted) in self.listening.iter().filter(|(peer, _)| self.speaking.contains(peer)) {
+            for group in wanted {
+                groups.entry(*group).or_default().insert(*peer);
+            }
+        }
+        let with_all = |(group, mut peers): (MacAddr, BTreeSet<PeerId>)| {
+            peers.extend(&all);
+            (group, peers.into_iter().collect())
+        };
+        self.forwarding.groups = Arc::new(groups.into_iter().map(with_all).collect());
+        self.forwarding.ungrouped = all.into();
+    }
+
+    /// Who does not want all groups' frames, with those that it wants.
+    pub(super) fn set_listening(&mut self, listening: BTreeMap<PeerId, BTreeSet<MacAddr>>) {
+        if listening != self.listening {
+            self.listening = listening;
+            (self.changed, self.regroup) = (true, true);
+        }
     }
 
     fn is_remote(&self, mac: MacAddr) -> bool {
@@ -87,7 +122,9 @@ impl Tables {
     }
 
     pub(super) fn set_speaking(&mut self, peer: PeerId, speaks: bool) {
-        self.changed |= if speaks { self.speaking.insert(peer) } else { self.speaking.remove(&peer) };
+        let changed = if speaks { self.speaking.insert(peer) } else { self.speaking.remove(&peer) };
+        self.changed |= changed;
+        self.regroup |= changed;
     }
 
     /// Whether machines are behind this host's bridge that nobody has told of.

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, MacAddr, VnetId};
 use viaduct_vnet_proto::{
     control::{answer, too_big},
-    data::{Interest, PeerId},
+    data::{Interest, PeerId, questions},
 };
 
 use super::{
@@ -35,7 +35,13 @@ impl Engine {
                     self.arrived(vnet, MacAddr(mac));
                 }
             }
-            Event::Frame { reason: Interest::Membership | Interest::Announcement, .. } => {}
+            Event::Frame { vnet, reason: Interest::Membership | Interest::Query, frame } => {
+                let now = self.now();
+                if let Some(vnet) = self.vnets.get_mut(&vnet) {
+                    vnet.listeners.hear(now, &frame);
+                }
+            }
+            Event::Frame { reason: Interest::Announcement, .. } => {}
             Event::UnknownSource { vnet, mac } => {
                 self.learn(vnet, mac);
                 self.arrived(vnet, mac);
@@ -115,12 +121,14 @@ impl Engine {
 
     /// The guest of a prepared NIC speaks: from now on the NIC is here.
     pub(super) fn arrived(&mut self, id: VnetId, mac: MacAddr) {
+        let now = self.now();
         let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.tables.is_prepared(mac)) else { return };
         info!("vnet {}: {mac} has arrived here", vnet.name);
         if let Some(nic) = self.orders.vnets.get_mut(&id).and_then(|orders| orders.nics.get_mut(&mac)) {
             nic.prepared = false;
         }
         vnet.own.insert(mac);
+        vnet.listeners.arrived(now);
         let prepared = self.orders.vnets.get(&id).into_iter().flat_map(|orders| &orders.nics);
         vnet.tables.set_prepared(prepared.filter(|(_, nic)| nic.prepared).map(|(mac, _)| *mac).collect());
         self.findings.arrived.entry(id).or_default().insert(mac);
@@ -135,6 +143,7 @@ impl Engine {
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
+        self.listen(now, counters.as_ref().map_or(0, |all| all.host.events_dropped));
         for key in keys {
             self.measure(key);
             let Some(peer) = self.peers.get_mut(&key) else { continue };
@@ -155,6 +164,27 @@ impl Engine {
         match link.via() {
             None => Some((remote, false)),
             Some(_) => Some((self.ways.via(remote)?.relay, true)),
+        }
+    }
+
+    /// Asks this host's machines what they listen to, and tells the other hosts. Who hears reports of machines that nobody
+    /// manages may not hear all of them: then everything is wanted, and nobody is asked.
+    fn listen(&mut self, now: Duration, missed: u64) {
+        let has_missed = std::mem::replace(&mut self.missed, missed) != missed;
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
+            if self.orders.vnets.get(id).is_none_or(|orders| orders.learning) {
+                self.node.handle_listening(*id, None);
+                continue;
+            }
+            if has_missed {
+                vnet.listeners.arrived(now);
+            }
+            if vnet.listeners.handle_timeout(now) {
+                for question in questions() {
+                    let _ = self.handle.deliver(*id, question);
+                }
+            }
+            self.node.handle_listening(*id, vnet.listeners.wanted(now));
         }
     }
 

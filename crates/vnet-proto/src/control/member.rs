@@ -1,6 +1,8 @@
 //! A peer in one vnet: its keys, in both directions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use viaduct_types::MacAddr;
 
 use super::SessionId;
 use crate::data::Spi;
@@ -22,6 +24,10 @@ pub(super) struct Member {
     pub(super) speaks: bool,
     /// What its own paths to the members let through, as it said: in bytes, of IP packets inside.
     pub(super) limit: Option<u16>,
+    /// The groups that it has asked for since it began to say so.
+    pub(super) groups: BTreeSet<MacAddr>,
+    /// Whether it wants no others.
+    pub(super) prunes: bool,
 }
 
 impl Member {

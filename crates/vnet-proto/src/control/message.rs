@@ -136,6 +136,22 @@ pub enum Message {
         /// In bytes.
         mtu: u16,
     },
+    /// A group's frames are wanted here, or not any more.
+    Listens {
+        /// In which vnet.
+        channel: Channel,
+        /// The group's Ethernet address.
+        group: MacAddr,
+        /// Whether.
+        on: bool,
+    },
+    /// Of groups, only those are wanted here that have been told since; or all of them again, and what was told is void.
+    Prunes {
+        /// In which vnet.
+        channel: Channel,
+        /// Whether.
+        on: bool,
+    },
     /// This host passes on what the other one and third ones cannot send each other, or does not any more.
     Relays {
         /// Whether it does.
@@ -198,8 +214,10 @@ const RELAYS: u8 = 129;
 const ASK: u8 = 130;
 const WANTED: u8 = 131;
 const GRANTED: u8 = 132;
+const LISTENS: u8 = 133;
+const PRUNES: u8 = 134;
 /// The last of those that are known.
-const LAST: u8 = GRANTED;
+const LAST: u8 = PRUNES;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -256,6 +274,15 @@ impl Message {
                 out.extend(mtu.to_be_bytes());
             }
             Self::PathMtu { mtu } => head(out, PATH_MTU, *mtu),
+            Self::Listens { channel, group, on } => {
+                head(out, LISTENS, *channel);
+                out.extend(group.0);
+                out.push(u8::from(*on));
+            }
+            Self::Prunes { channel, on } => {
+                head(out, PRUNES, *channel);
+                out.push(u8::from(*on));
+            }
             Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
             Self::Ask { key, spi } => about(out, ASK, key, *spi),
             Self::Wanted { key } => {
@@ -355,6 +382,8 @@ impl Fields<'_> {
             COMPLETE => Message::Complete { channel: self.u16()? },
             VNET_MTU => Message::VnetMtu { channel: self.u16()?, mtu: self.u16()? },
             PATH_MTU => Message::PathMtu { mtu: self.u16()? },
+            LISTENS => Message::Listens { channel: self.u16()?, group: self.group()?, on: self.flag()? },
+            PRUNES => Message::Prunes { channel: self.u16()?, on: self.flag()? },
             RELAYS => Message::Relays { on: self.flag()? },
             ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             WANTED => Message::Wanted { key: HostKey(self.take()?) },
@@ -389,6 +418,11 @@ impl Fields<'_> {
     fn mac(&mut self) -> Result<MacAddr, MessageError> {
         let mac = MacAddr(self.take()?);
         if mac.is_multicast() || mac.is_zero() { Err(self.wrong()) } else { Ok(mac) }
+    }
+
+    fn group(&mut self) -> Result<MacAddr, MessageError> {
+        let mac = MacAddr(self.take()?);
+        if mac.is_multicast() { Ok(mac) } else { Err(self.wrong()) }
     }
 
     fn spi(&mut self) -> Result<Spi, MessageError> {

@@ -8,6 +8,7 @@
 
 mod answer;
 mod claims;
+mod listening;
 mod member;
 mod message;
 mod mtu;
@@ -125,6 +126,11 @@ pub enum Action {
         vnet: VnetId,
         /// In bytes, of IP packets inside; none when nobody else is in it.
         mtu: Option<u16>,
+    },
+    /// [`Node::listening`] of a vnet is another than before.
+    Listening {
+        /// Of which.
+        vnet: VnetId,
     },
     /// [`Node::passes`] or [`Node::detours`] are others than before.
     Reach,

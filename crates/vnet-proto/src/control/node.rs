@@ -56,6 +56,8 @@ pub(super) struct Vnet {
     /// What this host's own paths let through.
     pub(super) limit: Option<u16>,
     pub(super) mtu: Option<u16>,
+    /// The groups whose frames are wanted here; none: all.
+    pub(super) listening: Option<BTreeSet<MacAddr>>,
 }
 
 /// One host.
@@ -119,6 +121,7 @@ impl Node {
                 mismatched: BTreeMap::new(),
                 limit: None,
                 mtu: None,
+                listening: None,
             });
             let nics = std::mem::take(&mut vnet.settings.nics);
             let peers = std::mem::replace(&mut vnet.settings, settings).peers;
@@ -299,6 +302,8 @@ impl Node {
             | Message::Claim { channel, .. }
             | Message::Withdraw { channel, .. }
             | Message::VnetMtu { channel, .. }
+            | Message::Listens { channel, .. }
+            | Message::Prunes { channel, .. }
             | Message::Complete { channel } => {
                 // The peer may not have heard yet that it is in it no longer.
                 if let Some(vnet) = session.vnet(channel)
@@ -373,6 +378,8 @@ impl Node {
                 member.limit = Some(mtu);
                 self.tell_mtu(id);
             }
+            Message::Listens { group, on, .. } => self.hear_listens(key, id, group, on),
+            Message::Prunes { on, .. } => self.hear_prunes(key, id, on),
             Message::Complete { .. } => {
                 for mac in vnet.claims.doubted(Owner::Peer(key)) {
                     self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac));
@@ -436,6 +443,8 @@ impl Node {
         if !known {
             self.actions.push_back(Action::Join { peer: key, vnet: id, learning: offer.learning });
         }
+        // What it has said on another connection it says again.
+        self.hear_prunes(key, id, false);
         self.issue_keys(now, key, id);
         if let Some(vnet) = self.vnets.get(&id) {
             for mac in vnet.claims.macs_of(Owner::Here) {
@@ -448,6 +457,7 @@ impl Node {
                 say(&mut self.transmits, session, &Message::VnetMtu { channel, mtu });
             }
         }
+        self.tell_listening(key, id);
         self.tell_mtu(id);
         Ok(())
     }
@@ -466,6 +476,9 @@ impl Node {
         }
         if member.speaks {
             self.actions.push_back(Action::Mute { peer: key, vnet: id });
+        }
+        if member.prunes {
+            self.actions.push_back(Action::Listening { vnet: id });
         }
         self.actions.push_back(Action::Leave { peer: key, vnet: id });
         self.tell_mtu(id);
@@ -532,7 +545,7 @@ impl Node {
         self.actions.push_back(Action::Route { vnet: id, mac, owner, addresses, moved });
     }
 
-    fn tell(&mut self, key: HostKey, id: VnetId, message: impl FnOnce(Channel) -> Message) {
+    pub(super) fn tell(&mut self, key: HostKey, id: VnetId, message: impl FnOnce(Channel) -> Message) {
         let Some(session) = self.peers.get(&key).and_then(|peer| peer.session.as_ref()) else { return };
         let member = self.vnets.get(&id).and_then(|vnet| vnet.members.get(&key));
         if let (Some(channel), true) =

@@ -223,6 +223,8 @@ impl Node {
             | Message::Withdraw { .. }
             | Message::Complete { .. }
             | Message::VnetMtu { .. }
+            | Message::Listens { .. }
+            | Message::Prunes { .. }
             | Message::PathMtu { .. } => {}
         }
     }

@@ -10,6 +10,7 @@ use viaduct_types::MacAddr;
 
 use super::{
     MacTable, PeerId, Port,
+    groups::is_for_all,
     interest::{Interest, interest},
 };
 
@@ -42,8 +43,11 @@ pub struct Forwarding {
     pub macs: MacTable,
     /// Who gets broadcasts: each member once.
     pub flood: Arc<[PeerId]>,
-    /// Who gets a group's frames (by its Ethernet address); groups that are not here go to `flood`.
+    /// Who gets a group's frames (by its Ethernet address), those who want all groups' among them.
     pub groups: Arc<BTreeMap<MacAddr, Arc<[PeerId]>>>,
+    /// Who gets the frames of groups that nobody has asked for: those who want all groups'. What [is for
+    /// all](super::is_for_all) goes to `flood`.
+    pub ungrouped: Arc<[PeerId]>,
     /// Addresses for which the control side answers ARP and neighbour solicitations of this host's guests: the
     /// question goes there and to nobody else.
     pub answered: Arc<BTreeSet<IpAddr>>,
@@ -65,6 +69,7 @@ impl Forwarding {
             macs: MacTable::new(most_macs),
             flood: Arc::default(),
             groups: Arc::default(),
+            ungrouped: Arc::default(),
             answered: Arc::default(),
             learning_peers: Arc::default(),
             arrived: Arc::default(),
@@ -149,10 +154,11 @@ impl Forwarding {
         if to.is_multicast() {
             let shown = interest(frame, &self.answered)
                 .filter(|what| !matches!(what, Interest::Muted | Interest::Announcement));
-            let to = match (shown, self.groups.get(&to)) {
-                (Some(Interest::Question), _) => To::Nobody,
-                (_, Some(members)) => To::Peers(members),
-                (_, None) => To::Peers(&self.flood),
+            let to = match shown {
+                Some(Interest::Question) => To::Nobody,
+                Some(Interest::Membership) => To::Peers(&self.ungrouped),
+                _ if is_for_all(to) => To::Peers(&self.flood),
+                _ => To::Peers(self.groups.get(&to).unwrap_or(&self.ungrouped)),
             };
             return FromBridge { to, shown, is_source_unknown };
         }
@@ -216,6 +222,8 @@ mod tests {
     const NOWHERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
     const BROADCAST: MacAddr = MacAddr([0xff; 6]);
     const GROUP: MacAddr = MacAddr([1, 0, 0x5e, 1, 2, 3]);
+    const OTHER_GROUP: MacAddr = MacAddr([1, 0, 0x5e, 1, 2, 4]);
+    const ALL_HOSTS: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 1]);
     const P: PeerId = PeerId(1);
     const Q: PeerId = PeerId(2);
 
@@ -228,6 +236,7 @@ mod tests {
         }
         forwarding.flood = [P, Q].into();
         forwarding.groups = Arc::new([(GROUP, [Q].into())].into());
+        forwarding.ungrouped = [P].into();
         forwarding.answered = Arc::new(["10.0.0.2".parse().unwrap()].into());
         forwarding
     }
@@ -256,6 +265,8 @@ mod tests {
         assert_eq!(to(NOWHERE, HERE), To::Dropped(DropReason::UnknownDestination));
         assert_eq!(to(BROADCAST, HERE), To::Peers(&[P, Q]));
         assert_eq!(to(GROUP, HERE), To::Peers(&[Q]));
+        assert_eq!(to(OTHER_GROUP, HERE), To::Peers(&[P]));
+        assert_eq!(to(ALL_HOSTS, HERE), To::Peers(&[P, Q]));
         assert_eq!(to(THERE, SILENT), To::Dropped(DropReason::Muted));
         for spoofed in [THERE, GONE, NOWHERE] {
             assert_eq!(to(BROADCAST, spoofed), To::Dropped(DropReason::UnknownSource));
@@ -290,6 +301,23 @@ mod tests {
         let muted = arp(SILENT, [10, 0, 0, 1]);
         let decision = forwarding.from_bridge(&muted);
         assert_eq!((decision.to, decision.shown), (To::Dropped(DropReason::Muted), Some(Interest::Muted)));
+    }
+
+    #[test]
+    fn reports_go_to_those_who_want_all_groups_and_questions_to_all() {
+        let forwarding = forwarding();
+        let igmp = |kind| {
+            let mut frame = frame(ALL_HOSTS, HERE);
+            frame[14..36].copy_from_slice(&[
+                0x45, 0, 0, 28, 0, 0, 0, 0, 1, 2, 0, 0, 10, 0, 0, 1, 224, 0, 0, 1, kind, 0,
+            ]);
+            frame
+        };
+        let (report, query) = (igmp(0x16), igmp(0x11));
+        let decision = forwarding.from_bridge(&report);
+        assert_eq!((decision.to, decision.shown), (To::Peers(&[P]), Some(Interest::Membership)));
+        let decision = forwarding.from_bridge(&query);
+        assert_eq!((decision.to, decision.shown), (To::Peers(&[P, Q]), Some(Interest::Query)));
     }
 
     #[test]

@@ -22,8 +22,11 @@ pub enum Interest {
     Arrival,
     /// ARP or neighbour discovery from a muted port. It goes nowhere else.
     Muted,
-    /// IGMP or MLD: somebody joins or leaves a group. It is carried as well.
+    /// IGMP or MLD: somebody joins or leaves a group. It goes to those who want all groups' frames, so that nobody is silent
+    /// because somebody at another host has spoken (RFC 4541, section 2.1.1).
     Membership,
+    /// IGMP or MLD: a router asks who is in which group. It is carried as well.
+    Query,
     /// Other ARP and neighbour discovery; shown of muted ports only, as [`Muted`](Self::Muted).
     Announcement,
 }
@@ -31,7 +34,7 @@ pub enum Interest {
 impl Interest {
     /// Whether it shows that its sender is there.
     pub(super) fn tells_of_its_sender(self) -> bool {
-        self != Self::Membership
+        !matches!(self, Self::Membership | Self::Query)
     }
 }
 
@@ -43,7 +46,10 @@ pub(super) fn interest(frame: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Inte
         _ => {
             let packet = Packet::of(frame)?;
             match (packet.version, packet.next) {
-                (Version::V4, IGMP) => Some(Interest::Membership),
+                (Version::V4, IGMP) => Some(match frame.get(packet.transport)? {
+                    0x11 => Interest::Query,
+                    _ => Interest::Membership,
+                }),
                 (Version::V6, ICMP6) => icmp6(frame.get(packet.transport..packet.end)?, answered),
                 (Version::V6, HOP_BY_HOP) => {
                     // MLD has a router alert before it (RFC 3810, section 5).
@@ -51,11 +57,20 @@ pub(super) fn interest(frame: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Inte
                     let length = 8 + usize::from(*header.get(1)?) * 8;
                     let is_icmp = *header.first()? == ICMP6;
                     let kind = *header.get(length)?;
-                    (is_icmp && matches!(kind, 130..=132 | 143)).then_some(Interest::Membership)
+                    is_icmp.then(|| listening(kind)).flatten()
                 }
                 _ => None,
             }
         }
+    }
+}
+
+/// RFC 2710, section 3.1, and RFC 3810, section 5.
+fn listening(kind: u8) -> Option<Interest> {
+    match kind {
+        130 => Some(Interest::Query),
+        131 | 132 | 143 => Some(Interest::Membership),
+        _ => None,
     }
 }
 
@@ -77,7 +92,7 @@ fn arp(packet: &[u8], answered: &BTreeSet<IpAddr>) -> Interest {
 /// RFC 4861, sections 4.3 and 4.4.
 fn icmp6(message: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Interest> {
     match *message.first()? {
-        130..=132 | 143 => Some(Interest::Membership),
+        kind @ (130..=132 | 143) => listening(kind),
         135 => {
             let target: [u8; 16] = *message.get(8..)?.first_chunk()?;
             let is_answered = answered.contains(&IpAddr::V6(Ipv6Addr::from(target)));

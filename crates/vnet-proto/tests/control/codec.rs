@@ -58,6 +58,11 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u16>(), any::<u16>()).prop_map(|(channel, mtu)| Message::VnetMtu { channel, mtu }),
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
         any::<bool>().prop_map(|on| Message::Relays { on }),
+        (any::<u16>(), any::<[u8; 6]>(), any::<bool>()).prop_map(|(channel, mut group, on)| {
+            group[0] |= 1;
+            Message::Listens { channel, group: MacAddr(group), on }
+        }),
+        (any::<u16>(), any::<bool>()).prop_map(|(channel, on)| Message::Prunes { channel, on }),
         (any::<[u8; 32]>(), any::<Option<u32>>())
             .prop_map(|(key, spi)| Message::Ask { key: HostKey(key), spi: spi.map(Spi::from_random) }),
         any::<[u8; 32]>().prop_map(|key| Message::Wanted { key: HostKey(key) }),

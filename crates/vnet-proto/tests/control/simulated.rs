@@ -1,7 +1,10 @@
 //! Whatever happens to hosts and connections: once it is quiet and everybody is connected, all know the same, and it is
 //! what a list of the NICs says that knows nothing of messages.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr};
@@ -24,6 +27,7 @@ enum Step {
     Restart(usize),
     Pass(u64),
     PathMtu(usize, usize, u16),
+    Listen(usize, usize, Option<BTreeSet<u8>>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,6 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (host(), id(), any::<u8>()).prop_map(|(host, id, peers)| Step::List(host, id, peers)),
         1 => host().prop_map(Step::Restart),
         2 => (0..40_000u64).prop_map(Step::Pass),
+        2 => (host(), id(), prop::option::of(prop::collection::btree_set(0..6u8, 0..5)))
+            .prop_map(|(host, id, groups)| Step::Listen(host, id, groups)),
         1 => (host(), host(), 1000..2000u16).prop_map(|(a, b, mtu)| Step::PathMtu(a, b, mtu)),
     ]
 }
@@ -63,6 +69,10 @@ fn take(world: &mut World, step: Step) {
             let peers: Vec<usize> = (0..HOSTS).filter(|peer| peers >> peer & 1 == 1).collect();
             world.have(host, IDS[id], &peers);
         }
+        Step::Listen(host, id, groups) => {
+            let groups = groups.map(|groups| groups.into_iter().map(group).collect());
+            world.listen(host, IDS[id], groups);
+        }
         Step::Restart(host) => world.restart(host),
         Step::Pass(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
         Step::PathMtu(a, b, mtu) => {
@@ -70,6 +80,10 @@ fn take(world: &mut World, step: Step) {
             world.configure(a, |_| ());
         }
     }
+}
+
+fn group(number: u8) -> MacAddr {
+    MacAddr([1, 0, 0x5e, 1, 1, number])
 }
 
 /// Who has a MAC for a host: the highest sequence among those that it and they list as each other's.
@@ -128,6 +142,9 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
             }
         }
         for (id, peer) in &host.members {
+            let at = (0..HOSTS).find(|at| key(*at) == *peer).unwrap();
+            let (known, wanted) = (host.listening.get(&(*id, *peer)), world.hosts[at].wanted.get(id));
+            prop_assert_eq!(known, wanted, "what host {} knows of the groups of host {}", index, at);
             prop_assert!(host.outbound.contains_key(&(*id, *peer)), "a member without keys");
         }
     }

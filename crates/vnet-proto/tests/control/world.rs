@@ -45,6 +45,10 @@ pub(crate) struct Host {
     pub(crate) outbound: BTreeMap<(VnetId, HostKey), Association>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
     pub(crate) moved: Vec<MacAddr>,
+    /// What its own machines listen to, where that is known.
+    pub(crate) wanted: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+    /// Who wants no other groups than these.
+    pub(crate) listening: BTreeMap<(VnetId, HostKey), BTreeSet<MacAddr>>,
     /// Every context that a key came from: none twice.
     contexts: BTreeSet<(SessionId, [u8; 22])>,
 }
@@ -82,6 +86,8 @@ impl World {
             outbound: BTreeMap::new(),
             mtus: BTreeMap::new(),
             moved: Vec::new(),
+            wanted: BTreeMap::new(),
+            listening: BTreeMap::new(),
             contexts: BTreeSet::new(),
         };
         let hosts = (0..hosts).map(host).collect();
@@ -119,6 +125,17 @@ impl World {
         });
     }
 
+    /// The machines of a host listen to these groups; none: nobody knows to which.
+    pub(crate) fn listen(&mut self, host: usize, id: &str, groups: Option<BTreeSet<MacAddr>>) {
+        let state = &mut self.hosts[host];
+        match &groups {
+            Some(groups) => state.wanted.insert(vnet(id), groups.clone()),
+            None => state.wanted.remove(&vnet(id)),
+        };
+        state.node.handle_listening(vnet(id), groups);
+        self.act(host);
+    }
+
     pub(crate) fn detach(&mut self, host: usize, id: &str, nic: u8) {
         self.configure(host, |settings| {
             if let Some(vnet) = settings.vnets.get_mut(&vnet(id)) {
@@ -144,6 +161,8 @@ impl World {
         state.routes.clear();
         state.inbound.clear();
         state.outbound.clear();
+        state.listening.clear();
+        state.wanted.clear();
         self.configure(host, |_| ());
     }
 
@@ -295,6 +314,11 @@ impl World {
                     host.mtus.insert(vnet, mtu);
                 }
                 Action::Reach => {}
+                Action::Listening { vnet } => {
+                    host.listening.retain(|(of, _), _| *of != vnet);
+                    let told = host.node.listening(vnet).map(|(key, groups)| ((vnet, key), groups.clone()));
+                    host.listening.extend(told.collect::<Vec<_>>());
+                }
             }
         }
         while let Some((session, bytes)) = host.node.poll_transmit() {
