@@ -51,6 +51,8 @@ pub struct Config {
     pub vnets: BTreeMap<VnetName, Vnet>,
     /// What this host passes on for peers that cannot reach each other.
     pub relay: Option<Relay>,
+    /// How peers are found whose places no file says.
+    pub discovery: Option<Discovery>,
 }
 
 impl Config {
@@ -535,6 +537,19 @@ impl fmt::Display for Endpoint {
             Self::Name(host, port) => write!(f, "{host}:{port}"),
         }
     }
+}
+
+/// How peers are found whose places no file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// On which interfaces is said and heard where hosts are.
+    pub interfaces: Vec<IfName>,
+    /// The multicast groups.
+    pub groups: Vec<IpAddr>,
+    /// The UDP port.
+    pub port: u16,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// What this host passes on for peers that cannot reach each other.

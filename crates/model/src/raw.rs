@@ -29,6 +29,7 @@ pub(crate) const LONGEST_PART: u32 = 96;
 /// In bits.
 pub(crate) type DelegateLength = Integer<32, LONGEST_PART>;
 pub(crate) type Id = Integer<1, 999_999_999>;
+pub(crate) type Port = Integer<1, 65535>;
 /// In Mbit/s.
 pub(crate) type Rate = Integer<1, 1_000_000>;
 
@@ -51,6 +52,8 @@ table! {
         "vnets" => vnets: Named<VnetName, Vnet>,
         /// What this host passes on for peers that cannot reach each other.
         "relay" => relay: Relay,
+        /// Peers are found by what they say on a multicast group. Without the section nothing is said or heard.
+        "discovery" => discovery: Discovery,
     }
 }
 
@@ -511,6 +514,18 @@ table! {
         "endpoint" => endpoint: OneOrMany<Endpoint>,
         /// Its public key, as `viaduct identity` prints it there.
         required "key" => key: PeerKey,
+    }
+}
+
+table! {
+    /// Peers are found by what they say on a multicast group; it is signed, and says only where a key is.
+    Discovery {
+        /// The interfaces on which this host says so and listens.
+        required "interfaces" => interfaces: List<IfName>,
+        /// The groups, at most one of IPv4 and one of IPv6; 224.10.0.1 and ff12::e00a:1 unless written.
+        "groups" => groups: List<IpAddr>,
+        /// The UDP port; 1798 unless written.
+        "port" => port: Port,
     }
 }
 

@@ -238,6 +238,7 @@ fn namespaces_peers_and_vnets() {
         "[vnets.blue]\nid = \"1\"\nsecurity = \"strong\"\npeers = [\"wan\"]\n".into(),
         "[relay]\nfor = [\"b\", \"b\"]\nrate = 0\n".into(),
         "[relay]\nrates = 5\n".into(),
+        "[discovery]\ninterfaces = []\ngroups = [\"10.0.0.1\", \"224.0.0.5\", \"224.0.0.6\"]\nport = 0\n".into(),
     ];
     assert_told!(told(&cases.each_ref().map(String::as_str)));
 }

@@ -51,6 +51,7 @@ labs! {
         uplinks = "uplinks",
         vnet_created = "vnet-created",
         vnet_groups = "vnet-groups",
+        vnet_discovery = "vnet-discovery",
         vnet_moves = "vnet-moves",
         vnet_relays = "vnet-relays",
         vnets = "vnets",

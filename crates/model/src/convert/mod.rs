@@ -74,6 +74,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     let peers = section(&root.peers, |_, span, raw| vnet::peer(span, raw, &mut cx));
     let vnets = section(&root.vnets, |name, span, raw| vnet::vnet(name, span, raw, &mut cx));
     let relay = root.relay.get().and_then(|raw| vnet::relay(raw, &mut cx));
+    let discovery = root.discovery.get().and_then(|raw| vnet::discovery(raw, &mut cx));
     cx.networks =
         section(&root.networks, |name, span, raw| Some(network::network(name, span, &raw.0, &mut cx)));
     let namespaces =
@@ -89,7 +90,17 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     let host = root.host.get().and_then(|host| host.name.get()).map_or("host", |name| name.as_str());
     let networks =
         cx.networks.into_iter().filter_map(|(name, ground)| Some((name, ground.network?))).collect();
-    Config { host: host.to_owned(), uplinks: cx.uplinks, networks, guests, namespaces, peers, vnets, relay }
+    Config {
+        host: host.to_owned(),
+        uplinks: cx.uplinks,
+        networks,
+        guests,
+        namespaces,
+        peers,
+        vnets,
+        relay,
+        discovery,
+    }
 }
 
 fn section<K: Ord + Clone, Raw, T>(

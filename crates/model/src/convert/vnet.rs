@@ -1,13 +1,16 @@
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use viaduct_types::{IfName, PeerName, VnetName};
 
 use super::Context;
 use crate::{
-    Peer, Relay, Security, Vnet,
+    Discovery, Peer, Relay, Security, Vnet,
     claims::DeviceUse,
     names, raw,
-    report::Span,
+    report::{At, Span},
     shape::{List, Slot, is_known},
 };
 
@@ -29,6 +32,37 @@ pub(crate) fn relay(raw: &raw::Relay, cx: &mut Context<'_, '_>) -> Option<Relay>
     }
     let origin = cx.report.origin(list.span);
     Some(Relay { peers, rate: raw.rate.get().map_or(RATE, |rate| rate.0), origin })
+}
+
+/// The group of the original vnets, and one of IPv6 that nobody has been assigned (RFC 4291, section 2.7: transient, of the
+/// link).
+const GROUPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(224, 10, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0xe00a, 1))];
+/// The port of the original vnets.
+const PORT: u16 = 1798;
+
+pub(crate) fn discovery(raw: &raw::Discovery, cx: &mut Context<'_, '_>) -> Option<Discovery> {
+    let list = raw.interfaces.value.as_ref()?;
+    if raw.interfaces.items().next().is_none() {
+        cx.report
+            .error(list.span, "nobody is found without an interface")
+            .help("list the interfaces behind which peers are, or remove [discovery]");
+    }
+    let mut given = Vec::new();
+    for at in raw.groups.items() {
+        if at.value.is_multicast() {
+            given.push(At { value: at.value, span: at.span });
+        } else {
+            cx.report
+                .error(at.span, format!("{} is no multicast group", at.value))
+                .help("groups are of 224.0.0.0/4 and ff00::/8");
+        }
+    }
+    let given = super::one_per_family(given, "group", cx.report);
+    let groups = if raw.groups.value.is_some() { given } else { GROUPS.to_vec() };
+    let port = raw.port.get().and_then(|port| u16::try_from(port.0).ok()).unwrap_or(PORT);
+    let interfaces = raw.interfaces.items().map(|at| at.value.clone()).collect();
+    Some(Discovery { interfaces, groups, port, origin: cx.report.origin(list.span) })
 }
 
 fn known_peers(list: &Slot<List<PeerName>>, cx: &mut Context<'_, '_>) -> Vec<PeerName> {

@@ -120,6 +120,7 @@ fn agree(small: &Config, config: &Config, needed: &BTreeSet<GuestName>) -> bool 
         && small.peers == config.peers
         && small.vnets == config.vnets
         && small.relay == config.relay
+        && small.discovery == config.discovery
         && small.guests.keys().eq(needed)
         && small.guests.iter().all(|(name, guest)| config.guests.get(name) == Some(guest))
 }

@@ -313,6 +313,7 @@ fn without_guests(config: &Config, guests: BTreeMap<GuestName, Guest>) -> Config
         peers: config.peers.clone(),
         vnets: config.vnets.clone(),
         relay: config.relay.clone(),
+        discovery: config.discovery.clone(),
     }
 }
 

@@ -56,6 +56,9 @@ fn list(report: &VnetsReport) {
 
 /// What this host does for peers that cannot reach each other.
 pub(super) fn passed_on(report: &VnetsReport) {
+    for trouble in &report.beacon_troubles {
+        say!("{trouble}");
+    }
     for relayed in &report.relayed {
         let over = match relayed.over_rate {
             0 => String::new(),
@@ -83,7 +86,7 @@ pub(super) fn state(peer: &crate::operations::PeerView) -> String {
     match (&peer.seen_key, &peer.error) {
         (Some(key), _) => format!("wrong key {key} ({} times)", peer.refused),
         (None, Some(error)) => format!("not reached: {error}"),
-        (None, None) if peer.endpoints.is_empty() => "has to dial".to_owned(),
+        (None, None) if peer.endpoints.is_empty() && peer.found.is_empty() => "has to dial".to_owned(),
         (None, None) => "not reached".to_owned(),
     }
 }

@@ -41,6 +41,10 @@ pub(crate) struct VnetsReport {
     pub(crate) strangers: Vec<Stranger>,
     /// Datagrams that belong to nobody, by what was wrong with them.
     pub(crate) drops: BTreeMap<String, u64>,
+    /// What was said and heard of where hosts are, by what it is.
+    pub(crate) beacons: BTreeMap<String, u64>,
+    /// What does not work of it.
+    pub(crate) beacon_troubles: Vec<String>,
     /// What is passed on between peers that cannot reach each other.
     pub(crate) relayed: Vec<RelayedView>,
 }
@@ -136,6 +140,9 @@ pub(crate) struct PeerView {
     /// The peer that passes on what is sent there, when it cannot be reached otherwise.
     #[schemars(with = "Option<String>")]
     pub(crate) via: Option<PeerName>,
+    /// Where it has lately said that it is.
+    #[schemars(with = "Vec<String>")]
+    pub(crate) found: Vec<SocketAddr>,
     /// For how many seconds.
     pub(crate) seconds: Option<u64>,
     /// The longest IP packet that gets there.
@@ -193,6 +200,8 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created) -> VnetsRe
         peers: config.peers.iter().map(peer).collect(),
         strangers: carried.into_iter().flat_map(|carried| &carried.strangers).map(stranger).collect(),
         drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
+        beacons: carried.map(|carried| carried.beacons.clone()).unwrap_or_default(),
+        beacon_troubles: carried.map(|carried| carried.beacon_troubles.clone()).unwrap_or_default(),
         relayed: carried.into_iter().flat_map(|carried| &carried.relayed).map(relayed_view).collect(),
     }
 }
@@ -252,6 +261,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         connected: carried.connected,
         address: carried.address,
         via: carried.via,
+        found: carried.found,
         seconds: carried.seconds,
         path_mtu: carried.path_mtu,
         refused: carried.refused,

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_model::{Config, Peer, Relay, Vnet};
+use viaduct_model::{Config, Discovery, Peer, Relay, Vnet};
 
 /// A line for each vnet and peer that comes, goes or is different. What was found out about them is no difference.
 pub(crate) fn changes(before: Option<&Config>, after: Option<&Config>) -> Vec<String> {
     let (no_peers, no_vnets) = (BTreeMap::new(), BTreeMap::new());
     let peers = |config: Option<&Config>| config.map_or(no_peers.clone(), |config| config.peers.clone());
     let vnets = |config: Option<&Config>| config.map_or(no_vnets.clone(), |config| config.vnets.clone());
+    let discovery = |config: Option<&Config>| {
+        let discovery = config.and_then(|config| Some((config.host.clone(), config.discovery.clone()?)));
+        discovery.into_iter().collect::<BTreeMap<_, _>>()
+    };
     // There is one, of this host.
     let relay = |config: Option<&Config>| {
         let relay = config.and_then(|config| Some((config.host.clone(), config.relay.clone()?)));
@@ -17,6 +21,7 @@ pub(crate) fn changes(before: Option<&Config>, after: Option<&Config>) -> Vec<St
     };
     let mut lines = compared("peer", &peers(before), &peers(after), of_peer);
     lines.extend(compared("vnet", &vnets(before), &vnets(after), of_vnet));
+    lines.extend(compared("discovery", &discovery(before), &discovery(after), of_discovery));
     lines.extend(compared("relay", &relay(before), &relay(after), of_relay));
     lines
 }
@@ -59,6 +64,13 @@ fn of_peer(peer: &Peer) -> Properties {
     let place =
         if endpoints.is_empty() { "it dials".to_owned() } else { format!("at {}", endpoints.join(" or ")) };
     vec![place, format!("key {}", peer.key)]
+}
+
+fn of_discovery(discovery: &Discovery) -> Properties {
+    let interfaces: Vec<&str> = discovery.interfaces.iter().map(viaduct_types::IfName::as_str).collect();
+    let groups: Vec<String> = discovery.groups.iter().map(ToString::to_string).collect();
+    let port = discovery.port;
+    vec![format!("on {}", interfaces.join(" ")), format!("groups {}, port {port}", groups.join(" "))]
 }
 
 fn of_relay(relay: &Relay) -> Properties {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_model::{Config, Security};
 use viaduct_plan::Attachments;
 use viaduct_types::{PeerName, VnetId};
-use viaduct_vnet_io::control::{NicOrders, Orders, PeerOrders, VnetOrders};
+use viaduct_vnet_io::control::{DiscoveryOrders, NicOrders, Orders, PeerOrders, VnetOrders};
 use viaduct_vnet_proto::control::Security as Level;
 
 /// None when there is nothing to carry.
@@ -44,10 +44,15 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
         let endpoints = peer.endpoints.iter().map(ToString::to_string).collect();
         Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints }))
     });
+    let discovery = config.discovery.as_ref().map(|discovery| DiscoveryOrders {
+        interfaces: discovery.interfaces.clone(),
+        groups: discovery.groups.clone(),
+        port: discovery.port,
+    });
     let rate = config.relay.as_ref().map_or(0, |relay| relay.rate);
     // Of megabits, bytes.
     let relay_rate = u64::from(rate) * 125_000;
-    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate })
+    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery })
 }
 
 fn level(security: Security) -> Level {

@@ -104,6 +104,8 @@ impl Engine {
                 }
             }
         }
+        self.forget_beacons();
+        self.discover();
         self.flush();
         let trouble =
             |vnet: &Vnet| vnet.trouble.as_ref().map(|trouble| format!("vnet {}: {trouble}", vnet.name));

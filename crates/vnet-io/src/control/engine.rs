@@ -20,6 +20,7 @@ use viaduct_vnet_proto::{
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
     dial::{Targets, dial},
+    discovery::Discovery,
     link::{Farewell, Link, Secrets},
     memory,
     peers::{Peer, Strangers},
@@ -45,6 +46,8 @@ pub(super) enum Input {
     Messages { session: SessionId, messages: Vec<Message> },
     /// A connection ended.
     Closed { session: SessionId, why: String },
+    /// Somebody said on a multicast group where a key is, on the interface of this index.
+    Beacon { interface: u32, bytes: Vec<u8> },
     /// A client asks.
     Asked { request: Request, answers: mpsc::Sender<Answer> },
 }
@@ -104,6 +107,9 @@ pub(super) struct Engine {
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
     pub(super) reach: Reach,
     pub(super) ways: Ways,
+    /// The first of the sockets, beside which others are to have its port.
+    pub(super) socket: std::net::UdpSocket,
+    pub(super) discovery: Discovery,
     /// Events that the workers had and could not tell, when that was last looked at.
     pub(super) missed: u64,
     next_session: u64,
@@ -115,7 +121,7 @@ impl Engine {
         options: &Options,
         identity: Arc<Identity>,
         datapath: Datapath,
-        (endpoint, ways): (Endpoint, Ways),
+        (endpoint, ways, socket): (Endpoint, Ways, std::net::UdpSocket),
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let mut random = [0; 4];
@@ -147,6 +153,8 @@ impl Engine {
             written: sequences,
             reach: Reach::default(),
             ways,
+            socket,
+            discovery: Discovery::default(),
             missed: 0,
             next_session: 0,
             next_peer: 0,
@@ -216,6 +224,7 @@ impl Engine {
                 }
             }
             Input::Closed { session, why } => self.closed(session, why),
+            Input::Beacon { interface, bytes } => self.heard_beacon(interface, &bytes),
             Input::Asked { request, answers } => match request {
                 Request::Be(orders) => {
                     let troubles = self.be(*orders);
@@ -307,7 +316,9 @@ impl Engine {
             Some(ways) if !is_by_way && self.identity.public() < key => ways.clone(),
             Some(_) | None => Vec::new(),
         };
-        let targets = Targets { names: peer.endpoints.clone(), ways, is_idle: is_by_way };
+        let found = peer.found.keys().map(ToString::to_string);
+        let names = peer.endpoints.iter().cloned().chain(found).collect();
+        let targets = Targets { names, ways, is_idle: is_by_way };
         if targets.names.is_empty() && targets.ways.is_empty() {
             return;
         }

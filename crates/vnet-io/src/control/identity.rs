@@ -139,6 +139,13 @@ impl Identity {
         Zeroizing::new([&HEAD[..], &*self.seed].concat())
     }
 
+    /// Its signature, by Ed25519.
+    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        // The seed was good when it was read.
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*self.seed);
+        pair.map_or_else(|_| Vec::new(), |pair| pair.sign(message).as_ref().to_vec())
+    }
+
     /// Something that only this host knows, and is the same at each start.
     pub(super) fn secret(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
         let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &*self.seed);

@@ -1,6 +1,10 @@
 //! The tasks of one connection: what comes in is read, what goes out is written.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use viaduct_types::HostKey;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -65,8 +69,11 @@ impl Link {
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
-        let remote = self.connection.remote_address();
-        SocketAddr::new(remote.ip().to_canonical(), remote.port())
+        match (self.connection.remote_address(), self.connection.remote_address().ip().to_canonical()) {
+            (remote, IpAddr::V4(v4)) => SocketAddr::new(v4.into(), remote.port()),
+            // With its link, where it has one.
+            (remote, IpAddr::V6(_)) => remote,
+        }
     }
 
     /// Who passes on what is sent there, if somebody does.

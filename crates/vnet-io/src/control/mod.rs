@@ -7,6 +7,7 @@ mod act;
 mod bridge;
 mod carry;
 mod dial;
+mod discovery;
 mod engine;
 mod identity;
 mod link;
@@ -24,7 +25,7 @@ mod watch;
 
 pub use identity::{Identity, IdentityError};
 pub use orders::{
-    Answer, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders, PeerReport,
-    RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
+    Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
+    PeerReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
 pub use start::{EngineError, Options, run};

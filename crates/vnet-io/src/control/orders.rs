@@ -60,6 +60,21 @@ pub struct Orders {
     /// How much of it, from one to another one.
     #[serde(default)]
     pub relay_rate: u64,
+    /// How peers are found whose places nobody told.
+    #[serde(default)]
+    pub discovery: Option<DiscoveryOrders>,
+}
+
+/// How peers are found whose places nobody told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiscoveryOrders {
+    /// On which interfaces is said and heard where hosts are.
+    pub interfaces: Vec<IfName>,
+    /// On which multicast groups.
+    pub groups: Vec<IpAddr>,
+    /// The UDP port.
+    pub port: u16,
 }
 
 /// Another host.
@@ -133,6 +148,12 @@ pub struct Report {
     pub vnets: BTreeMap<VnetId, VnetReport>,
     /// Datagrams that belong to nobody, by what was wrong with them.
     pub drops: BTreeMap<String, u64>,
+    /// What was said and heard of where hosts are, by what it is.
+    #[serde(default)]
+    pub beacons: BTreeMap<String, u64>,
+    /// What does not work of it.
+    #[serde(default)]
+    pub beacon_troubles: Vec<String>,
     /// What is passed on.
     #[serde(default)]
     pub relayed: Vec<RelayedReport>,
@@ -163,6 +184,9 @@ pub struct PeerReport {
     /// Who passes on what is sent there, if somebody does.
     #[serde(default)]
     pub via: Option<PeerName>,
+    /// Where it has lately said that it is.
+    #[serde(default)]
+    pub found: Vec<SocketAddr>,
     /// For how many seconds.
     pub seconds: Option<u64>,
     /// The longest IP packet that gets there.

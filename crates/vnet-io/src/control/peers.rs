@@ -62,6 +62,8 @@ pub(super) struct Peer {
     pub(super) probed: (u64, Duration),
     /// Since when there is no connection, as far as that was noticed.
     pub(super) unreached: Option<Duration>,
+    /// Where it said that it is, and until when that holds.
+    pub(super) found: BTreeMap<SocketAddr, Duration>,
 }
 
 impl Peer {
@@ -82,6 +84,7 @@ impl Peer {
             rise: None,
             probed: (0, Duration::ZERO),
             unreached: None,
+            found: BTreeMap::new(),
         }
     }
 
@@ -148,6 +151,7 @@ impl Peer {
             connected: self.session.is_some(),
             refused: self.refused,
             seen_key: self.seen_key,
+            found: self.found.keys().copied().collect(),
             error: self.error.clone().filter(|_| self.session.is_none()),
             ..PeerReport::default()
         }

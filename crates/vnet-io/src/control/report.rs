@@ -36,6 +36,8 @@ impl Engine {
                 .collect(),
             drops: counters.host.named().filter_map(nonzero).collect(),
             relayed: self.relayed(&counters),
+            beacons: self.discovery.counters.iter().map(|(what, n)| ((*what).to_owned(), *n)).collect(),
+            beacon_troubles: self.discovery.troubles.values().cloned().collect(),
         }
     }
 

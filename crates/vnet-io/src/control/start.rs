@@ -85,12 +85,13 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
         let (datapath, Inbox { events, datagrams, socket }) =
             Datapath::start(datapath::Options { workers: options.workers, sockets: vec![socket] })?;
         let ways = Ways::default();
+        let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
         let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
         tokio::spawn(server::serve(listener, inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
-        Engine::new(options, identity, datapath, (endpoint, ways), inputs).run(queue, events).await;
+        Engine::new(options, identity, datapath, (endpoint, ways, beside), inputs).run(queue, events).await;
         Ok(())
     })
 }

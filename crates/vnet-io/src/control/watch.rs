@@ -138,6 +138,7 @@ impl Engine {
     pub(super) fn tick(&mut self) {
         let now = self.now();
         self.carry();
+        self.discover();
         self.look_for_ways();
         self.reach();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));

@@ -46,10 +46,14 @@ impl Socket {
         let _ = set(libc::SOL_UDP, UDP_GRO, 1);
         set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, PMTU_PROBE).map_err(failed("IP_MTU_DISCOVER"))?;
         set(libc::IPPROTO_IP, libc::IP_RECVERR, 1).map_err(failed("IP_RECVERR"))?;
+        // Groups that others on this host have joined are not for us.
+        set(libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, 0).map_err(failed("IP_MULTICAST_ALL"))?;
         if is_ipv6 {
             let level = libc::IPPROTO_IPV6;
             set(level, libc::IPV6_MTU_DISCOVER, PMTU_PROBE).map_err(failed("IPV6_MTU_DISCOVER"))?;
             set(level, libc::IPV6_RECVERR, 1).map_err(failed("IPV6_RECVERR"))?;
+            // Before Linux 4.20 they are heard, and dropped.
+            let _ = set(level, libc::IPV6_MULTICAST_ALL, 0);
             set(level, libc::IPV6_RECVPKTINFO, 1).map_err(failed("IPV6_RECVPKTINFO"))?;
         } else {
             set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1).map_err(failed("IP_PKTINFO"))?;

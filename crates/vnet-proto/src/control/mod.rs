@@ -7,6 +7,7 @@
 //! that is the same for all calls.
 
 mod answer;
+mod beacon;
 mod claims;
 mod listening;
 mod member;
@@ -19,6 +20,7 @@ mod session;
 mod timeouts;
 
 pub use answer::{answer, too_big};
+pub use beacon::{BEACON_CONTEXT, BEACON_INTERVAL, Beacon, Heard, Ignored, MOST_BEACON_ADDRESSES};
 pub use claims::{Claim, MOST_CLAIMS, Owner};
 pub use message::{Channel, LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security, VERSION};
 pub use node::{Node, Refused};

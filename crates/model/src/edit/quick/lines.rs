@@ -12,6 +12,7 @@ pub(super) fn each(config: &mut Config, visit: &mut dyn FnMut(&mut Origin)) {
     }
     config.peers.values_mut().for_each(|peer| visit(&mut peer.origin));
     config.vnets.values_mut().for_each(|vnet| visit(&mut vnet.origin));
+    config.discovery.iter_mut().for_each(|discovery| visit(&mut discovery.origin));
     config.relay.iter_mut().for_each(|relay| visit(&mut relay.origin));
 }
 
