@@ -1,10 +1,12 @@
 //! The validated configuration: what the rest of Viaduct works with. Values of these types cannot be wrong; whatever
 //! could be is refused, with its place, on the way here.
 
+mod vnets;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -12,9 +14,11 @@ use std::{
 
 use viaduct_types::{
     GuestName, IfName, IpNet, Ipv6Net, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, NicId,
-    PeerName, PortRange, Priorities, Proto, Publish, RoutingRule, UplinkName, VlanProtocol, VlanSet, VnetId,
+    PeerName, PortRange, Priorities, Proto, Publish, RoutingRule, UplinkName, VlanProtocol, VlanSet,
     VnetName,
 };
+
+pub use vnets::*;
 
 /// Where in the files something was written; shown as `FILE:LINE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -506,106 +510,5 @@ impl InterfaceKind {
             }
             Self::Veth { .. } | Self::Device { .. } => None,
         }
-    }
-}
-
-/// Another host in our vnets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Where to reach it; empty: it dials us.
-    pub endpoints: Vec<Endpoint>,
-    /// Its public key as its `viaduct identity` prints it; checked when it is used.
-    pub key: String,
-    /// Where it was written.
-    pub origin: Origin,
-}
-
-/// A peer's address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// Address and port.
-    Address(SocketAddr),
-    /// A name to resolve, and the port.
-    Name(String, u16),
-}
-
-/// As it is written.
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Name(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-/// How peers are found whose places no file says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discovery {
-    /// On which interfaces is said and heard where hosts are.
-    pub interfaces: Vec<IfName>,
-    /// The multicast groups.
-    pub groups: Vec<IpAddr>,
-    /// The UDP port.
-    pub port: u16,
-    /// Where it was written.
-    pub origin: Origin,
-}
-
-/// What this host passes on for peers that cannot reach each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
-    /// Between which.
-    pub peers: Vec<PeerName>,
-    /// How much from one of them to another at most, in Mbit/s.
-    pub rate: u32,
-    /// Where it was written.
-    pub origin: Origin,
-}
-
-/// An Ethernet segment that spans hosts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vnet {
-    /// Its identity everywhere.
-    pub id: VnetId,
-    /// The bridge's name on this host.
-    pub bridge: IfName,
-    /// The device on this host that leads to the others.
-    pub interface: IfName,
-    /// Whether machines are behind the bridge that no file knows.
-    pub learning: bool,
-    /// What gets through to all of its hosts, in bytes, when that is known; no file says so.
-    pub mtu: Option<u32>,
-    /// NICs that have arrived at another host later, so that they have to be silent here; no file says so.
-    pub lost: BTreeSet<MacAddr>,
-    /// NICs that are attached here and have to be silent until their guest arrives; no file says so.
-    pub prepared: BTreeSet<MacAddr>,
-    /// What protects its frames.
-    pub security: Security,
-    /// The hosts that may belong to it.
-    pub peers: Vec<PeerName>,
-    /// Where it was written.
-    pub origin: Origin,
-}
-
-/// What protects a vnet's frames between hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// Encrypted and authenticated.
-    Conf,
-    /// Authenticated only.
-    Auth,
-    /// Neither.
-    None,
-}
-
-/// As it is written.
-impl fmt::Display for Security {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Conf => "conf",
-            Self::Auth => "auth",
-            Self::None => "none",
-        })
     }
 }

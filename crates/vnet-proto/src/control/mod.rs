@@ -9,6 +9,7 @@
 mod answer;
 mod beacon;
 mod claims;
+mod configure;
 mod listening;
 mod member;
 mod message;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
     time::Duration,
 };
 
@@ -63,12 +62,12 @@ pub(super) struct Vnet {
 /// One host.
 #[derive(Debug)]
 pub struct Node {
-    own: HostKey,
+    pub(super) own: HostKey,
     pub(super) settings: Settings,
     pub(super) peers: BTreeMap<HostKey, Peer>,
     pub(super) vnets: BTreeMap<VnetId, Vnet>,
     /// Sequences of NICs that were here when the process before this one ended.
-    remembered: BTreeMap<(VnetId, MacAddr), u64>,
+    pub(super) remembered: BTreeMap<(VnetId, MacAddr), u64>,
     next_spi: u32,
     pub(super) relaying: Relaying,
     pub(super) timers: BTreeSet<(Duration, Timer)>,
@@ -98,93 +97,6 @@ impl Node {
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             transmits: VecDeque::new(),
-        }
-    }
-
-    /// What is to be from now on. `arrival` is higher for what comes later, on any host: the time of day, in milliseconds.
-    pub fn configure(&mut self, now: Duration, arrival: u64, settings: Settings) {
-        let before = std::mem::replace(&mut self.settings, settings);
-        let gone: Vec<VnetId> =
-            self.vnets.keys().filter(|id| !self.settings.vnets.contains_key(id)).copied().collect();
-        gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
-        for (id, wanted) in self.settings.vnets.clone() {
-            // What was offered otherwise is another vnet, as far as peers are concerned.
-            let offered = |vnet: &VnetSettings| (vnet.security, vnet.learning);
-            if self.vnets.get(&id).is_some_and(|vnet| offered(&vnet.settings) != offered(&wanted)) {
-                self.remove_vnet(id);
-            }
-            let settings = VnetSettings { nics: BTreeMap::new(), ..wanted.clone() };
-            let vnet = self.vnets.entry(id).or_insert_with(|| Vnet {
-                settings: VnetSettings { peers: BTreeSet::new(), ..settings.clone() },
-                claims: Claims::new(self.own),
-                members: BTreeMap::new(),
-                mismatched: BTreeMap::new(),
-                limit: None,
-                mtu: None,
-                listening: None,
-            });
-            let nics = std::mem::take(&mut vnet.settings.nics);
-            let peers = std::mem::replace(&mut vnet.settings, settings).peers;
-            for peer in peers.difference(&wanted.peers) {
-                self.retract(*peer, id);
-                self.leave(*peer, id);
-            }
-            self.set_nics(id, nics, wanted.nics, arrival);
-            for peer in wanted.peers.difference(&peers) {
-                self.offer(now, *peer, id);
-            }
-        }
-        self.remembered.clear();
-        if before.relay != self.settings.relay {
-            self.relays_configured(&before.relay);
-        }
-        if before.rekey != self.settings.rekey {
-            self.schedule_rekeys(now);
-        }
-    }
-
-    fn remove_vnet(&mut self, id: VnetId) {
-        let Some(vnet) = self.vnets.get(&id) else { return };
-        for peer in vnet.settings.peers.clone() {
-            self.retract(peer, id);
-            self.leave(peer, id);
-        }
-        let macs: Vec<MacAddr> =
-            self.vnets.get(&id).into_iter().flat_map(|vnet| vnet.claims.macs()).collect();
-        for mac in macs {
-            self.change(id, mac, |claims| claims.remove(Owner::Here, mac));
-        }
-        self.vnets.remove(&id);
-    }
-
-    fn set_nics(
-        &mut self,
-        id: VnetId,
-        before: BTreeMap<MacAddr, Vec<IpAddr>>,
-        wanted: BTreeMap<MacAddr, Vec<IpAddr>>,
-        arrival: u64,
-    ) {
-        for mac in before.keys().filter(|mac| !wanted.contains_key(mac)) {
-            self.change(id, *mac, |claims| claims.remove(Owner::Here, *mac));
-            self.tell_members(id, |channel| Message::Withdraw { channel, mac: *mac });
-        }
-        for (mac, addresses) in wanted.iter().filter(|(mac, addresses)| before.get(mac) != Some(addresses)) {
-            let remembered = self.remembered.get(&(id, *mac)).copied();
-            let Some(vnet) = self.vnets.get_mut(&id) else { return };
-            let sequence = match vnet.claims.of(Owner::Here, *mac) {
-                Some(claim) => claim.sequence,
-                None => {
-                    remembered.unwrap_or_else(|| arrival.max(vnet.claims.highest(*mac).saturating_add(1)))
-                }
-            };
-            let claim = Claim { sequence, addresses: addresses.clone() };
-            self.change(id, *mac, |claims| {
-                claims.set(Owner::Here, *mac, claim.clone());
-            });
-            self.tell_members(id, |channel| said(channel, *mac, &claim));
-        }
-        if let Some(vnet) = self.vnets.get_mut(&id) {
-            vnet.settings.nics = wanted;
         }
     }
 
@@ -398,7 +310,7 @@ impl Node {
     }
 
     /// Lets a peer know of a vnet, if there is a connection.
-    fn offer(&mut self, now: Duration, key: HostKey, id: VnetId) {
+    pub(super) fn offer(&mut self, now: Duration, key: HostKey, id: VnetId) {
         let offered = self.vnets.get(&id).map(|vnet| (vnet.settings.security, vnet.settings.learning));
         let Some((security, learning)) = offered else { return };
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
@@ -408,7 +320,7 @@ impl Node {
         let _ = self.join(now, key, id);
     }
 
-    fn retract(&mut self, key: HostKey, id: VnetId) {
+    pub(super) fn retract(&mut self, key: HostKey, id: VnetId) {
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
         if let Some(channel) = session.retract(id) {
             say(&mut self.transmits, session.id, &Message::Retract { channel });
@@ -529,7 +441,7 @@ impl Node {
     }
 
     /// Changes claims of a MAC, and says where it is then if that is elsewhere.
-    fn change(&mut self, id: VnetId, mac: MacAddr, change: impl FnOnce(&mut Claims)) {
+    pub(super) fn change(&mut self, id: VnetId, mac: MacAddr, change: impl FnOnce(&mut Claims)) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         let own =
             |claim: Option<(Owner, &Claim)>| claim.map(|(owner, claim)| (owner, claim.addresses.clone()));
@@ -561,7 +473,7 @@ impl Node {
         members.into_iter().for_each(|key| self.tell(key, id, &message));
     }
 
-    fn schedule_rekeys(&mut self, now: Duration) {
+    pub(super) fn schedule_rekeys(&mut self, now: Duration) {
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::Rekey(..)));
         let due = now.saturating_add(self.settings.rekey);
         for (id, vnet) in &self.vnets {
@@ -595,7 +507,7 @@ fn spi(number: u32) -> Spi {
     Spi::from_random(number & 0x3fff_ffff | (number & 0x4000_0000) << 1)
 }
 
-fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {
+pub(super) fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {
     Message::Claim { channel, mac, sequence: claim.sequence, addresses: claim.addresses.clone() }
 }
 
