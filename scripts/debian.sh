@@ -10,7 +10,7 @@ PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$(dirname "$root")"
 exec 9>"$root.lock"
 flock 9
-packages=systemd,systemd-sysv,systemd-container,dbus,nftables,iproute2,iputils-ping
+packages=systemd,systemd-sysv,systemd-container,dbus,nftables,iproute2,iputils-ping,libpam-systemd,firewalld,netbase
 if [ "$(cat "$root/etc/viaduct-test-packages" 2>/dev/null)" = "$packages" ]; then exit; fi
 echo "Making a Debian to boot in $root"
 rm -rf "$root" "$root.new"
@@ -19,6 +19,8 @@ debootstrap --variant=minbase --include="$packages" \
     tail -n 5 "$root.log" >&2
     exit 1
 }
+# Installed for the test that starts it; no other has it.
+chroot "$root.new" systemctl disable --quiet firewalld
 rm -rf "$root.new"/var/cache/apt/archives/*.deb "$root.new"/var/lib/apt/lists/*
 echo "$packages" >"$root.new/etc/viaduct-test-packages"
 mv "$root.new" "$root"

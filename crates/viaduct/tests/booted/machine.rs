@@ -156,7 +156,8 @@ impl Machine<'_> {
         self.run(line).0
     }
 
-    fn run(&self, line: &str) -> (bool, String, String) {
+    /// Whether it succeeded, and what it said.
+    pub(crate) fn run(&self, line: &str) -> (bool, String, String) {
         let mut command = Command::new("nsenter");
         command.args(["--all", "--target", &self.init.to_string(), "sh", "-c", line]);
         let output =

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod containers;
+mod firewalld;
 mod machine;
 mod traffic;
 

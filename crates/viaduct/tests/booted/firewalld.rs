@@ -1,0 +1,75 @@
+//! The real firewalld beside us: what it does to guests, what the doctor shows against that, and that its reloads and
+//! ours mind their own business.
+
+use serde_json::Value;
+
+use super::{
+    install,
+    machine::{Machine, world},
+    make, set_up, still_attached, traffic,
+};
+
+fn repairs(machine: &Machine<'_>) -> usize {
+    machine.status()["daemon"]["repairs"].as_array().unwrap().len()
+}
+
+#[test]
+fn firewalld_reloads_beside_us() {
+    world(|world| {
+        make(&world.path("/root/viaduct.deb"));
+        install(world);
+        // Theirs begins with taking everybody's away; this machine has another filter.
+        world.inside("systemctl disable nftables; systemctl disable note libvirtd");
+        let mut machine = world.boot();
+        world.plug_in();
+        machine.soon("it is up", |machine| machine.does("systemctl is-active viaduct"));
+        set_up(world, &mut machine);
+        let out = "ip netns exec echo ping -n -c 3 -i 0.2 -W 2 203.0.113.1";
+        assert!(machine.does(out), "guests reach nobody before firewalld is there");
+
+        let stream = traffic();
+        machine.sh("systemctl start firewalld");
+        machine.soon("firewalld runs", |machine| machine.does("firewall-cmd --state"));
+        stream.lost_nothing();
+        assert!(!machine.does(out), "firewalld lets guests out, so that there is nothing to be found");
+        let (_, report, _) = machine.run("viaduct doctor --json");
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let found = report["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "foreign-filter");
+        let found = found.unwrap_or_else(|| panic!("the doctor overlooks firewalld: {report}"));
+        assert!(found["title"].as_str().unwrap().contains("inet firewalld"), "{report}");
+        for measure in found["remedy"]["measures"].as_array().unwrap() {
+            machine.sh(measure["run"].as_str().unwrap());
+        }
+        assert!(machine.does(out), "what the doctor showed does not help");
+        let (_, report, _) = machine.run("viaduct doctor --json");
+        assert!(!report.contains("foreign-filter"), "{report}");
+
+        // A change of its own, loaded anew in each of its ways, under traffic.
+        machine.soon("all is quiet", |machine| machine.sh("viaduct plan") == "Nothing to do.\n");
+        let before = repairs(&machine);
+        let stream = traffic();
+        for round in 0..4 {
+            machine.sh(&format!("firewall-cmd --permanent --add-port={}/tcp", 9000 + round));
+            machine.sh("firewall-cmd --reload");
+        }
+        machine.sh("firewall-cmd --complete-reload");
+        machine.sh("systemctl restart firewalld");
+        machine.soon("firewalld runs", |machine| machine.does("firewall-cmd --state"));
+        stream.lost_nothing();
+        assert!(machine.does(out), "guests reach nobody after a reload");
+        assert_eq!(repairs(&machine), before, "{:#}", machine.status()["daemon"]);
+        assert_eq!(machine.status()["daemon"]["disputed"], serde_json::json!([]));
+        assert_eq!(machine.property("NRestarts"), "0");
+
+        // And ours beside it.
+        machine.sh("nft list table inet firewalld >/theirs; viaduct apply; systemctl restart viaduct");
+        machine.sh("nft delete table inet viaduct");
+        machine.soon("ours is back", |machine| machine.does("nft list table inet viaduct"));
+        machine.sh("nft list table inet firewalld | diff /theirs -");
+        still_attached(&machine);
+        machine.sh("systemctl stop firewalld");
+        assert!(machine.does(out));
+        still_attached(&machine);
+        machine.shut_down();
+    });
+}
