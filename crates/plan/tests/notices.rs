@@ -49,6 +49,16 @@ fn a_missing_uplink_is_named_with_what_there_is() {
 }
 
 #[test]
+fn guests_whose_uplink_is_not_the_default_routes_are_warned_of() {
+    let said = notices(&mut host(), &config(&BASE.replace("\"eth0\"", "\"card1\"")));
+    assert_says(&said, &["warning: viaduct.toml:5:", "inside", "card1 only", "IPv4", "out of eth0"]);
+    assert_says(&said, &["warning: viaduct.toml:9:", "public"]);
+    // It may have more than one.
+    let both = BASE.replace("\"eth0\"", "\"card1\"\ngateways = [\"192.0.2.1\"]");
+    assert!(!notices(&mut host(), &config(&both)).iter().any(|notice| notice.contains("only")));
+}
+
+#[test]
 fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
     let none = Features {
         nft_egress: false,
