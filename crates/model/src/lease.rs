@@ -43,20 +43,26 @@ pub struct Lease<T> {
 
 impl Leases {
     /// Gives an address of each family to each NIC that has none and is attached, on networks that serve DHCP and have
-    /// addresses to give, and a prefix to each that is to have one. Who has one keeps it. `now` is in seconds since
-    /// 1970. NICs for which there was none left are returned.
+    /// addresses to give, and a prefix to each that is to have one. Who has one keeps it. `written` are the addresses of
+    /// the [file](written_addresses), `now` is in seconds since 1970. NICs for which there was none left are returned.
     pub fn renew<'a>(
         &mut self,
         config: &Config,
+        written: &BTreeSet<IpAddr>,
         attached: impl IntoIterator<Item = &'a NicId>,
         now: u64,
     ) -> Vec<NicId> {
         self.avoided.retain(|_, until| *until > now);
+        let lends = |network: &Network| network.dhcp || network.delegate.is_some();
+        if !config.networks.values().any(lends) {
+            // Mostly so, and asked for at each change of a guest.
+            (self.held, self.held6, self.delegated) = Default::default();
+            return Vec::new();
+        }
         let attached: BTreeSet<&NicId> = attached.into_iter().collect();
-        let taken = taken(config);
         let mut without = BTreeSet::new();
         for (family, held) in [(Family::V4, &mut self.held), (Family::V6, &mut self.held6)] {
-            let lender = Lender { config, family, taken: &taken, avoided: &self.avoided };
+            let lender = Lender { config, family, written, avoided: &self.avoided };
             without.extend(lender.renew(held, &attached));
         }
         without.extend(delegate(config, &mut self.delegated, &attached));
@@ -124,7 +130,7 @@ struct Lender<'a> {
     config: &'a Config,
     family: Family,
     /// What the file gives to somebody.
-    taken: &'a BTreeSet<IpAddr>,
+    written: &'a BTreeSet<IpAddr>,
     avoided: &'a BTreeMap<IpAddr, u64>,
 }
 
@@ -135,14 +141,12 @@ impl Lender<'_> {
             let place = config.nic(nic).and_then(|nic| borrower(config, nic));
             place.is_some_and(|(name, network)| {
                 lease.network == *name
-                    && !self.taken.contains(&lease.address)
+                    && !self.written.contains(&lease.address)
                     && !self.avoided.contains_key(&lease.address)
                     && pool(network, self.family).any(|prefix| prefix.contains(&lease.address))
             })
         });
-        let mut used = self.taken.clone();
-        used.extend(held.values().map(|lease| lease.address));
-        used.extend(self.avoided.keys());
+        let mut lent: BTreeSet<IpAddr> = held.values().map(|lease| lease.address).collect();
         let mut without = Vec::new();
         for id in attached {
             if held.contains_key(*id) {
@@ -156,19 +160,51 @@ impl Lender<'_> {
             if pool(network, self.family).next().is_none() {
                 continue;
             }
-            let mut address = choose(network, nic, self.family, &used);
+            let mut address = self.choose(network, nic, &lent);
             if address.is_none() {
                 address = give_way(held, name, attached);
             }
             match address {
                 Some(address) => {
-                    used.insert(address);
+                    lent.insert(address);
                     held.insert((*id).clone(), Lease { network: name.clone(), address });
                 }
                 None => without.push((*id).clone()),
             }
         }
         without
+    }
+
+    /// A free address: the one that the NIC's MAC leads to, or the next, so that a NIC mostly gets the same one again even
+    /// when nobody remembers. Of a /64 it is the one that the NIC would make for itself.
+    fn choose(&self, network: &Network, nic: &Nic, lent: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+        let used = |address: &IpAddr| {
+            lent.contains(address) || self.written.contains(address) || self.avoided.contains_key(address)
+        };
+        pool(network, self.family).find_map(|prefix| {
+            let is_free =
+                |address: IpAddr| !used(&address) && ipam::role_on_segment(prefix, address).is_none();
+            let own = match prefix {
+                IpNet::V6(v6) => nic.mac.slaac(v6).map(IpAddr::V6).filter(|own| is_free(*own)),
+                IpNet::V4(_) => None,
+            };
+            let first = ipam::number(prefix.network());
+            // More than are ever tried.
+            let count = 1u64 << u32::from(prefix.max_prefix_len() - prefix.prefix_len()).min(62);
+            let begin = stable_hash(&nic.mac.0) % count;
+            // Every address that cannot be given is one of these or one of the two that nobody can have.
+            let tries = count.min((lent.len() + self.written.len() + self.avoided.len()) as u64 + 3);
+            own.or_else(|| {
+                (0..tries).find_map(|step| {
+                    let number = first + u128::from((begin + step) % count);
+                    let address = match prefix {
+                        IpNet::V4(_) => IpAddr::V4(u32::try_from(number).ok()?.into()),
+                        IpNet::V6(_) => IpAddr::V6(number.into()),
+                    };
+                    Some(address).filter(|address| is_free(*address))
+                })
+            })
+        })
     }
 }
 
@@ -256,56 +292,27 @@ fn pool(network: &Network, family: Family) -> impl Iterator<Item = IpNet> {
 }
 
 /// Every address that the file gives to somebody.
-fn taken(config: &Config) -> BTreeSet<IpAddr> {
-    let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
+pub fn written_addresses(config: &Config) -> BTreeSet<IpAddr> {
+    let mut written: BTreeSet<IpAddr> = BTreeSet::new();
     for network in config.networks.values() {
         match &network.mode {
             Mode::Nat { subnets, source_address, .. } => {
-                taken.extend(subnets.iter().map(|subnet| subnet.gateway));
-                taken.extend(source_address);
+                written.extend(subnets.iter().map(|subnet| subnet.gateway));
+                written.extend(source_address);
             }
-            Mode::Isolated { subnets, .. } => taken.extend(subnets.iter().map(|subnet| subnet.gateway)),
-            Mode::Vnet { gateways, .. } => taken.extend(gateways),
+            Mode::Isolated { subnets, .. } => written.extend(subnets.iter().map(|subnet| subnet.gateway)),
+            Mode::Vnet { gateways, .. } => written.extend(gateways),
             Mode::Routed { .. } | Mode::Bridged { .. } => {}
         }
     }
     for uplink in config.uplinks.values() {
-        taken.extend(uplink.addresses.iter().map(IpNet::addr));
-        taken.extend(&uplink.gateways);
+        written.extend(uplink.addresses.iter().map(IpNet::addr));
+        written.extend(&uplink.gateways);
     }
     for guest in config.guests.values() {
-        taken.extend(guest.nics.iter().flat_map(|nic| &nic.addresses).map(IpNet::addr));
-        taken.extend(guest.nics.iter().flat_map(|nic| &nic.gateways));
-        taken.extend(guest.publish.iter().filter_map(|publish| publish.publish.address));
+        written.extend(guest.nics.iter().flat_map(|nic| &nic.addresses).map(IpNet::addr));
+        written.extend(guest.nics.iter().flat_map(|nic| &nic.gateways));
+        written.extend(guest.publish.iter().filter_map(|publish| publish.publish.address));
     }
-    taken
-}
-
-/// A free address: the one that the NIC's MAC leads to, or the next, so that a NIC mostly gets the same one again even
-/// when nobody remembers. Of a /64 it is the one that the NIC would make for itself.
-fn choose(network: &Network, nic: &Nic, family: Family, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
-    pool(network, family).find_map(|prefix| {
-        let is_free =
-            |address: IpAddr| !used.contains(&address) && ipam::role_on_segment(prefix, address).is_none();
-        let own = match prefix {
-            IpNet::V6(v6) => nic.mac.slaac(v6).map(IpAddr::V6).filter(|own| is_free(*own)),
-            IpNet::V4(_) => None,
-        };
-        let first = ipam::number(prefix.network());
-        // More than are ever tried.
-        let count = 1u64 << u32::from(prefix.max_prefix_len() - prefix.prefix_len()).min(62);
-        let begin = stable_hash(&nic.mac.0) % count;
-        // Every address that cannot be given is one of these or one of the two that nobody can have.
-        let tries = count.min(used.len() as u64 + 3);
-        own.or_else(|| {
-            (0..tries).find_map(|step| {
-                let number = first + u128::from((begin + step) % count);
-                let address = match prefix {
-                    IpNet::V4(_) => IpAddr::V4(u32::try_from(number).ok()?.into()),
-                    IpNet::V6(_) => IpAddr::V6(number.into()),
-                };
-                Some(address).filter(|address| is_free(*address))
-            })
-        })
-    })
+    written
 }

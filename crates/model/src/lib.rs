@@ -26,7 +26,7 @@ mod tree;
 pub use config::*;
 pub use diagnostics::*;
 pub use ipam::Family;
-pub use lease::{AVOIDED, Lease, Leases};
+pub use lease::{AVOIDED, Lease, Leases, written_addresses};
 pub use schema::schema;
 pub use shape::{Address, ParseAddressError};
 pub use suggest::nearest;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use viaduct_model::{AVOIDED, Config, Family, Leases, Source, load};
+use viaduct_model::{AVOIDED, Config, Family, Leases, Source, load, written_addresses};
 use viaduct_types::NicId;
 
 const NOW: u64 = 1_800_000_000;
@@ -36,14 +36,14 @@ fn each_gets_another_one_of_the_pool_and_keeps_it() {
     let config = config(ROUTED, 200);
     let attached = nics(&config);
     let mut leases = Leases::default();
-    assert_eq!(leases.renew(&config, &attached, NOW), []);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached, NOW), []);
     let all = addresses(&leases);
     assert_eq!(all.len(), 200);
     let pool: viaduct_types::IpNet = "172.30.0.0/16".parse().unwrap();
     assert!(all.iter().all(|address| pool.contains(address)));
     let before = leases.clone();
     // Whoever is away for a while, too.
-    leases.renew(&config, &attached[..100], NOW + 9);
+    leases.renew(&config, &written_addresses(&config), &attached[..100], NOW + 9);
     assert_eq!(leases, before);
 
     let lent = leases.lend(&config).unwrap();
@@ -57,7 +57,7 @@ fn the_same_nic_gets_the_same_address_when_all_is_forgotten() {
     let config = config(ROUTED, 3);
     let lend = |attached: &[NicId]| {
         let mut leases = Leases::default();
-        leases.renew(&config, attached, NOW);
+        leases.renew(&config, &written_addresses(&config), attached, NOW);
         leases.held[&attached[0]].address
     };
     let attached = nics(&config);
@@ -70,11 +70,11 @@ fn a_subnet_is_used_up_but_for_what_is_somebodys() {
     let config = config(NAT, 6);
     let attached = nics(&config);
     let mut leases = Leases::default();
-    assert_eq!(leases.renew(&config, &attached, NOW), attached[5..]);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached, NOW), attached[5..]);
     let expected: BTreeSet<IpAddr> = (2..7).map(|host| IpAddr::from([10, 0, 0, host])).collect();
     assert_eq!(addresses(&leases), expected);
     // The one that waits gets the address of one that went away, when it is there to take it.
-    assert_eq!(leases.renew(&config, &attached[1..], NOW), []);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached[1..], NOW), []);
     assert_eq!((addresses(&leases), leases.held.contains_key(&attached[0])), (expected, false));
     let lent = leases.lend(&config).unwrap();
     assert!(lent.nics().filter(|(_, nic)| nic.lent).all(|(_, nic)| nic.addresses[0].prefix_len() == 29));
@@ -85,13 +85,13 @@ fn what_somebody_else_uses_is_left_for_a_while() {
     let config = config(ROUTED, 1);
     let attached = nics(&config);
     let mut leases = Leases::default();
-    leases.renew(&config, &attached, NOW);
+    leases.renew(&config, &written_addresses(&config), &attached, NOW);
     let first = leases.held[&attached[0]].address;
     leases.avoid(first, NOW);
-    leases.renew(&config, &attached, NOW + 1);
+    leases.renew(&config, &written_addresses(&config), &attached, NOW + 1);
     let second = leases.held[&attached[0]].address;
     assert_ne!(first, second);
-    leases.renew(&config, &attached, NOW + AVOIDED);
+    leases.renew(&config, &written_addresses(&config), &attached, NOW + AVOIDED);
     assert_eq!((leases.held[&attached[0]].address, leases.avoided.len()), (second, 0));
 }
 
@@ -100,11 +100,11 @@ fn who_needs_none_any_more_holds_none() {
     let before = config(ROUTED, 1);
     let attached = nics(&before);
     let mut leases = Leases::default();
-    leases.renew(&before, &attached, NOW);
+    leases.renew(&before, &written_addresses(&before), &attached, NOW);
     let mut after = before.clone();
     after.guests.values_mut().next().unwrap().nics[0].addresses = vec!["198.51.100.9/32".parse().unwrap()];
     assert_eq!(leases.lend(&after), None, "an address of its own counts");
-    leases.renew(&after, &attached, NOW);
+    leases.renew(&after, &written_addresses(&after), &attached, NOW);
     assert_eq!(leases, Leases::default());
 
     for keys in [
@@ -113,7 +113,7 @@ fn who_needs_none_any_more_holds_none() {
         "mode = \"bridged\"\ndhcp = true",
     ] {
         let config = config(keys, 1);
-        assert_eq!(leases.renew(&config, &nics(&config), NOW), []);
+        assert_eq!(leases.renew(&config, &written_addresses(&config), &nics(&config), NOW), []);
         assert_eq!(leases, Leases::default(), "{keys}");
     }
 }
@@ -123,12 +123,12 @@ fn what_the_file_gives_away_later_is_taken_back() {
     let before = config(NAT, 1);
     let attached = nics(&before);
     let mut leases = Leases::default();
-    leases.renew(&before, &attached, NOW);
+    leases.renew(&before, &written_addresses(&before), &attached, NOW);
     let lent = leases.held[&attached[0]].address;
     let mut after = config(NAT, 2);
     let second = after.guests.values_mut().nth(1).unwrap();
     second.nics[0].addresses = vec![viaduct_types::IpNet::new(lent, 29).unwrap()];
-    leases.renew(&after, &attached, NOW);
+    leases.renew(&after, &written_addresses(&after), &attached, NOW);
     assert_ne!(leases.held[&attached[0]].address, lent);
 }
 
@@ -138,7 +138,7 @@ fn an_ipv6_address_is_lent_beside_the_other_and_is_the_one_made_of_the_mac() {
     let config = config(keys, 2);
     let attached = nics(&config);
     let mut leases = Leases::default();
-    assert_eq!(leases.renew(&config, &attached, NOW), []);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached, NOW), []);
     let own = config.nic(&attached[0]).unwrap().mac.slaac("fd00:1::/64".parse().unwrap()).unwrap();
     assert_eq!(leases.lent(&attached[0], Family::V6), Some(IpAddr::V6(own)));
     let lent = leases.lend(&config).unwrap();
@@ -147,7 +147,7 @@ fn an_ipv6_address_is_lent_beside_the_other_and_is_the_one_made_of_the_mac() {
     // In use elsewhere, it is another one, and the IPv4 address stays.
     let before = leases.clone();
     leases.avoid(own.into(), NOW);
-    leases.renew(&config, &attached, NOW);
+    leases.renew(&config, &written_addresses(&config), &attached, NOW);
     assert_ne!(leases.lent(&attached[0], Family::V6), Some(IpAddr::V6(own)));
     assert!(leases.lent(&attached[0], Family::V6).is_some());
     assert_eq!(leases.held, before.held);
@@ -160,22 +160,22 @@ fn prefixes_for_what_is_behind_are_parts_of_the_pool_and_are_kept() {
     let config = config(keys, 5);
     let attached = nics(&config);
     let mut leases = Leases::default();
-    assert_eq!(leases.renew(&config, &attached, NOW), attached[4..]);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached, NOW), attached[4..]);
     let parts =
         |leases: &Leases| leases.delegated.values().map(|lease| lease.address).collect::<BTreeSet<_>>();
     assert_eq!(parts(&leases).len(), 4);
     let pool: viaduct_types::Ipv6Net = "2001:db8:8000::/62".parse().unwrap();
     assert!(parts(&leases).iter().all(|part| part.prefix_len() == 64 && pool.contains(part)));
     let before = leases.clone();
-    leases.renew(&config, &attached[..4], NOW);
+    leases.renew(&config, &written_addresses(&config), &attached[..4], NOW);
     assert_eq!(leases, before);
     // Who waits gets the one of who is away.
-    assert_eq!(leases.renew(&config, &attached[1..], NOW), []);
+    assert_eq!(leases.renew(&config, &written_addresses(&config), &attached[1..], NOW), []);
     assert_eq!(parts(&leases), parts(&before));
     let lent = leases.lend(&config).unwrap();
     assert_eq!(lent.nic(&attached[4]).unwrap().delegated, Some(leases.delegated[&attached[4]].address));
     // The pool is another one now.
     let other = self::config(&keys.replace("8000", "9000"), 5);
-    leases.renew(&other, &attached, NOW);
+    leases.renew(&other, &written_addresses(&other), &attached, NOW);
     assert!(parts(&leases).is_disjoint(&parts(&before)));
 }

@@ -12,7 +12,7 @@ use common::{
     shape::{GuestShape, Shape, check_safe, comparable, guest, shape},
 };
 use proptest::{prelude::*, sample::Index};
-use viaduct_model::{Config, Leases};
+use viaduct_model::{Config, Leases, written_addresses};
 use viaduct_plan::{
     Apply, Attachments, Flow, ObservePart, Plan, ServedChange, Tuple, ends,
     nft::Family,
@@ -38,7 +38,7 @@ fn part_with_told(host: &mut Host, before: Side<'_>, after: Side<'_>) -> Option<
 /// A configuration with the addresses and prefixes that those without are lent.
 fn lent(text: &str, attachments: &Attachments, leases: &mut Leases) -> Config {
     let config = config(text);
-    leases.renew(&config, attachments.keys(), 0);
+    leases.renew(&config, &written_addresses(&config), attachments.keys(), 0);
     leases.lend(&config).unwrap_or(config)
 }
 

@@ -1,6 +1,7 @@
 //! One host as operations see it: what is remembered of it, its kernel, and the lock under which both are changed.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
-use viaduct_model::{Config, Family, Leases, Loaded, Source};
+use viaduct_model::{Config, Family, Leases, Loaded, Source, written_addresses};
 use viaduct_plan::{Attachments, Served, Told, attached_namespaces, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
@@ -29,6 +30,15 @@ use crate::{
 pub(crate) struct Applied {
     pub(crate) sources: Vec<Source>,
     pub(crate) config: Config,
+    /// Every address that it gives to somebody.
+    written: BTreeSet<IpAddr>,
+}
+
+impl Applied {
+    pub(crate) fn new(sources: Vec<Source>, config: Config) -> Self {
+        let written = written_addresses(&config);
+        Self { sources, config, written }
+    }
 }
 
 /// What a host was made, and what is remembered of it.
@@ -96,7 +106,8 @@ impl Situation {
             let config = made.as_ref().unwrap_or(&applied.config);
             let attached = self.whole.as_ref().unwrap_or(&self.attachments);
             let leases = &mut self.known.leases;
-            let without = leases.renew(config, attached.keys(), crate::clock::unix_seconds());
+            let without =
+                leases.renew(config, &applied.written, attached.keys(), crate::clock::unix_seconds());
             for nic in without {
                 tracing::warn!("nothing is left to lend to {nic}: its network has lent all that it has");
             }
@@ -482,7 +493,7 @@ impl Host {
 /// A configuration that was right when it was applied; an update of this program may see it otherwise.
 pub(crate) fn loaded(sources: Vec<Source>) -> Result<Applied, Failure> {
     match viaduct_model::load(&sources) {
-        Ok(Loaded { config, .. }) => Ok(Applied { sources, config }),
+        Ok(Loaded { config, .. }) => Ok(Applied::new(sources, config)),
         Err(diagnostics) => {
             let failure = Failure::failed(
                 "this version of viaduct finds fault with the configuration that was applied; the network goes on as \

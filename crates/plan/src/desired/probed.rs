@@ -12,6 +12,10 @@ use crate::state::{Attachments, Proxy};
 /// whose they are.
 pub fn probed(config: &Config, attachments: &Attachments) -> BTreeMap<Proxy, NicId> {
     let mut probed = BTreeMap::new();
+    // Asked for at each change of a guest.
+    if !config.networks.values().any(|network| matches!(network.mode, Mode::Routed { probe: true, .. })) {
+        return probed;
+    }
     for port in ports(config, attachments) {
         let Mode::Routed { proxy: true, probe: true, .. } = port.network.mode else { continue };
         // What is lent is translated on the way out; nobody there ever sees it.

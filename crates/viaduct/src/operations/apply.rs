@@ -54,7 +54,7 @@ impl Operation for Apply {
                 (None, Some(Remark::warning(lost)))
             }
         };
-        let applied = Some(Arc::new(Applied { sources, config }));
+        let applied = Some(Arc::new(Applied::new(sources, config)));
         let after = Situation::new(applied, attachments, host.beyond()?);
         probe::are_free(host, before.as_ref(), &after)?;
         let (outcome, mut notices) =

@@ -95,12 +95,12 @@ impl Set {
 fn edited(sources: &[Source], config: &Config, edits: &[Edit]) -> Result<(Applied, Vec<String>), Failure> {
     if let Some(Edited { sources, config, outcomes }) = edit::apply_to_loaded(sources, config, edits) {
         let idle = edits.iter().zip(outcomes).filter_map(|(edit, outcome)| idle(edit, outcome)).collect();
-        return Ok((Applied { sources, config }, idle));
+        return Ok((Applied::new(sources, config), idle));
     }
     let mut sources = sources.to_vec();
     let unchanged = edit_all(&mut sources, edits)?;
     let Loaded { config, .. } = viaduct_model::load(&sources)?;
-    Ok((Applied { sources, config }, unchanged))
+    Ok((Applied::new(sources, config), unchanged))
 }
 
 /// Makes the edits, and says of those that changed nothing why.
