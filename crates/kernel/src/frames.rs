@@ -1,5 +1,7 @@
 //! Frames to and from guests, past the packet filter: packet sockets (packet(7)) on the devices that guests ask on.
 
+mod ring;
+
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -20,17 +22,34 @@ pub enum Listen {
     Ip6,
 }
 
+impl Listen {
+    /// Bytes of the longest frame that is taken in whole, with what the kernel writes before it; a power of two.
+    fn place(self) -> usize {
+        match self {
+            Self::Dhcp4 | Self::Ip6 => 2048,
+            Self::Arp | Self::Neighbours => 256,
+        }
+    }
+}
+
+/// So many frames wait in a socket's own queue in any case.
+const QUEUE: usize = 64;
+/// No more wait than these.
+const MOST: usize = 16_384;
+
 /// A packet socket on one device. What it does not take in costs a packet a few instructions.
 pub struct Frames {
+    /// Goes before its socket does.
+    ring: Option<ring::Ring>,
     socket: OwnedFd,
 }
 
 impl Frames {
-    /// Opens one; needs CAP_NET_RAW. It does not block.
+    /// Opens one; needs CAP_NET_RAW. It does not block. So many frames at least can wait in it, up to some thousands.
     ///
     /// # Errors
     /// When there is no such device (ENODEV), or the kernel refuses.
-    pub fn open(device: &IfName, listen: Listen) -> io::Result<Self> {
+    pub fn open(device: &IfName, listen: Listen, waiting: usize) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // Protocol 0: nothing comes in before the filter is there.
         // SAFETY: socket() takes numbers.
@@ -55,6 +74,12 @@ impl Frames {
                 libc::ETH_P_IPV6
             }
         };
+        let ring = if waiting > QUEUE {
+            let frames = waiting.min(MOST).next_power_of_two();
+            Some(ring::Ring::new(&socket, frames, listen.place())?)
+        } else {
+            None
+        };
         let index = rustix::net::netdevice::name_to_index(&socket, device.as_str())?;
         let mut address = empty_address();
         address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
@@ -62,7 +87,17 @@ impl Frames {
         address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
         // SAFETY: the address is valid for the length given with it.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS) })?;
-        Ok(Self { socket })
+        Ok(Self { ring, socket })
+    }
+
+    /// How many frames can wait in it.
+    pub fn room(&self) -> usize {
+        self.ring.as_ref().map_or(QUEUE, ring::Ring::places)
+    }
+
+    /// Whether one for so many frames would hold more.
+    pub fn is_too_small_for(&self, waiting: usize) -> bool {
+        waiting.min(MOST) > self.room()
     }
 
     /// What it is bound to.
@@ -118,7 +153,19 @@ impl Frames {
     ///
     /// # Errors
     /// When the device went down (ENETDOWN), or is gone.
-    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+    pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        let is_for_us = |kind| {
+            // What goes to other machines, tagged frames among it, is not.
+            [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST].contains(&kind)
+        };
+        if let Some(ring) = &mut self.ring {
+            while let Some((length, kind)) = ring.take(buffer) {
+                if is_for_us(kind) {
+                    return Ok(buffer.get(..length));
+                }
+            }
+            // What became of the socket is only told here.
+        }
         loop {
             let (mut from, mut size) = (empty_address(), ADDRESS);
             // SAFETY: buffer, address and size are valid for writing, with the lengths given.
@@ -142,9 +189,7 @@ impl Frames {
                 }
                 return Err(error);
             };
-            // What goes to other machines, tagged frames among it, is not for us.
-            if [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST].contains(&from.sll_pkttype)
-            {
+            if is_for_us(from.sll_pkttype) {
                 return Ok(buffer.get(..length));
             }
         }

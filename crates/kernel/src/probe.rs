@@ -51,15 +51,16 @@ impl Kernel {
 }
 
 fn ask(name: &IfName, own: MacAddr, addresses: &BTreeSet<IpAddr>) -> io::Result<BTreeMap<IpAddr, MacAddr>> {
-    let sockets = [Frames::open(name, Listen::Arp)?, Frames::open(name, Listen::Neighbours)?];
-    let [arp, nd] = &sockets;
+    let waiting = addresses.len();
+    let open = |listen| Frames::open(name, listen, waiting);
+    let mut sockets = [open(Listen::Arp)?, open(Listen::Neighbours)?];
     let mut found = BTreeMap::new();
     let mut buffer = [0; 2048];
     for _ in 0..QUESTIONS {
         for address in addresses.iter().filter(|address| !found.contains_key(*address)) {
             match address {
-                IpAddr::V4(address) => arp.send(&arp_probe(own, *address))?,
-                IpAddr::V6(address) => nd.send(&solicitation(own, *address))?,
+                IpAddr::V4(address) => sockets[0].send(&arp_probe(own, *address))?,
+                IpAddr::V6(address) => sockets[1].send(&solicitation(own, *address))?,
             }
         }
         let end = Instant::now() + PATIENCE;
@@ -73,7 +74,7 @@ fn ask(name: &IfName, own: MacAddr, addresses: &BTreeSet<IpAddr>) -> io::Result<
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
             }
-            for socket in &sockets {
+            for socket in &mut sockets {
                 while let Some(frame) = socket.receive(&mut buffer)? {
                     if let Some((address, mac)) = claim(frame)
                         && mac != own

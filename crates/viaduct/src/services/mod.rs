@@ -99,13 +99,17 @@ impl Run {
                         }
                     }
                     Source::Names => self.names.read(self.start.elapsed())?,
-                    Source::Port(port) => self.read(port),
+                    Source::Port(port) => drop(self.read(port)),
                 }
                 self.send();
             }
             let now = self.start.elapsed();
             self.ports.open_missing(now);
             self.look_at_ports();
+            if self.dhcp4.due().is_some_and(|due| due <= now) {
+                // Who answered in time is not to be taken for nobody, however long this process did not run.
+                self.ports.all(Listen::Arp).into_iter().for_each(|port| self.read_all(port));
+            }
             self.dhcp4.tick(now);
             self.advertiser.tick(now);
             self.names.tick(now);
@@ -116,7 +120,8 @@ impl Run {
         }
     }
 
-    fn read(&mut self, port: u64) {
+    /// Reads some of what waits; says whether there may be more.
+    fn read(&mut self, port: u64) -> bool {
         let now = self.start.elapsed();
         let Self { dhcp4, dhcp6, responder, advertiser, ports, .. } = self;
         ports.read(port, now, |device, listen, mac, frame| match listen {
@@ -126,7 +131,15 @@ impl Run {
                 advertiser.receive(now, device, frame);
             }
             Listen::Neighbours => responder.receive(device, mac, frame),
-        });
+        })
+    }
+
+    /// Reads what waits, as long as that is not without end.
+    fn read_all(&mut self, port: u64) {
+        let mut turns = 0..TURNS;
+        while self.read(port) && turns.next().is_some() {
+            self.send();
+        }
     }
 
     fn look_at_ports(&mut self) {
@@ -142,6 +155,8 @@ impl Run {
                     self.names.closed(&device);
                 }
             }
+            // Of many devices at once, it would be more than is kept.
+            self.send();
         }
     }
 
@@ -172,7 +187,9 @@ impl Run {
         let router = link.router();
         let answers = link.head.names.as_ref().filter(|_| is_served);
         let has_clients6 = link.clients6().next().is_some();
-        let listen: Vec<Listen> = [
+        // All of a link may begin at the same moment, and each says two things before it waits for an answer.
+        let waiting = link.nics.len() * 2;
+        let listen: BTreeMap<Listen, usize> = [
             (Listen::Dhcp4, link.clients().next().is_some()),
             (Listen::Arp, link.clients().any(|client| client.lent && client.shared)),
             (Listen::Neighbours, link.nics.values().any(|nic| nic.neighbours.is_some())),
@@ -180,13 +197,17 @@ impl Run {
             (Listen::Ip6, has_clients6 || router.is_some() || answers.is_some()),
         ]
         .into_iter()
-        .filter_map(|(listen, wanted)| wanted.then_some(listen))
+        .filter_map(|(listen, wanted)| wanted.then_some((listen, waiting)))
         .collect();
         // What ends is taken back while there is still a socket for it.
         self.advertiser.serve(now, device, router);
         self.send();
         self.ports.serve(device, &listen, now);
-        if !listen.contains(&Listen::Ip6) {
+        while let Some(port) = self.ports.outgrown() {
+            self.read_all(port);
+            self.ports.close(port);
+        }
+        if !listen.contains_key(&Listen::Ip6) {
             self.names.closed(device);
         }
         self.names.server.serve(device.clone(), answers.map(|answers| answers.network.clone()));
@@ -233,5 +254,7 @@ fn tell(event: &Event) -> io::Result<()> {
     out.flush()
 }
 
+/// So often a port is read before the others have their turn, when all that waits in it is to be read.
+const TURNS: usize = 1024;
 /// How long until a device that is not there is looked for again.
 const AGAIN: Duration = Duration::from_millis(250);

@@ -121,13 +121,13 @@ impl Names {
         for door in gone {
             self.open.remove(&door);
         }
-        self.open_missing(now);
+        self.open_missing(now, device);
     }
 
     /// A device is there.
     pub(super) fn opened(&mut self, now: Duration, device: &IfName) {
         self.wanted.entry(device.clone()).or_default().is_there = true;
-        self.open_missing(now);
+        self.open_missing(now, device);
     }
 
     /// A device is gone, or another one now: what was open on it leads nowhere.
@@ -154,7 +154,8 @@ impl Names {
     pub(super) fn tick(&mut self, now: Duration) {
         if self.again.is_some_and(|again| again <= now) {
             self.again = None;
-            self.open_missing(now);
+            let all: Vec<IfName> = self.wanted.keys().cloned().collect();
+            all.iter().for_each(|device| self.open_missing(now, device));
         }
         let over = |number: &&u64| matches!(self.open.get(number), Some(Door::Connection { until, .. }) if *until <= now);
         let over: Vec<u64> = self.connections.iter().filter(over).copied().collect();
@@ -360,30 +361,23 @@ impl Names {
         self.connections.len() >= all || self.connections.iter().filter(of_device).count() >= one
     }
 
-    fn open_missing(&mut self, now: Duration) {
-        let mut missing = Vec::new();
-        for (device, wanted) in self.wanted.iter().filter(|(_, wanted)| wanted.is_there) {
-            for (address, kind) in
-                wanted.addresses.iter().flat_map(|a| [(*a, Kind::Datagrams), (*a, Kind::Connections)])
-            {
-                if !wanted.open.contains_key(&(address, kind)) {
-                    missing.push((device.clone(), address, kind));
-                }
-            }
-        }
-        for (device, address, kind) in missing {
-            match door(&device, address, kind) {
+    fn open_missing(&mut self, now: Duration, device: &IfName) {
+        let Some(wanted) = self.wanted.get(device).filter(|wanted| wanted.is_there) else { return };
+        let all = wanted.addresses.iter().flat_map(|a| [(*a, Kind::Datagrams), (*a, Kind::Connections)]);
+        let missing: Vec<_> = all.filter(|place| !wanted.open.contains_key(place)).collect();
+        for (address, kind) in missing {
+            match door(device, address, kind) {
                 Ok(door) => {
                     let number = self.add(door);
-                    if let Some(wanted) = self.wanted.get_mut(&device) {
+                    if let Some(wanted) = self.wanted.get_mut(device) {
                         wanted.open.insert((address, kind), number);
                     }
                 }
                 Err(error) => {
                     self.again = Some(now + AGAIN);
-                    let Some(wanted) = self.wanted.get_mut(&device) else { continue };
+                    let Some(wanted) = self.wanted.get_mut(device) else { continue };
                     if wanted.impossible.insert((address, kind)) {
-                        warn!("{}", said(&device, address, kind, &error));
+                        warn!("{}", said(device, address, kind, &error));
                     }
                 }
             }

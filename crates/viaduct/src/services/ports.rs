@@ -1,7 +1,7 @@
 //! The sockets of the devices that are served.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{BorrowedFd, OwnedFd},
     time::Duration,
@@ -48,11 +48,25 @@ struct Port {
     frames: Frames,
 }
 
+/// What is to be open.
+#[derive(Default)]
+struct Wanted {
+    /// Its number, when it is.
+    open: Option<u64>,
+    /// So many frames may wait in it.
+    waiting: usize,
+    /// Whether it is known that it is open.
+    is_known: bool,
+}
+
 pub(super) struct Ports {
     epoll: OwnedFd,
     open: BTreeMap<u64, Port>,
-    /// What is to be open, with its number when it is.
-    wanted: BTreeMap<(IfName, Listen), Option<u64>>,
+    wanted: BTreeMap<(IfName, Listen), Wanted>,
+    /// Which of them are not.
+    missing: BTreeSet<(IfName, Listen)>,
+    /// Those that others have taken the place of; in them, something may wait.
+    outgrown: Vec<u64>,
     news: VecDeque<News>,
     next: u64,
     /// When what is not open is tried again.
@@ -66,6 +80,8 @@ impl Ports {
             epoll,
             open: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            outgrown: Vec::new(),
             news: VecDeque::new(),
             next: NAMES + 1,
             again: None,
@@ -81,19 +97,44 @@ impl Ports {
         Ok(epoll::add(&self.epoll, at, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?)
     }
 
-    /// What a device is listened to for from now on.
-    pub(super) fn serve(&mut self, device: &IfName, listen: &[Listen], now: Duration) {
+    /// What a device is listened to for from now on, and how many frames may wait of each.
+    pub(super) fn serve(&mut self, device: &IfName, listen: &BTreeMap<Listen, usize>, now: Duration) {
         for kind in [Listen::Dhcp4, Listen::Arp, Listen::Neighbours, Listen::Ip6] {
             let key = (device.clone(), kind);
-            if listen.contains(&kind) {
-                self.wanted.entry(key).or_insert(None);
-            } else if let Some(Some(number)) = self.wanted.remove(&key) {
+            if let Some(&waiting) = listen.get(&kind) {
+                let wanted = self.wanted.entry(key.clone()).or_default();
+                wanted.waiting = waiting;
+                let port = wanted.open.and_then(|number| self.open.get(&number));
+                if port.is_some_and(|port| port.frames.is_too_small_for(waiting)) {
+                    self.outgrown.extend(wanted.open.take());
+                }
+                if wanted.open.is_none() {
+                    self.missing.insert(key);
+                }
+            } else if let Some(wanted) = self.wanted.remove(&key) {
+                self.missing.remove(&key);
                 // Closing takes it out of what is waited for.
-                self.open.remove(&number);
+                wanted.open.and_then(|number| self.open.remove(&number));
             }
         }
         self.again = Some(now);
         self.open_missing(now);
+    }
+
+    /// The next port that a larger one has taken the place of: it is to be read to its end ([`Ports::read`]), and
+    /// closed.
+    pub(super) fn outgrown(&mut self) -> Option<u64> {
+        self.outgrown.pop()
+    }
+
+    /// Closes what nobody needs any more.
+    pub(super) fn close(&mut self, number: u64) {
+        self.open.remove(&number);
+    }
+
+    /// Everything that is listened to in a way.
+    pub(super) fn all(&self, listen: Listen) -> Vec<u64> {
+        self.open.iter().filter(|(_, port)| port.listen == listen).map(|(number, _)| *number).collect()
     }
 
     /// What became of sockets for IPv6, in its order.
@@ -112,9 +153,10 @@ impl Ports {
             return;
         }
         self.again = None;
-        for ((device, listen), number) in self.wanted.iter_mut().filter(|(_, number)| number.is_none()) {
-            let listen = *listen;
-            let opened = Frames::open(device, listen).and_then(|frames| {
+        for key in std::mem::take(&mut self.missing) {
+            let (device, listen) = (&key.0, key.1);
+            let Some(wanted) = self.wanted.get_mut(&key) else { continue };
+            let opened = open(device, listen, wanted.waiting).and_then(|frames| {
                 let data = epoll::EventData::new_u64(self.next);
                 epoll::add(&self.epoll, &frames, data, epoll::EventFlags::IN)?;
                 if listen == Listen::Neighbours {
@@ -127,11 +169,12 @@ impl Ports {
             match opened {
                 Ok((frames, mac)) => {
                     debug!("guests are answered on {device}");
-                    if listen == Listen::Ip6 {
+                    if listen == Listen::Ip6 && !wanted.is_known {
                         self.news.push_back(News::Opened(device.clone(), mac));
                     }
+                    wanted.is_known = true;
+                    wanted.open = Some(self.next);
                     self.open.insert(self.next, Port { device: device.clone(), listen, frames });
-                    *number = Some(self.next);
                     self.next += 1;
                 }
                 Err(error) => {
@@ -142,6 +185,7 @@ impl Ports {
                         warn!("cannot listen on {device}: {error}");
                     }
                     self.again = Some(now + AGAIN);
+                    self.missing.insert(key);
                 }
             }
         }
@@ -164,42 +208,46 @@ impl Ports {
         Ok(events.into_iter().map(source).collect())
     }
 
-    /// Gives on what came in by a port.
+    /// Gives on what came in by a port; says whether there may be more.
     pub(super) fn read(
         &mut self,
         number: u64,
         now: Duration,
         mut frame: impl FnMut(&IfName, Listen, MacAddr, &[u8]),
-    ) {
-        let Some(port) = self.open.get(&number) else { return };
+    ) -> bool {
+        let Some(port) = self.open.get_mut(&number) else { return false };
         let mut buffer = [0; 2048];
         for _ in 0..BATCH {
-            let received = port.frames.receive(&mut buffer).and_then(|received| match received {
-                Some(bytes) => Ok(Some((port.frames.mac()?, bytes))),
-                None => Ok(None),
-            });
+            let received = match port.frames.receive(&mut buffer) {
+                Ok(Some(bytes)) => port.frames.mac().map(|mac| (mac, bytes)),
+                Ok(None) => return false,
+                Err(error) => Err(error),
+            };
             match received {
-                Ok(Some((mac, bytes))) => frame(&port.device, port.listen, mac, bytes),
-                Ok(None) => return,
+                Ok((mac, bytes)) => frame(&port.device, port.listen, mac, bytes),
                 Err(error) => {
                     debug!("{}: {error}", port.device);
                     self.lost(number, now);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     /// The device of a port went down, or is gone; one of the same name may come.
     fn lost(&mut self, number: u64, now: Duration) {
         let Some(port) = self.open.remove(&number) else { return };
+        let key = (port.device, port.listen);
+        let Some(wanted) = self.wanted.get_mut(&key).filter(|wanted| wanted.open == Some(number)) else {
+            return;
+        };
         if port.listen == Listen::Ip6 {
-            self.news.push_back(News::Closed(port.device.clone()));
+            self.news.push_back(News::Closed(key.0.clone()));
         }
-        if let Some(open) = self.wanted.get_mut(&(port.device, port.listen)) {
-            *open = None;
-            self.again = Some(now + AGAIN);
-        }
+        (wanted.open, wanted.is_known) = (None, false);
+        self.missing.insert(key);
+        self.again = Some(now + AGAIN);
     }
 
     pub(super) fn send(&mut self, device: &IfName, frame: &[u8]) {
@@ -207,7 +255,7 @@ impl Ports {
             Some(kind) if kind == IPV6 => &[Listen::Ip6, Listen::Neighbours],
             _ => &[Listen::Dhcp4],
         };
-        let number = |kind: &Listen| self.wanted.get(&(device.clone(), *kind)).copied().flatten();
+        let number = |kind: &Listen| self.wanted.get(&(device.clone(), *kind)).and_then(|wanted| wanted.open);
         let number = kinds.iter().find_map(number);
         if let Some(port) = number.and_then(|number| self.open.get(&number))
             && let Err(error) = port.frames.send(frame)
@@ -216,4 +264,12 @@ impl Ports {
             debug!("{device}: an answer was not sent: {error}");
         }
     }
+}
+
+/// Without memory for so many frames, with a queue for few.
+fn open(device: &IfName, listen: Listen, waiting: usize) -> io::Result<Frames> {
+    Frames::open(device, listen, waiting).or_else(|error| {
+        debug!("{device}: no room for {waiting} frames: {error}");
+        Frames::open(device, listen, 0)
+    })
 }
