@@ -46,6 +46,8 @@ case $purpose in demo | test | bench | ci)
 esac
 case $purpose in test | ci)
     need procps kill "ends processes in tests"
+    need conntrack conntrack "lets a router forget what it translated, in a test of vnets"
+    need faketime faketime "lets the clocks of hosts jump in tests, and nobody else's"
     need ethtool ethtool "takes offloads away in tests of vnets"
     need tshark tshark "reads the datagrams of vnets, as a second opinion about every byte"
     need python3-cryptography - "does so, too, for what it does not know"
@@ -82,6 +84,8 @@ case $purpose in bench)
     need libvirt-clients virsh "drives it"
     need iperf3 iperf3 "fills tunnels between hosts"
     need iputils-ping ping "says what is left for others then"
+    need conntrack conntrack "lets a router forget what it translated, in a test of vnets"
+    need faketime faketime "lets the clocks of hosts jump in tests, and nobody else's"
     need ethtool ethtool "takes offloads away"
     need openvpn openvpn "a tunnel that ours is measured beside"
     need openssl openssl "makes its keys"

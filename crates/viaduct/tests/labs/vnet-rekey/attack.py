@@ -1,0 +1,165 @@
+"""What somebody between two hosts, or anywhere else, can do to what they send each other.
+
+capture FILE: writes down what goes out of this router's interfaces for UDP port 1798, until killed. replay FILE TIMES: sends all of it
+again. flip FILE COUNT: sends pieces of it with a bit changed. garbage ADDRESS COUNT: sends bytes of all lengths, and runs of
+datagrams that arrive joined. dropped NAME MORE-THAN: reads a host's status, fails unless so many were dropped for that.
+spis FILE MORE-THAN: fails unless that many different keys were used. count FILE SENDER COUNT: fails unless each of so many
+numbered datagrams came once. lost FILE SENDER COUNT: fails when all of them came."""
+import json
+import os
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+
+ETH_P_ALL = 3
+PACKET_OUTGOING = 4
+UDP_SEGMENT = 103
+
+
+def is_ours(frame):
+    if frame[12:14] == b"\x08\x00" and frame[23] == 17:
+        at = 14 + (frame[14] & 15) * 4
+    elif frame[12:14] == b"\x86\xdd" and frame[20] == 17:
+        at = 54
+    else:
+        return None
+    return at if 1798 in struct.unpack("!HH", frame[at : at + 4]) else None
+
+
+def capture(file):
+    lock = threading.Lock()
+    with open(file, "wb") as out:
+
+        def of(interface):
+            s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            s.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+            s.bind((interface, ETH_P_ALL))
+            while True:
+                frame, (_, _, kind, _, _) = s.recvfrom(65536)
+                if kind == PACKET_OUTGOING and is_ours(frame):
+                    with lock:
+                        out.write(interface.encode() + struct.pack("!H", len(frame)) + frame)
+                        out.flush()
+
+        threads = [threading.Thread(target=of, args=(name,)) for name in sorted(os.listdir("/sys/class/net")) if name.startswith("eth")]
+        [thread.start() for thread in threads]
+        open(file + ".begun", "w").close()
+        [thread.join() for thread in threads]
+
+
+def captured(file):
+    data, at, frames = open(file, "rb").read(), 0, []
+    while at + 6 <= len(data):
+        interface, length = data[at : at + 4].decode(), int.from_bytes(data[at + 4 : at + 6], "big")
+        if at + 6 + length > len(data):
+            break
+        frames.append((interface, data[at + 6 : at + 6 + length]))
+        at += 6 + length
+    return frames
+
+
+def send_all(frames, rate=5000):
+    sockets = {}
+    begin = time.monotonic()
+    for number, (interface, frame) in enumerate(frames):
+        if interface not in sockets:
+            sockets[interface] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            sockets[interface].bind((interface, 0))
+        sockets[interface].send(frame)
+        if number % 50 == 0:
+            time.sleep(max(0, begin + number / rate - time.monotonic()))
+
+
+def replay(file, times):
+    frames = captured(file)
+    for _ in range(times):
+        send_all(frames)
+    print(len(frames), "sent again", times, "times")
+    sys.exit(len(frames) < 1000)
+
+
+def flip(file, count):
+    chance = random.Random(7)
+    frames = captured(file)
+
+    def flipped():
+        for _ in range(count):
+            interface, frame = chance.choice(frames)
+            at = is_ours(frame)
+            frame = bytearray(frame)
+            bit = chance.randrange((at + 8) * 8, len(frame) * 8)
+            frame[bit // 8] ^= 1 << bit % 8
+            # Without a checksum of UDP's, which would drop it before anybody looks (RFC 768).
+            frame[at + 6 : at + 8] = b"\0\0"
+            yield interface, bytes(frame)
+
+    send_all(flipped())
+
+
+def garbage(address, count):
+    chance = random.Random(8)
+    begin = time.monotonic()
+    for number in range(count // 50):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if number % 2:
+            length = chance.choice([1, 4, 7, 8, 9, 24, 25, 26, 40, 500, 1200, 1400])
+            s.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, length)
+            run = bytearray(chance.randbytes(length * 40))
+            if number % 4 == 1:
+                # Of which each looks as if QUIC began (RFC 9000, section 17.2.2).
+                run[::length] = bytes([0xC3]) * 40
+            s.sendto(run, (address, 1798))
+        else:
+            for _ in range(50):
+                length = chance.choice([0, 1, 3, 8, 20, 1200, 1472, 3000, 9000, 60000] if number % 20 == 0 else [0, 1, 3, 8, 20, 1200])
+                s.sendto(chance.randbytes(length), (address, 1798))
+        s.close()
+        time.sleep(max(0, begin + number / 100 - time.monotonic()))
+
+
+def find(value, name):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == name and isinstance(inner, int):
+                yield inner
+            yield from find(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from find(inner, name)
+
+
+def dropped(name, more_than):
+    status = json.load(sys.stdin)
+    count = sum(find(status, name))
+    print(name, count)
+    sys.exit(count <= more_than)
+
+
+def spis(file, more_than):
+    seen = set()
+    for _, frame in captured(file):
+        payload = frame[is_ours(frame) + 8 :]
+        if len(payload) >= 8 and not payload[0] & 0x40:
+            seen.add(payload[:4])
+    print(len(seen), "keys")
+    sys.exit(len(seen) <= more_than)
+
+
+def count(file, sender, wanted):
+    numbers = [number for number, _ in json.load(open(file)).get(sender, [])]
+    print(len(numbers), "came,", len(set(numbers)), "different, of", wanted)
+    # A machine that does much else loses frames now and then; none may come twice.
+    sys.exit(not (len(numbers) == len(set(numbers)) >= wanted * 0.9))
+
+
+def lost(file, sender, sent):
+    came = len(json.load(open(file)).get(sender, []))
+    print(came, "of", sent)
+    sys.exit(came >= sent)
+
+
+act, *words = sys.argv[1:]
+globals()[act](*(int(word) if word.isdigit() else word for word in words))
