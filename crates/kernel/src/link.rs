@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hasher, RandomState},
     io,
+    net::Ipv6Addr,
     os::fd::RawFd,
 };
 
@@ -13,13 +14,13 @@ use netlink_packet_route::{
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgeStpState,
         In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
-        InfoPortData, InfoPortKind, InfoVeth, InfoVlan, IpVlanMode, LinkAttribute, LinkExtentMask, LinkFlags,
-        LinkHeader, LinkInfo, LinkMessage, MacVlanMode, VlanQosMapping,
+        InfoPortData, InfoPortKind, InfoVeth, InfoVlan, InfoVxlan, IpVlanMode, LinkAttribute, LinkExtentMask,
+        LinkFlags, LinkHeader, LinkInfo, LinkMessage, MacVlanMode, VlanQosMapping, VxlanDf,
     },
 };
 use rustix::net::netdevice;
-use viaduct_plan::{GROUP, Kind, Link, PortVlans};
-use viaduct_types::{IfName, IpvlanMode, MacAddr, MacvlanMode, Priorities, VlanProtocol};
+use viaduct_plan::{GROUP, Kind, Link, PortVlans, Underlay};
+use viaduct_types::{IfName, IpvlanMode, MacAddr, MacvlanMode, Priorities, VlanProtocol, Vni};
 
 use crate::{
     attr::{self, find},
@@ -150,6 +151,7 @@ pub(crate) fn set_filters_vlans(which: Which<'_>, filters: bool) -> Request {
 pub(crate) enum Make<'a> {
     Bridge,
     Veth { netns: RawFd, peer: &'a IfName, peer_mac: MacAddr },
+    Vxlan { vni: Vni, port: u16, underlay: Underlay },
     Vlan { lower: u32, id: u16, protocol: VlanProtocol, priorities: &'a Priorities },
     Macvlan { lower: u32, mode: MacvlanMode },
     Ipvlan { lower: u32, mode: IpvlanMode },
@@ -220,6 +222,17 @@ fn new_link(
             ];
             far.attributes.extend(mtu.map(LinkAttribute::Mtu));
             vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far)))]
+        }
+        Make::Vxlan { vni, port, underlay } => {
+            let mut data = vec![
+                InfoVxlan::Id(vni.number()),
+                InfoVxlan::Learning(false),
+                InfoVxlan::Port(*port),
+                InfoVxlan::Df(VxlanDf::Set),
+            ];
+            // Its own address, which is any, says which family it is of.
+            data.extend((*underlay == Underlay::V6).then_some(InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED)));
+            vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]
         }
         Make::Vlan { lower, id, protocol, priorities } => {
             attributes.push(LinkAttribute::Link(*lower));

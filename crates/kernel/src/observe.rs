@@ -9,10 +9,10 @@ use std::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{
     Address, Ask, Features, GuestLink, Inside, Kind, Link, Observe, Observed, ObservedGuest,
-    ObservedNamespace, Proxy, Sysctl, nft,
+    ObservedNamespace, Proxy, Sysctl, Underlay, nft,
 };
 use viaduct_types::{
-    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, VlanProtocol,
+    IfName, IpNet, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, Priorities, VlanProtocol, Vni,
 };
 
 use crate::{
@@ -222,6 +222,7 @@ fn probe() -> std::io::Result<Features> {
     let device = |text: &str| text.parse::<IfName>().map_err(std::io::Error::other);
     let (bridge, near, far) = (device("b")?, device("v0")?, device("v1")?);
     let (vlan, macvlan, ipvlan) = (device("v0.2")?, device("m0")?, device("i0")?);
+    let (x4, x6) = (device("x4")?, device("x6")?);
     let mut make = |index, name, what: &link::Make<'_>| {
         socket.batch(&[link::make(index, name, what, None, None)]).iter().all(Result::is_ok)
     };
@@ -229,9 +230,12 @@ fn probe() -> std::io::Result<Features> {
     let pair = link::Make::Veth { netns, peer: &far, peer_mac: MacAddr::derived(0, 0, 0) };
     let (bridge, veth) = (make(100, &bridge, &link::Make::Bridge), make(200, &near, &pair));
     let priorities = Priorities::default();
+    let vni = Vni::new(1).ok_or_else(|| std::io::Error::other("a number"))?;
     let tagged =
         link::Make::Vlan { lower: 200, id: 2, protocol: VlanProtocol::Customer, priorities: &priorities };
     let vlan = veth && make(300, &vlan, &tagged);
+    let [v4, v6] = [Underlay::V4, Underlay::V6].map(|underlay| link::Make::Vxlan { vni, port: 1, underlay });
+    let vxlan = make(301, &x4, &v4) && make(302, &x6, &v6);
     let macvlan = veth && make(400, &macvlan, &link::Make::Macvlan { lower: 200, mode: MacvlanMode::Bridge });
     // The other end: a device is shared in one way only.
     let far_index = link::index_of(&socket, &far)?.unwrap_or(0);
@@ -257,6 +261,7 @@ fn probe() -> std::io::Result<Features> {
         veth,
         tun: tap::open().is_ok(),
         vlan,
+        vxlan,
         macvlan,
         ipvlan,
     })

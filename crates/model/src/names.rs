@@ -26,6 +26,11 @@ pub(crate) fn vnet(name: &str) -> Option<IfName> {
     fit("vnet-", name, "")
 }
 
+/// The device that leads to the other hosts of a vnet over IPv6, where there is one for each family.
+pub(crate) fn second(device: &IfName) -> Option<IfName> {
+    fit("", device.as_str(), "-6")
+}
+
 /// The host side of a guest's NIC.
 pub(crate) fn device(guest: &str, id: GuestId, index: u8) -> Option<IfName> {
     match id {

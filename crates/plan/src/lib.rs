@@ -23,11 +23,11 @@ pub use desired::{
     Answers, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace,
     DesiredSysctl, HostName, INNER, LinkHead, LinkPrefix, LinkRouter, MOVED, Neighbours, Notice, Router,
     Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity, Told, When, Zone, ZoneChange,
-    ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports,
+    ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports, vnis,
 };
 pub use diff::plan;
 pub use flows::{Flows, ends, lets_through};
-pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op};
+pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op, Underlay};
 pub use port::{Apply, Observe, ObservePart};
 pub use shown::Plan;
 pub use state::*;

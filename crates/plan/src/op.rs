@@ -4,7 +4,7 @@ use std::fmt;
 
 use viaduct_types::{
     IfName, IpNet, IpvlanMode, MAIN_TABLE, MacAddr, MacvlanMode, NamespaceName, NicId, Priorities,
-    RoutingRule, VlanProtocol, VlanSet, write_table,
+    RoutingRule, VlanProtocol, VlanSet, Vni, write_table,
 };
 
 use crate::{
@@ -135,6 +135,15 @@ pub enum NewLink {
     },
     /// A persistent tap with vnet_hdr and several queues, for what carries vnets.
     VnetTap,
+    /// A segment of VXLAN that learns nothing, and is never carried in fragments.
+    Vxlan {
+        /// By which number it takes frames.
+        vni: Vni,
+        /// On which UDP port.
+        port: u16,
+        /// Between which addresses.
+        underlay: Underlay,
+    },
     /// What takes a VLAN out of a device of the host.
     Vlan {
         /// The host's device.
@@ -153,7 +162,27 @@ impl NewLink {
             Self::Bridge => Kind::Bridge,
             Self::Veth { .. } => Kind::Veth,
             Self::Tap { .. } | Self::VnetTap => Kind::Tap,
+            Self::Vxlan { .. } => Kind::Other("vxlan".to_owned()),
             Self::Vlan { .. } => Kind::Other("vlan".to_owned()),
+        }
+    }
+}
+
+/// The family of the addresses that a tunnel is between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Underlay {
+    /// Its version.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 6,
         }
     }
 }
@@ -376,6 +405,9 @@ impl fmt::Display for Op {
                     NewLink::Bridge => write!(f, "+ bridge {name}")?,
                     NewLink::Veth { netns, peer, .. } => write!(f, "+ link {name} ⇄ {peer} in {netns}")?,
                     NewLink::VnetTap => write!(f, "+ tap {name} for a vnet")?,
+                    NewLink::Vxlan { vni, underlay, .. } => {
+                        write!(f, "+ VXLAN {name} number {vni} over IPv{}", underlay.number())?;
+                    }
                     NewLink::Vlan { parent, id, protocol: VlanProtocol::Customer } => {
                         write!(f, "+ link {name}, VLAN {id} of {parent}")?;
                     }

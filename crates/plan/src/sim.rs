@@ -65,6 +65,7 @@ impl Default for Host {
             veth: true,
             tun: true,
             vlan: true,
+            vxlan: true,
             macvlan: true,
             ipvlan: true,
         };
@@ -255,9 +256,11 @@ impl Host {
                             }
                             same
                         }
-                        NewLink::Bridge | NewLink::Veth { .. } | NewLink::Tap { .. } | NewLink::VnetTap => {
-                            None
-                        }
+                        NewLink::Bridge
+                        | NewLink::Veth { .. }
+                        | NewLink::Tap { .. }
+                        | NewLink::Vxlan { .. }
+                        | NewLink::VnetTap => None,
                     },
                     peer_index: if matches!(link, NewLink::Veth { .. }) { peer_index } else { 0 },
                 };

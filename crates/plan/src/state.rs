@@ -251,6 +251,8 @@ pub struct Features {
     pub tun: bool,
     /// 802.1Q VLAN devices.
     pub vlan: bool,
+    /// Devices of type vxlan, over both families.
+    pub vxlan: bool,
     /// Devices of type macvlan.
     pub macvlan: bool,
     /// Devices of type ipvlan.

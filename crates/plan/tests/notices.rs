@@ -69,6 +69,7 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
         veth: false,
         tun: false,
         vlan: false,
+        vxlan: false,
         macvlan: false,
         ipvlan: false,
     };
@@ -80,6 +81,20 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
     assert_says(&said, &["warning: viaduct.toml:9:", "CONFIG_NF_TABLES_ARP"]);
     assert_says(&said, &["warning: viaduct.toml:3:", "CONFIG_NETFILTER_EGRESS"]);
     assert_says(&said, &["error: viaduct.toml:15:", "CONFIG_VETH"]);
+}
+
+#[test]
+fn a_vnet_that_nothing_protects_is_told_of_and_needs_vxlan() {
+    let text = format!("{BASE}[vnets.blue]\nid = \"97\"\nsecurity = \"none\"\n");
+    let mut host = host();
+    // It needs no taps.
+    host.state.features.tun = false;
+    let said = notices(&mut host, &config(&text));
+    assert_says(&said, &["warning: ", "vnet blue", "reads its frames", "write \"conf\""]);
+    assert!(!said.iter().any(|line| line.starts_with("error")), "{said:?}");
+    host.state.features.vxlan = false;
+    let said = notices(&mut host, &config(&text));
+    assert_says(&said, &["error: ", "vnet blue", "CONFIG_VXLAN"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod publish;
 mod rule;
 mod vlan;
 mod vnet_id;
+mod vni;
 
 pub use device::{IpvlanMode, MacvlanMode, Priorities, VlanProtocol};
 pub use host_key::{HostKey, ParseHostKeyError, from_base64, to_base64};
@@ -25,6 +26,7 @@ pub use publish::{ParsePublishError, Publish};
 pub use rule::{MAIN_TABLE, RoutingRule, table_number, write_table};
 pub use vlan::VlanSet;
 pub use vnet_id::{ParseVnetIdError, VnetId};
+pub use vni::{Vni, VniError};
 
 /// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.
 pub fn stable_hash(bytes: &[u8]) -> u64 {

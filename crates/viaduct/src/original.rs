@@ -306,7 +306,11 @@ fn config_of(vnet: &VnetView) -> String {
 
 /// As the kernel module printed it; the header is what it costs.
 fn module_form(vnet: &VnetView) -> String {
-    let header = if vnet.security == "auth" { 76 } else { 68 };
+    let header = match vnet.security.as_str() {
+        "none" => 50,
+        "auth" => 76,
+        _ => 68,
+    };
     format!(
         "(vnet (id {}) (vnetif {}) (security {}) (header {header}))",
         vnet.id, vnet.interface, vnet.security

@@ -57,6 +57,7 @@ labs! {
         vnet_loss = "vnet-loss",
         vnet_moves = "vnet-moves",
         vnet_nat = "vnet-nat",
+        vnet_plain = "vnet-plain",
         vnet_rekey = "vnet-rekey",
         vnet_relays = "vnet-relays",
         vnets = "vnets",

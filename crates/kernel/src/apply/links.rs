@@ -42,7 +42,7 @@ impl Run<'_> {
             NewLink::Tap { owner } => Some((Queues::One, *owner)),
             // Of root, so that its process needs no privilege to open it.
             NewLink::VnetTap => Some((Queues::Several, Some(0))),
-            NewLink::Bridge | NewLink::Veth { .. } | NewLink::Vlan { .. } => None,
+            NewLink::Bridge | NewLink::Veth { .. } | NewLink::Vlan { .. } | NewLink::Vxlan { .. } => None,
         };
         if let Some((queues, owner)) = tap {
             self.send();
@@ -64,6 +64,10 @@ impl Run<'_> {
                 let priorities = &Priorities::default();
                 let vlan = Make::Vlan { lower, id: *id, protocol: *protocol, priorities };
                 (link::make(index, name, &vlan, mac, mtu), None)
+            }
+            NewLink::Vxlan { vni, port, underlay } => {
+                let vxlan = Make::Vxlan { vni: *vni, port: *port, underlay: *underlay };
+                (link::make(index, name, &vxlan, mac, mtu), None)
             }
             NewLink::Bridge | NewLink::Tap { .. } | NewLink::VnetTap => {
                 (link::make(index, name, &Make::Bridge, mac, mtu), None)

@@ -81,12 +81,21 @@ pub struct Vnet {
     pub lost: BTreeSet<MacAddr>,
     /// NICs that are attached here and have to be silent until their guest arrives; no file says so.
     pub prepared: BTreeSet<MacAddr>,
+    /// Where those who are in it are, when nothing protects its frames; no file says so.
+    pub reached: BTreeSet<IpAddr>,
     /// What protects its frames.
     pub security: Security,
     /// The hosts that may belong to it.
     pub peers: Vec<PeerName>,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl Vnet {
+    /// The device over IPv6, where frames are carried by the kernel, which has one for each family.
+    pub fn second_interface(&self) -> Option<IfName> {
+        crate::names::second(&self.interface)
+    }
 }
 
 /// What protects a vnet's frames between hosts.

@@ -99,6 +99,9 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);
+    if let (Security::None, Some(second)) = (security, names::second(&interface)) {
+        cx.claims.device(None, &second, at, DeviceUse::Made, cx.report);
+    }
     let origin = cx.report.origin(span);
     Some(Vnet {
         id: id.value,
@@ -108,6 +111,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         mtu: None,
         lost: BTreeSet::new(),
         prepared: BTreeSet::new(),
+        reached: BTreeSet::new(),
         security,
         peers,
         origin,

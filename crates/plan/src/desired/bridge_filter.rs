@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Spoofing, Vnet};
+use viaduct_model::{Mode, Security, Spoofing, Vnet};
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
@@ -99,6 +99,9 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
     // What comes from other hosts was looked at there, and its MAC by what carries it.
     for vnet in context.config.vnets.values() {
         table.judge("ports", Key::new().name(&vnet.interface), Verdict::Accept);
+        if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
+            table.judge("ports", Key::new().name(&second), Verdict::Accept);
+        }
     }
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };

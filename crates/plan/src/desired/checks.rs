@@ -77,7 +77,7 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
         }
     }
     for (name, vnet) in &config.vnets {
-        if !context.observed.features.tun {
+        if !context.observed.features.tun && vnet.security != Security::None {
             notices.error(
                 &vnet.origin,
                 format!(
@@ -85,11 +85,23 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
                 ),
             );
         }
-        if vnet.security == Security::None {
+        if vnet.security != Security::None {
+            continue;
+        }
+        if context.observed.features.vxlan {
+            notices.warn(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: with security \"none\" whoever is on the way between the hosts reads its frames and \
+                     sends others in the name of its guests; write \"conf\", unless that way is yours alone"
+                ),
+            );
+        } else {
             notices.error(
                 &vnet.origin,
                 format!(
-                    "vnet {name}: this version carries no vnet without security: write \"auth\" or \"conf\""
+                    "vnet {name}: this kernel has no VXLAN (CONFIG_VXLAN, with IPv6), which carries vnets of security \
+                     \"none\": write \"conf\" or \"auth\""
                 ),
             );
         }
@@ -469,6 +481,9 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
     for vnet in context.config.vnets.values() {
         check(&vnet.bridge, &vnet.origin, "bridge");
         check(&vnet.interface, &vnet.origin, "interface");
+        if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
+            check(&second, &vnet.origin, "interface");
+        }
     }
     for port in context.ports.iter().filter(|p| !matches!(p.target, Target::Device { .. })) {
         check(port.device(), &port.nic.origin, "device");

@@ -38,7 +38,7 @@ pub use served::{
     Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedChange, ServedLink,
     ServedLinkChange, ServedNic, Told, Zone, ZoneChange,
 };
-pub use vnets::{Claims, vnet_claims, vnet_ports};
+pub use vnets::{Claims, vnet_claims, vnet_ports, vnis};
 
 /// What the aliases of NICs' links of ours begin with.
 pub(crate) const NIC: &str = "viaduct:nic:";

@@ -3,20 +3,29 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use viaduct_model::{Config, Endpoint, Mode, Security, Vnet};
-use viaduct_types::{IfName, MacAddr, VnetName};
+use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
     BRIDGE, Desired, DesiredLink, VNET,
     context::{Context, bridge_of, ports},
 };
-use crate::{op::NewLink, state::Attachments};
+use crate::{
+    op::{NewLink, Underlay},
+    state::Attachments,
+};
 
 /// What an Ethernet frame in ESP in UDP costs over IPv4 (RFC 4303, RFC 3948, RFC 8750), and over IPv6.
 const OVERHEAD: [u32; 2] = [68, 88];
 /// With GMAC's explicit IV (RFC 4543).
 const AUTH: u32 = 8;
+/// What it costs in VXLAN, without protection (RFC 7348, section 5), over IPv4 and over IPv6.
+const PLAIN: [u32; 2] = [50, 70];
+
+/// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
+pub(super) const VXLAN_PORT: u16 = 1799;
 
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
+    let vnis = vnis(context.config);
     for (name, vnet) in &context.config.vnets {
         let mtu = Some(mtu_of(context, vnet));
         // Otherwise it is the network's.
@@ -41,8 +50,32 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
             up: true,
             ..DesiredLink::default()
         };
-        wanted.links.insert(vnet.interface.clone(), link);
+        let Some(vni) = vnis.get(&vnet.id) else {
+            wanted.links.insert(vnet.interface.clone(), link);
+            continue;
+        };
+        // The kernel has a device for each family; what comes by one must not leave by the other.
+        for (device, underlay) in plain_devices(vnet) {
+            let link = DesiredLink {
+                make: Some(NewLink::Vxlan { vni: *vni, port: VXLAN_PORT, underlay }),
+                alias: Some(format!("{VNET}{name}:{vni}:{}", underlay.number())),
+                isolated: true,
+                ..link.clone()
+            };
+            wanted.links.insert(device, link);
+        }
     }
+}
+
+/// The numbers by which this host takes frames of vnets that nothing protects.
+pub fn vnis(config: &Config) -> BTreeMap<VnetId, Vni> {
+    Vni::of_all(config.vnets.values().filter(|vnet| vnet.security == Security::None).map(|vnet| vnet.id))
+}
+
+/// The devices of a vnet that nothing protects: that of IPv4, and that of IPv6.
+pub(super) fn plain_devices(vnet: &Vnet) -> impl Iterator<Item = (IfName, Underlay)> {
+    let second = vnet.second_interface().map(|device| (device, Underlay::V6));
+    std::iter::once((vnet.interface.clone(), Underlay::V4)).chain(second)
 }
 
 /// What machines each vnet has on this host: the attached NICs, and the host itself where it has an address. By MAC.
@@ -108,8 +141,12 @@ pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
         let peers = vnet.peers.iter().filter_map(|name| context.config.peers.get(name));
         let is_v4 = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Address(address) if address.is_ipv4());
         let v6 = !peers.flat_map(|peer| &peer.endpoints).all(is_v4);
-        let auth = if vnet.security == Security::Auth { AUTH } else { 0 };
-        outside.saturating_sub(OVERHEAD[usize::from(v6)] + auth)
+        let v6 = usize::from(v6);
+        outside.saturating_sub(match vnet.security {
+            Security::Conf => OVERHEAD[v6],
+            Security::Auth => OVERHEAD[v6] + AUTH,
+            Security::None => PLAIN[v6],
+        })
     });
     found.max(LEAST)
 }

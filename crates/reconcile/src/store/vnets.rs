@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::PathBuf,
 };
 
@@ -19,6 +20,9 @@ pub struct Found {
     pub mtus: BTreeMap<VnetId, u32>,
     /// NICs of this host that have arrived at another one later.
     pub lost: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+    /// Where those are who are in vnets that nothing protects.
+    #[serde(default)]
+    pub reached: BTreeMap<VnetId, BTreeSet<IpAddr>>,
     /// NICs that are attached and wait, silent, for their guest to arrive.
     #[serde(default)]
     pub prepared: BTreeSet<NicId>,

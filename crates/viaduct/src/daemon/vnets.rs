@@ -227,6 +227,7 @@ fn take_into_account(host: &mut Host, findings: Findings) -> Result<(), Failure>
     let known = found.clone();
     found.mtus.extend(findings.mtus.into_iter().map(|(id, mtu)| (id, u32::from(mtu))));
     found.lost = findings.lost;
+    found.reached = findings.reached;
     let before = host.situation()?;
     // Their guests have spoken: their ports are open from now on.
     found.prepared.retain(|nic| {

@@ -8,7 +8,11 @@ use viaduct_types::{MacAddr, NicId, VnetName};
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
 pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
-    let known = |vnet: &Vnet| found.mtus.contains_key(&vnet.id) || found.lost.contains_key(&vnet.id);
+    let known = |vnet: &Vnet| {
+        found.mtus.contains_key(&vnet.id)
+            || found.lost.contains_key(&vnet.id)
+            || found.reached.contains_key(&vnet.id)
+    };
     if created.vnets.is_empty()
         && created.peers.is_empty()
         && found.prepared.is_empty()
@@ -33,6 +37,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             mtu: None,
             lost: BTreeSet::new(),
             prepared: BTreeSet::new(),
+            reached: BTreeSet::new(),
             security: security(&made.security),
             peers: config.peers.keys().cloned().collect(),
             origin: origin.clone(),
@@ -51,6 +56,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
     for vnet in config.vnets.values_mut() {
         vnet.mtu = found.mtus.get(&vnet.id).copied();
         vnet.lost = found.lost.get(&vnet.id).cloned().unwrap_or_default();
+        vnet.reached = found.reached.get(&vnet.id).cloned().unwrap_or_default();
     }
     Some(config)
 }

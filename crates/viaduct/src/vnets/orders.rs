@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use viaduct_model::{Config, Security};
 use viaduct_plan::Attachments;
 use viaduct_types::{PeerName, VnetId};
-use viaduct_vnet_io::control::{DiscoveryOrders, NicOrders, Orders, PeerOrders, VnetOrders};
+use viaduct_vnet_io::control::{DiscoveryOrders, NicOrders, Orders, PeerOrders, PlainOrders, VnetOrders};
 use viaduct_vnet_proto::control::Security as Level;
 
 /// None when there is nothing to carry.
@@ -15,6 +15,7 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
     }
     let claims = viaduct_plan::vnet_claims(config, attachments);
     let devices = viaduct_plan::vnet_ports(config, attachments);
+    let vnis = viaduct_plan::vnis(config);
     let vnets: BTreeMap<VnetId, VnetOrders> = config
         .vnets
         .iter()
@@ -30,6 +31,11 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
                 name: name.clone(),
                 tap: vnet.interface.clone(),
                 security: level(vnet.security),
+                plain: vnis.get(&vnet.id).map(|vni| PlainOrders {
+                    vni: *vni,
+                    second: vnet.second_interface(),
+                    bridge: vnet.bridge.clone(),
+                }),
                 learning: vnet.learning,
                 peers: vnet.peers.iter().cloned().collect(),
                 nics: claims.get(name).into_iter().flatten().map(nic).collect(),

@@ -38,7 +38,8 @@ impl Engine {
             }
             self.configure();
         }
-        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
+        self.tell_kernel();
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried && vnet.plain.is_none()) {
             if let Some(forwarding) = vnet.tables.take_changed() {
                 let _ = self.handle.set_forwarding(*id, forwarding);
             }
@@ -105,8 +106,17 @@ impl Engine {
                 self.install(&association, Direction::Outbound);
                 self.set_speaking(association.vnet, association.peer, true);
             }
+            Action::Plain { peer, vnet, vni } => {
+                if let Some(plain) = self.vnets.get_mut(&vnet).and_then(|vnet| vnet.plain.as_mut()) {
+                    plain.speak(peer, Some(vni));
+                }
+            }
             Action::Forget { spis } => spis.into_iter().for_each(|spi| self.handle.retire(spi)),
             Action::Mute { peer, vnet } => {
+                if let Some(plain) = self.vnets.get_mut(&vnet).and_then(|vnet| vnet.plain.as_mut()) {
+                    plain.speak(peer, None);
+                    return;
+                }
                 self.set_speaking(vnet, peer, false);
                 if let Some(peer) = self.peers.get(&peer) {
                     let _ = self.handle.silence(vnet, peer.id);
@@ -176,6 +186,14 @@ impl Engine {
     fn point_bridge(&mut self, id: VnetId, mac: MacAddr, place: Option<Place>) {
         let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried) else { return };
         self.gone.retain(|known| *known != (id, mac));
+        if vnet.plain.is_some() {
+            if place == Some(Place::Here) {
+                let nic = self.orders.vnets.get(&id).and_then(|orders| orders.nics.get(&mac));
+                // Whoever is no port yet is heard when it is.
+                let _ = nic.and_then(|nic| nic.device.as_ref()).map(|device| bridge::lead(device, mac));
+            }
+            return;
+        }
         if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
             self.gone.push((id, mac));
             return;

@@ -8,7 +8,7 @@ use std::{
 use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
 use viaduct_vnet_proto::{
-    control::{Security, Settings, VnetSettings},
+    control::{Settings, VnetSettings},
     data::{Listeners, PeerId},
 };
 
@@ -17,6 +17,7 @@ use super::{
     engine::{Engine, Vnet},
     link::Farewell,
     peers::Peer,
+    plain::Plain,
     start::accept,
     tables::Tables,
 };
@@ -53,7 +54,12 @@ impl Engine {
         for id in self.vnets.keys().copied().collect::<Vec<_>>() {
             let same = |vnet: &Vnet| {
                 let wanted = orders.vnets.get(&id);
-                wanted.is_some_and(|wanted| wanted.tap == vnet.tap && wanted.security == vnet.security)
+                wanted.is_some_and(|wanted| {
+                    let plain = vnet.plain.as_ref().map(Plain::orders);
+                    wanted.tap == vnet.tap
+                        && wanted.security == vnet.security
+                        && wanted.plain.as_ref() == plain
+                })
             };
             if !self.vnets.get(&id).is_some_and(same) {
                 self.remove_vnet(id);
@@ -68,6 +74,7 @@ impl Engine {
                 tables: Tables::new(),
                 carried: false,
                 trouble: None,
+                plain: wanted.plain.as_ref().map(|plain| Plain::new(wanted.tap.clone(), plain.clone())),
                 learned: VecDeque::new(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
@@ -119,6 +126,7 @@ impl Engine {
             let learned = self.vnets.get(id).into_iter().flat_map(|vnet| &vnet.learned);
             let settings = VnetSettings {
                 security: orders.security,
+                vni: orders.plain.as_ref().map(|plain| plain.vni),
                 learning: orders.learning,
                 peers: orders.peers.iter().filter_map(key_of).collect(),
                 nics: learned
@@ -146,9 +154,10 @@ impl Engine {
             self.configure();
             self.flush();
         }
-        if self.vnets.remove(&id).is_some_and(|vnet| vnet.carried) {
+        if self.vnets.remove(&id).is_some_and(|vnet| vnet.carried && vnet.plain.is_none()) {
             let _ = self.handle.remove_vnet(id);
         }
+        self.findings.reached.remove(&id);
         self.findings.mtus.remove(&id);
         self.findings.lost.remove(&id);
         self.findings.arrived.remove(&id);
@@ -157,7 +166,15 @@ impl Engine {
     /// Gives the workers the vnets that they do not have.
     pub(super) fn carry(&mut self) {
         for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| !vnet.carried) {
-            if vnet.security == Security::None {
+            if let Some(plain) = &mut vnet.plain {
+                match plain.begin() {
+                    Ok(()) => {
+                        vnet.carried = true;
+                        vnet.trouble = None;
+                        vnet.tables.tell_again();
+                    }
+                    Err(trouble) => vnet.trouble = Some(trouble),
+                }
                 continue;
             }
             let opened = match there(&vnet.tap) {

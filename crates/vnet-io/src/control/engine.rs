@@ -24,6 +24,7 @@ use super::{
     link::{Farewell, Link, Secrets},
     memory,
     peers::{Peer, Strangers},
+    plain::Plain,
     reach::{Reach, Ways, relay_of},
     tables::Tables,
 };
@@ -68,6 +69,8 @@ pub(super) struct Vnet {
     /// Whether the workers have it.
     pub(super) carried: bool,
     pub(super) trouble: Option<String>,
+    /// What the kernel is told of it, where it carries the frames.
+    pub(super) plain: Option<Plain>,
     /// Machines behind the bridge that nobody has told of, in the order in which they were seen.
     pub(super) learned: VecDeque<MacAddr>,
     /// The host's own NICs that are claimed.

@@ -9,11 +9,13 @@ mod carry;
 mod dial;
 mod discovery;
 mod engine;
+mod fdb;
 mod identity;
 mod link;
 mod memory;
 mod orders;
 mod peers;
+mod plain;
 mod reach;
 mod report;
 mod server;
@@ -26,6 +28,6 @@ mod watch;
 pub use identity::{Identity, IdentityError};
 pub use orders::{
     Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
-    PeerReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
+    PeerReport, PlainOrders, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
 pub use start::{EngineError, Options, run};

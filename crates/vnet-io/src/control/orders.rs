@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName, Vni};
 use viaduct_vnet_proto::control::Security;
 
 /// The port that the original vnets used, too.
@@ -93,10 +93,13 @@ pub struct PeerOrders {
 pub struct VnetOrders {
     /// What it is called here.
     pub name: VnetName,
-    /// The device that is a port of its bridge; not for vnets without security.
+    /// The device that is a port of its bridge: a tap, or VXLAN over IPv4 where nothing protects frames.
     pub tap: IfName,
     /// What protects its frames.
     pub security: Security,
+    /// How they are carried where nothing does.
+    #[serde(default)]
+    pub plain: Option<PlainOrders>,
     /// Whether machines are behind its bridge that nobody has told of.
     #[serde(default)]
     pub learning: bool,
@@ -104,6 +107,18 @@ pub struct VnetOrders {
     pub peers: BTreeSet<PeerName>,
     /// The NICs that are here.
     pub nics: BTreeMap<MacAddr, NicOrders>,
+}
+
+/// How frames are carried that nothing protects: by the kernel, which is told where to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlainOrders {
+    /// By which number this host takes them.
+    pub vni: Vni,
+    /// The port of the bridge that is VXLAN over IPv6.
+    pub second: Option<IfName>,
+    /// The bridge.
+    pub bridge: IfName,
 }
 
 /// A NIC.
@@ -127,6 +142,9 @@ pub struct Findings {
     pub mtus: BTreeMap<VnetId, u16>,
     /// NICs of this host that another one claims with more right: their ports have to be silent.
     pub lost: BTreeMap<VnetId, BTreeSet<MacAddr>>,
+    /// Where the hosts are who are in vnets that nothing protects: nobody else may send frames of them.
+    #[serde(default)]
+    pub reached: BTreeMap<VnetId, BTreeSet<IpAddr>>,
     /// Prepared NICs whose guest has arrived.
     pub arrived: BTreeMap<VnetId, BTreeSet<MacAddr>>,
 }

@@ -122,7 +122,7 @@ impl Engine {
             macs: macs.collect(),
             shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
             counters: carried,
-            trouble: vnet.trouble.clone(),
+            trouble: vnet.trouble.clone().or_else(|| self.unreached(vnet)),
         }
     }
 }

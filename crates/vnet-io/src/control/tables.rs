@@ -112,6 +112,19 @@ impl Tables {
         }
     }
 
+    /// Whether it is another one than the last time, where somebody else carries frames.
+    pub(super) fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The MACs at peers.
+    pub(super) fn remote_macs(&self) -> impl Iterator<Item = (MacAddr, PeerId)> {
+        self.of_mac.iter().filter_map(|(mac, (place, _))| match place {
+            Some(Place::At(peer)) => Some((*mac, *peer)),
+            Some(Place::Here) | None => None,
+        })
+    }
+
     fn is_remote(&self, mac: MacAddr) -> bool {
         matches!(self.of_mac.get(&mac), Some((Some(Place::At(_)), _)))
     }

@@ -104,7 +104,7 @@ impl Engine {
     }
 
     /// A machine speaks that nobody has told of: where such machines may be, it is claimed as if it had just arrived.
-    fn learn(&mut self, id: VnetId, mac: MacAddr) {
+    pub(super) fn learn(&mut self, id: VnetId, mac: MacAddr) {
         let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(&mac) {
@@ -141,15 +141,18 @@ impl Engine {
         self.discover();
         self.look_for_ways();
         self.reach();
+        self.hear_bridges();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
         self.listen(now, counters.as_ref().map_or(0, |all| all.host.events_dropped));
         for key in keys {
             self.measure(key);
+            let plain = self.plain_frames(key);
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
+            let sent = sent + plain;
             let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
             if has_traffic || peer.is_searched_anew(now) {
                 peer.probed = (sent, now);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{HostKey, MacAddr};
+use viaduct_types::{HostKey, MacAddr, Vni};
 
 use crate::data::{Spi, esp::Cipher};
 
@@ -131,6 +131,13 @@ pub enum Message {
         /// In bytes, of IP packets inside.
         mtu: u16,
     },
+    /// Frames of a vnet without security are taken as VXLAN with this number, at the address that the connection leads to.
+    Plain {
+        /// Which vnet.
+        channel: Channel,
+        /// The number (RFC 7348, section 5).
+        vni: Vni,
+    },
     /// The longest IP packet that gets from here to there, in bytes.
     PathMtu {
         /// In bytes.
@@ -208,6 +215,7 @@ const CLAIM: u8 = 7;
 const WITHDRAW: u8 = 8;
 const COMPLETE: u8 = 9;
 const PATH_MTU: u8 = 10;
+const PLAIN: u8 = 16;
 // From here on, what is not known is passed over.
 const VNET_MTU: u8 = 128;
 const RELAYS: u8 = 129;
@@ -272,6 +280,10 @@ impl Message {
             Self::VnetMtu { channel, mtu } => {
                 head(out, VNET_MTU, *channel);
                 out.extend(mtu.to_be_bytes());
+            }
+            Self::Plain { channel, vni } => {
+                head(out, PLAIN, *channel);
+                out.extend(vni.number().to_be_bytes());
             }
             Self::PathMtu { mtu } => head(out, PATH_MTU, *mtu),
             Self::Listens { channel, group, on } => {
@@ -382,6 +394,10 @@ impl Fields<'_> {
             COMPLETE => Message::Complete { channel: self.u16()? },
             VNET_MTU => Message::VnetMtu { channel: self.u16()?, mtu: self.u16()? },
             PATH_MTU => Message::PathMtu { mtu: self.u16()? },
+            PLAIN => Message::Plain {
+                channel: self.u16()?,
+                vni: Vni::new(u32::from_be_bytes(self.take()?)).ok_or(self.wrong())?,
+            },
             LISTENS => Message::Listens { channel: self.u16()?, group: self.group()?, on: self.flag()? },
             PRUNES => Message::Prunes { channel: self.u16()?, on: self.flag()? },
             RELAYS => Message::Relays { on: self.flag()? },

@@ -35,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use viaduct_types::{HostKey, MacAddr, VnetId};
+use viaduct_types::{HostKey, MacAddr, VnetId, Vni};
 
 use crate::data::{
     Spi,
@@ -62,6 +62,8 @@ pub struct Settings {
 pub struct VnetSettings {
     /// What protects its frames.
     pub security: Security,
+    /// Where nothing does, the number by which this host takes them.
+    pub vni: Option<Vni>,
     /// Whether machines are behind it that nobody has told of.
     pub learning: bool,
     /// The hosts that may belong to it.
@@ -98,12 +100,21 @@ pub enum Action {
     Receive(Association),
     /// Seal frames so from now on.
     Transmit(Association),
+    /// Send frames as VXLAN from now on, to where the peer's connection leads.
+    Plain {
+        /// To whom.
+        peer: HostKey,
+        /// Of which vnet.
+        vnet: VnetId,
+        /// With this number, which the receiver chose.
+        vni: Vni,
+    },
     /// Take frames that were sealed so no longer.
     Forget {
         /// The inbound associations.
         spis: Vec<Spi>,
     },
-    /// Seal nothing for the peer any more.
+    /// Send the peer nothing any more.
     Mute {
         /// Whom.
         peer: HostKey,

@@ -216,6 +216,7 @@ impl Node {
             | Message::VnetMtu { channel, .. }
             | Message::Listens { channel, .. }
             | Message::Prunes { channel, .. }
+            | Message::Plain { channel, .. }
             | Message::Complete { channel } => {
                 // The peer may not have heard yet that it is in it no longer.
                 if let Some(vnet) = session.vnet(channel)
@@ -285,6 +286,14 @@ impl Node {
             }
             Message::Withdraw { mac, .. } => {
                 self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac))
+            }
+            Message::Plain { vni, .. } => {
+                if vnet.settings.security != Security::None {
+                    return Err(ProtocolError::Keys);
+                }
+                member.speaks = true;
+                self.actions.push_back(Action::Plain { peer: key, vnet: id, vni });
+                self.tell_mtu(id);
             }
             Message::VnetMtu { mtu, .. } => {
                 member.limit = Some(mtu);
@@ -359,6 +368,9 @@ impl Node {
         self.hear_prunes(key, id, false);
         self.issue_keys(now, key, id);
         if let Some(vnet) = self.vnets.get(&id) {
+            if let (Security::None, Some(vni)) = (vnet.settings.security, vnet.settings.vni) {
+                say(&mut self.transmits, session, &Message::Plain { channel, vni });
+            }
             for mac in vnet.claims.macs_of(Owner::Here) {
                 if let Some(claim) = vnet.claims.of(Owner::Here, mac) {
                     say(&mut self.transmits, session, &said(channel, mac, claim));

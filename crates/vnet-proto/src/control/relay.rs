@@ -225,6 +225,7 @@ impl Node {
             | Message::VnetMtu { .. }
             | Message::Listens { .. }
             | Message::Prunes { .. }
+            | Message::Plain { .. }
             | Message::PathMtu { .. } => {}
         }
     }

@@ -56,7 +56,7 @@ impl Node {
         let member = |(key, member): (&HostKey, &Member)| {
             let report = MemberReport {
                 connected: self.is_connected(*key, member.session),
-                speaks: member.speaks || vnet.settings.security == Security::None,
+                speaks: member.speaks,
                 mtu: self.mtu_of(*key, vnet.settings.security),
             };
             (*key, report)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use viaduct_types::{HostKey, MacAddr};
+use viaduct_types::{HostKey, MacAddr, Vni};
 use viaduct_vnet_proto::control::{LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security};
 use viaduct_vnet_proto::data::Spi;
 use viaduct_vnet_proto::data::esp::Cipher;
@@ -56,6 +56,8 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u16>(), mac).prop_map(|(channel, mac)| Message::Withdraw { channel, mac }),
         any::<u16>().prop_map(|channel| Message::Complete { channel }),
         (any::<u16>(), any::<u16>()).prop_map(|(channel, mtu)| Message::VnetMtu { channel, mtu }),
+        (any::<u16>(), 1u32..1 << 24)
+            .prop_map(|(channel, vni)| Message::Plain { channel, vni: Vni::new(vni).unwrap() }),
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
         any::<bool>().prop_map(|on| Message::Relays { on }),
         (any::<u16>(), any::<[u8; 6]>(), any::<bool>()).prop_map(|(channel, mut group, on)| {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use viaduct_types::VnetId;
+use viaduct_types::{VnetId, Vni};
 use viaduct_vnet_proto::control::{Message, Owner, Security};
 use viaduct_vnet_proto::data::esp::Cipher;
 
@@ -310,4 +310,49 @@ fn a_peer_is_struck_from_the_list_and_comes_back() {
     world.settle();
     assert_eq!(world.hosts[0].outbound.len(), 1);
     assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+}
+
+#[test]
+fn without_security_each_says_by_which_number_it_takes_frames() {
+    let mut world = together(3);
+    let number = |host: usize| Vni::new(u32::try_from(host).unwrap() + 1).unwrap();
+    for host in 0..3 {
+        world.configure(host, |settings| {
+            let vnet = settings.vnets.get_mut(&vnet("97")).unwrap();
+            (vnet.security, vnet.vni) = (Security::None, Some(number(host)));
+        });
+    }
+    world.attach(0, "97", 1);
+    world.settle();
+    for host in 0..3 {
+        assert!(
+            world.hosts[host].outbound.is_empty() && world.hosts[host].inbound.is_empty(),
+            "keys for nothing"
+        );
+        let others = (0..3).filter(|other| *other != host);
+        let expected = others.map(|other| ((vnet("97"), key(other)), number(other))).collect();
+        assert_eq!(world.hosts[host].plain, expected);
+    }
+    assert_eq!(owner(&world, 2, 1), Some(Owner::Peer(key(0))));
+    // A number that has changed is said anew, and who protects its frames is none of them.
+    world.configure(1, |settings| settings.vnets.get_mut(&vnet("97")).unwrap().vni = Some(number(9)));
+    world.configure(2, |settings| {
+        let vnet = settings.vnets.get_mut(&vnet("97")).unwrap();
+        (vnet.security, vnet.vni) = (Security::Conf, None);
+    });
+    world.settle();
+    assert_eq!(world.hosts[0].plain, [((vnet("97"), key(1)), number(9))].into());
+    assert!(world.hosts[2].plain.is_empty());
+    let report = world.hosts[0].node.report(vnet("97")).unwrap();
+    assert_eq!(report.mismatched, [(key(2), Security::Conf)].into());
+}
+
+#[test]
+fn nobody_makes_a_protected_vnet_a_plain_one() {
+    let mut world = together(2);
+    let plain = Message::Plain { channel: 0, vni: Vni::new(5).unwrap() };
+    let session = world.hosts[0].outbound[&(vnet("97"), key(1))].session;
+    let now = world.now;
+    assert!(world.hosts[0].node.handle_message(now, session, plain).is_err());
+    assert!(world.hosts[0].plain.is_empty());
 }

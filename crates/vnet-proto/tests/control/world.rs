@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use viaduct_types::{HostKey, MacAddr, VnetId, stable_hash};
+use viaduct_types::{HostKey, MacAddr, VnetId, Vni, stable_hash};
 use viaduct_vnet_proto::control::{
     Action, Association, Exporter, Message, Node, Owner, Security, SessionId, Settings, VnetSettings,
 };
@@ -43,6 +43,7 @@ pub(crate) struct Host {
     pub(crate) routes: BTreeMap<(VnetId, MacAddr), Owner>,
     pub(crate) inbound: BTreeMap<Spi, Association>,
     pub(crate) outbound: BTreeMap<(VnetId, HostKey), Association>,
+    pub(crate) plain: BTreeMap<(VnetId, HostKey), Vni>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
     pub(crate) moved: Vec<MacAddr>,
     /// What its own machines listen to, where that is known.
@@ -84,6 +85,7 @@ impl World {
             routes: BTreeMap::new(),
             inbound: BTreeMap::new(),
             outbound: BTreeMap::new(),
+            plain: BTreeMap::new(),
             mtus: BTreeMap::new(),
             moved: Vec::new(),
             wanted: BTreeMap::new(),
@@ -109,6 +111,7 @@ impl World {
         self.configure(host, |settings| {
             let vnet = settings.vnets.entry(vnet(id)).or_insert_with(|| VnetSettings {
                 security: Security::Conf,
+                vni: None,
                 learning: false,
                 peers: BTreeSet::new(),
                 nics: BTreeMap::new(),
@@ -278,6 +281,7 @@ impl World {
                     let left = host.inbound.values().any(|a| a.peer == peer && a.vnet == vnet);
                     assert!(!left, "keys of a peer that left");
                     assert!(!host.outbound.contains_key(&(vnet, peer)));
+                    assert!(!host.plain.contains_key(&(vnet, peer)));
                     let route = |((v, _), owner): (&(VnetId, MacAddr), &Owner)| {
                         *v == vnet && *owner == Owner::Peer(peer)
                     };
@@ -295,11 +299,15 @@ impl World {
                     assert!(host.contexts.insert(context), "the same key twice");
                     host.outbound.insert((association.vnet, association.peer), association);
                 }
+                Action::Plain { peer, vnet, vni } => {
+                    host.plain.insert((vnet, peer), vni);
+                }
                 Action::Forget { spis } => {
                     spis.iter().for_each(|spi| assert!(host.inbound.remove(spi).is_some(), "unknown"));
                 }
                 Action::Mute { peer, vnet } => {
                     host.outbound.remove(&(vnet, peer));
+                    host.plain.remove(&(vnet, peer));
                 }
                 Action::Route { vnet, mac, owner, moved, .. } => {
                     if moved {

@@ -9,6 +9,7 @@ mod forward;
 mod guard;
 mod input;
 mod midway;
+mod plain;
 mod recall;
 mod translation;
 
@@ -25,10 +26,14 @@ const FILTER: i32 = 0;
 
 /// The table, when there is anything to filter.
 pub(super) fn table(context: &Context<'_>, claimed: &BTreeSet<IpAddr>) -> Option<(Family, Table)> {
-    if context.config.networks.is_empty() {
+    let plain = plain::is_needed(context);
+    if context.config.networks.is_empty() && !plain {
         return None;
     }
     let mut table = Builder::default();
+    if plain {
+        plain::add(context, &mut table);
+    }
     guard::add(context, &mut table);
     forward::add(context, &mut table);
     midway::add(&mut table);

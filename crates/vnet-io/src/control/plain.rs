@@ -1,0 +1,268 @@
+//! Vnets that nothing protects: the kernel carries their frames as VXLAN, and is told where to.
+//!
+//! What it is told is derived anew whenever something has changed, and compared with what it was told before: each MAC at a
+//! peer leads to where that peer's connection leads, by the number that the peer chose, and what is for everybody goes to
+//! each member. The bridge lets in only what comes from those MACs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+};
+
+use tracing::{debug, warn};
+use viaduct_types::{HostKey, IfName, MacAddr, Vni};
+
+use super::{
+    PORT, PlainOrders,
+    engine::{Engine, Vnet},
+    fdb::{self, EVERYBODY, Far, Near},
+};
+
+/// What the kernel is told of one vnet.
+#[derive(Debug)]
+pub(super) struct Plain {
+    first: IfName,
+    orders: PlainOrders,
+    /// Of the devices, IPv4's and IPv6's, and of the bridge, as long as they are there.
+    numbers: Option<Numbers>,
+    /// By which number each member takes frames.
+    members: BTreeMap<HostKey, Vni>,
+    /// Where they were the last time.
+    places: BTreeMap<HostKey, IpAddr>,
+    changed: bool,
+    fars: BTreeSet<(u32, Far)>,
+    nears: BTreeMap<Near, bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Numbers {
+    v4: u32,
+    v6: Option<u32>,
+    bridge: u32,
+}
+
+impl Numbers {
+    fn device(self, to: IpAddr) -> Option<u32> {
+        match to {
+            IpAddr::V4(_) => Some(self.v4),
+            IpAddr::V6(_) => self.v6,
+        }
+    }
+
+    fn is_far(self, port: u32) -> bool {
+        port == self.v4 || self.v6 == Some(port)
+    }
+}
+
+impl Plain {
+    pub(super) fn new(first: IfName, orders: PlainOrders) -> Self {
+        Self {
+            first,
+            orders,
+            numbers: None,
+            members: BTreeMap::new(),
+            places: BTreeMap::new(),
+            changed: true,
+            fars: BTreeSet::new(),
+            nears: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn orders(&self) -> &PlainOrders {
+        &self.orders
+    }
+
+    /// A member takes frames by this number, or none any more.
+    pub(super) fn speak(&mut self, peer: HostKey, vni: Option<Vni>) {
+        self.changed = true;
+        match vni {
+            Some(vni) => self.members.insert(peer, vni),
+            None => self.members.remove(&peer),
+        };
+    }
+
+    fn look(&self) -> Option<Numbers> {
+        let v6 = self.orders.second.as_ref().map(fdb::index);
+        Some(Numbers {
+            v4: fdb::index(&self.first)?,
+            v6: match v6 {
+                Some(number) => Some(number?),
+                None => None,
+            },
+            bridge: fdb::index(&self.orders.bridge)?,
+        })
+    }
+
+    /// Begins with devices that are there now, and with what somebody before has told them.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
+        let numbers = self.look().ok_or_else(|| format!("there is no device {} yet", self.first))?;
+        let locked = [Some(numbers.v4), numbers.v6].into_iter().flatten().try_for_each(fdb::lock);
+        locked.map_err(|error| format!("{}: the bridge's port is not locked: {error}", self.first))?;
+        let known = fdb::known(numbers.bridge).map_err(|error| format!("{}: {error}", self.orders.bridge))?;
+        let far_ports = known.nears.into_iter().filter(|near| numbers.is_far(near.port));
+        self.nears = far_ports.map(|near| (near, false)).collect();
+        self.fars = known.fars.into_iter().filter(|(device, _)| numbers.is_far(*device)).collect();
+        self.numbers = Some(numbers);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Whether the devices are those that were there when it began.
+    fn is_there(&self) -> bool {
+        self.look() == self.numbers
+    }
+
+    /// Tells the kernel what it has not been told: where these MACs are, each with whether it is one of this host's that
+    /// went there.
+    fn tell(&mut self, macs: &BTreeMap<MacAddr, (IpAddr, Vni, bool)>) {
+        let Some(numbers) = self.numbers else { return };
+        let to_all = self.places.iter().filter_map(|(key, to)| {
+            let far = Far { mac: EVERYBODY, to: *to, vni: *self.members.get(key)? };
+            Some((numbers.device(*to)?, far))
+        });
+        let one = macs.iter().filter_map(|(mac, (to, vni, _))| {
+            Some((numbers.device(*to)?, Far { mac: *mac, to: *to, vni: *vni }))
+        });
+        let fars: BTreeSet<(u32, Far)> = to_all.chain(one).collect();
+        let nears: BTreeMap<Near, bool> = macs
+            .iter()
+            .filter_map(|(mac, (to, _, stays))| {
+                Some((Near { port: numbers.device(*to)?, mac: *mac }, *stays))
+            })
+            .collect();
+        let mut done = Ok(());
+        let mut note = |result: io::Result<()>| {
+            if result.is_err() {
+                done = result;
+            }
+        };
+        // The new before the old: in between there is a way, be it the one of before.
+        fars.difference(&self.fars).for_each(|(device, far)| note(fdb::send_to(*device, *far)));
+        nears
+            .iter()
+            .filter(|(near, stays)| self.nears.get(near) != Some(stays))
+            .for_each(|(near, stays)| note(fdb::lead(*near, *stays)));
+        self.fars.difference(&fars).for_each(|(device, far)| note(fdb::send_no_more(*device, *far)));
+        self.nears
+            .keys()
+            .filter(|near| !nears.contains_key(near))
+            .for_each(|near| note(fdb::lead_no_more(*near)));
+        (self.fars, self.nears) = (fars, nears);
+        if let Err(error) = done {
+            warn!("{}: the kernel is not told where frames go: {error}", self.first);
+        }
+    }
+}
+
+impl Engine {
+    /// Tells the kernel, and whoever guards its port, where the members of vnets are that nothing protects.
+    pub(super) fn tell_kernel(&mut self) {
+        let Self { vnets, peers, links, findings, .. } = self;
+        for (id, vnet) in vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
+            let Some(plain) = &mut vnet.plain else { continue };
+            let link = |key: &HostKey| links.get(&peers.get(key)?.session?);
+            // Who is away for a moment is where it was; who is reached by way of another host is nowhere.
+            let place = |key: &HostKey| match link(key) {
+                Some(link) => link.via().is_none().then(|| link.remote().ip()),
+                None => plain.places.get(key).copied(),
+            };
+            let places: BTreeMap<HostKey, IpAddr> =
+                plain.members.keys().filter_map(|key| Some((*key, place(key)?))).collect();
+            let moved = places != plain.places;
+            if !vnet.tables.take_change() && !std::mem::take(&mut plain.changed) && !moved {
+                continue;
+            }
+            plain.changed = false;
+            plain.places = places;
+            let reached: BTreeSet<IpAddr> = plain.places.values().copied().collect();
+            match reached.is_empty() {
+                true => findings.reached.remove(id),
+                false => findings.reached.insert(*id, reached),
+            };
+            let keys: BTreeMap<_, _> = peers.iter().map(|(key, peer)| (peer.id, *key)).collect();
+            let macs = vnet
+                .tables
+                .remote_macs()
+                .filter_map(|(mac, peer)| {
+                    let key = keys.get(&peer)?;
+                    let to = (*plain.places.get(key)?, *plain.members.get(key)?, vnet.own.contains(&mac));
+                    Some((mac, to))
+                })
+                .collect();
+            plain.tell(&macs);
+        }
+    }
+
+    /// Looks which machines are behind the bridges of vnets that nothing protects: no frame of theirs is seen here.
+    pub(super) fn hear_bridges(&mut self) {
+        let mut heard = Vec::new();
+        for (id, vnet) in &mut self.vnets {
+            let Some(plain) = vnet.plain.as_mut().filter(|_| vnet.carried) else { continue };
+            if !plain.is_there() {
+                warn!("vnet {}: its device {} is gone", vnet.name, plain.first);
+                vnet.carried = false;
+                continue;
+            }
+            let is_waiting =
+                |orders: &super::VnetOrders| orders.learning || orders.nics.values().any(|nic| nic.prepared);
+            let (Some(orders), Some(numbers)) = (self.orders.vnets.get(id), plain.numbers) else { continue };
+            if !is_waiting(orders) {
+                continue;
+            }
+            match fdb::known(numbers.bridge) {
+                Ok(known) => {
+                    let is_news = |near: &Near| {
+                        !numbers.is_far(near.port)
+                            && !vnet.own.contains(&near.mac)
+                            && !vnet.learned.contains(&near.mac)
+                    };
+                    heard.extend(known.nears.into_iter().filter(is_news).map(|near| (*id, near.mac)));
+                }
+                Err(error) => debug!("vnet {}: {}: {error}", vnet.name, plain.orders.bridge),
+            }
+        }
+        for (id, mac) in heard {
+            self.learn(id, mac);
+            self.arrived(id, mac);
+        }
+    }
+
+    /// Frames that the kernel has sent for a vnet that nothing protects and that a peer is in: whether there is traffic on its
+    /// path.
+    pub(super) fn plain_frames(&self, key: HostKey) -> u64 {
+        let sent = |device: &IfName| -> Option<u64> {
+            let path = format!("/sys/class/net/{device}/statistics/tx_packets");
+            fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        let of_peer = self.vnets.values().filter_map(|vnet| vnet.plain.as_ref());
+        of_peer
+            .filter(|plain| plain.members.contains_key(&key))
+            .flat_map(|plain| std::iter::once(&plain.first).chain(&plain.orders.second))
+            .filter_map(sent)
+            .sum()
+    }
+
+    /// Why a vnet that nothing protects does not reach somebody who is in it.
+    pub(super) fn unreached(&self, vnet: &Vnet) -> Option<String> {
+        let plain = vnet.plain.as_ref()?;
+        plain.members.keys().find_map(|key| {
+            let peer = self.peers.get(key)?;
+            let link = self.links.get(&peer.session?)?;
+            let remote = link.remote();
+            if link.via().is_some() {
+                return Some(format!(
+                    "{} is reached by way of another host only: without security, frames do not get there",
+                    peer.name
+                ));
+            }
+            (remote.port() != PORT).then(|| {
+                format!(
+                    "{} is behind a router that translates addresses ({remote}): without security, frames do not get \
+                     there",
+                    peer.name
+                )
+            })
+        })
+    }
+}
