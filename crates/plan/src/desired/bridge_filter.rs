@@ -312,7 +312,10 @@ fn add_guard(context: &Context<'_>, table: &mut Builder) {
         ],
     );
     let tagged = || TAGS.map(|tag| rule(vec![of_type(tag)], dropped("drop_vlan"))).into_iter();
-    table.chain("of_other_type", tagged().chain([rule(vec![], dropped("drop_type"))]).collect());
+    // By RARP those who run a machine that has moved tell the switches where it is (QEMU, Xen): of its own MAC, which has
+    // been looked at.
+    let arrival = || vec![of_type(RARP), pass()];
+    table.chain("of_other_type", tagged().chain([arrival(), rule(vec![], dropped("drop_type"))]).collect());
     // Anything, but not in another segment than its own.
     let free = vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()];
     table.chain("from_port_any", tagged().chain([free]).collect());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::nft::DynamicCounter;
-use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, Mode, NamespaceInterface};
+use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, Mode, NamespaceInterface, Nic};
 use viaduct_plan::{Attachments, Target};
 use viaduct_reconcile::{Outlook, look};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
@@ -206,7 +206,8 @@ pub(crate) struct NicStatus {
     /// The host's device for it, when it is attached.
     #[schemars(with = "Option<String>")]
     pub(crate) device: Option<IfName>,
-    /// `up`, `down`, `gone` or `detached`.
+    /// `up`, `down`, `gone` or `detached`; on a vnet also `prepared`, silent until its guest arrives, or `elsewhere`, silent
+    /// because it has arrived at another host since.
     pub(crate) state: String,
     pub(crate) drops: Drops,
 }
@@ -396,7 +397,7 @@ impl View<'_> {
                 trunk: (!nic.trunk.is_empty()).then(|| nic.trunk.to_string()),
                 attachment: attachment.cloned(),
                 device: device.cloned(),
-                state: self.state(device).to_owned(),
+                state: self.state_of(nic, device).to_owned(),
                 drops: self.drops_of(device),
                 nic: id,
             }
@@ -405,6 +406,20 @@ impl View<'_> {
             namespace: guest.namespace.clone(),
             nics: nics.collect(),
             publish: guest.publish.iter().map(|publish| publish.publish.to_string()).collect(),
+        }
+    }
+
+    /// How a NIC is.
+    fn state_of(&self, nic: &Nic, device: Option<&IfName>) -> &'static str {
+        let network = self.config.networks.get(&nic.network);
+        let vnet = network.and_then(|network| match &network.mode {
+            Mode::Vnet { vnet, .. } => self.config.vnets.get(vnet),
+            Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
+        });
+        match (self.state(device), vnet) {
+            ("up", Some(vnet)) if vnet.prepared.contains(&nic.mac) => "prepared",
+            ("up", Some(vnet)) if vnet.lost.contains(&nic.mac) => "elsewhere",
+            (state, _) => state,
         }
     }
 
