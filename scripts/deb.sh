@@ -22,6 +22,8 @@ made=$built/packaging
 
 rm -rf "$made"
 "$built/viaduct" man "$made/man"
+gzip --best --no-name "$made"/man/*
+gzip --best --no-name <CHANGELOG.md >"$made/changelog.gz"
 for shell in bash zsh fish; do
     "$built/viaduct" completions $shell >"$made/viaduct.$shell"
 done

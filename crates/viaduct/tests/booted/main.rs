@@ -76,6 +76,8 @@ fn has_what_it_is_to_have(package: &Path) {
         "./usr/share/zsh/vendor-completions/_viaduct",
         "./usr/share/fish/vendor_completions.d/viaduct.fish",
         "./usr/share/doc/viaduct/examples/openvz/viaduct.toml",
+        "./usr/share/doc/viaduct/changelog",
+        "./usr/share/doc/viaduct/changelog.Debian",
         "./usr/share/doc/viaduct/copyright",
         "./etc/viaduct/conf.d/README",
         "./etc/libvirt/hooks/qemu.d/viaduct",
