@@ -49,6 +49,7 @@ labs! {
         spoofing = "spoofing",
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
+        vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
         vnet_created = "vnet-created",
         vnet_groups = "vnet-groups",

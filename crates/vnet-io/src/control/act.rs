@@ -89,11 +89,12 @@ impl Engine {
                     Farewell::Duplicate.end(&link.connection, "there is another connection");
                 }
             }
-            Action::Join { peer, vnet, learning } => {
-                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
+            Action::Join { peer, vnet: id, learning } => {
+                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&id)) {
                     vnet.tables.set_learning_peer(peer.id, learning);
                     info!("vnet {}: peer {} is in it", vnet.name, peer.name);
                 }
+                self.say_segment(id);
             }
             Action::Leave { peer, vnet } => {
                 if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
@@ -194,7 +195,9 @@ impl Engine {
             }
             return;
         }
-        if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
+        // What a host has attached is not taken from it by whoever is heard with its address.
+        let is_attached = || vnet.tables.is_learning() && vnet.tables.is_attached_elsewhere(mac);
+        if matches!(place, Some(Place::At(_))) && (vnet.own.contains(&mac) || is_attached()) {
             self.gone.push((id, mac));
             return;
         }

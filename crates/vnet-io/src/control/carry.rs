@@ -75,6 +75,8 @@ impl Engine {
                 carried: false,
                 trouble: None,
                 plain: wanted.plain.as_ref().map(|plain| Plain::new(wanted.tap.clone(), plain.clone())),
+                beside: None,
+                said: None,
                 learned: VecDeque::new(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
@@ -89,6 +91,7 @@ impl Engine {
             vnet.tables.set_learning(wanted.learning);
             if !wanted.learning {
                 vnet.learned.clear();
+                vnet.beside = None;
             }
             vnet.own = with(false);
             if !learning && !vnet.own.is_subset(&before) {
@@ -124,11 +127,13 @@ impl Engine {
         let vnet = |(id, orders): (&VnetId, &VnetOrders)| {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
             let learned = self.vnets.get(id).into_iter().flat_map(|vnet| &vnet.learned);
+            // Who bridges the same segment reaches what is there, this host's NICs among it.
+            let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.beside.is_some());
             let settings = VnetSettings {
                 security: orders.security,
                 vni: orders.plain.as_ref().map(|plain| plain.vni),
                 learning: orders.learning,
-                peers: orders.peers.iter().filter_map(key_of).collect(),
+                peers: orders.peers.iter().filter(|_| !is_out).filter_map(key_of).collect(),
                 nics: learned
                     .map(|mac| (*mac, Vec::new()))
                     .chain(nics.map(|(mac, nic)| (*mac, nic.addresses.clone())))

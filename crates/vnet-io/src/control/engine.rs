@@ -71,6 +71,10 @@ pub(super) struct Vnet {
     pub(super) trouble: Option<String>,
     /// What the kernel is told of it, where it carries the frames.
     pub(super) plain: Option<Plain>,
+    /// Who bridges the same segment and is the one that goes on doing it, and when it last said so.
+    pub(super) beside: Option<(HostKey, Duration)>,
+    /// When this host has said so.
+    pub(super) said: Option<Duration>,
     /// Machines behind the bridge that nobody has told of, in the order in which they were seen.
     pub(super) learned: VecDeque<MacAddr>,
     /// The host's own NICs that are claimed.

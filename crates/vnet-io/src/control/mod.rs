@@ -18,6 +18,7 @@ mod peers;
 mod plain;
 mod reach;
 mod report;
+mod segment;
 mod server;
 mod socket;
 mod start;

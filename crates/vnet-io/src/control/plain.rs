@@ -186,7 +186,9 @@ impl Engine {
                 .remote_macs()
                 .filter_map(|(mac, peer)| {
                     let key = keys.get(&peer)?;
-                    let to = (*plain.places.get(key)?, *plain.members.get(key)?, vnet.own.contains(&mac));
+                    let stays = vnet.own.contains(&mac)
+                        || vnet.tables.is_learning() && vnet.tables.is_attached_elsewhere(mac);
+                    let to = (*plain.places.get(key)?, *plain.members.get(key)?, stays);
                     Some((mac, to))
                 })
                 .collect();

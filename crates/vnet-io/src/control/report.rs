@@ -122,7 +122,11 @@ impl Engine {
             macs: macs.collect(),
             shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
             counters: carried,
-            trouble: vnet.trouble.clone().or_else(|| self.unreached(vnet)),
+            trouble: vnet
+                .trouble
+                .clone()
+                .or_else(|| vnet.kept_out(|key| name(key).map(|name| name.to_string())))
+                .or_else(|| self.unreached(vnet)),
         }
     }
 }

@@ -146,6 +146,19 @@ impl Tables {
         self.changed |= std::mem::replace(&mut self.forwarding.local_source, source) != source;
     }
 
+    /// Whether they may be.
+    pub(super) fn is_learning(&self) -> bool {
+        self.forwarding.local_source == LocalSource::Learned
+    }
+
+    /// Whether the MAC is of a NIC that is attached at a peer, and none that the peer has learned of: that has no addresses.
+    pub(super) fn is_attached_elsewhere(&self, mac: MacAddr) -> bool {
+        self.of_mac.get(&mac).is_some_and(|(place, addresses)| match place {
+            Some(Place::At(peer)) => !addresses.is_empty() || !self.learning_peers.contains(peer),
+            Some(Place::Here) | None => false,
+        })
+    }
+
     /// Whether they are behind a peer's.
     pub(super) fn set_learning_peer(&mut self, peer: PeerId, learning: bool) {
         self.changed |=

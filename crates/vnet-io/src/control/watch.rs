@@ -41,6 +41,7 @@ impl Engine {
                     vnet.listeners.hear(now, &frame);
                 }
             }
+            Event::Frame { vnet, reason: Interest::Segment, frame } => self.heard_segment(vnet, &frame),
             Event::Frame { reason: Interest::Announcement, .. } => {}
             Event::UnknownSource { vnet, mac } => {
                 self.learn(vnet, mac);
@@ -107,6 +108,10 @@ impl Engine {
     pub(super) fn learn(&mut self, id: VnetId, mac: MacAddr) {
         let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        if is_learning && vnet.tables.is_attached_elsewhere(mac) {
+            warn!("vnet {}: {mac} is heard here and attached at another host, which keeps it", vnet.name);
+            return;
+        }
         if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(&mac) {
             debug!("vnet {}: frames of {mac}, which is nobody's here, are dropped", vnet.name);
             return;
@@ -142,6 +147,7 @@ impl Engine {
         self.look_for_ways();
         self.reach();
         self.hear_bridges();
+        self.tick_segments();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };

@@ -113,6 +113,8 @@ counters! {
         muted,
         /// From the bridge, dropped: the destination is nowhere.
         unknown_destination,
+        /// From the bridge, dropped: more for everybody than one bridge may give.
+        storm,
         /// From the bridge, dropped: there are no keys or no path yet.
         no_association,
         /// From the bridge, dropped: longer than the path.

@@ -12,6 +12,7 @@ use super::{
     MacTable, PeerId, Port,
     groups::is_for_all,
     interest::{Interest, interest},
+    segment::is_segment,
 };
 
 /// What happens to frames from this host's bridge whose source nobody claimed.
@@ -140,6 +141,10 @@ impl Forwarding {
             is_source_unknown: reason == DropReason::UnknownSource,
         };
         let Some((to, from)) = addresses(frame) else { return dropped(DropReason::Malformed) };
+        if is_segment(frame) {
+            // Nobody learns from it where its sender is.
+            return FromBridge { to: To::Nobody, shown: Some(Interest::Segment), is_source_unknown: false };
+        }
         let mut is_source_unknown = false;
         match self.macs.port(from) {
             Some(Port::Local) => {}
@@ -179,6 +184,10 @@ impl Forwarding {
     /// what comes for a guest that went away, and a host never sends on what it is sent for a guest that is there.
     pub fn from_peer(&self, peer: PeerId, frame: &[u8]) -> FromPeer {
         let Some((to, from)) = addresses(frame) else { return FromPeer::Malformed };
+        if is_segment(frame) {
+            // It is about the segments of this host, and only they can say it.
+            return FromPeer::NotHere;
+        }
         match self.macs.port(from) {
             Some(Port::Peer(owner)) if owner == peer => {}
             // It went there a moment ago, which its new host knows sooner than its claim tells.
@@ -287,6 +296,21 @@ mod tests {
         assert_eq!(forwarding.from_peer(Q, &frame(HERE, NOWHERE)), FromPeer::Deliver);
         assert_eq!(forwarding.from_peer(Q, &frame(MacAddr([2, 8, 8, 8, 8, 8]), NOWHERE)), FromPeer::Deliver);
         assert_eq!(forwarding.from_peer(P, &frame(HERE, NOWHERE)), FromPeer::ForeignSource);
+    }
+
+    #[test]
+    fn who_else_bridges_here_is_shown_and_goes_nowhere() {
+        let frame = crate::data::Segment { host: viaduct_types::HostKey([9; 32]), marks: Vec::new() }.frame();
+        let mut forwarding = forwarding();
+        for source in [LocalSource::Claimed, LocalSource::Learned] {
+            forwarding.local_source = source;
+            let decision = forwarding.from_bridge(&frame);
+            let expected =
+                FromBridge { to: To::Nobody, shown: Some(Interest::Segment), is_source_unknown: false };
+            assert_eq!(decision, expected);
+        }
+        forwarding.learning_peers = [Q].into();
+        assert_eq!(forwarding.from_peer(Q, &frame), FromPeer::NotHere);
     }
 
     #[test]

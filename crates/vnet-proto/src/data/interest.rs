@@ -27,6 +27,8 @@ pub enum Interest {
     Membership,
     /// IGMP or MLD: a router asks who is in which group. It is carried as well.
     Query,
+    /// Another host bridges the same segment ([`Segment`](super::Segment)). It goes nowhere else.
+    Segment,
     /// Other ARP and neighbour discovery; shown of muted ports only, as [`Muted`](Self::Muted).
     Announcement,
 }
@@ -34,7 +36,7 @@ pub enum Interest {
 impl Interest {
     /// Whether it shows that its sender is there.
     pub(super) fn tells_of_its_sender(self) -> bool {
-        !matches!(self, Self::Membership | Self::Query)
+        !matches!(self, Self::Membership | Self::Query | Self::Segment)
     }
 }
 

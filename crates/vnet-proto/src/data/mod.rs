@@ -16,6 +16,8 @@ mod layout;
 mod mac_table;
 mod offload;
 mod replay;
+mod segment;
+mod storm;
 
 pub use bucket::Bucket;
 pub use cut::{Cut, CutError};
@@ -27,6 +29,8 @@ pub use join::{Joins, Run};
 pub use mac_table::{Learned, MacTable, Port, TableFull};
 pub use offload::{OFFLOAD_HEADER, Offload, Segments};
 pub use replay::{ReplayWindow, Replayed};
+pub use segment::{MOST_MARKS, Mark, Segment};
+pub use storm::Storm;
 
 /// Another host, by a number that this host's control side gave it. It means nothing elsewhere and is not on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,7 +3,7 @@
 use rustix::event::epoll::EventFlags;
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
-    Cut, CutError, DropReason, OFFLOAD_HEADER, Offload, PeerId, To,
+    Cut, CutError, DropReason, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To,
     esp::{datagram_length, largest_frame},
 };
 
@@ -113,6 +113,12 @@ fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>
     match decision.to {
         To::Peer(peer) => send_to(peer, vnet, offload, frame, way),
         To::Peers(peers) => {
+            // Behind it may be anything: what goes round in circles there, too.
+            if forwarding.local_source == LocalSource::Learned
+                && !vnet.storm.lets_through(vnet.since.elapsed())
+            {
+                return vnet.counters.storm.one();
+            }
             for peer in peers {
                 send_to(*peer, vnet, offload, frame, way);
             }

@@ -1,9 +1,9 @@
 //! What a worker has of a vnet.
 
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use viaduct_types::{MacAddr, VnetId};
-use viaduct_vnet_proto::data::{Forwarding, Joins, PeerId, Spi};
+use viaduct_vnet_proto::data::{Forwarding, Joins, PeerId, Spi, Storm};
 
 use super::PeerHash;
 use crate::datapath::{cipher::Keys, counters::LiveVnet};
@@ -21,6 +21,8 @@ pub(super) struct Vnet {
     pub(super) counters: Arc<LiveVnet>,
     pub(super) outbound: HashMap<PeerId, Outbound, PeerHash>,
     pub(super) told: Told,
+    pub(super) storm: Storm,
+    pub(super) since: Instant,
 }
 
 /// Keys for what we send.
@@ -52,6 +54,8 @@ impl Vnet {
             counters,
             outbound: HashMap::default(),
             told: Told::default(),
+            storm: Storm::default(),
+            since: Instant::now(),
         }
     }
 
