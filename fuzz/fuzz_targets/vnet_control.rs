@@ -1,0 +1,8 @@
+//! What another host says on the control channel of vnets.
+#![no_main]
+
+#[allow(dead_code, reason = "of two parts, one is for the other target")]
+#[path = "../src/vnets.rs"]
+mod vnets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| vnets::control(bytes));

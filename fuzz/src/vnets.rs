@@ -1,0 +1,175 @@
+//! What holds of whatever other hosts and guests of vnets say.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use viaduct_types::{HostKey, MacAddr, VnetId, Vni};
+use viaduct_vnet_proto::{
+    control::{
+        Exporter, Message, Node, Security, SessionId, Settings, VnetSettings, answer, inner_mtu, too_big,
+    },
+    data::{
+        Cut, Forwarding, Joins, LocalSource, OFFLOAD_HEADER, Offload, PeerId, Port, ReplayWindow, Run,
+        Segment, UnknownDestination,
+    },
+};
+
+const OWN: HostKey = HostKey([1; 32]);
+const PEER: HostKey = HostKey([2; 32]);
+const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// What both ends could compute; here it is no secret, so that an input can prove what it likes.
+struct Open;
+
+impl Exporter for Open {
+    fn export(&self, _: &[u8], context: &[u8]) -> Option<[u8; 16]> {
+        let mut secret = [0; 16];
+        for (to, from) in secret.iter_mut().zip(context.iter().rev()) {
+            *to = *from;
+        }
+        Some(secret)
+    }
+}
+
+fn host() -> Option<Node> {
+    let vnet = |security, vni| VnetSettings {
+        security,
+        vni,
+        learning: security == Security::None,
+        peers: [PEER].into(),
+        nics: [(HERE, vec![IpAddr::from([10, 0, 0, 1])])].into(),
+    };
+    let vnets: [(VnetId, VnetSettings); 3] = [
+        ("97".parse().ok()?, vnet(Security::Conf, None)),
+        ("98".parse().ok()?, vnet(Security::Auth, None)),
+        ("99".parse().ok()?, vnet(Security::None, Vni::new(5))),
+    ];
+    let mut node = Node::new(OWN, BTreeMap::new(), 1 << 29);
+    let settings = Settings {
+        workers: 2,
+        fast_aes: true,
+        rekey: Duration::from_secs(1),
+        vnets: vnets.into(),
+        relay: [PEER].into(),
+    };
+    node.configure(Duration::ZERO, 1, settings);
+    Some(node)
+}
+
+/// Bytes of a peer's stream: what is read is written the same, and whatever it says, what follows from it stays bounded.
+pub fn control(bytes: &[u8]) {
+    let Some(mut node) = host() else { return };
+    let mut now = Duration::from_secs(1);
+    let session = SessionId(1);
+    if node.handle_connected(now, PEER, session, true, Box::new(Open)).is_err() {
+        return;
+    }
+    let mut rest = bytes;
+    while let Ok(Some((message, length))) = Message::read(rest) {
+        let (own, after) = rest.split_at(length);
+        rest = after;
+        now += Duration::from_millis(300);
+        node.handle_timeout(now);
+        let Some(message) = message else { continue };
+        let mut written = Vec::new();
+        message.write(&mut written);
+        assert_eq!(written, own, "{message:?}");
+        if node.handle_message(now, session, message).is_err() {
+            break;
+        }
+        let mut actions = 0;
+        while node.poll_action().is_some() {
+            actions += 1;
+        }
+        // A claim each for as many as one peer may have, at the most.
+        assert!(actions < 70_000);
+        while let Some((_, said)) = node.poll_transmit() {
+            assert!(said.len() < 1 << 20);
+            // What is said here can be read there.
+            let mut said = &said[..];
+            while let Ok(Some((message, length))) = Message::read(said) {
+                assert!(message.is_some());
+                said = &said[length..];
+            }
+            assert!(said.is_empty());
+        }
+    }
+    for vnet in ["97", "98", "99"] {
+        let report = vnet.parse().ok().and_then(|id| node.report(id));
+        assert!(report.is_some());
+    }
+    node.handle_disconnected(now, session);
+    now += Duration::from_secs(60);
+    node.handle_timeout(now);
+    while node.poll_action().is_some() {}
+    // Who is gone claims nothing.
+    let left = "97".parse().ok().and_then(|id| node.report(id)).map_or(0, |report| report.macs.len());
+    assert_eq!(left, 1);
+}
+
+/// A frame with what a tap says of it: cut, judged, joined, answered. The two first bytes say how long datagrams may be.
+pub fn frames(bytes: &[u8]) {
+    let Some((length, rest)) = bytes.split_first_chunk::<2>() else { return };
+    let Some((header, frame)) = rest.split_first_chunk::<OFFLOAD_HEADER>() else { return };
+    let (longest, mut frame) = (usize::from(u16::from_be_bytes(*length)), frame.to_vec());
+    judged(&frame);
+    let offload = Offload::read(header);
+    if let Ok(cut) = Cut::plan(&offload, &mut frame, longest) {
+        let pieces: Vec<Vec<u8>> =
+            (0..cut.count()).map(|index| cut.with_frame(index, &mut frame, <[u8]>::to_vec)).collect();
+        assert!(pieces.iter().all(|piece| piece.len() <= longest));
+        for joins in [Joins::Tcp, Joins::TcpAndUdp] {
+            let Some(first) = pieces.first() else { continue };
+            let (mut run, mut whole) = (Run::start(first, joins), first.clone());
+            for piece in pieces.iter().skip(1) {
+                let Some(from) = run.push(first, piece) else { break };
+                whole.extend(&piece[from..]);
+            }
+            let offload = run.finish(&mut whole);
+            // The kernel is told of nothing that is not there.
+            assert!(usize::from(offload.header_length) <= whole.len());
+        }
+    }
+    window(rest);
+}
+
+fn judged(frame: &[u8]) {
+    let mut forwarding = Forwarding::new(8);
+    let ports = [(HERE, Port::Local), (THERE, Port::Peer(PeerId(1)))];
+    assert!(ports.into_iter().all(|(mac, port)| forwarding.macs.claim(mac, port).is_ok()));
+    forwarding.flood = [PeerId(1), PeerId(2)].into();
+    forwarding.answered = std::sync::Arc::new([IpAddr::from([10, 0, 0, 2])].into());
+    for source in [LocalSource::Claimed, LocalSource::Learned] {
+        forwarding.local_source = source;
+        forwarding.unknown_destination = UnknownDestination::Flooded;
+        let _ = (forwarding.from_bridge(frame), forwarding.from_peer(PeerId(1), frame));
+    }
+    if let Some(answer) = answer(frame, |_| Some(THERE)) {
+        assert!((42..=128).contains(&answer.len()));
+        assert_ne!(answer[6..12], frame[6..12], "it answers for somebody else");
+    }
+    if let Some(answer) = too_big(frame, 1280) {
+        assert!(answer.len() <= 1294);
+    }
+    if let Some(segment) = Segment::read(frame) {
+        assert_eq!(Segment::read(&segment.frame()), Some(segment));
+    }
+    if let Some((path, _)) = frame.split_first_chunk::<2>() {
+        let path = u16::from_be_bytes(*path);
+        for security in [Security::None, Security::Auth, Security::Conf] {
+            assert!(inner_mtu(path, true, security) <= inner_mtu(path, false, security));
+            assert!(inner_mtu(path, false, security) <= path);
+        }
+    }
+}
+
+/// Numbers as they come: none is taken twice.
+fn window(bytes: &[u8]) {
+    let (mut window, mut taken) = (ReplayWindow::default(), std::collections::BTreeSet::new());
+    for low in bytes.chunks_exact(4).map(|four| u32::from_be_bytes([four[0], four[1], four[2], four[3]])) {
+        let number = window.infer(low);
+        let is_free = window.check(number).is_ok();
+        assert_eq!(window.accept(number).is_ok(), is_free);
+        assert!(!is_free || taken.insert(number), "{number} twice");
+    }
+}
