@@ -94,6 +94,8 @@ case $purpose in bench)
     need nebula nebula "another one"
     need wireguard-go wireguard-go "another one"
     need wireguard-tools wg "sets it up"
+    need dnsmasq-base dnsmasq "answers guests, measured beside ours"
+    need python3 python3 "plays a thousand guests"
     need strace strace "kills runs at chosen system calls"
     need util-linux unshare "gives measurements namespaces of their own"
     need mount mount "gives measurements a /run of their own"
@@ -131,6 +133,14 @@ case $purpose in check | ci)
         echo "Installing cargo $component"
         rustup component add "$(echo $component | sed s/fmt/rustfmt/)" || fail "cargo $component is needed."
     done
+    ;;
+esac
+case $purpose in bench)
+    # Not installed, for Kea's servers need not be there: the program that makes the load of many clients.
+    log=$(apt-cache depends kea-common 2>/dev/null | sed -n 's/^ *Depends: \(liblog4cplus.*\)/\1/p')
+    # shellcheck disable=SC2086
+    scripts/unpack.sh "${CARGO_TARGET_DIR:-target}/tmp/kea" kea-admin kea-common $log ||
+        echo "perfdhcp could not be fetched: what guests are told is measured without it."
     ;;
 esac
 case $purpose in deb | test | ci)

@@ -9,8 +9,10 @@ mod document;
 mod guests;
 mod sandbox;
 mod scale;
+mod services;
 mod table;
 mod traffic;
+mod viaduct;
 mod vnet;
 
 use std::{fs, path::PathBuf, process::ExitCode};
@@ -27,7 +29,7 @@ const PATH: &str = "docs/benchmarks.md";
 const KILLS: usize = 250;
 
 /// The words after `cargo xtask bench`.
-const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [vnet] [kernel] [kills] [--quick] [--write] [--program PATH]";
+const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [services] [vnet] [kernel] [kills] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,7 @@ pub(crate) struct Options {
     cost: bool,
     scale: bool,
     datapath: bool,
+    services: bool,
     vnet: bool,
     /// The kernel crate's own measurements, which have no competitor.
     kernel: bool,
@@ -56,6 +59,7 @@ impl Options {
                 "cost" => options.cost = true,
                 "scale" => options.scale = true,
                 "datapath" => options.datapath = true,
+                "services" => options.services = true,
                 "vnet" => options.vnet = true,
                 "kernel" => options.kernel = true,
                 "kills" => options.kills = true,
@@ -66,12 +70,13 @@ impl Options {
             }
         }
         if !(options.measured() || options.kernel || options.kills) {
-            (options.cost, options.scale, options.datapath, options.vnet) = (true, true, true, true);
+            (options.cost, options.scale, options.datapath) = (true, true, true);
+            (options.services, options.vnet) = (true, true);
             (options.kernel, options.kills) = (!options.quick, !options.quick);
         }
         if options.write && (options.quick || !options.measured()) {
             return Err(
-                "--write keeps the parts cost, scale, datapath and vnet, measured thoroughly: not with --quick"
+                "--write keeps the parts cost, scale, datapath, services and vnet, measured thoroughly: not with --quick"
                     .to_owned(),
             );
         }
@@ -80,7 +85,7 @@ impl Options {
 
     /// Whether there is a part that has tables.
     fn measured(&self) -> bool {
-        self.cost || self.scale || self.datapath || self.vnet
+        self.cost || self.scale || self.datapath || self.services || self.vnet
     }
 
     /// How many guests are configured.
@@ -93,6 +98,7 @@ impl Options {
             (self.cost, "cost"),
             (self.scale, "scale"),
             (self.datapath, "datapath"),
+            (self.services, "services"),
             (self.vnet, "vnet"),
             (self.quick, "--quick"),
             (self.write, "--write"),
@@ -150,6 +156,9 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     }
     if options.datapath {
         datapath::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.services {
+        services::measure(&sandbox, &options, &mut page)?;
     }
     if options.vnet {
         vnet::measure(&sandbox, &options, &mut page)?;

@@ -6,24 +6,20 @@ mod others;
 mod report;
 mod shared;
 mod usage;
-mod viaduct;
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use self::{
-    bare::Away,
-    others::Way,
-    viaduct::{Client, Viaduct},
-};
+use self::{bare::Away, others::Way};
 use super::{
     Options,
     cost::ms,
     guests::{Guest, Guests, HOST, OUTSIDE, configuration},
     sandbox::{Machine, Sandbox},
     table::{Page, Sample, count},
+    viaduct::{Client, Viaduct},
 };
 
 const ROUNDS: u32 = 9;

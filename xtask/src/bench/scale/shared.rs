@@ -12,12 +12,12 @@ use super::{
     super::{
         sandbox::{Machine, Sandbox, output},
         table::{Page, count},
+        viaduct::Viaduct,
     },
     Column, LONG_ROUNDS, add,
     bare::{address, elsewhere, index_named, open, route, send},
     report::rows,
     timed,
-    viaduct::Viaduct,
 };
 
 /// The device in each.

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::super::{
+use super::{
     guests::Guest,
     sandbox::{Machine, Sandbox, output},
 };
@@ -72,6 +72,7 @@ impl<'a> Viaduct<'a> {
     /// As if all these had been attached before anything was applied.
     pub(super) fn remember(&self, attachments: &[u8]) -> Result<(), String> {
         let path = self.attachments();
+        std::fs::create_dir_all(&self.kept).map_err(|error| format!("{}: {error}", self.kept.display()))?;
         std::fs::write(&path, attachments).map_err(|error| format!("{}: {error}", path.display()))
     }
 
