@@ -1,11 +1,14 @@
-//! What is answered for on a link that others share: whole prefixes that are behind guests (RFC 4389, section 4.1). The
-//! kernel answers for single addresses, by its proxy entries.
+//! What is answered for on a link that others share: whole prefixes that are behind guests (RFC 4389, section 4.1). On a
+//! guest's own link: whatever it takes for its gateway. The kernel answers for single addresses, by its proxy entries.
+
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use viaduct_plan::{Neighbours, ServedLink};
 use viaduct_types::{IfName, MacAddr, NicId};
-use viaduct_wire::nd::{advertisement, parse_solicitation};
+use viaduct_wire::nd::{Solicitation, advertisement, parse_solicitation};
 
 use crate::{Frame, queue::Queue};
 
@@ -49,7 +52,7 @@ impl Responder {
         let Some(asked) = parse_solicitation(frame) else { return };
         let near = link.answered.range(..=asked.target).next_back();
         if let Some((_, (_, neighbours))) = near
-            && neighbours.prefix.contains(&asked.target)
+            && answers(neighbours, &asked)
             && let Some(bytes) = advertisement(own_mac, neighbours.address, &asked)
         {
             self.frames.push(Frame { device: device.clone(), bytes });
@@ -60,6 +63,12 @@ impl Responder {
     pub fn transmit(&mut self) -> Option<Frame> {
         self.frames.pop()
     }
+}
+
+fn answers(neighbours: &Neighbours, asked: &Solicitation) -> bool {
+    neighbours.prefix.contains(&asked.target)
+        && !neighbours.except.iter().any(|except| except.contains(&asked.target))
+        && (neighbours.defended || !asked.from.is_unspecified())
 }
 
 impl Link {

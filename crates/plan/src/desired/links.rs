@@ -304,14 +304,21 @@ fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: 
             protocol: PROTOCOL,
         });
     }
-    // For IPv4 proxy_arp answers for any gateway. For IPv6 the kernel answers for those it is told: what the file says
-    // to the guest, and the host's own addresses.
+    // For IPv4 proxy_arp answers for any gateway.
     if port.nic.addresses.iter().any(|net| net.addr().is_ipv6()) {
-        let gateways = port.nic.gateways.iter().chain(context.uplink_addresses(port.network));
-        for gateway in gateways.filter(|g| g.is_ipv6() && **g != IpAddr::V6(GATEWAY_V6)) {
-            wanted.proxies.insert(Proxy { link: device.clone(), address: *gateway });
-        }
+        let gateways = answered_by_kernel(context, port);
+        wanted.proxies.extend(gateways.map(|address| Proxy { link: device.clone(), address }));
     }
+}
+
+/// The gateways of IPv6 that the kernel answers for on a routed link, as it does for those it is told: what the file
+/// says to the guest, and the host's own addresses. They are found without the process that answers for all others.
+pub(super) fn answered_by_kernel<'a>(
+    context: &'a Context<'_>,
+    port: &'a Port<'_>,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let gateways = port.nic.gateways.iter().chain(context.uplink_addresses(port.network));
+    gateways.copied().filter(|gateway| gateway.is_ipv6() && *gateway != IpAddr::V6(GATEWAY_V6))
 }
 
 /// What a guest's namespace gets.

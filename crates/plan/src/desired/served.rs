@@ -5,7 +5,7 @@ mod change;
 mod values;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -14,7 +14,7 @@ use viaduct_types::{IfName, IpNet, Ipv6Net, MacAddr, NetworkName};
 
 use super::{
     context::{Context, Port, bridge_of, bridges, prefixes},
-    links::{GATEWAY_V6, ROUTED_GATEWAY_V4, default_nic, gateway},
+    links::{GATEWAY_V6, ROUTED_GATEWAY_V4, answered_by_kernel, default_nic, gateway},
     named::{self, Answers},
 };
 use crate::state::Address;
@@ -36,7 +36,7 @@ fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {
         let nic = ServedNic {
             client: if dhcp { client(context, port) } else { None },
             client6: if dhcp { client6(port) } else { None },
-            neighbours: None,
+            neighbours: any_gateway(context, port),
         };
         let asks_for_names = !named::places(network).is_empty();
         if nic == ServedNic::default() && !asks_for_names {
@@ -101,8 +101,27 @@ fn add_neighbours(context: &Context<'_>, served: &mut BTreeMap<IfName, ServedLin
         let head = || head().map(|(_, name, network)| self::head(context, Of::Bridge(name, network)));
         let new = || ServedLink { head: head().unwrap_or_default(), nics: BTreeMap::new() };
         let link = served.entry(l3.clone()).or_insert_with(new);
-        link.nics.entry(port.id.clone()).or_default().neighbours = Some(Neighbours { address, prefix });
+        let neighbours = Neighbours { address, prefix, except: BTreeSet::new(), defended: true };
+        link.nics.entry(port.id.clone()).or_default().neighbours = Some(neighbours);
     }
+}
+
+/// On a link of its own, a guest finds the host whatever it was told that its gateway is; the kernel answers only for
+/// single addresses.
+fn any_gateway(context: &Context<'_>, port: &Port<'_>) -> Option<Neighbours> {
+    let own = port.nic.addresses.iter().map(IpNet::addr).filter_map(ipv6);
+    if !port.is_routed() || own.clone().next().is_none() {
+        return None;
+    }
+    let by_kernel = answered_by_kernel(context, port).filter_map(ipv6).chain([GATEWAY_V6]);
+    let single = own.chain(by_kernel).map(|address| Ipv6Net::new_assert(address, 128));
+    Some(Neighbours {
+        address: GATEWAY_V6,
+        prefix: Ipv6Net::default(),
+        except: single.chain(port.nic.delegated).collect(),
+        // Whatever it takes for its own is none of the host's.
+        defended: false,
+    })
 }
 
 fn client6(port: &Port<'_>) -> Option<Client6> {

@@ -106,8 +106,12 @@ pub struct LinkRouter {
 pub struct Neighbours {
     /// The host's link-local address there.
     pub address: Ipv6Addr,
-    /// Those of the prefix.
+    /// Those of the prefix,
     pub prefix: Ipv6Net,
+    /// but for these.
+    pub except: BTreeSet<Ipv6Net>,
+    /// Whether who is about to take one of them hears, too, that it is taken (RFC 4862, section 5.4).
+    pub defended: bool,
 }
 
 /// What is so for all of a link.
