@@ -7,6 +7,7 @@ mod cost;
 mod datapath;
 mod document;
 mod guests;
+mod mesh;
 mod sandbox;
 mod scale;
 mod services;
@@ -29,7 +30,7 @@ const PATH: &str = "docs/benchmarks.md";
 const KILLS: usize = 250;
 
 /// The words after `cargo xtask bench`.
-const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [services] [vnet] [kernel] [kills] [--quick] [--write] [--program PATH]";
+const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [services] [vnet] [mesh] [kernel] [kills] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,7 @@ pub(crate) struct Options {
     datapath: bool,
     services: bool,
     vnet: bool,
+    mesh: bool,
     /// The kernel crate's own measurements, which have no competitor.
     kernel: bool,
     /// Hosts that are killed all the time; nothing is measured but that they stay closed and arrive.
@@ -61,6 +63,7 @@ impl Options {
                 "datapath" => options.datapath = true,
                 "services" => options.services = true,
                 "vnet" => options.vnet = true,
+                "mesh" => options.mesh = true,
                 "kernel" => options.kernel = true,
                 "kills" => options.kills = true,
                 "--quick" => options.quick = true,
@@ -71,12 +74,12 @@ impl Options {
         }
         if !(options.measured() || options.kernel || options.kills) {
             (options.cost, options.scale, options.datapath) = (true, true, true);
-            (options.services, options.vnet) = (true, true);
+            (options.services, options.vnet, options.mesh) = (true, true, true);
             (options.kernel, options.kills) = (!options.quick, !options.quick);
         }
         if options.write && (options.quick || !options.measured()) {
             return Err(
-                "--write keeps the parts cost, scale, datapath, services and vnet, measured thoroughly: not with --quick"
+                "--write keeps the parts cost, scale, datapath, services, vnet and mesh, measured thoroughly: not with --quick"
                     .to_owned(),
             );
         }
@@ -85,7 +88,7 @@ impl Options {
 
     /// Whether there is a part that has tables.
     fn measured(&self) -> bool {
-        self.cost || self.scale || self.datapath || self.services || self.vnet
+        self.cost || self.scale || self.datapath || self.services || self.vnet || self.mesh
     }
 
     /// How many guests are configured.
@@ -100,6 +103,7 @@ impl Options {
             (self.datapath, "datapath"),
             (self.services, "services"),
             (self.vnet, "vnet"),
+            (self.mesh, "mesh"),
             (self.quick, "--quick"),
             (self.write, "--write"),
         ];
@@ -114,6 +118,9 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
         cargo("build --release --locked --package viaduct --package xtask")?;
         if options.vnet {
             cargo("build --release --locked --package viaduct-vnet-io --example end")?;
+        }
+        if options.mesh {
+            cargo("build --release --locked --package viaduct-vnet-io --example mesh")?;
         }
         let release = release_directory()?;
         let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
@@ -162,6 +169,9 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     }
     if options.vnet {
         vnet::measure(&sandbox, &options, &mut page)?;
+    }
+    if options.mesh {
+        mesh::measure(&sandbox, &options, &mut page)?;
     }
     if options.write {
         let path = root().join(PATH);
