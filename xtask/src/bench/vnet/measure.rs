@@ -9,23 +9,37 @@ use super::{
     ways::{Tunnel, Way},
 };
 
+/// IPv4 and UDP.
+const HEADERS: u32 = 28;
+/// With Ethernet, IPv4 and UDP, and the check sequence that is on wires only, a frame of 64 bytes.
+const SMALL: u32 = 18;
+/// Of datagrams, so many may be lost.
+const LOST: f64 = 0.01;
+/// How close the search comes: to a hundredth of what was sent at first.
+const HALVES: u32 = 7;
+
 /// What is measured, in the order of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Metric {
     Tcp,
     TcpWire,
+    Full,
+    Small,
     Idle,
     Loaded,
     Cpu,
 }
 
 impl Metric {
-    pub(super) const ALL: [Self; 5] = [Self::Tcp, Self::TcpWire, Self::Idle, Self::Loaded, Self::Cpu];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Tcp, Self::TcpWire, Self::Full, Self::Small, Self::Idle, Self::Loaded, Self::Cpu];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP, one stream, Mbit/s",
             Self::TcpWire => "wire, Mbit/s",
+            Self::Full => "full-size frames/s",
+            Self::Small => "64-byte frames/s",
             Self::Idle => "round trip, ms",
             Self::Loaded => "under four TCP streams, ms",
             Self::Cpu => "tunnel CPU, s/GB",
@@ -33,7 +47,7 @@ impl Metric {
     }
 
     pub(super) fn more_is_better(self) -> bool {
-        matches!(self, Self::Tcp | Self::TcpWire)
+        matches!(self, Self::Tcp | Self::TcpWire | Self::Full | Self::Small)
     }
 }
 
@@ -109,6 +123,8 @@ impl Hosts {
         if self.way.has_process() {
             all.push((Metric::Cpu, (self.tunnel.seconds()? - before) / (bytes / 1e9)));
         }
+        all.push((Metric::Full, self.frames(u32::from(self.way.mtu()) - HEADERS)?));
+        all.push((Metric::Small, self.frames(SMALL)?));
         all.push((Metric::Loaded, self.loaded(seconds)?));
         for host in &self.hosts {
             host.run("ethtool -K u0 tso off gso off gro off tx-udp-segmentation off")?;
@@ -128,6 +144,37 @@ impl Hosts {
     fn iperf(&self, words: &str) -> Result<Value, String> {
         let text = self.guests[0].run(&format!("iperf3 -J -c 10.9.0.2 {words}"))?;
         serde_json::from_str(&text).map_err(|error| format!("iperf3: {error}"))
+    }
+
+    /// How many datagrams in a second get through when they are sent so fast that one in a hundred is lost at most: sent as
+    /// fast as may be if that is so then, and else looked for by halves.
+    fn frames(&self, length: u32) -> Result<f64, String> {
+        let (sent, got) = self.datagrams(length, 0.0)?;
+        if got >= sent * (1.0 - LOST) {
+            return Ok(got);
+        }
+        let (mut low, mut high, mut best) = (0.0, sent, 0.0_f64);
+        for _ in 0..HALVES {
+            let middle = f64::midpoint(low, high);
+            let (sent, got) = self.datagrams(length, middle)?;
+            if got >= sent * (1.0 - LOST) {
+                (low, best) = (middle, best.max(got));
+            } else {
+                high = middle;
+            }
+        }
+        Ok(best)
+    }
+
+    /// Datagrams of this length, so many in a second for one second, or as many as may be: how many were sent, and came.
+    fn datagrams(&self, length: u32, rate: f64) -> Result<(f64, f64), String> {
+        // A burst of what is sent in a millisecond would measure queues.
+        let bits = rate * f64::from(length) * 8.0;
+        let said = self.iperf(&format!("-u -t 1 -l {length} -b {bits:.0} --pacing-timer 100"))?;
+        let sum = &said["end"]["sum"];
+        let value = |name: &str| sum[name].as_f64().ok_or_else(|| format!("iperf3 says no {name}: {said}"));
+        let (packets, seconds) = (value("packets")?, value("seconds")?);
+        Ok((packets / seconds, (packets - value("lost_packets")?) / seconds))
     }
 
     /// The median of so many, in ms.
