@@ -113,6 +113,12 @@ impl Plain {
         self.look() == self.numbers
     }
 
+    /// Whether the bridge has what it was told of MACs at peers: a port that leaves it takes all of that along, and its lock.
+    /// Those that have been heard on this host since are somewhere else by now.
+    fn is_still_told(&self, known: &[Near]) -> bool {
+        self.nears.keys().all(|near| known.iter().any(|other| other.mac == near.mac))
+    }
+
     /// Tells the kernel what it has not been told: where these MACs are, each with whether it is one of this host's that
     /// went there.
     fn tell(&mut self, macs: &BTreeMap<MacAddr, (IpAddr, Vni, bool)>) {
@@ -206,16 +212,17 @@ impl Engine {
                 vnet.carried = false;
                 continue;
             }
-            let is_waiting =
-                |orders: &super::VnetOrders| orders.learning || orders.nics.values().any(|nic| nic.prepared);
             let (Some(orders), Some(numbers)) = (self.orders.vnets.get(id), plain.numbers) else { continue };
-            if !is_waiting(orders) {
-                continue;
-            }
+            let is_waiting = orders.learning || orders.nics.values().any(|nic| nic.prepared);
             match fdb::known(numbers.bridge) {
+                Ok(known) if !plain.is_still_told(&known.nears) => {
+                    warn!("vnet {}: {} was taken out of its bridge; it begins anew", vnet.name, plain.first);
+                    vnet.carried = false;
+                }
                 Ok(known) => {
                     let is_news = |near: &Near| {
-                        !numbers.is_far(near.port)
+                        is_waiting
+                            && !numbers.is_far(near.port)
                             && !vnet.own.contains(&near.mac)
                             && !vnet.learned.contains(&near.mac)
                     };
