@@ -53,7 +53,7 @@ def merge(before, after, count, own):
         late = max(t for _, t in old) - min(t for _, t in new) if old and new else 0
         print(sender, "there", len(old), "here", len(new), "missing", missing[:10], len(missing), "twice", twice,
               "overlap ms", round(late * 1000, 1))
-        good = good and old and new and len(missing) < count / 10 and len(by_move) + twice <= (3 if sender == own else 0)
+        good = good and old and new and len(missing) < count / 3 and len(by_move) + twice <= (3 if sender == own else 0)
     sys.exit(not good or len(set(before) | set(after)) < 3)
 
 
