@@ -214,6 +214,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             of_host[*host].push(vnet);
             let settings = VnetSettings {
                 security: Security::Conf,
+                vni: None,
                 learning: false,
                 peers: hosts.iter().filter(|other| *other != host).map(|other| key(*other)).collect(),
                 nics: BTreeMap::new(),
