@@ -216,7 +216,6 @@ fn main() -> Result<(), Box<dyn Error>> {
                 security: Security::Conf,
                 vni: None,
                 learning: false,
-                vni: None,
                 peers: hosts.iter().filter(|other| *other != host).map(|other| key(*other)).collect(),
                 nics: BTreeMap::new(),
             };
