@@ -15,6 +15,7 @@ mod membership;
 mod operations;
 mod original;
 mod privileges;
+mod sandbox;
 mod services;
 mod show;
 mod user;

@@ -206,3 +206,30 @@ fn what_is_said_of_a_prefix_follows_who_is_there() {
         world.settled();
     });
 }
+
+/// What the process may do that answers guests, as the kernel knows it.
+#[test]
+fn who_answers_guests_can_do_nothing_else() {
+    host(|world| {
+        world.own_places();
+        world.write(CONFIG, FILE);
+        world.good("apply");
+        let daemon = world.daemon();
+        world.attach("web");
+        configures_itself(world, "web", "10.0.0.2/24");
+        resolves(world, "web", "@10.0.0.1 db.lan", "10.0.0.3");
+        let process = world.sh(&format!("pgrep --parent {} --full answer-guests", daemon.id()));
+        let status = world.sh(&format!("cat /proc/{}/status", process.trim()));
+        // Of capabilities, CAP_NET_BIND_SERVICE and CAP_NET_RAW.
+        for line in [
+            "Seccomp:\t2",
+            "NoNewPrivs:\t1",
+            "CapEff:\t0000000000002400",
+            "CapPrm:\t0000000000002400",
+            "Threads:\t1",
+        ] {
+            assert!(status.lines().any(|has| has == line), "{line}: {status}");
+        }
+        assert!(!world.log().contains("system calls are not limited"), "{}", world.log());
+    });
+}

@@ -8,6 +8,7 @@ mod jobs;
 mod keeper;
 mod news;
 mod openapi;
+mod resolvers;
 mod service;
 mod services;
 mod vnets;

@@ -14,18 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use viaduct_model::Family;
 use viaduct_plan::{Served, ServedChange, Told};
 use viaduct_services::Event;
 use viaduct_types::{MacAddr, NicId};
 
-use super::jobs::{Job, Jobs};
+use super::{
+    jobs::{Job, Jobs},
+    resolvers::Resolvers,
+};
 use crate::{
     failure::Failure,
     host::Host,
     operations,
-    services::{COMMAND, Order},
+    services::{COMMAND, Order, Report},
 };
 
 /// A process that lived for so long ended for another reason than the one before it.
@@ -97,11 +100,13 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
 fn orders(change: ServedChange) -> impl Iterator<Item = String> {
     let links = change.links.into_iter().map(|(device, change)| Order::Link { device, change });
     let zones = change.zones.into_iter().map(|(network, change)| Order::Zone { network, change });
-    links.chain(zones).filter_map(|order| {
-        let mut line = serde_json::to_string(&order).ok()?;
-        line.push('\n');
-        Some(line)
-    })
+    links.chain(zones).filter_map(|order| line(&order))
+}
+
+fn line(order: &Order) -> Option<String> {
+    let mut line = serde_json::to_string(order).ok()?;
+    line.push('\n');
+    Some(line)
 }
 
 fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
@@ -171,11 +176,13 @@ fn attend(
         warn!("cannot start a thread: {error}");
         return;
     }
+    let mut resolvers = Resolvers::default();
     {
         let mut shared = lock(shared);
         if shared.ending {
             return;
         }
+        let _ = servers(&mut resolvers).map(|order| sender.send(order));
         let all = Served::default().change_to(&shared.served);
         let _ = orders(all).try_for_each(|order| sender.send(order));
         shared.orders = Some(sender);
@@ -184,12 +191,26 @@ fn attend(
         for line in BufReader::new(output).lines() {
             let Ok(line) = line else { break };
             match serde_json::from_str(&line) {
-                Ok(event) => hear(event, jobs, known),
+                Ok(Report::Event { event }) => hear(event, jobs, known),
+                Ok(Report::AsksForServers) => {
+                    if let (Some(order), Some(orders)) = (servers(&mut resolvers), &lock(shared).orders) {
+                        let _ = orders.send(order);
+                    }
+                }
                 Err(error) => warn!("the process that answers guests said something else: {error}"),
             }
         }
     }
     lock(shared).orders = None;
+}
+
+/// Which name servers the host asks, if they may be others than before.
+fn servers(resolvers: &mut Resolvers) -> Option<String> {
+    let servers = resolvers.look();
+    if let Some(servers) = &servers {
+        debug!("the host's name servers: {servers:?}");
+    }
+    line(&Order::Servers { servers })
 }
 
 fn hear(event: Event, jobs: &Jobs, known: &mut BTreeMap<(NicId, Family), IpAddr>) {

@@ -4,23 +4,31 @@
 mod framed;
 mod names;
 mod ports;
-mod resolvers;
 
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
+    net::SocketAddr,
     os::fd::AsFd,
     time::{Duration, Instant},
 };
 
-use rustix::thread::CapabilitySet;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    thread::CapabilitySet,
+};
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::Listen;
 use viaduct_plan::{ServedLink, ServedLinkChange, ZoneChange};
 use viaduct_services::{Event, dhcp4, dhcp6, neighbours, ra};
 use viaduct_types::{IfName, NetworkName};
 
-use crate::{failure::Failure, privileges};
+use crate::{
+    failure::Failure,
+    privileges,
+    sandbox::{self, Calls, Places},
+};
 use names::Names;
 use ports::{News, Ports, Source};
 
@@ -35,6 +43,18 @@ pub(crate) enum Order {
     Link { device: IfName, change: ServedLinkChange },
     /// What is different in the names of a network.
     Zone { network: NetworkName, change: ZoneChange },
+    /// The name servers that the host itself asks; none: the same as before.
+    Servers { servers: Option<Vec<SocketAddr>> },
+}
+
+/// What the daemon hears.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Report {
+    /// Something happened.
+    Event { event: Event },
+    /// Guests ask, and the host's name servers may be others than before: this process reads no files.
+    AsksForServers,
 }
 
 /// What it does until its input ends.
@@ -52,15 +72,20 @@ pub(crate) fn run() -> Result<(), Failure> {
         .map_err(|e| failed("cannot listen to the daemon", e))?;
     let names = Names::new().map_err(|e| failed("cannot wait for questions", e))?;
     ports.listen_to(Source::Names, names.as_fd()).map_err(|e| failed("cannot wait for questions", e))?;
+    let seed = seed().map_err(|e| failed("there is no randomness", e))?;
+    let places = Places { files: Vec::new(), ports: vec![viaduct_services::dns::PORT] };
+    sandbox::enter("the process that answers guests", &places, Calls::Answering)
+        .map_err(|e| failed("cannot be confined", e))?;
     let run = Run {
         served: BTreeMap::new(),
         dhcp4: dhcp4::Server::default(),
         dhcp6: dhcp6::Server::default(),
         responder: neighbours::Responder::default(),
-        advertiser: ra::Advertiser::new(seed().map_err(|e| failed("there is no randomness", e))?),
+        advertiser: ra::Advertiser::new(seed),
         ports,
         names,
         start: Instant::now(),
+        knows_servers: false,
         orders: Vec::new(),
     };
     run.run().map_err(|e| failed("cannot go on", e))
@@ -81,6 +106,8 @@ struct Run {
     ports: Ports,
     names: Names,
     start: Instant,
+    /// Whether the daemon has said which name servers the host asks, since it was asked.
+    knows_servers: bool,
     /// What came of the next order so far.
     orders: Vec<u8>,
 }
@@ -98,7 +125,12 @@ impl Run {
                             return Ok(());
                         }
                     }
-                    Source::Names => self.names.read(self.start.elapsed())?,
+                    Source::Names => {
+                        if !self.ask_for_servers()? {
+                            return Ok(());
+                        }
+                        self.names.read(self.start.elapsed())?;
+                    }
                     Source::Port(port) => drop(self.read(port)),
                 }
                 self.send();
@@ -115,9 +147,37 @@ impl Run {
             self.names.tick(now);
             self.send();
             while let Some(event) = self.dhcp4.event().or_else(|| self.dhcp6.event()) {
-                tell(&event)?;
+                tell(&Report::Event { event })?;
             }
         }
+    }
+
+    /// Asks the daemon which name servers the host asks, if it is time to, before anybody is asked. Whether there is
+    /// still a daemon.
+    fn ask_for_servers(&mut self) -> io::Result<bool> {
+        let begun = self.start.elapsed();
+        if !self.names.is_time_to_ask_for_servers(begun) {
+            return Ok(true);
+        }
+        self.knows_servers = false;
+        tell(&Report::AsksForServers)?;
+        while !self.knows_servers {
+            let left = (begun + PATIENCE).saturating_sub(self.start.elapsed());
+            let stdin = io::stdin();
+            let mut daemon = [PollFd::new(&stdin, PollFlags::IN)];
+            match poll(&mut daemon, Timespec::try_from(left).ok().as_ref()) {
+                // A daemon that is busy says it later.
+                Ok(0) => break,
+                Ok(_) => {
+                    if !self.hear()? {
+                        return Ok(false);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
     }
 
     /// Reads some of what waits; says whether there may be more.
@@ -176,6 +236,10 @@ impl Run {
                     server.name(&network, guest, addresses);
                 }
                 server.zone(network, head);
+            }
+            Order::Servers { servers } => {
+                self.knows_servers = true;
+                servers.into_iter().for_each(|servers| self.names.server.host_servers(servers));
             }
         }
     }
@@ -246,8 +310,8 @@ impl Run {
     }
 }
 
-fn tell(event: &Event) -> io::Result<()> {
-    let mut line = serde_json::to_vec(event)?;
+fn tell(report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
     let mut out = io::stdout().lock();
     out.write_all(&line)?;
@@ -256,5 +320,7 @@ fn tell(event: &Event) -> io::Result<()> {
 
 /// So often a port is read before the others have their turn, when all that waits in it is to be read.
 const TURNS: usize = 1024;
+/// So long the daemon is waited for.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// How long until a device that is not there is looked for again.
 const AGAIN: Duration = Duration::from_millis(250);

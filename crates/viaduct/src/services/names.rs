@@ -14,10 +14,12 @@ use tracing::{debug, warn};
 use viaduct_services::dns::{Asker, Output, PORT, Server};
 use viaduct_types::IfName;
 
-use super::{framed::Framed, resolvers::Resolvers};
+use super::framed::Framed;
 
 /// How long until a socket that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// The host's name servers are not asked for more often than this.
+const PAUSE: Duration = Duration::from_secs(2);
 /// So many datagrams of one socket before the others have their turn.
 const BATCH: usize = 32;
 /// So many connections at most, of all guests and of one device's.
@@ -31,7 +33,8 @@ const MESSAGE: usize = 65_535;
 
 pub(super) struct Names {
     pub(super) server: Server,
-    resolvers: Resolvers,
+    /// When it was asked for the host's name servers.
+    asked: Option<Duration>,
     epoll: OwnedFd,
     open: BTreeMap<u64, Door>,
     /// Which of them are guests' connections.
@@ -90,7 +93,7 @@ impl Names {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             server: Server::default(),
-            resolvers: Resolvers::default(),
+            asked: None,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             open: BTreeMap::new(),
             connections: BTreeSet::new(),
@@ -142,6 +145,15 @@ impl Names {
         }
     }
 
+    /// Whether the host's name servers are to be asked for, as they may be others than they were.
+    pub(super) fn is_time_to_ask_for_servers(&mut self, now: Duration) -> bool {
+        let is_time = self.asked.is_none_or(|asked| asked + PAUSE <= now);
+        if is_time {
+            self.asked = Some(now);
+        }
+        is_time
+    }
+
     /// When something is to be done without anything waiting.
     pub(super) fn due(&self) -> Option<Duration> {
         let idle = self.connections.iter().filter_map(|number| {
@@ -166,10 +178,6 @@ impl Names {
 
     /// Reads whatever waits, and answers.
     pub(super) fn read(&mut self, now: Duration) -> io::Result<()> {
-        if let Some(servers) = self.resolvers.look(now) {
-            debug!("the host's name servers: {servers:?}");
-            self.server.host_servers(servers);
-        }
         let mut events: Vec<epoll::Event> = Vec::with_capacity(64);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&at_once)) {

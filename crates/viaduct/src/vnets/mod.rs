@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, Write},
     num::NonZeroUsize,
+    path::PathBuf,
     thread,
     time::Duration,
 };
@@ -16,7 +17,12 @@ use std::{
 use rustix::{fs::FlockOperation, io::Errno, thread::CapabilitySet};
 use viaduct_vnet_io::control::{self, Options, PORT};
 
-use crate::{cli::Global, failure::Failure, privileges};
+use crate::{
+    cli::Global,
+    failure::Failure,
+    privileges,
+    sandbox::{self, Calls, Places, Use},
+};
 
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, report};
@@ -40,6 +46,10 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let _ = rustix::process::setsid();
     let _alone = alone(global)?;
     privileges::keep_only(CapabilitySet::NET_ADMIN).map_err(|e| failed("cannot give up privileges", e))?;
+    // Made here when there is none, so that it can only be read from then on.
+    let wrong = |error: control::IdentityError| Failure::failed(viaduct_reconcile::chain(&error));
+    let key = control::Identity::path(&global.state_dir);
+    drop(control::Identity::open(&global.state_dir).map_err(wrong)?);
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_WORKERS);
     let rekey = std::env::var(REKEY).ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let options = Options {
@@ -49,6 +59,13 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         workers: NonZeroUsize::new(cpus).unwrap_or(NonZeroUsize::MIN),
         rekey,
     };
+    let files = vec![
+        (key, Use::Read),
+        (global.run_dir.clone(), Use::Keep),
+        (PathBuf::from("/dev/net/tun"), Use::Device),
+    ];
+    sandbox::enter("the process that carries vnets", &Places { files, ports: Vec::new() }, Calls::Carrying)
+        .map_err(|e| failed("cannot be confined", e))?;
     control::run(&options, || {
         // Nobody may listen any more; that changes nothing.
         let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());

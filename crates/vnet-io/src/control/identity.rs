@@ -64,12 +64,17 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// The file that the one of a state directory is in.
+    pub fn path(state: &Path) -> PathBuf {
+        state.join(FILE)
+    }
+
     /// The one of this state directory, made when there is none.
     ///
     /// # Errors
     /// When its file cannot be read or written, is none, or others may read it.
     pub fn open(state: &Path) -> Result<Self, IdentityError> {
-        let path = state.join(FILE);
+        let path = Self::path(state);
         match Self::load(&path) {
             Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Self::make(&path)
@@ -80,7 +85,7 @@ impl Identity {
 
     /// The public key, if there is a pair.
     pub fn known(state: &Path) -> Option<HostKey> {
-        Self::load(&state.join(FILE)).ok().map(|identity| identity.public)
+        Self::load(&Self::path(state)).ok().map(|identity| identity.public)
     }
 
     fn load(path: &Path) -> Result<Self, IdentityError> {

@@ -4,32 +4,26 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::unix::fs::MetadataExt,
-    time::Duration,
 };
 
 use viaduct_services::dns::PORT;
 
 const FILE: &str = "/etc/resolv.conf";
-/// It is not looked at more often than this.
-const PAUSE: Duration = Duration::from_secs(2);
 /// So many count (MAXNS in resolv.h).
 const MOST: usize = 3;
 
 /// The file, as it was last.
 #[derive(Default)]
 pub(super) struct Resolvers {
-    looked: Option<Duration>,
+    is_known: bool,
     /// Its number, its size, and when it was changed.
     identity: Option<(u64, u64, i64, i64)>,
 }
 
 impl Resolvers {
     /// The servers, when they may be others than before.
-    pub(super) fn look(&mut self, now: Duration) -> Option<Vec<SocketAddr>> {
-        if self.looked.is_some_and(|looked| now < looked + PAUSE) {
-            return None;
-        }
-        let is_first = self.looked.replace(now).is_none();
+    pub(super) fn look(&mut self) -> Option<Vec<SocketAddr>> {
+        let is_first = !std::mem::replace(&mut self.is_known, true);
         let identity =
             fs::metadata(FILE).ok().map(|data| (data.ino(), data.size(), data.ctime(), data.ctime_nsec()));
         if identity == self.identity && !is_first {
