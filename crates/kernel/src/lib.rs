@@ -26,6 +26,7 @@ mod reaper;
 mod route;
 mod rule;
 mod socket;
+mod stacks;
 mod sysctl;
 mod tap;
 mod vlan;
@@ -35,13 +36,13 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{Flow, Link};
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NamespaceName};
 
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use frames::{Frames, Listen};
 pub use lives::Lives;
 pub use netns::{Netns, NetnsRef};
-pub use watch::{By, Culprit, Event, Watch, What};
+pub use watch::{By, Culprit, Event, Ports, Watch, What};
 
 /// The kernel of one host, seen from the network namespace of the thread that opened it: its netlink sockets stay
 /// there. Taps, announcements and everything under /proc/sys go by the namespace of the thread that observes or
@@ -60,6 +61,8 @@ pub struct Kernel {
     inner_journal: inner_sysctl::InnerJournal,
     announcer: announce::Announcer,
     reaper: reaper::Reaper,
+    /// The stacks of namespaces.
+    stacks: stacks::Stacks,
     /// Where to look for the next free ifindex.
     next_index: u32,
 }
@@ -84,6 +87,7 @@ impl Kernel {
             announcer: announce::Announcer::default(),
             reaper: reaper::Reaper::new()
                 .map_err(|e| KernelError::system("opening a netlink socket to hear of links", e))?,
+            stacks: stacks::Stacks::open(state_dir),
             next_index: link::first_index(),
         })
     }
@@ -93,11 +97,31 @@ impl Kernel {
         &mut self.nft
     }
 
-    /// The addresses of its sockets in this namespace: those that a [`Watch`] is to leave out. The others that it
-    /// opens are in guests' namespaces.
-    pub fn port_ids(&self) -> Vec<u32> {
+    /// The addresses of its sockets: those that a [`Watch`] is to leave out. Of those in namespaces, as far as they are
+    /// shared ones.
+    pub fn port_ids(&self) -> Ports {
+        let mut within = self.sockets.ports();
+        for (name, ports) in self.stacks.ports() {
+            within.entry(name).or_default().extend(ports);
+        }
+        Ports { own: self.own_ports(), within }
+    }
+
+    fn own_ports(&self) -> Vec<u32> {
         let own = [self.route.port(), self.conntrack.port(), self.nft.port()];
         own.into_iter().chain(self.reaper.ports()).collect()
+    }
+
+    /// Does something with the stack of a namespace that is observed, on a thread in there.
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn within<T: Send>(
+        &mut self,
+        namespace: &NamespaceName,
+        work: impl FnOnce(&mut Self) -> T + Send,
+    ) -> Result<T, KernelError> {
+        self.stacks.with(namespace, work)
     }
 
     /// The network devices alone.

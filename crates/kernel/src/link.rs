@@ -166,11 +166,13 @@ pub(crate) fn make(
     mac: Option<MacAddr>,
     mtu: Option<u32>,
 ) -> Request {
-    let message = new_link(index, name, make, mac, mtu);
+    let mut message = new_link(index, name, make, mac, mtu);
+    message.attributes.push(LinkAttribute::Group(GROUP));
     Request::change(&RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Makes a link in another namespace, down, with an ifindex of the kernel's choice. What it stands on is in this one.
+/// Makes a link in another namespace, down, with an ifindex of the kernel's choice. What it stands on is in this one. It
+/// has no group: there it is no guest's.
 pub(crate) fn make_inside(
     netns: RawFd,
     name: &IfName,
@@ -195,7 +197,6 @@ fn new_link(
     attributes.push(LinkAttribute::IfName(name.to_string()));
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     attributes.extend(mtu.map(LinkAttribute::Mtu));
-    attributes.push(LinkAttribute::Group(GROUP));
     let info = match make {
         Make::Bridge => vec![
             LinkInfo::Kind(InfoKind::Bridge),

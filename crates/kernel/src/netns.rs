@@ -249,6 +249,15 @@ impl Sockets {
         }
     }
 
+    /// The addresses of those in namespaces that have a name.
+    pub(crate) fn ports(&self) -> BTreeMap<NamespaceName, Vec<u32>> {
+        let named = self.open.iter().filter_map(|(path, (_, socket))| {
+            let name = path.strip_prefix(NAMES)?.strip_prefix('/')?.parse().ok()?;
+            Some((name, vec![socket.port()]))
+        });
+        named.collect()
+    }
+
     /// Closes the socket in the namespace at `path`.
     pub(crate) fn close(&mut self, path: &str) {
         self.open.remove(path);

@@ -71,6 +71,8 @@ impl Observe for Kernel {
         }
         let namespaces = self.shared_namespaces(ask)?;
         let moved = self.moved(&links, &namespaces)?;
+        let features = features()?;
+        let stacks = self.observe_stacks(ask, features)?;
         Ok(Observed {
             addresses,
             routes,
@@ -82,7 +84,8 @@ impl Observe for Kernel {
             namespaces,
             moved,
             guests: self.guests(ask)?,
-            features: features()?,
+            stacks,
+            features,
             links,
         })
     }

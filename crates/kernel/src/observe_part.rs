@@ -49,6 +49,7 @@ impl ObservePart for Kernel {
             namespaces: BTreeMap::new(),
             // That they are away is all that matters.
             moved: self.devices.away()?,
+            stacks: BTreeMap::new(),
             features: features()?,
         };
         self.addresses(ask, &mut observed)?;

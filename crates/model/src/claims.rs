@@ -18,6 +18,8 @@ pub(crate) enum Segment {
     Stack(Option<NamespaceName>),
     /// The segment that a device (or a VLAN of it) is on.
     Device(IfName, Option<u16>),
+    /// The segment that a device of a namespace (or a VLAN of it) is on.
+    Inner(NamespaceName, IfName, Option<u16>),
     /// The bridge of one network.
     Network(NetworkName),
 }
@@ -73,7 +75,7 @@ pub(crate) struct Claims {
     addresses: Map<(Segment, IpAddr), Holder>,
     written_macs: Map<MacAddr, MacOrigin>,
     macs: Map<(Segment, MacAddr), MacOrigin>,
-    vlans: Map<(IfName, Option<u16>), &'static str>,
+    vlans: Map<(Option<NamespaceName>, IfName, Option<u16>), &'static str>,
     stacked: Map<IfName, &'static str>,
     guest_ids: Map<u32, ()>,
     namespace_ids: Map<u32, ()>,
@@ -203,13 +205,15 @@ impl Claims {
     /// A VLAN of a device can be taken out of it once only; the untagged rest, too.
     pub(crate) fn vlan(
         &mut self,
+        stack: Option<&NamespaceName>,
         device: &IfName,
         vlan: Option<u16>,
         span: Span,
         what: &'static str,
         report: &mut Report<'_>,
     ) {
-        let Some((earlier, by)) = claim(&mut self.vlans, (device.clone(), vlan), span, what) else { return };
+        let key = (stack.cloned(), device.clone(), vlan);
+        let Some((earlier, by)) = claim(&mut self.vlans, key, span, what) else { return };
         let of = match vlan {
             Some(vlan) => format!("VLAN {vlan} of {device}"),
             None => format!("the untagged segment of {device}"),

@@ -36,10 +36,12 @@ impl fmt::Display for Origin {
 }
 
 /// One host's whole configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// This host's name.
     pub host: String,
+    /// Of a part, whose stack it is ([`Config::of_stack`]); none: the host's, or all of them.
+    pub stack: Option<NamespaceName>,
     /// Interfaces to the outside.
     pub uplinks: BTreeMap<UplinkName, Uplink>,
     /// What NICs join.
@@ -105,6 +107,8 @@ impl Config {
 pub struct Uplink {
     /// The device; stays the one with the cable when a bridge takes over its addresses.
     pub interface: IfName,
+    /// The namespace whose interface it is; none: the host's.
+    pub namespace: Option<NamespaceName>,
     /// Addresses with prefix length to set up; empty: left as the system set them up.
     pub addresses: Vec<IpNet>,
     /// Default gateways, at most one per family, on-link even outside every prefix; empty: left alone.

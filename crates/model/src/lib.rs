@@ -19,6 +19,7 @@ mod raw;
 mod report;
 mod schema;
 mod shape;
+mod stacks;
 mod suggest;
 pub mod sxp;
 mod tree;

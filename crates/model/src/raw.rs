@@ -68,8 +68,11 @@ table! {
 table! {
     /// An interface of the host to the outside.
     Uplink {
-        /// The device, like eth0.
+        /// The device, like eth0; with namespace, the name of an interface of that.
         required "interface" => interface: IfName,
+        /// The namespace whose interface it is: the way out of networks in that namespace. Its addresses and gateways are
+        /// written at the interface.
+        "namespace" => namespace: NamespaceName,
         /// Addresses with prefix length to set up; without the key they stay as the system set them up.
         "addresses" => addresses: List<HostNet>,
         /// Default gateways, at most one per family; may be outside every prefix. Without the key they stay as they are.
@@ -169,7 +172,8 @@ table! {
         "domain" => domain: DomainName,
         /// MTU in bytes of the network's devices; the uplink's unless written.
         "mtu" => mtu: Mtu,
-        /// A namespace that the network lives in, instead of the host's own.
+        /// A namespace that the network lives in, with a filter, connections and forwarding of its own, instead of the
+        /// host's own. Not in mode vnet. Its uplink is one of the same namespace.
         "namespace" => namespace: NamespaceName,
     }
 }

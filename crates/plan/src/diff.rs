@@ -15,6 +15,7 @@ use crate::{
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     shown::Plan,
+    stacks,
     state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, PortVlans, Route, RouteKind},
     transactions::Transactions,
 };
@@ -27,6 +28,14 @@ fn listened(filter: &nft::Ruleset) -> BTreeSet<(IfName, MacAddr)> {
 
 /// The steps from `observed` to `desired`.
 pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
+    let mut ops = stacks::leave(observed, desired);
+    ops.extend(one(observed, desired));
+    ops.extend(stacks::make(observed, desired));
+    Plan { ops }
+}
+
+/// Those of one stack.
+pub(crate) fn one(observed: &Observed, desired: &Desired) -> Vec<Op> {
     let mut plan = Planner {
         observed,
         desired,
@@ -55,7 +64,7 @@ pub fn plan(observed: &Observed, desired: &Desired) -> Plan {
     plan.announce_and_listen();
     plan.sysctls(When::Last);
     plan.ops.extend(filter.late);
-    Plan { ops: plan.ops }
+    plan.ops
 }
 
 struct Planner<'a> {
@@ -341,6 +350,10 @@ impl Planner<'_> {
             changes.push(LinkChange::FiltersVlans(link.filters_vlans));
         }
         let uplink = link.alias.is_none();
+        // The filter takes what comes by a link of this group for a guest's.
+        if uplink && now.group == GROUP && !now.is_ours() {
+            changes.push(LinkChange::Group(0));
+        }
         // A bridge that is made anew has lost its ports.
         let moves = now.master != link.master || link.master.as_ref().is_some_and(|m| self.fresh.contains(m));
         if moves && !(uplink && link.master.is_none()) {

@@ -14,6 +14,7 @@ mod port;
 mod shown;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod stacks;
 mod state;
 mod transactions;
 mod unmade;
@@ -28,7 +29,8 @@ pub use desired::{
 pub use diff::plan;
 pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op, Underlay};
-pub use port::{Apply, Observe, ObservePart};
+pub use port::{Apply, Keep, Observe, ObservePart};
 pub use shown::Plan;
+pub use stacks::is_bare;
 pub use state::*;
 pub use unmade::Unmade;

@@ -112,6 +112,13 @@ pub enum Op {
         /// With which MAC; none: the device's own.
         mac: Option<MacAddr>,
     },
+    /// Do it in the stack of a namespace.
+    Within {
+        /// Whose.
+        namespace: NamespaceName,
+        /// What; never this one again.
+        op: Box<Self>,
+    },
 }
 
 /// A link to make.
@@ -362,6 +369,31 @@ pub enum GuestChange {
 }
 
 impl Op {
+    /// The namespace in whose stack it is done, and what is done there.
+    pub fn place(&self) -> (Option<&NamespaceName>, &Self) {
+        match self {
+            Self::Within { namespace, op } => (Some(namespace), op),
+            Self::Nft(_)
+            | Self::SetSysctl { .. }
+            | Self::RestoreSysctl { .. }
+            | Self::AddLink { .. }
+            | Self::SetLink { .. }
+            | Self::DeleteLinks(_)
+            | Self::AddAddress { .. }
+            | Self::DeleteAddress(_)
+            | Self::AddRoute(_)
+            | Self::DeleteRoute(_)
+            | Self::AddProxy(_)
+            | Self::DeleteProxy(_)
+            | Self::AddUnicast(..)
+            | Self::DeleteUnicast(..)
+            | Self::Guest { .. }
+            | Self::Namespace { .. }
+            | Self::EndFlows { .. }
+            | Self::Announce { .. } => (None, self),
+        }
+    }
+
     /// What it is about, as people call it. Steps about the same thing have the same.
     pub fn object(&self) -> String {
         match self {
@@ -384,6 +416,7 @@ impl Op {
             Self::Guest { nic, .. } => format!("{nic} inside of its guest"),
             Self::Namespace { name, .. } => format!("namespace {name}"),
             Self::Announce { link, address, .. } => format!("the announcement of {address} on {link}"),
+            Self::Within { namespace, op } => format!("{} in namespace {namespace}", op.object()),
         }
     }
 }
@@ -495,6 +528,12 @@ impl fmt::Display for Op {
                 shown.into_iter().try_for_each(|change| write!(f, "\n{change}"))
             }
             Self::Announce { link, address, .. } => write!(f, "! announce {address} on {link}"),
+            Self::Within { namespace, op } => {
+                for (i, line) in op.to_string().lines().enumerate() {
+                    write!(f, "{}in {namespace}: {line}", if i > 0 { "\n" } else { "" })?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -1,11 +1,16 @@
 //! What the plan needs of the world: to look at it, and to change it. The kernel crate implements both over netlink,
 //! tests over a simulated kernel.
 
+use viaduct_types::NamespaceName;
+
 use crate::{
     op::Op,
     part::AskPart,
     state::{Ask, Flow, Observed},
 };
+
+/// Says of a flow in the stack of a namespace, or without one in the host's, whether the new filter lets it live.
+pub type Keep<'a> = dyn Fn(Option<&NamespaceName>, &Flow) -> bool + Sync + 'a;
 
 /// Looks at a host.
 pub trait Observe {
@@ -42,14 +47,14 @@ pub trait Apply {
 
     /// Does the steps in order and says how each went: one result per step. A step that fails does not stop the
     /// others, except that after a failed [`Op::Nft`] nothing more is done (every later step fails with its error):
-    /// no packet flows past a filter that is not there. Nor is anything done to what has the name of a link that could
+    /// no packet flows past a filter that is not there; one of a stack stops what is to be done in that stack. Nor is anything done to what has the name of a link that could
     /// not be made ([`crate::Unmade`]).
     ///
     /// `keep` says of a flow whether the new filter lets it live; asked at [`Op::EndFlows`].
     fn apply(
         &mut self,
         ops: &[Op],
-        keep: &dyn Fn(&Flow) -> bool,
+        keep: &Keep<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), Self::Error>>;
 }

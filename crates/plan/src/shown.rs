@@ -23,23 +23,39 @@ impl Plan {
         self.ops.iter().flat_map(lines).collect()
     }
 
-    /// The plan for people, a line each. The settings of a device that we make take one line together.
+    /// The plan for people, a line each: of each namespace's stack under a heading. The settings of a device that we make
+    /// take one line together.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut settings: BTreeMap<&str, usize> = BTreeMap::new();
-        for op in &self.ops {
-            if let Op::SetSysctl { key, journal: false, .. } = op
-                && let Some(link) = key.link()
-            {
-                *settings.entry(link).or_default() += 1;
-                continue;
+        for run in self.ops.chunk_by(|one, other| one.place().0 == other.place().0) {
+            let of_run = lines_of(run.iter().map(|op| op.place().1));
+            match run.first().and_then(|op| op.place().0) {
+                Some(namespace) if !of_run.is_empty() => {
+                    lines.push(format!("in namespace {namespace}:"));
+                    lines.extend(of_run.into_iter().map(|line| format!("  {line}")));
+                }
+                Some(_) | None => lines.extend(of_run),
             }
-            lines.extend(settings_lines(&mut settings));
-            lines.extend(op.to_string().lines().map(str::to_owned));
         }
-        lines.extend(settings_lines(&mut settings));
         lines
     }
+}
+
+fn lines_of<'a>(ops: impl Iterator<Item = &'a Op>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut settings: BTreeMap<&str, usize> = BTreeMap::new();
+    for op in ops {
+        if let Op::SetSysctl { key, journal: false, .. } = op
+            && let Some(link) = key.link()
+        {
+            *settings.entry(link).or_default() += 1;
+            continue;
+        }
+        lines.extend(settings_lines(&mut settings));
+        lines.extend(op.to_string().lines().map(str::to_owned));
+    }
+    lines.extend(settings_lines(&mut settings));
+    lines
 }
 
 fn settings_lines(settings: &mut BTreeMap<&str, usize>) -> Vec<String> {

@@ -2,16 +2,17 @@
 //! would refuse (things that exist already, references to what does not exist).
 
 mod namespaces;
+mod stacks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use viaduct_types::{IfName, VlanSet};
+use viaduct_types::{IfName, NamespaceName, VlanSet};
 
 use crate::{
     nft::{self, Change, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     part::AskPart,
-    port::{Apply, Observe, ObservePart},
+    port::{Apply, Keep, Observe, ObservePart},
     state::{
         Address, AddressInfo, Ask, Features, Flow, GROUP, GuestLink, GuestRoute, Kind, Link, Observed,
         ObservedGuest, PROTOCOL, PortVlans, Route, Sysctl,
@@ -32,6 +33,10 @@ pub struct Host {
     namespaces: BTreeMap<String, BTreeMap<IfName, ObservedGuest>>,
     /// What devices were like that moved into namespaces.
     away: BTreeMap<IfName, Away>,
+    /// The stacks of namespaces.
+    pub stacks: BTreeMap<NamespaceName, Self>,
+    /// Of a stack, its namespace's interfaces.
+    given: BTreeSet<IfName>,
     next_index: u32,
     /// Fails the step with this number, counted from now on.
     pub fail_at: Option<usize>,
@@ -81,6 +86,7 @@ impl Default for Host {
             guests: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             moved: BTreeMap::new(),
+            stacks: BTreeMap::new(),
             features,
         };
         let mut host = Self {
@@ -89,6 +95,8 @@ impl Default for Host {
             sysctls: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             away: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+            given: BTreeSet::new(),
             next_index: 1,
             fail_at: None,
         };
@@ -130,6 +138,14 @@ impl Host {
                 name.into_iter().for_each(|name| self.remove_link(&name));
             }
         }
+    }
+
+    fn look_into(&self, ask: &Ask) -> BTreeMap<viaduct_types::NicId, ObservedGuest> {
+        let look = |(nic, asked): (&viaduct_types::NicId, &crate::state::Inside)| {
+            let inside = self.namespaces.get(&asked.path)?;
+            Some((nic.clone(), inside.get(&asked.device).cloned().unwrap_or_default()))
+        };
+        ask.guests.iter().filter_map(look).collect()
     }
 
     fn index(&mut self) -> u32 {
@@ -195,7 +211,7 @@ impl Host {
         }
     }
 
-    fn step(&mut self, op: &Op, keep: &dyn Fn(&Flow) -> bool) -> Result<(), &'static str> {
+    fn step(&mut self, op: &Op, keep: &Keep<'_>) -> Result<(), &'static str> {
         match op {
             Op::Nft(changes) => self.filter(changes)?,
             Op::SetSysctl { key, value, journal } => {
@@ -309,10 +325,11 @@ impl Host {
             }
             Op::Namespace { name, change } => self.change_namespace(name, change)?,
             Op::EndFlows { then } => {
-                self.flows.retain(|flow| keep(flow));
+                self.flows.retain(|flow| keep(None, flow));
                 self.filter(then)?;
             }
             Op::Announce { .. } => {}
+            Op::Within { namespace, op } => self.step_within(namespace, op, keep)?,
         }
         Ok(())
     }
@@ -460,14 +477,8 @@ impl Observe for Host {
             .filter(|(key, _)| ask.sysctls.contains(*key) || of_links.iter().any(|p| p == key.path()))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        observed.guests = ask
-            .guests
-            .iter()
-            .filter_map(|(nic, asked)| {
-                let inside = self.namespaces.get(&asked.path)?;
-                Some((nic.clone(), inside.get(&asked.device).cloned().unwrap_or_default()))
-            })
-            .collect();
+        observed.guests = self.look_into(ask);
+        self.observe_stacks(ask, &mut observed);
         Ok(observed)
     }
 }
@@ -509,10 +520,10 @@ impl Apply for Host {
     fn apply(
         &mut self,
         ops: &[Op],
-        keep: &dyn Fn(&Flow) -> bool,
+        keep: &Keep<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), Refused>> {
-        let (mut filter_failed, mut unmade) = (false, Unmade::default());
+        let (mut filter_failed, mut unmade) = (BTreeSet::new(), BTreeMap::<_, Unmade>::new());
         let mut results = Vec::with_capacity(ops.len());
         for (number, op) in ops.iter().enumerate() {
             let refused = |reason| Refused { step: op.to_string(), reason };
@@ -527,18 +538,22 @@ impl Apply for Host {
                 }
                 None => false,
             };
-            let result = if filter_failed {
+            let (place, step) = op.place();
+            let unmade = unmade.entry(place).or_default();
+            let result = if filter_failed.contains(&None) || filter_failed.contains(&place) {
                 Err(refused("the filter is not in place"))
-            } else if unmade.needed(op).is_some() {
+            } else if unmade.needed(step).is_some() {
                 Err(refused("its link could not be made"))
             } else if injected {
                 Err(refused("injected"))
             } else {
                 self.step(op, keep).map_err(refused)
             };
-            filter_failed |= result.is_err() && matches!(op, Op::Nft(_));
+            if result.is_err() && matches!(step, Op::Nft(_)) {
+                filter_failed.insert(place);
+            }
             if result.is_err() {
-                unmade.failed(op);
+                unmade.failed(step);
             }
             results.push(result);
             progress(number + 1);

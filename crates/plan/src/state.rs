@@ -271,6 +271,9 @@ pub struct Ask {
     /// Shared namespaces that are wanted, with the settings in them whose values matter. Those that we made are looked at,
     /// too, wanted or not.
     pub namespaces: BTreeMap<NamespaceName, BTreeSet<Sysctl>>,
+    /// The namespaces that have stacks of their own, with what to look at there. Those in which something of ours is are
+    /// looked at, too, wanted or not.
+    pub stacks: BTreeMap<NamespaceName, Self>,
 }
 
 /// A device inside a namespace.
@@ -309,6 +312,8 @@ pub struct Observed {
     pub namespaces: BTreeMap<NamespaceName, ObservedNamespace>,
     /// The devices of the host that moved into namespaces and were not given back yet, by the names that they had.
     pub moved: BTreeMap<IfName, Whereabouts>,
+    /// The stacks of namespaces that networks are in, or were; where there is no such namespace, with the guests alone.
+    pub stacks: BTreeMap<NamespaceName, Self>,
     /// What the kernel can do.
     pub features: Features,
 }

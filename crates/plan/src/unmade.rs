@@ -57,7 +57,8 @@ impl Unmade {
             | Op::DeleteProxy(_)
             | Op::DeleteUnicast(..)
             | Op::Namespace { .. }
-            | Op::EndFlows { .. } => None,
+            | Op::EndFlows { .. }
+            | Op::Within { .. } => None,
         }
     }
 }

@@ -88,7 +88,7 @@ fn pass(host: &mut Host, side: &Side, most: usize) -> Vec<Result<(), Refused>> {
     let (observed, desired, _, plan) = look(host, &side.config, &side.attachments);
     let flows = Flows::new(&observed.nft, &desired.nft);
     let ops = &plan.ops[..most.min(plan.ops.len())];
-    host.apply(ops, &|flow| flows.keeps(flow), &mut |_| ())
+    host.apply(ops, &|_, flow| flows.keeps(flow), &mut |_| ())
 }
 
 /// Runs until nothing is left to do.
@@ -175,7 +175,7 @@ proptest! {
         let steps = look(&mut host, &after.config, &after.attachments).3.ops;
         for step in &steps {
             let was = host.state.nft.clone();
-            host.apply(std::slice::from_ref(step), &|_| true, &mut |_| ()).pop().unwrap().unwrap();
+            host.apply(std::slice::from_ref(step), &|_, _| true, &mut |_| ()).pop().unwrap().unwrap();
             if !matches!(step, Op::Nft(_)) {
                 continue;
             }

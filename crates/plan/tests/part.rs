@@ -127,7 +127,7 @@ proptest! {
             match part_with_told(&mut host, before, after) {
                 Some((plan, told)) => {
                     for op in &plan.ops {
-                        for result in host.apply(std::slice::from_ref(op), &|_| true, &mut |_| ()) {
+                        for result in host.apply(std::slice::from_ref(op), &|_, _| true, &mut |_| ()) {
                             prop_assert!(result.is_ok(), "{:?}\n{plan}", result);
                         }
                         check_safe(&host);
@@ -169,7 +169,7 @@ proptest! {
         let after = Side { config: &new, attachments: &wanted };
         let Some(plan) = part(&mut host, before, after) else { return Ok(()) };
         let done = &plan.ops[..at.min(plan.ops.len())];
-        for result in host.apply(done, &|_| true, &mut |_| ()) {
+        for result in host.apply(done, &|_, _| true, &mut |_| ()) {
             prop_assert!(result.is_ok());
         }
         check_safe(&host);
@@ -276,7 +276,7 @@ fn everyday_changes_are_partial() {
         );
         let plan = plan.expect("a partial plan");
         assert!(!plan.is_empty() && plan.ops.len() <= most, "{} steps:\n{plan}", plan.ops.len());
-        for result in host.apply(&plan.ops, &|_| true, &mut |_| ()) {
+        for result in host.apply(&plan.ops, &|_, _| true, &mut |_| ()) {
             result.unwrap();
         }
         assert!(look(&mut host, to, &attached).3.is_empty());

@@ -22,7 +22,7 @@ fn converge_step_by_step(
         let (.., plan) = look(host, config, attachments);
         // A carried address is put on the bridge and taken from the uplink in one send, before anything else happens.
         for op in &plan.ops {
-            for result in host.apply(std::slice::from_ref(op), &|_| true, &mut |_| ()) {
+            for result in host.apply(std::slice::from_ref(op), &|_, _| true, &mut |_| ()) {
                 result.unwrap();
             }
             check_safe(host);
@@ -93,7 +93,7 @@ proptest! {
         converge(&mut host, &config, &attachments);
         let observed = viaduct_plan::Observe::observe(&mut host, &Default::default()).unwrap();
         let plan = viaduct_plan::plan(&observed, &Default::default());
-        for result in host.apply(&plan.ops, &|_| true, &mut |_| ()) {
+        for result in host.apply(&plan.ops, &|_, _| true, &mut |_| ()) {
             result.unwrap();
         }
         prop_assert_eq!(comparable(&host), before);
@@ -123,7 +123,7 @@ proptest! {
         host.fail_at = Some(at);
         for _ in 0..4 {
             let (.., plan) = look(&mut host, &config, &attachments);
-            let _ = host.apply(&plan.ops, &|_| true, &mut |_| ());
+            let _ = host.apply(&plan.ops, &|_, _| true, &mut |_| ());
         }
         host.fail_at = None;
         converge(&mut host, &config, &attachments);

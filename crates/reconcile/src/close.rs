@@ -50,7 +50,7 @@ fn put<K: Apply>(
 ) -> Result<Vec<String>, ConvergeError> {
     let step = Op::Nft(nft::diff(before, after));
     let failed = |error: &K::Error| Failure { step: step.to_string(), cause: chain(error) };
-    let results = kernel.apply(std::slice::from_ref(&step), &|_| true, &mut |_| ());
+    let results = kernel.apply(std::slice::from_ref(&step), &|_, _| true, &mut |_| ());
     let failures: Vec<Failure> = results.iter().filter_map(|r| r.as_ref().err()).map(failed).collect();
     if failures.is_empty() {
         Ok(step.to_string().lines().map(str::to_owned).collect())

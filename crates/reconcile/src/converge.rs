@@ -1,12 +1,12 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::debug;
 use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Ask, Attachments, Desired, Flow, Flows, LinkChange, Notice, Observe, Observed, Op, PROTOCOL, Plan,
-    Severity, Told, ask, desired, plan,
+    Severity, Told, ask, desired, nft::Ruleset, plan,
 };
-use viaduct_types::NicId;
+use viaduct_types::{NamespaceName, NicId};
 
 /// Passes until a host must have become what was wanted. The second pass verifies; a third is for what moved meanwhile.
 const PASSES: usize = 4;
@@ -163,10 +163,10 @@ pub fn converge_except<K: Observe + Apply>(
     for pass in 0..PASSES {
         let mut outlook = look_fit(kernel, wish).map_err(|error| error.after(pass, &outcome))?;
         outlook.plan.ops.retain(|op| !leave(op));
-        let Outlook { observed, desired, notices, plan } = outlook;
+        let Outlook { observed, mut desired, notices, plan } = outlook;
         if pass == 0 {
             outcome.notices = notices;
-            outcome.served = Told::Whole(desired.served);
+            outcome.served = Told::Whole(std::mem::take(&mut desired.served));
         }
         outcome.stale.clone_from(&desired.stale);
         debug!(pass, steps = plan.ops.len(), "planned");
@@ -174,8 +174,11 @@ pub fn converge_except<K: Observe + Apply>(
             return Ok(outcome);
         }
         let total = plan.ops.len();
-        let flows = Flows::new(&observed.nft, &desired.nft);
-        let keep = |flow: &Flow| flows.keeps(flow);
+        let flows = flows(&observed, &desired);
+        // A stack that nobody asked for has no flows to end.
+        let keep = |stack: Option<&NamespaceName>, flow: &Flow| {
+            flows.get(&stack).is_none_or(|flows| flows.keeps(flow))
+        };
         let before = std::mem::take(&mut failures);
         let mut done = Plan::default();
         let mut tried = 0;
@@ -185,7 +188,7 @@ pub fn converge_except<K: Observe + Apply>(
             let mut stands_in_the_way = false;
             for (op, result) in part.iter().zip(results) {
                 // Nothing depends on it that flows have ended.
-                stands_in_the_way |= result.is_err() && !matches!(op, Op::EndFlows { .. });
+                stands_in_the_way |= result.is_err() && !matches!(op.place().1, Op::EndFlows { .. });
                 match result {
                     Ok(()) => {
                         outcome.objects.insert(op.object());
@@ -219,14 +222,25 @@ pub fn converge_except<K: Observe + Apply>(
     Err(ConvergeError::Failed { failures, done: outcome.done })
 }
 
+/// What becomes of flows, in each stack.
+fn flows<'a>(observed: &'a Observed, desired: &'a Desired) -> BTreeMap<Option<&'a NamespaceName>, Flows<'a>> {
+    static NOTHING: Ruleset = Ruleset { tables: BTreeMap::new() };
+    let names = observed.stacks.keys().chain(desired.stacks.iter().map(|(name, _)| name));
+    let of_stack = |name| {
+        let now = observed.stacks.get(name).map_or(&NOTHING, |stack| &stack.nft);
+        (Some(name), Flows::new(now, desired.stack(name).map_or(&NOTHING, |stack| &stack.nft)))
+    };
+    std::iter::once((None, Flows::new(&observed.nft, &desired.nft))).chain(names.map(of_stack)).collect()
+}
+
 /// The steps up to the first one that takes away what is not ours, and those from there on. An uplink's address and
 /// way out go to its bridge; they leave the uplink only when all is well with the bridge. That an uplink leaves its
 /// bridge belongs to those that follow: stopped between them, the way out would be by a bridge that leads nowhere.
 fn parts<'a>(ops: &'a [Op], observed: &Observed) -> impl Iterator<Item = &'a [Op]> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is about this")]
-    let releases = |op: &Op| match op {
-        Op::SetLink { name, change: LinkChange::Master(None) } => {
-            observed.links.get(name).is_some_and(|link| !link.is_ours())
+    let releases = |op: &Op| match op.place() {
+        (stack, Op::SetLink { name, change: LinkChange::Master(None) }) => {
+            let there = stack.map_or(Some(observed), |stack| observed.stacks.get(stack));
+            there.and_then(|there| there.links.get(name)).is_some_and(|link| !link.is_ours())
         }
         _ => false,
     };
@@ -258,6 +272,9 @@ pub(crate) fn takes_foreign(op: &Op, observed: &Observed) -> bool {
         | Op::Namespace { .. }
         | Op::EndFlows { .. }
         | Op::Announce { .. } => false,
+        Op::Within { namespace, op } => {
+            observed.stacks.get(namespace).is_some_and(|stack| takes_foreign(op, stack))
+        }
     }
 }
 

@@ -126,7 +126,7 @@ impl Keeper {
                 record.repaired.pop_front();
             }
             if record.repaired.len() >= REPAIRS {
-                let longest = if object == PACKET_FILTER { FILTER_PAUSE } else { LONGEST_PAUSE };
+                let longest = if object.starts_with(PACKET_FILTER) { FILTER_PAUSE } else { LONGEST_PAUSE };
                 let pause = PAUSE.saturating_mul(1 << record.disputes.min(10)).min(longest);
                 record.disputes += 1;
                 record.repaired.clear();
@@ -154,7 +154,7 @@ impl Keeper {
     }
 }
 
-/// What [`viaduct_plan::Op::object`] calls the filter.
+/// What [`viaduct_plan::Op::object`] calls the filter; of a stack, where it is follows.
 const PACKET_FILTER: &str = "the packet filter";
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! A change of a few guests on a host that is otherwise as wanted: only what the change is about is looked at.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use tracing::debug;
 use viaduct_plan::{
     Apply, Flow, Notice, Observe, ObservePart, Told,
     part::{Judge, Reduced, Side},
 };
-use viaduct_types::NicId;
+use viaduct_types::{NamespaceName, NicId};
 
 use crate::converge::{Outcome, chain, takes_foreign};
 
@@ -68,9 +72,12 @@ pub fn change_part<K: ObservePart + Apply>(
         return None;
     };
     let planned = begun.elapsed();
-    let judge = Judge::new(&reduced, &ground);
+    // Whoever asks, asks from one thread.
+    let judge = Mutex::new(Judge::new(&reduced, &ground));
     let total = plan.ops.len();
-    let keep = |flow: &Flow| judge.keeps(flow);
+    let keep = |_: Option<&NamespaceName>, flow: &Flow| {
+        judge.lock().unwrap_or_else(PoisonError::into_inner).keeps(flow)
+    };
     let results = kernel.apply(&plan.ops, &keep, &mut |done| progress(done, total));
     let done = begun.elapsed();
     let failed = plan.ops.iter().zip(&results).find_map(|(op, result)| Some((op, result.as_ref().err()?)));

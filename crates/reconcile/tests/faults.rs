@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use viaduct_model::{Config, Source};
 use viaduct_plan::{
-    Apply, Ask, Attachments, Flow, Observe, Observed, Op, Route, RouteKind, Target,
+    Apply, Ask, Attachments, Keep, Observe, Observed, Op, Route, RouteKind, Target,
     nft::Family,
     sim::{Host, Refused},
 };
@@ -60,7 +60,7 @@ impl Apply for Kernel {
     fn apply(
         &mut self,
         ops: &[Op],
-        keep: &dyn Fn(&Flow) -> bool,
+        keep: &Keep<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), Error>> {
         self.passes += 1;
@@ -342,7 +342,7 @@ fn stopped_anywhere(before: &Config, after: &Config) {
             continue;
         }
         let mut kernel = Kernel { host: start.clone(), trouble: Trouble::Nothing, passes: 0 };
-        for result in kernel.host.apply(&ops[..=number], &|_| true, &mut |_| ()) {
+        for result in kernel.host.apply(&ops[..=number], &|_, _| true, &mut |_| ()) {
             result.unwrap();
         }
         kernel.becomes(to);

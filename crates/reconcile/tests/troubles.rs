@@ -13,7 +13,7 @@ use common::{
 };
 use proptest::prelude::*;
 use viaduct_plan::{
-    Apply, Ask, Flow, Link, Observe, Observed, Op, Route, RouteKind, Unmade,
+    Apply, Ask, Keep, Link, Observe, Observed, Op, Route, RouteKind, Unmade,
     nft::{Family, Ruleset},
     sim::{Host, Refused},
 };
@@ -101,12 +101,7 @@ impl Observe for Kernel {
 impl Apply for Kernel {
     type Error = Error;
 
-    fn apply(
-        &mut self,
-        ops: &[Op],
-        keep: &dyn Fn(&Flow) -> bool,
-        _: &mut dyn FnMut(usize),
-    ) -> Vec<Result<(), Error>> {
+    fn apply(&mut self, ops: &[Op], keep: &Keep<'_>, _: &mut dyn FnMut(usize)) -> Vec<Result<(), Error>> {
         let (mut closed, mut unmade) = (false, Unmade::default());
         let mut results = Vec::new();
         for op in ops {
@@ -157,7 +152,7 @@ impl Kernel {
                     ours.into_iter().filter(|name| !state.links[name].alias.contains(":uplink:")).collect();
                 if let Some(name) = ours.get(self.choice % ours.len().max(1)).cloned() {
                     let gone = [Op::DeleteLinks(vec![name])];
-                    self.host.apply(&gone, &|_| true, &mut |_| ()).remove(0).unwrap();
+                    self.host.apply(&gone, &|_, _| true, &mut |_| ()).remove(0).unwrap();
                 }
             }
             Trouble::GuestGone => self.host.remove_namespace(&format!("/run/netns/g{}", self.choice % 4)),
@@ -287,7 +282,7 @@ proptest! {
                         // When it is out of the way, all is well.
                         let name = taken.unwrap().parse().unwrap();
                         let gone = [Op::DeleteLinks(vec![name])];
-                        kernel.host.apply(&gone, &|_| true, &mut |_| ()).remove(0).unwrap();
+                        kernel.host.apply(&gone, &|_, _| true, &mut |_| ()).remove(0).unwrap();
                         converge(&mut kernel, to, &mut |_, _| ()).unwrap();
                     }
                 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use viaduct_model::Address;
-use viaduct_types::{HostKey, IfName, NicId, PeerName, Publish};
+use viaduct_types::{HostKey, IfName, NamespaceName, NicId, PeerName, Publish};
 
 use crate::{guard, services, vnets};
 
@@ -153,7 +153,10 @@ pub(crate) enum Command {
     ReturnUnconfirmed,
     /// Answer guests, as the daemon says; started by it
     #[command(name = services::COMMAND, hide = true)]
-    Services,
+    Services {
+        /// The namespace that they are in, if not on the host.
+        namespace: Option<NamespaceName>,
+    },
     /// Carry vnets, as the daemon says; started by it
     #[command(name = vnets::COMMAND, hide = true)]
     CarryVnets,

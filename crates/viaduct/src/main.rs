@@ -88,7 +88,7 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
 fn start_log(cli: &Cli) {
     // A daemon's log is all that people see of it.
     let level = match cli.global.verbose
-        + u8::from(matches!(cli.command, Command::Daemon | Command::Services | Command::CarryVnets))
+        + u8::from(matches!(cli.command, Command::Daemon | Command::Services { .. } | Command::CarryVnets))
     {
         0 => "warn",
         1 => "info",

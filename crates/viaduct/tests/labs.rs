@@ -36,6 +36,7 @@ labs! {
         isolated = "isolated",
         openvz = "openvz",
         xen_vnet = "xen-vnet",
+        zones = "zones",
     }
     own in OWN {
         drift = "drift",

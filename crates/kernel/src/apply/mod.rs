@@ -9,7 +9,7 @@ mod namespace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use viaduct_plan::{Address, Apply, Flow, NamespaceChange, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
+use viaduct_plan::{Address, Apply, Keep, NamespaceChange, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
 use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
@@ -34,7 +34,48 @@ impl Apply for Kernel {
     fn apply(
         &mut self,
         ops: &[Op],
-        keep: &dyn Fn(&Flow) -> bool,
+        keep: &Keep<'_>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Vec<Result<(), KernelError>> {
+        let mut results = Vec::with_capacity(ops.len());
+        for part in ops.chunk_by(|one, other| one.place().0 == other.place().0) {
+            let before = results.len();
+            results.extend(match part.first().and_then(|op| op.place().0) {
+                Some(namespace) => {
+                    let done = self.apply_within(namespace, part, keep);
+                    progress(before + part.len());
+                    done
+                }
+                None => self.apply_here(part, keep, &mut |done| progress(before + done)),
+            });
+            // Without the host's own filter nothing more is done, wherever it is.
+            if let (None, Some(source)) =
+                (part.first().and_then(|op| op.place().0), failed_filter(part, &results[before..]))
+            {
+                results.resize_with(ops.len(), || Err(KernelError::NotDone { source: Arc::clone(&source) }));
+                break;
+            }
+        }
+        results
+    }
+}
+
+fn failed_filter(
+    ops: &[Op],
+    results: &[Result<(), KernelError>],
+) -> Option<Arc<dyn std::error::Error + Send + Sync>> {
+    ops.iter().zip(results).find_map(|(op, result)| match (op, result) {
+        (Op::Nft(_), Err(KernelError::Filter { source })) => Some(Arc::clone(source)),
+        _ => None,
+    })
+}
+
+impl Kernel {
+    /// Does steps in the namespace of this kernel.
+    fn apply_here(
+        &mut self,
+        ops: &[Op],
+        keep: &Keep<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), KernelError>> {
         let journal = self.record_sysctls(ops);
@@ -124,7 +165,7 @@ struct Run<'k> {
 
 impl Run<'_> {
     /// Does a step, or puts it into the queue.
-    fn step(&mut self, doing: Doing<'_>, keep: &dyn Fn(&Flow) -> bool) -> Result<(), KernelError> {
+    fn step(&mut self, doing: Doing<'_>, keep: &Keep<'_>) -> Result<(), KernelError> {
         self.check_made(doing)?;
         if !matches!(doing.op, Op::Namespace { change: NamespaceChange::Delete, .. }) {
             self.delete_doomed();
@@ -208,7 +249,7 @@ impl Run<'_> {
             Op::Namespace { name, change } => self.change_namespace(doing, name, change),
             Op::EndFlows { then } => {
                 self.send();
-                let ended = self.kernel.conntrack.end(keep, &doing.what())?;
+                let ended = self.kernel.conntrack.end(&|flow| keep(None, flow), &doing.what())?;
                 tracing::debug!(ended, "flows ended");
                 self.kernel.nft.commit(then).map_err(|e| KernelError::Filter { source: Arc::new(e) })
             }
@@ -217,6 +258,8 @@ impl Run<'_> {
                 let Kernel { announcer, route, .. } = &mut *self.kernel;
                 announcer.announce(route, link, *address, *mac, &doing.what())
             }
+            // Those are done elsewhere.
+            Op::Within { .. } => Ok(()),
         }
     }
 

@@ -80,6 +80,7 @@ impl Run<'_> {
             }
             NamespaceChange::Delete => {
                 self.send();
+                self.kernel.stacks.forget(name);
                 self.doomed.push((doing.number, name.clone()));
                 Ok(())
             }

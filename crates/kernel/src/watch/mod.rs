@@ -21,13 +21,16 @@ mod rtnetlink;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
 };
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rustix::event::epoll;
 use viaduct_plan::{Sysctl, nft::TABLE};
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NamespaceName};
 
 pub use self::culprit::{By, Culprit};
 use self::{
@@ -39,7 +42,8 @@ use self::{
 };
 use crate::{
     error::KernelError,
-    link,
+    link, namespaces,
+    netns::Netns,
     nft::{Notice, notice},
     socket::Socket,
 };
@@ -97,17 +101,34 @@ pub enum What {
     Lost,
 }
 
+/// The addresses of sockets whose doings a [`Watch`] leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// In its own namespace.
+    pub own: Vec<u32>,
+    /// In namespaces that it follows.
+    pub within: BTreeMap<NamespaceName, Vec<u32>>,
+}
+
 /// Hears of changes in the network namespace of the thread that opened it; its user has to stay in there. Its file
 /// descriptor is readable when there is something to drain.
 pub struct Watch {
     ready: OwnedFd,
+    here: Ears,
+    files: Result<Files, KernelError>,
+    /// The shared namespaces that are followed, by their inode numbers.
+    within: BTreeMap<NamespaceName, (u64, Ears)>,
+    buffer: Vec<u8>,
+}
+
+/// Sockets in one namespace.
+struct Ears {
+    ready: OwnedFd,
     route: Listener,
     filter: Listener,
-    files: Result<Files, KernelError>,
     names: BTreeMap<u32, IfName>,
     /// What was heard of a transaction of nf_tables whose end was not.
     transaction: Gathered,
-    buffer: Vec<u8>,
 }
 
 impl Watch {
@@ -117,23 +138,11 @@ impl Watch {
     /// # Errors
     /// When a socket cannot be opened.
     pub fn open() -> Result<Self, KernelError> {
-        const WHAT: &str = "opening a netlink socket to hear of changes";
-        let listen = |protocol, groups: &[u32]| {
-            Listener::open(protocol, groups).map_err(|e| KernelError::system(WHAT, e))
-        };
-        let route = listen(NETLINK_ROUTE, &GROUPS)?;
-        let filter = listen(NETLINK_NETFILTER, &[GROUP_NFTABLES])?;
+        let here = Ears::open()?;
         let files = Files::open().map_err(|e| KernelError::system("watching /proc/sys by fanotify", e));
-        let sources =
-            [Some(route.as_fd()), Some(filter.as_fd()), files.as_ref().ok().map(|files| files.as_fd())];
-        let ready = ready(sources.into_iter().flatten())
-            .map_err(|e| KernelError::system("making an epoll descriptor", e))?;
-        // Those that come from here on are heard of.
-        let mut socket = Socket::open(NETLINK_ROUTE).map_err(|e| KernelError::system(WHAT, e))?;
-        let links =
-            link::list(&mut socket).map_err(|refusal| KernelError::refused("listing links", refusal))?;
-        let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-        Ok(Self { ready, route, filter, files, names, transaction: Gathered::default(), buffer: Vec::new() })
+        let sources = [Some(here.ready.as_fd()), files.as_ref().ok().map(|files| files.as_fd())];
+        let ready = ready(sources.into_iter().flatten()).map_err(no_descriptor)?;
+        Ok(Self { ready, here, files, within: BTreeMap::new(), buffer: Vec::new() })
     }
 
     /// Why settings are not watched; then only those in include/uapi/linux/netconf.h are heard of.
@@ -141,33 +150,102 @@ impl Watch {
         self.files.as_ref().err()
     }
 
+    /// Listens in these shared namespaces from now on, as far as they exist, and in no others: what is open in one keeps
+    /// it. Says whether it listens in one in which it did not until now.
+    pub fn follow<'a>(&mut self, names: impl IntoIterator<Item = &'a NamespaceName>) -> bool {
+        let mut before = std::mem::take(&mut self.within);
+        let mut new = false;
+        for name in names {
+            let path = namespaces::path(name);
+            let inode = std::fs::metadata(&path).map(|data| data.ino()).ok();
+            if let Some(known) = before.remove(name).filter(|(known, _)| Some(*known) == inode) {
+                self.within.insert(name.clone(), known);
+                continue;
+            }
+            let opened = Netns::open(&path).and_then(|netns| Ok((netns.inode(), netns.run(Ears::open)??)));
+            let ears = opened.and_then(|(inode, ears)| {
+                let data = epoll::EventData::new_u64(0);
+                epoll::add(&self.ready, &ears.ready, data, epoll::EventFlags::IN).map_err(no_descriptor)?;
+                Ok((inode, ears))
+            });
+            match ears {
+                Ok(ears) => {
+                    new = true;
+                    self.within.insert(name.clone(), ears);
+                }
+                // It is not there, or it is gone again: a look says what is wrong with it.
+                Err(error) => tracing::debug!(%error, "nothing is heard in namespace {name}"),
+            }
+        }
+        new
+    }
+
     /// What was changed since the last time, each thing once, without waiting. Left out is what the sockets with the
     /// ports in `own` did, and what this process wrote. Of links and IPv6 addresses the kernel does not tell whose a
-    /// change was, so that our own are among them, as [`By::Untold`].
+    /// change was, so that our own are among them, as [`By::Untold`]; of settings in namespaces that are followed it never
+    /// tells.
     ///
     /// Who drains first and looks at the host then has seen the effect of all that was drained.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub fn drain(&mut self, own: &[u32]) -> Result<Vec<Event>, KernelError> {
+    pub fn drain(&mut self, own: &Ports) -> Result<Vec<Event>, KernelError> {
         let mut gathered = Gathered::default();
-        let told = self.hear_rtnetlink(own, &mut gathered)?;
-        self.hear_nftables(own, &mut gathered)?;
+        let Self { here, files, within, buffer, .. } = self;
+        let told = here.hear_rtnetlink(&own.own, buffer, &mut gathered)?;
+        here.hear_nftables(&own.own, buffer, &mut gathered)?;
         // Last: a setting is told of before its file is (`proc_sys_call_handler` and then `fsnotify_modify`).
-        let written = self.hear_files(&mut gathered)?;
+        let written = hear_files(files, &mut gathered)?;
         for (key, by) in settle(told, written) {
-            let object = format!("sysctl {key}");
-            gathered.add(Event { what: What::Sysctl, removed: false, object, ours: false, by });
+            gathered.add(setting(&key, by));
         }
-        Ok(gathered.finish())
+        let mut events = gathered.finish();
+        for (name, (_, ears)) in within {
+            let mut gathered = Gathered::default();
+            let own = own.within.get(name).map_or(&[][..], Vec::as_slice);
+            let told = ears.hear_rtnetlink(own, buffer, &mut gathered)?;
+            ears.hear_nftables(own, buffer, &mut gathered)?;
+            told.iter().for_each(|key| gathered.add(setting(key, By::Untold)));
+            let there =
+                |event: Event| Event { object: format!("{} in namespace {name}", event.object), ..event };
+            events.extend(gathered.finish().into_iter().map(there));
+        }
+        Ok(events)
+    }
+}
+
+fn setting(key: &Sysctl, by: By) -> Event {
+    Event { what: What::Sysctl, removed: false, object: format!("sysctl {key}"), ours: false, by }
+}
+
+fn no_descriptor(errno: rustix::io::Errno) -> KernelError {
+    KernelError::system("making an epoll descriptor", errno)
+}
+
+impl Ears {
+    fn open() -> Result<Self, KernelError> {
+        const WHAT: &str = "opening a netlink socket to hear of changes";
+        let listen = |protocol, groups: &[u32]| {
+            Listener::open(protocol, groups).map_err(|e| KernelError::system(WHAT, e))
+        };
+        let route = listen(NETLINK_ROUTE, &GROUPS)?;
+        let filter = listen(NETLINK_NETFILTER, &[GROUP_NFTABLES])?;
+        let ready = ready([route.as_fd(), filter.as_fd()].into_iter()).map_err(no_descriptor)?;
+        // Those that come from here on are heard of.
+        let mut socket = Socket::open(NETLINK_ROUTE).map_err(|e| KernelError::system(WHAT, e))?;
+        let links =
+            link::list(&mut socket).map_err(|refusal| KernelError::refused("listing links", refusal))?;
+        let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
+        Ok(Self { ready, route, filter, names, transaction: Gathered::default() })
     }
 
     fn hear_rtnetlink(
         &mut self,
         own: &[u32],
+        buffer: &mut Vec<u8>,
         gathered: &mut Gathered,
     ) -> Result<BTreeSet<Sysctl>, KernelError> {
-        let Self { route, names, buffer, .. } = self;
+        let Self { route, names, .. } = self;
         let mut senders = Senders::new(NETLINK_ROUTE, own);
         let mut names = Names { known: names, socket: route.as_fd() };
         let mut settings = BTreeSet::new();
@@ -189,8 +267,13 @@ impl Watch {
         Ok(settings)
     }
 
-    fn hear_nftables(&mut self, own: &[u32], gathered: &mut Gathered) -> Result<(), KernelError> {
-        let Self { filter, transaction, buffer, .. } = self;
+    fn hear_nftables(
+        &mut self,
+        own: &[u32],
+        buffer: &mut Vec<u8>,
+        gathered: &mut Gathered,
+    ) -> Result<(), KernelError> {
+        let Self { filter, transaction, .. } = self;
         let mut senders = Senders::new(NETLINK_NETFILTER, own);
         let heard = filter.hear(buffer, |message| {
             if senders.is_own(message.port) {
@@ -220,27 +303,29 @@ impl Watch {
         }
         Ok(())
     }
+}
 
-    /// Which settings were written to; by none, when only we did.
-    fn hear_files(&self, gathered: &mut Gathered) -> Result<BTreeMap<Sysctl, Option<By>>, KernelError> {
-        let (mut written, mut writers) = (BTreeMap::new(), BTreeMap::from([(std::process::id(), None)]));
-        let Ok(files) = &self.files else { return Ok(written) };
-        let heard = files.hear(|key, pid| {
-            let by = writers
-                .entry(pid)
-                .or_insert_with(|| Some(Culprit::of(pid).map_or(By::Somebody, By::Process)));
-            let full = written.len() == Gathered::ROOM;
-            match written.get_mut(&key) {
-                Some(known) if by.is_some() => known.clone_from(by),
-                Some(_) => {}
-                None if full => gathered.lost = true,
-                None => drop(written.insert(key, by.clone())),
-            }
-        });
-        let heard = heard.map_err(|e| KernelError::system("hearing of writes to /proc/sys", e))?;
-        gathered.lost |= heard == Heard::Lost;
-        Ok(written)
-    }
+/// Which settings were written to; by none, when only we did.
+fn hear_files(
+    files: &Result<Files, KernelError>,
+    gathered: &mut Gathered,
+) -> Result<BTreeMap<Sysctl, Option<By>>, KernelError> {
+    let (mut written, mut writers) = (BTreeMap::new(), BTreeMap::from([(std::process::id(), None)]));
+    let Ok(files) = files else { return Ok(written) };
+    let heard = files.hear(|key, pid| {
+        let by =
+            writers.entry(pid).or_insert_with(|| Some(Culprit::of(pid).map_or(By::Somebody, By::Process)));
+        let full = written.len() == Gathered::ROOM;
+        match written.get_mut(&key) {
+            Some(known) if by.is_some() => known.clone_from(by),
+            Some(_) => {}
+            None if full => gathered.lost = true,
+            None => drop(written.insert(key, by.clone())),
+        }
+    });
+    let heard = heard.map_err(|e| KernelError::system("hearing of writes to /proc/sys", e))?;
+    gathered.lost |= heard == Heard::Lost;
+    Ok(written)
 }
 
 impl AsFd for Watch {

@@ -78,7 +78,8 @@ fn one_failure_does_not_stop_the_rest() {
             bridge("br1"),
             address("br1", "192.0.2.1/24"),
         ];
-        let results = viaduct_plan::Apply::apply(&mut world.kernel, &ops, &|_| true, &mut |n| seen.push(n));
+        let results =
+            viaduct_plan::Apply::apply(&mut world.kernel, &ops, &|_, _| true, &mut |n| seen.push(n));
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false, true, true]);
         assert_eq!(seen.last(), Some(&5));
         assert!(seen.is_sorted());

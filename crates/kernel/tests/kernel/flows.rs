@@ -82,7 +82,12 @@ fn exactly_the_unwanted_flow_ends() {
         assert_eq!(flow.reply.source, flow.original.destination);
 
         let keep = |flow: &viaduct_plan::Flow| flow.original.destination_port != 5001 || flow.protocol != 17;
-        world.kernel.apply(&[Op::EndFlows { then: Vec::new() }], &keep, &mut |_| {}).pop().unwrap().unwrap();
+        world
+            .kernel
+            .apply(&[Op::EndFlows { then: Vec::new() }], &|_, flow| keep(flow), &mut |_| {})
+            .pop()
+            .unwrap()
+            .unwrap();
         let mut left = world.kernel.flows().unwrap();
         left.retain(|flow| flow.protocol == 17);
         assert_eq!(left.len(), 2, "{left:#?}");
@@ -143,7 +148,7 @@ fn no_flow_comes_up_behind_those_who_end_them() {
                 let ours = |flow: &viaduct_plan::Flow| flow.original.destination_port != 7000;
                 flows += world.kernel.flows().unwrap().iter().filter(|flow| !ours(flow)).count();
                 let steps = [Op::Nft(diff(&open, &shut)), Op::EndFlows { then: Vec::new() }];
-                let results = world.kernel.apply(&steps, &ours, &mut |_| {});
+                let results = world.kernel.apply(&steps, &|_, flow| ours(flow), &mut |_| {});
                 results.into_iter().for_each(|result| result.unwrap());
                 late += world.kernel.flows().unwrap().iter().filter(|flow| !ours(flow)).count();
                 world.apply(&[Op::Nft(diff(&shut, &open))]);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
-use viaduct_kernel::{By, Event, Watch, What};
+use viaduct_kernel::{By, Event, Ports, Watch, What};
 use viaduct_plan::{Op, PROTOCOL, Route, RouteKind, Sysctl, nft};
 
 use crate::world::{Guest, World, address, bridge, isolated, mac, name, net, up, veth};
@@ -23,7 +23,7 @@ fn is_ready(watch: &Watch, patience: Duration) -> bool {
 
 /// Everything up to the event about this object.
 #[track_caller]
-fn hear(watch: &mut Watch, own: &[u32], object: &str) -> Vec<Event> {
+fn hear(watch: &mut Watch, own: &Ports, object: &str) -> Vec<Event> {
     let (begin, mut heard) = (Instant::now(), Vec::new());
     while begin.elapsed() < PATIENCE {
         is_ready(watch, PATIENCE);
@@ -38,13 +38,13 @@ fn hear(watch: &mut Watch, own: &[u32], object: &str) -> Vec<Event> {
 /// The event about this object.
 #[track_caller]
 fn hear_of(watch: &mut Watch, object: &str) -> Event {
-    hear(watch, &[], object).into_iter().rfind(|event| event.object == object).unwrap()
+    hear(watch, &Ports::default(), object).into_iter().rfind(|event| event.object == object).unwrap()
 }
 
 /// Until there was nothing for a while.
 fn settle(watch: &mut Watch) {
     while is_ready(watch, QUIET) {
-        watch.drain(&[]).unwrap();
+        watch.drain(&Ports::default()).unwrap();
     }
 }
 
@@ -224,7 +224,7 @@ fn marks_are_seen() {
         let (mut world, mut watch) = (World::new(), Watch::open().unwrap());
         world.apply(&[bridge("br0"), up("br0"), address("br0", "192.0.2.1/24")]);
         world.apply(&[route("198.51.100.0/24", "br0"), route("2001:db8:9::/64", "br0"), table()]);
-        let heard = hear(&mut watch, &[], "table inet viaduct");
+        let heard = hear(&mut watch, &Ports::default(), "table inet viaduct");
         for object in [
             "link br0",
             "address 192.0.2.1/24 on br0",
@@ -274,7 +274,7 @@ fn another_namespace_is_not_heard() {
         let (mut watch, guest) = (Watch::open().unwrap(), Guest::new());
         guest.run(|| run("sysctl -w net.ipv4.conf.lo.send_redirects=0"));
         run("sysctl -w net.ipv4.conf.lo.accept_redirects=0");
-        let heard = hear(&mut watch, &[], "sysctl net/ipv4/conf/lo/accept_redirects");
+        let heard = hear(&mut watch, &Ports::default(), "sysctl net/ipv4/conf/lo/accept_redirects");
         assert!(heard.iter().all(|event| !event.object.ends_with("send_redirects")), "{heard:#?}");
         // The same setting in this one, through another mount and under another path.
         let mount = "mount --bind /proc /mnt && echo 1 >/mnt/sys/net/ipv4/conf/lo/send_redirects";
@@ -306,7 +306,7 @@ fn only_the_kernel_is_believed() {
         assert_eq!(liar.send_to(&forged, &group, 0).unwrap(), forged.len());
         assert_ne!(waiting(), ["0"]);
         run("ip address add 192.0.2.1/24 dev lo");
-        let heard = hear(&mut watch, &[], "address 192.0.2.1/24 on lo");
+        let heard = hear(&mut watch, &Ports::default(), "address 192.0.2.1/24 on lo");
         assert_eq!(heard.len(), 1, "{heard:#?}");
     });
 }
@@ -363,21 +363,21 @@ fn a_storm_is_drained_at_once_and_in_few_words() {
         // Half of it at a time: all of it would not fit into the socket.
         let (first, second) = one.split_at(one.len() / 2);
         end(start(&["ip", "-batch", "-"], first));
-        let mut heard = watch.drain(&[]).unwrap();
+        let mut heard = watch.drain(&Ports::default()).unwrap();
         end(start(&["ip", "-batch", "-"], second));
-        heard.extend(watch.drain(&[]).unwrap());
+        heard.extend(watch.drain(&Ports::default()).unwrap());
         let links: Vec<_> = heard.iter().filter(|event| event.object == "link lo").collect();
         assert_eq!(links.len(), 2, "{heard:#?}");
         assert!(heard.iter().all(|event| event.what != What::Lost), "{heard:#?}");
 
         end(start(&["ip", "-batch", "-"], &many));
         let begin = Instant::now();
-        let heard = watch.drain(&[]).unwrap();
+        let heard = watch.drain(&Ports::default()).unwrap();
         println!("{STORM} routes drained in {:?}", begin.elapsed());
         assert!(heard.len() < 1100, "{}", heard.len());
         assert_eq!(heard.last().unwrap().what, What::Lost);
         // Nothing is left of it.
-        assert!(watch.drain(&[]).unwrap().is_empty());
+        assert!(watch.drain(&Ports::default()).unwrap().is_empty());
     });
 }
 
@@ -388,11 +388,11 @@ fn an_overrun_is_told_once_and_hearing_goes_on() {
         run("ip link set lo up");
         let storm: String = (0..30_000).map(|i| format!("link set lo mtu {}\n", 1300 + i % 2)).collect();
         end(start(&["ip", "-batch", "-"], &storm));
-        let heard = watch.drain(&[]).unwrap();
+        let heard = watch.drain(&Ports::default()).unwrap();
         let lost = heard.iter().filter(|event| event.what == What::Lost);
         assert_eq!(lost.count(), 1, "{heard:#?}");
         run("ip route add 198.51.100.0/24 dev lo");
-        let heard = hear(&mut watch, &[], "route 198.51.100.0/24 → lo");
+        let heard = hear(&mut watch, &Ports::default(), "route 198.51.100.0/24 → lo");
         assert!(heard.iter().all(|event| event.what != What::Lost), "{heard:#?}");
     });
 }

@@ -47,7 +47,7 @@ impl World {
     }
 
     pub(crate) fn try_apply(&mut self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
-        self.kernel.apply(ops, &|_| true, &mut |_| {})
+        self.kernel.apply(ops, &|_, _| true, &mut |_| {})
     }
 
     /// Every step succeeds.

@@ -6,6 +6,7 @@ mod namespace;
 mod network;
 mod nic;
 mod publish;
+mod stack;
 mod uplink;
 mod vnet;
 
@@ -28,7 +29,7 @@ pub(crate) struct Context<'a, 's> {
     pub(crate) report: &'a mut Report<'s>,
     pub(crate) claims: Claims,
     pub(crate) prefixes: Vec<(IpNet, Use)>,
-    pub(crate) published: Vec<At<viaduct_types::Publish>>,
+    pub(crate) published: Vec<(GuestName, At<viaduct_types::Publish>)>,
     pub(crate) uplinks: BTreeMap<UplinkName, Uplink>,
     pub(crate) networks: BTreeMap<NetworkName, network::Ground>,
     /// The NICs that namespaces have on networks, with the place of the first.
@@ -85,13 +86,15 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     });
     namespace::on_networks(&namespaces, &mut guests, &mut cx);
     overlapping(&mut cx);
-    publish::overlapping(&mut cx);
+    let stacks = stack::check(&guests, &mut cx);
+    publish::overlapping(&stacks, &mut cx);
 
     let host = root.host.get().and_then(|host| host.name.get()).map_or("host", |name| name.as_str());
     let networks =
         cx.networks.into_iter().filter_map(|(name, ground)| Some((name, ground.network?))).collect();
     Config {
         host: host.to_owned(),
+        stack: None,
         uplinks: cx.uplinks,
         networks,
         guests,

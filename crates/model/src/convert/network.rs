@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use viaduct_types::{IfName, IpNet, NetworkName, VlanProtocol, VlanSet, VnetName};
 
-use super::{Context, Use, UseKind, copied, mtu, one_per_family};
+use super::{Context, Use, UseKind, copied, mtu, one_per_family, stack};
 use crate::{
     Delegate, Family, Mode, Network, Policy, Subnet, UplinkVlan,
     claims::{DeviceUse, Holder, Segment},
@@ -23,6 +23,8 @@ pub(crate) struct Ground {
     pub(crate) segment: Option<Segment>,
     /// The uplink's device.
     pub(crate) interface: Option<IfName>,
+    /// The segment that this is on, and that each VLAN of it is.
+    pub(crate) outside: Option<Segment>,
     /// Its subnets or pool, with their places.
     pub(crate) prefixes: Vec<At<IpNet>>,
     /// Whether these are all that were written.
@@ -48,11 +50,13 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         stacks: Vec::new(),
         segment: None,
         interface: None,
+        outside: None,
         prefixes: Vec::new(),
         is_whole: raw.pool.is_whole() && raw.subnets.is_whole(),
     };
     let Some(&word) = raw.mode.get() else { return ground };
     keys_of_mode(name, word, span, raw, cx.report);
+    stack::network(word, raw, cx);
 
     let uplink = raw.uplink.get().filter(|_| word != ModeWord::Isolated && word != ModeWord::Vnet);
     ground.interface = uplink.and_then(|uplink| Some(cx.uplinks.get(uplink)?.interface.clone()));
@@ -63,6 +67,11 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         }
         ModeWord::Bridged => Vec::new(),
     };
+    let tag = if word == ModeWord::Bridged { vlan(raw).flatten() } else { None };
+    ground.outside = ground.interface.as_ref().map(|interface| match raw.namespace.get() {
+        Some(namespace) => stack::segment(namespace, interface, tag, cx),
+        None => Segment::Device(interface.clone(), tag),
+    });
     segments(name, word, raw, &mut ground);
     let Some(mode) = mode(name, span, word, raw, &ground, cx) else { return ground };
 
@@ -142,15 +151,15 @@ fn instead(rule: &ModeKey, mode: ModeWord) -> String {
 fn segments(name: &NetworkName, mode: ModeWord, raw: &NetworkKeys, ground: &mut Ground) {
     let stack = Segment::Stack(raw.namespace.get().cloned());
     let own = Segment::Network(name.clone());
-    let device = |vlan| ground.interface.clone().map(|interface| Segment::Device(interface, vlan));
-    let tagged = || vlan(raw).and_then(device);
+    let device = || ground.outside.clone();
+    let tagged = || vlan(raw).and_then(|_| device());
     let has_gateway = raw.gateways.items().next().is_some();
     let is_open = ground.prefixes.is_empty();
     (ground.stacks, ground.segment) = match mode {
         ModeWord::Nat => (vec![stack], Some(own)),
         // Routed guests have a link each, where no two MACs meet.
         ModeWord::Routed if raw.proxy.is_set() => {
-            ([Some(stack), device(None)].into_iter().flatten().collect(), None)
+            ([Some(stack), device()].into_iter().flatten().collect(), None)
         }
         ModeWord::Routed => (vec![stack], None),
         ModeWord::Bridged => (tagged().into_iter().collect(), tagged()),
@@ -210,7 +219,14 @@ fn vlans(vlan: Option<u16>, raw: &NetworkKeys, ground: &Ground, cx: &mut Context
         for at in raw.vlans.items() {
             let Some(interface) = &ground.interface else { continue };
             for vlan in at.value.iter() {
-                cx.claims.vlan(interface, Some(vlan), at.span, "bridged network", cx.report);
+                cx.claims.vlan(
+                    raw.namespace.get(),
+                    interface,
+                    Some(vlan),
+                    at.span,
+                    "bridged network",
+                    cx.report,
+                );
             }
         }
         if vlans.lowest_free().is_none() {
@@ -262,7 +278,7 @@ fn mode(
         ModeWord::Bridged => {
             let vlan = vlan(raw)?;
             if let Some(interface) = &ground.interface {
-                cx.claims.vlan(interface, vlan, span, "bridged network", cx.report);
+                cx.claims.vlan(raw.namespace.get(), interface, vlan, span, "bridged network", cx.report);
             }
             let vlans = vlans(vlan, raw, ground, cx);
             let vlan = match vlan {

@@ -34,14 +34,18 @@ pub(crate) fn nic(
     };
     cx.claims.device(stack, &device, at, DeviceUse::Made, cx.report);
 
-    let uplink_segment = uplink_mac(raw, mode, cx.report)
-        .then(|| ground.interface.clone().map(|interface| Segment::Device(interface, None)))
-        .flatten();
+    let uplink_segment = uplink_mac(raw, mode, cx.report).then(|| ground.outside.clone()).flatten();
     let (vlan, trunk) = vlans(&network.value, mode, span, raw, cx.report);
     let segments = match mode {
         Mode::Bridged { vlan: outer, vlans: Some(_), .. } => {
             let device = outer.as_ref().map(|outer| &outer.device).or(ground.interface.as_ref());
-            let on = |vlan| Some(Segment::Device(device?.clone(), Some(vlan)));
+            let on = |vlan| {
+                let device = device?.clone();
+                Some(match stack {
+                    Some(stack) => Segment::Inner(stack.clone(), device, Some(vlan)),
+                    None => Segment::Device(device, Some(vlan)),
+                })
+            };
             Some(vlan.into_iter().chain(trunk.iter()).filter_map(on).collect::<Vec<_>>())
         }
         Mode::Nat { .. }

@@ -52,16 +52,24 @@ pub(crate) fn published(
                     None => format!("add an {family}address to one of its NICs"),
                 });
         }
-        cx.published.push(*at);
+        cx.published.push((name.clone(), *at));
         published.push(Published { publish: at.value, origin: cx.report.origin(at.span) });
     }
     published
 }
 
-/// Reports ports that are published twice: for the same address, or once for all of them.
-pub(crate) fn overlapping(cx: &mut Context<'_, '_>) {
+/// Reports ports that are published twice in one stack: for the same address, or once for all of them.
+pub(crate) fn overlapping(stacks: &BTreeMap<GuestName, Option<NamespaceName>>, cx: &mut Context<'_, '_>) {
+    let mut of_stack: BTreeMap<Option<&NamespaceName>, Vec<At<Publish>>> = BTreeMap::new();
+    for (guest, at) in &cx.published {
+        of_stack.entry(stacks.get(guest).and_then(Option::as_ref)).or_default().push(*at);
+    }
+    of_stack.into_values().for_each(|published| overlapping_in_one(&published, cx.report));
+}
+
+fn overlapping_in_one(published: &[At<Publish>], report: &mut Report<'_>) {
     let mut groups: BTreeMap<(Proto, Option<IpAddr>), Vec<At<Publish>>> = BTreeMap::new();
-    for at in &cx.published {
+    for at in published {
         groups.entry((at.value.proto, at.value.address)).or_default().push(*at);
     }
     for group in groups.values_mut() {
@@ -69,7 +77,7 @@ pub(crate) fn overlapping(cx: &mut Context<'_, '_>) {
         let mut widest: Option<At<Publish>> = None;
         for at in group.iter() {
             if let Some(before) = widest.filter(|before| before.value.overlaps(&at.value)) {
-                twice(&before, at, cx.report);
+                twice(&before, at, report);
             }
             if widest.is_none_or(|before| before.value.host.last() < at.value.host.last()) {
                 widest = Some(*at);
@@ -92,7 +100,7 @@ pub(crate) fn overlapping(cx: &mut Context<'_, '_>) {
                 let until = wildcards.partition_point(|w| w.value.host.first() <= at.value.host.last());
                 let reaching = until.checked_sub(1).map(|index| furthest[index]);
                 if let Some(wildcard) = reaching.filter(|w| w.value.overlaps(&at.value)) {
-                    twice(&wildcard, at, cx.report);
+                    twice(&wildcard, at, report);
                 }
             }
         }

@@ -1,6 +1,6 @@
 use viaduct_types::UplinkName;
 
-use super::{Context, Use, UseKind, mtu, one_per_family};
+use super::{Context, Use, UseKind, mtu, one_per_family, stack};
 use crate::{
     Family, Uplink,
     claims::{DeviceUse, Holder, Segment},
@@ -15,6 +15,9 @@ pub(crate) fn uplink(
     cx: &mut Context<'_, '_>,
 ) -> Option<Uplink> {
     let interface = raw.interface.value.as_ref()?;
+    if raw.namespace.key.is_some() {
+        return stack::uplink(span, raw, cx);
+    }
     cx.claims.device(None, &interface.value, interface.span, DeviceUse::Uplink, cx.report);
 
     let segment = Segment::Device(interface.value.clone(), None);
@@ -42,6 +45,7 @@ pub(crate) fn uplink(
     let with_ipv6 = addresses.iter().any(|net| Family::of(net.addr()) == Family::V6);
     Some(Uplink {
         interface: interface.value.clone(),
+        namespace: None,
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
         addresses,
         gateways,

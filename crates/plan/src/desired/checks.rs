@@ -7,7 +7,7 @@ use super::{
     Notice, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
     named,
-    namespaces::kind,
+    namespaces::{kind, made},
 };
 use crate::{
     inner::taken,
@@ -51,12 +51,6 @@ fn not_carried(context: &Context<'_>, notices: &mut Notices) {
                 format!(
                     "network {name}: guests are not answered names there, as the host has no address on it: leave out dns = true"
                 ),
-            );
-        }
-        if let Some(namespace) = &network.namespace {
-            notices.error(
-                &network.origin,
-                format!("this version does not put network {name} into the namespace {namespace} yet"),
             );
         }
     }
@@ -214,7 +208,7 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
 
 fn namespaces(context: &Context<'_>, notices: &mut Notices) {
     let features = context.observed.features;
-    for (name, namespace) in &context.config.namespaces {
+    for (name, namespace) in made(context.config) {
         for interface in &namespace.interfaces {
             let Some(kind) = kind(context.config, interface) else {
                 cable(context, name, interface, notices);

@@ -14,6 +14,8 @@ use crate::state::{Attachments, Observed, Target};
 
 pub(super) struct Context<'a> {
     pub(super) config: &'a Config,
+    /// With what is in other stacks.
+    pub(super) whole: &'a Config,
     pub(super) observed: &'a Observed,
     /// The attached NICs.
     pub(super) ports: Vec<Port<'a>>,
@@ -188,7 +190,12 @@ pub(super) fn delegated(network: &Network) -> impl Iterator<Item = IpNet> {
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(config: &'a Config, attachments: &'a Attachments, observed: &'a Observed) -> Self {
+    pub(super) fn new(
+        config: &'a Config,
+        whole: &'a Config,
+        attachments: &'a Attachments,
+        observed: &'a Observed,
+    ) -> Self {
         let networks_of = |wanted: &dyn Fn(&Guest) -> bool| -> BTreeSet<&'a NetworkName> {
             let guests = config.guests.values().filter(|g| wanted(g));
             guests.flat_map(|g| config.nics_of(g)).map(|nic| &nic.network).collect()
@@ -202,6 +209,7 @@ impl<'a> Context<'a> {
         });
         Self {
             config,
+            whole,
             observed,
             ports,
             stale,

@@ -27,6 +27,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
 use crate::{
     nft::Ruleset,
     op::{InnerKind, NewLink},
+    stacks::supposed,
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, PortVlans, Proxy, Route, Sysctl},
 };
 use context::Context;
@@ -89,6 +90,9 @@ pub struct Desired {
     pub served: Served,
     /// Attachments whose namespace or device is gone.
     pub stale: BTreeSet<NicId>,
+    /// What the stacks of namespaces should have, in the order in which they are made; what is served and what is gone
+    /// stands with the host's.
+    pub stacks: Vec<(NamespaceName, Self)>,
 }
 
 /// A link.
@@ -211,6 +215,13 @@ pub struct Notice {
     pub origin: Option<Origin>,
 }
 
+impl Notice {
+    /// About the stack of a namespace.
+    fn within(self, namespace: &NamespaceName) -> Self {
+        Self { text: format!("in namespace {namespace}: {}", self.text), ..self }
+    }
+}
+
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.severity {
@@ -226,9 +237,17 @@ impl fmt::Display for Notice {
 
 /// What to look at before [`desired`] can say what is wanted.
 pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
+    let mut ask = ask_one(&config.of_host(), attachments);
+    for name in config.stacks() {
+        ask.stacks.insert(name.clone(), ask_one(&config.of_stack(name), attachments));
+    }
+    ask
+}
+
+fn ask_one(config: &Config, attachments: &Attachments) -> Ask {
     let mut ask =
         Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
-    for (name, namespace) in &config.namespaces {
+    for (name, namespace) in namespaces::made(config) {
         let settings = namespace.sysctls.keys().map(|path| Sysctl::from_path(path.clone()));
         ask.namespaces.insert(name.clone(), settings.collect());
     }
@@ -250,7 +269,33 @@ pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
 /// What the host should have, and what is to be said about it. With an error among the notices the rest must not be
 /// used.
 pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) -> (Desired, Vec<Notice>) {
-    let context = Context::new(config, attachments, observed);
+    let (mut wanted, mut notices) = one(&config.of_host(), config, attachments, observed);
+    for name in config.stacks() {
+        let ground = supposed(observed, name, &wanted);
+        let (mut stack, said) = one(&config.of_stack(name), config, attachments, &ground);
+        // What the file says of the namespace's settings is the last word.
+        let written = config.namespaces.get(name).map(|namespace| &namespace.sysctls);
+        stack.sysctls.retain(|key, _| !written.is_some_and(|written| written.contains_key(key.path())));
+        notices.extend(said.into_iter().map(|notice| notice.within(name)));
+        wanted.stale.append(&mut stack.stale);
+        let served = std::mem::take(&mut stack.served);
+        if served != Served::default() {
+            wanted.served.stacks.insert(name.clone(), served);
+        }
+        wanted.stacks.push((name.clone(), stack));
+    }
+    sort(&mut notices);
+    (wanted, notices)
+}
+
+/// Those of one stack; `whole` has the others, too.
+fn one(
+    config: &Config,
+    whole: &Config,
+    attachments: &Attachments,
+    observed: &Observed,
+) -> (Desired, Vec<Notice>) {
+    let context = Context::new(config, whole, attachments, observed);
     let mut notices = checks::notices(&context);
     let mut wanted = Desired::default();
     let claimed = uplinks::add(&context, &mut wanted, &mut notices);
@@ -268,7 +313,6 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
     .into_iter()
     .flatten()
     .collect();
-    sort(&mut notices);
     (wanted, notices)
 }
 

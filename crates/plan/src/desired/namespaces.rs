@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, InterfaceRoute, NamespaceInterface};
+use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, InterfaceRoute, Namespace, NamespaceInterface};
 use viaduct_types::{GuestName, IfName, MAIN_TABLE, MacAddr, NamespaceName, NicId, UplinkName};
 
 use super::{
@@ -17,9 +17,14 @@ use crate::{
     state::{Attachments, GuestRoute, Inside, Sysctl, Target},
 };
 
+/// Those that are made along with a stack: the host's, all of them.
+pub(super) fn made(config: &Config) -> impl Iterator<Item = (&NamespaceName, &Namespace)> {
+    config.namespaces.iter().filter(|_| config.stack.is_none())
+}
+
 /// Adds them, and has the devices that they stand on come up.
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
-    for (name, namespace) in &context.config.namespaces {
+    for (name, namespace) in made(context.config) {
         let mut devices = BTreeMap::new();
         for interface in &namespace.interfaces {
             let Some(kind) = kind(context.config, interface) else { continue };
@@ -100,7 +105,7 @@ fn path(name: &NamespaceName) -> String {
 fn cables(
     config: &Config,
 ) -> impl Iterator<Item = (NicId, &NamespaceName, &NamespaceInterface, &IfName, &IfName)> {
-    config.namespaces.iter().flat_map(move |(name, namespace)| {
+    made(config).flat_map(move |(name, namespace)| {
         // Behind the NICs on networks, whose numbers count from 0.
         let on_networks = config.guests.get(name.as_str()).filter(|guest| guest.is_namespace);
         let first = on_networks.map_or(0, |guest| guest.nics.len());
@@ -195,11 +200,16 @@ pub(super) fn kind(config: &Config, interface: &NamespaceInterface) -> Option<In
     })
 }
 
-/// The MACs of the devices that the file puts on an uplink's segment, or on VLANs of it.
-pub(super) fn macs<'a>(config: &'a Config, uplink: &'a UplinkName) -> impl Iterator<Item = MacAddr> + 'a {
+/// The MACs of the devices that the file puts on an uplink's segment, or on VLANs of it, and of what is behind them.
+pub(super) fn macs<'a>(context: &Context<'a>, uplink: &'a UplinkName) -> impl Iterator<Item = MacAddr> + 'a {
+    let (config, whole) = (context.config, context.whole);
     let interface: Option<&IfName> = config.uplinks.get(uplink).map(|uplink| &uplink.interface);
-    let stands_on = move |device: &&NamespaceInterface| {
+    let stands_on = move |(_, device): &(&NamespaceName, &NamespaceInterface)| {
         device.kind.parent().is_some_and(|parent| Some(parent) == interface)
     };
-    config.namespaces.values().flat_map(|n| &n.interfaces).filter(stands_on).filter_map(|device| device.mac)
+    let interfaces = made(config)
+        .flat_map(|(name, namespace)| namespace.interfaces.iter().map(move |interface| (name, interface)));
+    interfaces.filter(stands_on).flat_map(move |(name, device)| {
+        device.mac.into_iter().chain(whole.nics_behind(name, device).map(|nic| nic.mac))
+    })
 }

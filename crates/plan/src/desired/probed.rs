@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use viaduct_model::{Config, Mode};
-use viaduct_types::NicId;
+use viaduct_types::{NamespaceName, NicId};
 
 use super::context::{layer3, ports};
 use crate::state::{Attachments, Proxy};
 
-/// The addresses of attached NICs that the file wants to be asked for on an uplink first, with the device to ask on, and
-/// whose they are.
-pub fn probed(config: &Config, attachments: &Attachments) -> BTreeMap<Proxy, NicId> {
+/// The addresses of attached NICs that the file wants to be asked for on an uplink first, with the device to ask on and
+/// the namespace that it is in, and whose they are.
+pub fn probed(config: &Config, attachments: &Attachments) -> BTreeMap<(Option<NamespaceName>, Proxy), NicId> {
     let mut probed = BTreeMap::new();
     // Asked for at each change of a guest.
     if !config.networks.values().any(|network| matches!(network.mode, Mode::Routed { probe: true, .. })) {
@@ -26,7 +26,8 @@ pub fn probed(config: &Config, attachments: &Attachments) -> BTreeMap<Proxy, Nic
         let Some(uplink) = config.uplinks.get(name) else { continue };
         for address in port.nic.addresses.iter().map(|net| net.addr()) {
             let link = layer3(config, name, uplink).clone();
-            probed.insert(Proxy { link, address }, port.id.clone());
+            let stack = port.network.namespace.clone();
+            probed.insert((stack, Proxy { link, address }), port.id.clone());
         }
     }
     probed

@@ -25,7 +25,7 @@ pub use values::{
 };
 
 pub(super) fn served(context: &Context<'_>) -> Served {
-    Served { links: links(context), zones: named::zones(context) }
+    Served { links: links(context), zones: named::zones(context), stacks: BTreeMap::new() }
 }
 
 fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {

@@ -32,7 +32,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     for (name, uplink, l3) in context.uplinks() {
         let Some(link) = context.observed.links.get(&uplink.interface) else { continue };
         let device = || Key::new().name(&uplink.interface);
-        for mac in link.mac.into_iter().chain(bridged_macs(context, name)).chain(macs(context.config, name)) {
+        for mac in link.mac.into_iter().chain(bridged_macs(context, name)).chain(macs(context, name)) {
             table.insert("macs", device().mac(mac));
         }
         for nic in with_uplink_mac(context, name) {

@@ -217,6 +217,7 @@ fn section(before: &Desired, after: Desired) -> Option<(Desired, AskPart)> {
         // It has no part in the kernel.
         served: Served::default(),
         stale: after.stale,
+        stacks: Vec::new(),
     };
     Some((after, ask))
 }

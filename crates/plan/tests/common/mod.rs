@@ -81,7 +81,7 @@ pub(crate) fn converge(host: &mut Host, config: &Config, attachments: &Attachmen
         if plan.is_empty() {
             return;
         }
-        for result in host.apply(&plan.ops, &|_| true, &mut |_| ()) {
+        for result in host.apply(&plan.ops, &|_, _| true, &mut |_| ()) {
             result.unwrap();
         }
     }

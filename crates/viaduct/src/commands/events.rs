@@ -36,7 +36,10 @@ fn print(event: &Event) {
         }
         Event::Failed { error } => say!("failed: {error}"),
         Event::Detached { nic } => say!("{nic} is no longer attached: its namespace or device is gone"),
-        Event::Dropped { device, drops } => say!("{device} dropped {}", reasons(drops)),
+        Event::Dropped { device, namespace: None, drops } => say!("{device} dropped {}", reasons(drops)),
+        Event::Dropped { device, namespace: Some(namespace), drops } => {
+            say!("{device} in namespace {namespace} dropped {}", reasons(drops));
+        }
         Event::Lost { events } => say!("{events} events were lost"),
     }
 }

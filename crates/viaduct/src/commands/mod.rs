@@ -46,7 +46,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Rollback { revision, confirm } => confirm::rollback(global, *revision, *confirm),
         Command::History { revision } => history::run(global, *revision),
         Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
-        Command::Services => services::run().map(|()| ExitCode::SUCCESS),
+        Command::Services { namespace } => services::run(namespace.as_ref()).map(|()| ExitCode::SUCCESS),
         Command::CarryVnets => vnets::run(global).map(|()| ExitCode::SUCCESS),
         Command::Identity => identity::run(global),
         Command::Vnet(command) => vnet::run(global, command),

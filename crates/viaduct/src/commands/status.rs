@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 
+use viaduct_types::NamespaceName;
+
 use super::ask;
 use crate::{
     cli::Global,
@@ -67,7 +69,11 @@ fn uplinks(made: &Made) -> Table {
         let device = &uplink.interface;
         table.add_row([
             name.to_string(),
-            uplink.bridge.as_ref().map_or_else(|| device.to_string(), |b| format!("{device} in {b}")),
+            format!(
+                "{}{}",
+                uplink.bridge.as_ref().map_or_else(|| device.to_string(), |b| format!("{device} in {b}")),
+                within(uplink.namespace.as_ref()),
+            ),
             uplink.up.map_or("gone", |up| if up { "up" } else { "down" }).to_owned(),
             lines(&uplink.addresses),
             drops_text(&uplink.leaks),
@@ -82,7 +88,7 @@ fn networks(made: &Made) -> Table {
     for (name, network) in &made.networks {
         table.add_row([
             name.to_string(),
-            network.mode.clone(),
+            format!("{}{}", network.mode, within(network.namespace.as_ref())),
             network.uplink.as_ref().map_or_else(none, |uplink| {
                 let vlan = network.vlan.map(|vlan| format!(", VLAN {vlan}"));
                 let vlans = network.vlans.as_ref().map(|vlans| format!(", VLANs {vlans}"));
@@ -94,6 +100,11 @@ fn networks(made: &Made) -> Table {
         ]);
     }
     table
+}
+
+/// Where something is that is not on the host.
+fn within(namespace: Option<&NamespaceName>) -> String {
+    namespace.map(|namespace| format!(", in {namespace}")).unwrap_or_default()
 }
 
 /// A NIC's network, with the VLANs of it that the NIC is on.

@@ -13,9 +13,10 @@ use rustix::{
 };
 use tracing::{info, warn};
 use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
+use viaduct_model::Config;
 use viaduct_plan::{Attachments, Served, Target, Told};
 use viaduct_reconcile::{ConvergeError, Keeper, converge_except};
-use viaduct_types::{IfName, NicId};
+use viaduct_types::NicId;
 
 use super::{
     jobs::{Job, Queue},
@@ -28,7 +29,7 @@ use crate::{
     clock,
     failure::Failure,
     host::{Applied, Host, Situation},
-    operations::{self, Caller, Drops, Repair, drops},
+    operations::{self, AllDrops, Caller, Drops, Repair, drops},
     vnets::orders,
 };
 
@@ -68,7 +69,7 @@ pub(super) struct Run {
     kept: bool,
     /// Attachments that led nowhere at the last look, and since when.
     stale: BTreeMap<NicId, Duration>,
-    counted: Option<(Duration, BTreeMap<IfName, Drops>)>,
+    counted: Option<(Duration, AllDrops)>,
 }
 
 impl Run {
@@ -223,6 +224,8 @@ impl Run {
         if let Err(failure) = self.hear() {
             self.failed(&failure);
         }
+        // What is kept by us could not be made anew.
+        self.services.leave_what_is_gone();
         let changes = std::mem::take(&mut self.changes);
         let outcome = self.converge(begun);
         let (mut objects, mut stale) = (BTreeSet::new(), BTreeSet::new());
@@ -269,6 +272,7 @@ impl Run {
     /// Listens for the end of what guests are attached as, and of shared namespaces.
     fn follow(&mut self, situation: &Situation) {
         self.vnets.be(situation.config().and_then(|config| orders(config, situation.attached())));
+        self.listen_within(situation);
         let (attachments, applied) = &self.followed;
         let same = |one: &Option<Arc<Applied>>, other: &Option<Arc<Applied>>| {
             one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
@@ -287,6 +291,15 @@ impl Run {
         self.lives.follow(paths.iter().map(String::as_str));
     }
 
+    /// Hears what is changed in shared namespaces, those that have just been made as well.
+    fn listen_within(&mut self, situation: &Situation) {
+        let shared = situation.config().into_iter().flat_map(|config| config.namespaces.keys());
+        if self.watch.follow(shared) {
+            // What was changed before that, nobody heard.
+            self.keeper.look_by(self.now() + AFTER_OWN);
+        }
+    }
+
     fn converge(&mut self, now: Duration) -> Result<Option<viaduct_reconcile::Outcome>, Failure> {
         let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
         let _lock = self.host.lock(&caller)?;
@@ -302,6 +315,7 @@ impl Run {
         let mut heart = self.service.heart();
         let mut progress = |_, _| heart.beat();
         let outcome = converge_except(&mut self.host.kernel, situation.wish(), &leave, &mut progress);
+        self.listen_within(&situation);
         if let Err(ConvergeError::Unstable { objects, .. }) = &outcome {
             let ended = self.now();
             self.keeper.insisted(ended, objects);
@@ -383,13 +397,16 @@ impl Run {
         if self.counted.as_ref().is_some_and(|(then, _)| *then + DROPS > now) {
             return;
         }
-        let Ok(counters) = self.host.kernel.nft().counters() else { return };
-        let drops = drops(&counters);
+        let Ok(situation) = self.host.situation() else { return };
+        let nothing = Config::default();
+        let Ok(drops) = drops(&mut self.host, situation.config().unwrap_or(&nothing)) else { return };
         if let Some((_, before)) = &self.counted {
-            for (device, drops) in &drops {
-                let new = since(before.get(device), drops);
+            for (place, drops) in &drops {
+                let new = since(before.get(place), drops);
                 if !new.is_empty() {
-                    self.news.tell(Event::Dropped { device: device.to_string(), drops: new });
+                    let (namespace, device) = place;
+                    let namespace = namespace.as_ref().map(ToString::to_string);
+                    self.news.tell(Event::Dropped { device: device.to_string(), namespace, drops: new });
                 }
             }
         }

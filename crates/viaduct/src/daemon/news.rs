@@ -43,6 +43,9 @@ pub(crate) enum Event {
     Dropped {
         /// The device.
         device: String,
+        /// The namespace that it is in, if not on the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
         /// By reason.
         drops: Drops,
     },

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     net::IpAddr,
-    os::unix::process::CommandExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use viaduct_model::Family;
 use viaduct_plan::{Served, ServedChange, Told};
 use viaduct_services::Event;
-use viaduct_types::{MacAddr, NicId};
+use viaduct_types::{MacAddr, NamespaceName, NicId};
 
 use super::{
     jobs::{Job, Jobs},
@@ -36,8 +36,76 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// How long until the next is started, when it ends at once.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
-/// The process, whichever it is at the moment.
+/// A process for the guests of each stack, as it hears and speaks by the sockets of one.
 pub(super) struct Services {
+    jobs: Jobs,
+    host: Answering,
+    /// With the inode numbers of the namespaces: another of the same name is another.
+    within: BTreeMap<NamespaceName, (u64, Answering)>,
+}
+
+impl Services {
+    /// Starts a thread that keeps a process running as soon as there is something to serve.
+    pub(super) fn start(jobs: Jobs) -> Result<Self, Failure> {
+        let host = Answering::start(None, jobs.clone())?;
+        Ok(Self { jobs, host, within: BTreeMap::new() })
+    }
+
+    /// What is to be served from now on.
+    pub(super) fn serve(&mut self, told: Told) {
+        let mut served = match told {
+            Told::Whole(served) => served,
+            // On a host with stacks all are told everything.
+            Told::Part(change) => return self.host.serve(Told::Part(change)),
+        };
+        let mut stacks = std::mem::take(&mut served.stacks);
+        self.host.serve(Told::Whole(served));
+        self.keep(|name, inode| stacks.contains_key(name) && inode_of(name) == Some(inode));
+        stacks.retain(|name, _| inode_of(name).is_some());
+        for (name, served) in stacks {
+            let Some(inode) = inode_of(&name) else { continue };
+            if let Some((_, answering)) = self.within.get(&name) {
+                answering.serve(Told::Whole(served));
+                continue;
+            }
+            match Answering::start(Some(name.clone()), self.jobs.clone()) {
+                Ok(answering) => {
+                    answering.serve(Told::Whole(served));
+                    self.within.insert(name, (inode, answering));
+                }
+                Err(failure) => warn!("guests in namespace {name} are not answered: {}", failure.line()),
+            }
+        }
+    }
+
+    /// Ends the processes in namespaces that have lost their names: they would keep them alive.
+    pub(super) fn leave_what_is_gone(&mut self) {
+        self.keep(|name, inode| inode_of(name) == Some(inode));
+    }
+
+    fn keep(&mut self, stays: impl Fn(&NamespaceName, u64) -> bool) {
+        for (name, (inode, answering)) in std::mem::take(&mut self.within) {
+            if stays(&name, inode) {
+                self.within.insert(name, (inode, answering));
+            } else {
+                answering.stop();
+            }
+        }
+    }
+
+    /// Ends the processes.
+    pub(super) fn stop(self) {
+        self.host.stop();
+        self.within.into_values().for_each(|(_, answering)| answering.stop());
+    }
+}
+
+fn inode_of(namespace: &NamespaceName) -> Option<u64> {
+    Some(std::fs::metadata(format!("/run/netns/{namespace}")).ok()?.ino())
+}
+
+/// The process of one stack, whichever it is at the moment.
+struct Answering {
     shared: Arc<Mutex<Shared>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,20 +118,20 @@ struct Shared {
     ending: bool,
 }
 
-impl Services {
+impl Answering {
     /// Starts a thread that keeps a process running as soon as there is something to serve.
-    pub(super) fn start(jobs: Jobs) -> Result<Self, Failure> {
+    fn start(namespace: Option<NamespaceName>, jobs: Jobs) -> Result<Self, Failure> {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("services".to_owned())
-            .spawn(move || keep_running(&of_thread, &jobs))
+            .spawn(move || keep_running(&of_thread, namespace.as_ref(), &jobs))
             .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
     /// What is to be served from now on.
-    pub(super) fn serve(&self, told: Told) {
+    fn serve(&self, told: Told) {
         let mut shared = lock(&self.shared);
         let change = match told {
             Told::Whole(served) => shared.served.change_to(&served),
@@ -79,7 +147,7 @@ impl Services {
     }
 
     /// Ends the process.
-    pub(super) fn stop(mut self) {
+    fn stop(mut self) {
         let mut shared = lock(&self.shared);
         shared.ending = true;
         // Its input ends with the thread that writes it.
@@ -109,7 +177,7 @@ fn line(order: &Order) -> Option<String> {
     Some(line)
 }
 
-fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
+fn keep_running(shared: &Mutex<Shared>, namespace: Option<&NamespaceName>, jobs: &Jobs) {
     let [mut pause, longest] = PAUSES;
     let mut known = BTreeMap::new();
     loop {
@@ -121,7 +189,7 @@ fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
             continue;
         }
         let started = Instant::now();
-        match start() {
+        match start(namespace) {
             Ok((mut child, input)) => {
                 attend(shared, &mut child, input, jobs, &mut known);
                 // Whatever ended its output, it is of no use any more.
@@ -144,10 +212,11 @@ fn keep_running(shared: &Mutex<Shared>, jobs: &Jobs) {
     }
 }
 
-fn start() -> std::io::Result<(Child, ChildStdin)> {
+fn start(namespace: Option<&NamespaceName>) -> std::io::Result<(Child, ChildStdin)> {
     let mut child = Command::new("/proc/self/exe")
         .arg0("viaduct")
         .arg(COMMAND)
+        .args(namespace.map(NamespaceName::as_str))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -2,9 +2,9 @@ use std::net::IpAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use viaduct_plan::{Apply, Op, Proxy};
+use viaduct_plan::{Apply, Op};
 use viaduct_reconcile::{Outlook, look};
-use viaduct_types::{IfName, MacAddr};
+use viaduct_types::{IfName, MacAddr, NamespaceName};
 
 use super::{Caller, Operation};
 use crate::{failure::Failure, host::Host};
@@ -40,14 +40,18 @@ impl Operation for Announce {
             return Err(Failure::failed("no configuration is applied yet: run `viaduct apply` first"));
         }
         let outlook = look(&mut host.kernel, situation.wish())?;
-        let Some((link, mac)) = place(&outlook, address) else {
+        let Some((namespace, link, mac)) = place(&outlook, address) else {
             return Err(Failure::usage(format!(
                 "{address} is neither an address of this host nor answered for on an uplink (a guest's address on a \
                  routed network with `proxy = true`): there is nobody to tell"
             )));
         };
         let op = Op::Announce { link: link.clone(), address, mac };
-        let results = host.kernel.apply(std::slice::from_ref(&op), &|_| true, &mut |_| ());
+        let op = match namespace {
+            Some(namespace) => Op::Within { namespace, op: Box::new(op) },
+            None => op,
+        };
+        let results = host.kernel.apply(std::slice::from_ref(&op), &|_, _| true, &mut |_| ());
         for result in results {
             result?;
         }
@@ -55,13 +59,15 @@ impl Operation for Announce {
     }
 }
 
-/// Where an address is to be announced, and with which MAC if not the device's own.
-fn place(outlook: &Outlook, address: IpAddr) -> Option<(IfName, Option<MacAddr>)> {
-    let spoken_for = outlook.desired.announced.iter().find(|(proxy, _)| proxy.address == address);
-    if let Some((Proxy { link, .. }, mac)) = spoken_for {
-        return Some((link.clone(), *mac));
+/// Where an address is to be announced, and with which MAC if not the device's own: on the host before in a namespace.
+fn place(outlook: &Outlook, address: IpAddr) -> Option<(Option<NamespaceName>, IfName, Option<MacAddr>)> {
+    if let Some((namespace, link, mac)) = outlook.desired.announced_at(address) {
+        return Some((namespace.cloned(), link.clone(), mac));
     }
-    let own =
-        outlook.observed.addresses.keys().find(|a| a.address.addr() == address && a.link.as_str() != "lo");
-    own.map(|a| (a.link.clone(), None))
+    let observed = &outlook.observed;
+    let stacks = observed.stacks.iter().map(|(name, stack)| (Some(name), stack));
+    std::iter::once((None, observed)).chain(stacks).find_map(|(namespace, stack)| {
+        let own = stack.addresses.keys().find(|a| a.address.addr() == address && a.link.as_str() != "lo")?;
+        Some((namespace.cloned(), own.link.clone(), None))
+    })
 }

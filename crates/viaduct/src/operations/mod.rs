@@ -35,7 +35,9 @@ pub(crate) use lend::lend_another;
 pub(crate) use names::unknown;
 pub(crate) use plan::Plan;
 pub(crate) use set::{Set, WasSet, edit_all};
-pub(crate) use status::{Count, Daemon, Drops, Made, NicStatus, Repair, Status, StatusReport, drops};
+pub(crate) use status::{
+    AllDrops, Count, Daemon, Drops, Made, NicStatus, Repair, Status, StatusReport, drops,
+};
 
 pub(crate) use vnets::{
     PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport,

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::nft::DynamicCounter;
 use viaduct_model::{CableEnd, Config, Guest, InterfaceKind, Mode, NamespaceInterface, Nic};
-use viaduct_plan::{Attachments, Target};
+use viaduct_plan::{Attachments, Observed, Target};
 use viaduct_reconcile::{Outlook, look};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
 
@@ -115,6 +115,9 @@ impl Count {
 pub(crate) struct UplinkStatus {
     #[schemars(with = "String")]
     pub(crate) interface: IfName,
+    /// The namespace whose interface it is, if not the host's.
+    #[schemars(with = "Option<String>")]
+    pub(crate) namespace: Option<NamespaceName>,
     /// None when the device is not there.
     pub(crate) up: Option<bool>,
     #[schemars(with = "Option<String>")]
@@ -131,6 +134,9 @@ pub(crate) struct UplinkStatus {
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct NetworkStatus {
     pub(crate) mode: String,
+    /// The namespace that it is in, if not on the host.
+    #[schemars(with = "Option<String>")]
+    pub(crate) namespace: Option<NamespaceName>,
     #[schemars(with = "Option<String>")]
     pub(crate) uplink: Option<UplinkName>,
     #[schemars(with = "Option<String>")]
@@ -235,7 +241,7 @@ impl Operation for Status {
         };
         if let (Some(applied), Some(config)) = (&situation.applied, situation.config()) {
             let outlook = look(&mut host.kernel, situation.wish())?;
-            let drops = drops(&host.kernel.nft().counters()?);
+            let drops = drops(host, config)?;
             let view = View {
                 applied,
                 config,
@@ -251,20 +257,34 @@ impl Operation for Status {
     }
 }
 
-/// Dropped packets by device and reason.
-pub(crate) fn drops(counters: &[DynamicCounter]) -> BTreeMap<IfName, Drops> {
-    let mut drops = BTreeMap::<IfName, Drops>::new();
+/// Dropped packets by device, with the namespace in whose stack it is, and reason.
+pub(crate) type AllDrops = BTreeMap<(Option<NamespaceName>, IfName), Drops>;
+
+/// Dropped packets, in all stacks.
+pub(crate) fn drops(host: &mut Host, config: &Config) -> Result<AllDrops, Failure> {
+    let mut drops = AllDrops::new();
+    count(None, &host.kernel.nft().counters()?, &mut drops);
+    for name in config.stacks() {
+        // One that is gone has dropped nothing; that it is gone is told elsewhere.
+        if let Ok(counters) = host.kernel.within(name, |kernel| kernel.nft().counters()) {
+            count(Some(name), &counters?, &mut drops);
+        }
+    }
+    Ok(drops)
+}
+
+fn count(namespace: Option<&NamespaceName>, counters: &[DynamicCounter], drops: &mut AllDrops) {
     for counter in counters {
         let name = counter.key.split(|&b| b == 0).next().and_then(|n| std::str::from_utf8(n).ok());
         let (Some(Ok(device)), Some(reason)) = (name.map(str::parse), counter.set.strip_prefix("drop_"))
         else {
             continue;
         };
-        let count = drops.entry(device).or_default().entry(reason.to_owned()).or_default();
+        let of_device = drops.entry((namespace.cloned(), device)).or_default();
+        let count = of_device.entry(reason.to_owned()).or_default();
         count.packets += counter.packets;
         count.bytes += counter.bytes;
     }
-    drops
 }
 
 struct View<'a> {
@@ -273,7 +293,7 @@ struct View<'a> {
     config: &'a Config,
     attachments: &'a Attachments,
     outlook: &'a Outlook,
-    drops: &'a BTreeMap<IfName, Drops>,
+    drops: &'a AllDrops,
     vnets: VnetsReport,
 }
 
@@ -300,22 +320,27 @@ impl View<'_> {
     }
 
     fn uplink(&self, name: &UplinkName) -> UplinkStatus {
-        let interface = &self.config().uplinks[name].interface;
-        let link = self.outlook.observed.links.get(interface);
+        let uplink = &self.config().uplinks[name];
+        let (interface, stack) = (&uplink.interface, uplink.namespace.as_ref());
+        let link = self.observed(stack).and_then(|there| there.links.get(interface));
         UplinkStatus {
             interface: interface.clone(),
+            namespace: stack.cloned(),
             up: link.map(|link| link.up),
             mac: link.and_then(|link| link.mac),
             bridge: link.and_then(|link| link.master.clone()),
-            addresses: self.addresses_of(interface),
-            leaks: self.drops_of(Some(interface)),
+            addresses: self.addresses_of(stack, interface),
+            leaks: self.drops_of(stack, Some(interface)),
         }
     }
 
     /// The addresses of an uplink, which are its bridge's when it has one.
-    fn addresses_of(&self, uplink: &IfName) -> Vec<IpNet> {
-        let device = self.outlook.desired.moves.get(uplink).unwrap_or(uplink);
-        let addresses = self.outlook.observed.addresses.keys().filter(|a| a.link == *device);
+    fn addresses_of(&self, stack: Option<&NamespaceName>, uplink: &IfName) -> Vec<IpNet> {
+        let desired = &self.outlook.desired;
+        let desired = stack.map_or(Some(desired), |stack| desired.stack(stack));
+        let device = desired.and_then(|desired| desired.moves.get(uplink)).unwrap_or(uplink);
+        let addresses = self.observed(stack).into_iter().flat_map(|there| there.addresses.keys());
+        let addresses = addresses.filter(|a| a.link == *device);
         addresses.map(|a| a.address).filter(|a| !is_link_local(*a)).collect()
     }
 
@@ -331,12 +356,13 @@ impl View<'_> {
         let (vlan, vlans) = (vlan.map(|vlan| vlan.id), vlans.map(ToString::to_string));
         NetworkStatus {
             mode: network.mode.word().to_owned(),
+            namespace: network.namespace.clone(),
             uplink: network.uplink.clone(),
             bridge: bridge.cloned(),
             vlan,
             vlans,
             prefixes,
-            drops: self.drops_of(bridge),
+            drops: self.drops_of(network.namespace.as_ref(), bridge),
         }
     }
 
@@ -388,6 +414,7 @@ impl View<'_> {
             let id = NicId { guest: name.clone(), index };
             let attachment = self.attachments.get(&id);
             let device = attachment.map(|target| device(nic, target));
+            let stack = self.config().stack_of_nic(nic);
             NicStatus {
                 name: nic.name.clone(),
                 network: nic.network.clone(),
@@ -397,8 +424,8 @@ impl View<'_> {
                 trunk: (!nic.trunk.is_empty()).then(|| nic.trunk.to_string()),
                 attachment: attachment.cloned(),
                 device: device.cloned(),
-                state: self.state_of(nic, device).to_owned(),
-                drops: self.drops_of(device),
+                state: self.state_of(nic, stack, device).to_owned(),
+                drops: self.drops_of(stack, device),
                 nic: id,
             }
         });
@@ -410,13 +437,13 @@ impl View<'_> {
     }
 
     /// How a NIC is.
-    fn state_of(&self, nic: &Nic, device: Option<&IfName>) -> &'static str {
+    fn state_of(&self, nic: &Nic, stack: Option<&NamespaceName>, device: Option<&IfName>) -> &'static str {
         let network = self.config.networks.get(&nic.network);
         let vnet = network.and_then(|network| match &network.mode {
             Mode::Vnet { vnet, .. } => self.config.vnets.get(vnet),
             Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
         });
-        match (self.state(device), vnet) {
+        match (self.state(stack, device), vnet) {
             ("up", Some(vnet)) if vnet.prepared.contains(&nic.mac) => "prepared",
             ("up", Some(vnet)) if vnet.lost.contains(&nic.mac) => "elsewhere",
             (state, _) => state,
@@ -424,13 +451,20 @@ impl View<'_> {
     }
 
     /// What of a NIC's attachment is true right now.
-    fn state(&self, device: Option<&IfName>) -> &'static str {
+    fn state(&self, stack: Option<&NamespaceName>, device: Option<&IfName>) -> &'static str {
         let Some(device) = device else { return "detached" };
-        up(self.outlook.observed.links.get(device).map(|link| link.up))
+        up(self.observed(stack).and_then(|there| there.links.get(device)).map(|link| link.up))
     }
 
-    fn drops_of(&self, device: Option<&IfName>) -> Drops {
-        device.and_then(|device| self.drops.get(device)).cloned().unwrap_or_default()
+    /// What the stack of a namespace has, or the host's.
+    fn observed(&self, stack: Option<&NamespaceName>) -> Option<&Observed> {
+        let observed = &self.outlook.observed;
+        stack.map_or(Some(observed), |stack| observed.stacks.get(stack))
+    }
+
+    fn drops_of(&self, stack: Option<&NamespaceName>, device: Option<&IfName>) -> Drops {
+        let drops = device.and_then(|device| self.drops.get(&(stack.cloned(), device.clone())));
+        drops.cloned().unwrap_or_default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `attach` names: found, and checked to be nobody else's.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{borrow::Cow, fs, os::unix::fs::MetadataExt};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,7 @@ pub(super) fn find(
         },
         Place::Device(name) => Target::Device { name: name.clone() },
     };
+    check_stack(id, &target, config)?;
     check_free(config, attachments, id, &target)?;
     Ok(target)
 }
@@ -111,6 +112,17 @@ pub(super) fn check_not_namespace(id: &NicId, config: &Config) -> Result<(), Fai
     }
 }
 
+/// Devices that somebody made are on the host, and stay there.
+fn check_stack(id: &NicId, target: &Target, config: &Config) -> Result<(), Failure> {
+    match (target, config.stack_of_id(id)) {
+        (Target::Device { name }, Some(namespace)) => Err(Failure::usage(format!(
+            "{id} is on a network in the namespace {namespace}, where a device of the host like {name} is none of its \
+             ports: attach a namespace (--netns, --pid), or a tap (--tap), which is made in there and is to be opened there"
+        ))),
+        (Target::Device { .. } | Target::Netns { .. } | Target::Tap { .. }, _) => Ok(()),
+    }
+}
+
 /// A device to adopt has to be there.
 pub(super) fn check_there(host: &mut Host, target: &Target) -> Result<(), Failure> {
     let Target::Device { name } = target else { return Ok(()) };
@@ -139,14 +151,22 @@ fn check_free(
     let holder = match target {
         Target::Netns { inode, .. } => same_inside(config, attachments, id, *inode),
         Target::Tap { name, .. } | Target::Device { name } => {
-            holder(config, attachments, id, name).map(|what| format!("{name} is {what}"))
+            let stack = config.stack_of_id(id);
+            let part = stack.map_or_else(|| config.of_host(), |stack| Cow::Owned(config.of_stack(stack)));
+            holder(config, &part, attachments, id, name).map(|what| format!("{name} is {what}"))
         }
     };
     holder.map_or(Ok(()), |text| Err(Failure::usage(text)))
 }
 
 /// What a device's name stands for already, if not for this NIC.
-fn holder(config: &Config, attachments: &Attachments, id: &NicId, name: &IfName) -> Option<String> {
+fn holder(
+    whole: &Config,
+    config: &Config,
+    attachments: &Attachments,
+    id: &NicId,
+    name: &IfName,
+) -> Option<String> {
     if name.as_str() == "lo" {
         return Some("this host's loopback device; it cannot be a guest's".to_owned());
     }
@@ -173,7 +193,10 @@ fn holder(config: &Config, attachments: &Attachments, id: &NicId, name: &IfName)
     if let Some((network, _)) = vlan {
         return Some(format!("the VLAN of network {network}; it cannot be a guest's"));
     }
-    let attached = attachments.iter().find(|(other, target)| match target {
+    // Those of other stacks may have the same name.
+    let is_here = |other: &NicId| whole.stack_of_id(other) == config.stack.as_ref();
+    let here = attachments.iter().filter(|(other, _)| is_here(other));
+    let attached = here.into_iter().find(|(other, target)| match target {
         Target::Tap { name: other_name, .. } | Target::Device { name: other_name } => {
             *other != id && other_name == name
         }

@@ -19,10 +19,10 @@ use rustix::{
     thread::CapabilitySet,
 };
 use serde::{Deserialize, Serialize};
-use viaduct_kernel::Listen;
+use viaduct_kernel::{Listen, Netns, NetnsRef};
 use viaduct_plan::{ServedLink, ServedLinkChange, ZoneChange};
 use viaduct_services::{Event, dhcp4, dhcp6, neighbours, ra};
-use viaduct_types::{IfName, NetworkName};
+use viaduct_types::{IfName, NamespaceName, NetworkName};
 
 use crate::{
     failure::Failure,
@@ -57,12 +57,15 @@ pub(crate) enum Report {
     AsksForServers,
 }
 
-/// What it does until its input ends.
-pub(crate) fn run() -> Result<(), Failure> {
+/// What it does until its input ends: in a namespace, if one is named, as `ip netns exec` would have it there.
+pub(crate) fn run(namespace: Option<&NamespaceName>) -> Result<(), Failure> {
     let failed =
         |what: &str, error: io::Error| Failure::failed(format!("guests are not answered: {what}: {error}"));
     // A ctrl-C in the daemon's terminal is for the daemon, which ends this.
     let _ = rustix::process::setsid();
+    if let Some(namespace) = namespace {
+        Netns::find(&NetnsRef::Name(namespace.clone()))?.become_inside()?;
+    }
     // Only what packet sockets and the port of name servers need.
     let needed = CapabilitySet::NET_RAW | CapabilitySet::NET_BIND_SERVICE;
     privileges::keep_only(needed).map_err(|e| failed("cannot give up privileges", e))?;

@@ -55,15 +55,6 @@ pub(super) fn to_network(
     };
     let name = guest_name(namespace)?;
     let nic = nic::nic(&name, no_number(id), index, span, &as_nic, cx)?;
-    let known = cx.networks.get(&nic.network).and_then(|ground| ground.network.as_ref());
-    if let (Some(elsewhere), Some(at)) = (known.and_then(|n| n.namespace.as_ref()), raw.network.key) {
-        cx.report
-            .error(
-                at,
-                format!("the network `{}` is in the namespace `{elsewhere}`, not on the host", nic.network),
-            )
-            .help("write a network that is on the host");
-    }
     let interface = NamespaceInterface {
         name: nic.name.clone(),
         kind: InterfaceKind::Veth { device: nic.device.clone(), end: CableEnd::Network(nic.network.clone()) },

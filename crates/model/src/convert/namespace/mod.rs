@@ -240,7 +240,7 @@ fn stacked(
         InterfaceWord::Vlan => {
             let vlan = raw.vlan.value.as_ref()?;
             let number = u16::try_from(vlan.value.0).ok()?;
-            cx.claims.vlan(&parent, Some(number), vlan.span, "namespace interface", cx.report);
+            cx.claims.vlan(None, &parent, Some(number), vlan.span, "namespace interface", cx.report);
             let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
             Some(InterfaceKind::Vlan { parent, vlan: number, protocol, priorities: priorities(raw, cx) })
         }
@@ -304,7 +304,14 @@ fn parent(parent: &At<Parent>, cx: &mut Context<'_, '_>) -> Option<IfName> {
     let name = parent.value.0.as_str();
     let known = cx.root.uplinks.get();
     if known.is_some_and(|uplinks| uplinks.contains_key(name)) {
-        return Some(cx.uplinks.get(name)?.interface.clone());
+        let uplink = cx.uplinks.get(name)?;
+        if let Some(namespace) = &uplink.namespace {
+            cx.report
+                .error(parent.span, format!("the uplink `{name}` is in the namespace `{namespace}`"))
+                .help("what stands on a device is made on the host: write an uplink or a device of the host");
+            return None;
+        }
+        return Some(uplink.interface.clone());
     }
     let meant = known.and_then(|uplinks| nearest(name, uplinks.keys().map(UplinkName::as_str)));
     match (IfName::parse(name), meant) {

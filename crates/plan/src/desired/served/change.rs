@@ -58,7 +58,7 @@ pub struct ZoneChange {
 }
 
 impl Served {
-    /// What is different in another one. Of two that leave out the same guests and the same networks, it is the
+    /// What is different in another one, of the host's own. Of two that leave out the same guests and the same networks, it is the
     /// difference of the whole ones, too.
     pub fn change_to(&self, after: &Self) -> ServedChange {
         let none = ServedLink::default();

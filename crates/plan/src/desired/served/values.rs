@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{GuestName, IfName, Ipv4Net, Ipv6Net, MacAddr, NetworkName, NicId};
+use viaduct_types::{GuestName, IfName, Ipv4Net, Ipv6Net, MacAddr, NamespaceName, NetworkName, NicId};
 
 use super::super::named::{Answers, ZoneHead};
 
@@ -212,4 +212,6 @@ pub struct Served {
     pub links: BTreeMap<IfName, ServedLink>,
     /// The names of guests, by network.
     pub zones: BTreeMap<NetworkName, Zone>,
+    /// What guests in the stacks of namespaces are told.
+    pub stacks: BTreeMap<NamespaceName, Self>,
 }
