@@ -20,6 +20,10 @@ esac
 built=${CARGO_TARGET_DIR:-target}/$built
 made=$built/packaging
 
+# One after the other: what is packed lies in one place.
+mkdir -p "$built"
+exec 9>"$made.lock"
+flock 9
 rm -rf "$made"
 "$built/viaduct" man "$made/man"
 gzip --best --no-name "$made"/man/*

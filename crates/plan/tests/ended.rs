@@ -13,7 +13,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Attachments, Flow, Flows, Op, Tuple, lets_through,
-    nft::{Family, Key, Ruleset},
+    nft::{Change, Family, Key, Ruleset},
     sim::{Host, Refused},
 };
 
@@ -176,11 +176,9 @@ proptest! {
         for step in &steps {
             let was = host.state.nft.clone();
             host.apply(std::slice::from_ref(step), &|_, _| true, &mut |_| ()).pop().unwrap().unwrap();
-            if !matches!(step, Op::Nft(_)) {
-                continue;
-            }
+            let Op::Nft(changes) = step else { continue };
             let now = &host.state.nft;
-            for moment in [&mixture(&was, now), now] {
+            for moment in [&mixture(&was, changes, now), now] {
                 // To or from a guest that is not here, nothing is let through by this host.
                 let is_here = |address: &IpAddr| !guests.contains(address) || is_attached(moment, *address);
                 let is_possible =
@@ -201,14 +199,16 @@ fn is_attached(filter: &Ruleset, address: IpAddr) -> bool {
     table.and_then(|table| table.sets.get(set)?.lookup(&Key::new().ip(address))).is_some()
 }
 
-/// A filter with the ranges of the one before it.
-fn mixture(before: &Ruleset, after: &Ruleset) -> Ruleset {
+/// A filter with the ranges of the one before it; a table that is new or replaced has none until then.
+fn mixture(before: &Ruleset, changes: &[Change], after: &Ruleset) -> Ruleset {
     let mut mixed = after.clone();
     for (family, table) in &mut mixed.tables {
-        let Some(before) = before.tables.get(family) else { continue };
+        let is_new = changes.iter().any(|c| matches!(c, Change::AddTable(of, _) if of == family));
+        let before = before.tables.get(family).filter(|_| !is_new);
         for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.def.interval) {
-            if let Some(old) = before.sets.get(name) {
-                set.elements.clone_from(&old.elements);
+            let old = before.and_then(|table| table.sets.get(name));
+            if is_new || old.is_some() {
+                set.elements = old.map(|old| old.elements.clone()).unwrap_or_default();
             }
         }
     }
