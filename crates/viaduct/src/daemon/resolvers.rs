@@ -4,33 +4,45 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, SocketAddrV6},
     os::unix::fs::MetadataExt,
+    path::PathBuf,
 };
 
 use viaduct_services::dns::PORT;
+use viaduct_types::NamespaceName;
 
 const FILE: &str = "/etc/resolv.conf";
 /// So many count (MAXNS in resolv.h).
 const MOST: usize = 3;
 
 /// The file, as it was last.
-#[derive(Default)]
 pub(super) struct Resolvers {
+    /// In a namespace, its own where it has one (ip-netns(8)).
+    files: Vec<PathBuf>,
     is_known: bool,
     /// Its number, its size, and when it was changed.
     identity: Option<(u64, u64, i64, i64)>,
 }
 
 impl Resolvers {
+    pub(super) fn new(namespace: Option<&NamespaceName>) -> Self {
+        let own = namespace.map(|name| PathBuf::from(format!("/etc/netns/{name}/resolv.conf")));
+        let files = own.into_iter().chain([PathBuf::from(FILE)]).collect();
+        Self { files, is_known: false, identity: None }
+    }
+
     /// The servers, when they may be others than before.
     pub(super) fn look(&mut self) -> Option<Vec<SocketAddr>> {
         let is_first = !std::mem::replace(&mut self.is_known, true);
-        let identity =
-            fs::metadata(FILE).ok().map(|data| (data.ino(), data.size(), data.ctime(), data.ctime_nsec()));
+        let identity = self
+            .files
+            .iter()
+            .find_map(|file| fs::metadata(file).ok())
+            .map(|data| (data.ino(), data.size(), data.ctime(), data.ctime_nsec()));
         if identity == self.identity && !is_first {
             return None;
         }
         self.identity = identity;
-        let text = fs::read(FILE).unwrap_or_default();
+        let text = self.files.iter().find_map(|file| fs::read(file).ok()).unwrap_or_default();
         Some(servers(&String::from_utf8_lossy(&text), |device| {
             rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
                 .and_then(|socket| rustix::net::netdevice::name_to_index(socket, device))

@@ -191,7 +191,7 @@ fn keep_running(shared: &Mutex<Shared>, namespace: Option<&NamespaceName>, jobs:
         let started = Instant::now();
         match start(namespace) {
             Ok((mut child, input)) => {
-                attend(shared, &mut child, input, jobs, &mut known);
+                attend(shared, (&mut child, input), namespace, jobs, &mut known);
                 // Whatever ended its output, it is of no use any more.
                 let _ = child.kill();
                 let status = child.wait();
@@ -227,8 +227,8 @@ fn start(namespace: Option<&NamespaceName>) -> std::io::Result<(Child, ChildStdi
 /// Tells a process what to serve, and listens to it until it ends.
 fn attend(
     shared: &Mutex<Shared>,
-    child: &mut Child,
-    mut input: ChildStdin,
+    (child, mut input): (&mut Child, ChildStdin),
+    namespace: Option<&NamespaceName>,
     jobs: &Jobs,
     known: &mut BTreeMap<(NicId, Family), IpAddr>,
 ) {
@@ -245,7 +245,7 @@ fn attend(
         warn!("cannot start a thread: {error}");
         return;
     }
-    let mut resolvers = Resolvers::default();
+    let mut resolvers = Resolvers::new(namespace);
     {
         let mut shared = lock(shared);
         if shared.ending {
