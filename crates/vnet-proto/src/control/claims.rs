@@ -1,5 +1,7 @@
-//! Which host each MAC of one vnet is on. Each host says so of its own NICs only; where two say it of the same MAC, the
-//! higher sequence holds, and between equal ones the greater key, so that all hosts decide alike.
+//! Which host each MAC of one vnet is on. Each host says so of its own NICs only, and of machines behind a bridge, which are
+//! claimed without addresses. Where two say it of the same MAC, one with addresses holds before one without, for a frame that
+//! went round may be heard behind any bridge; then the higher sequence, and between equal ones the greater key, so that all
+//! hosts decide alike.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -122,7 +124,12 @@ impl Claims {
         claims
             .iter()
             .map(|(owner, entry)| (*owner, &entry.claim))
-            .max_by_key(|(owner, claim)| (claim.sequence, self.key(*owner)))
+            .max_by_key(|(owner, claim)| self.rank(*owner, claim))
+    }
+
+    /// The greatest of a MAC's claims holds.
+    fn rank(&self, owner: Owner, claim: &Claim) -> (bool, u64, HostKey) {
+        (!claim.addresses.is_empty(), claim.sequence, self.key(owner))
     }
 
     fn key(&self, owner: Owner) -> HostKey {
@@ -173,7 +180,7 @@ impl Claims {
             .flatten()
             .map(|(owner, entry)| (*owner, entry.claim.clone()))
             .collect();
-        claimants.sort_by_key(|(owner, claim)| std::cmp::Reverse((claim.sequence, self.key(*owner))));
+        claimants.sort_by_key(|(owner, claim)| std::cmp::Reverse(self.rank(*owner, claim)));
         claimants
     }
 
@@ -210,6 +217,15 @@ mod tests {
         assert_eq!(claims.claimants(MAC).iter().map(|(owner, _)| *owner).collect::<Vec<_>>(), [B, A]);
         claims.remove(B, MAC);
         assert_eq!(claims.winner(MAC).unwrap().0, A);
+    }
+
+    #[test]
+    fn a_nic_is_not_taken_by_who_merely_hears_it() {
+        let mut claims = claims();
+        claims.set(A, MAC, claim(5));
+        claims.set(B, MAC, Claim { sequence: 9, addresses: Vec::new() });
+        assert_eq!(claims.winner(MAC).unwrap().0, A);
+        assert_eq!(claims.claimants(MAC).iter().map(|(owner, _)| *owner).collect::<Vec<_>>(), [A, B]);
     }
 
     #[test]
