@@ -570,18 +570,13 @@ fn destination(net: IpNet) -> String {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "route {} → ", destination(self.destination))?;
-        match self.kind {
-            RouteKind::Unicast => {}
-            RouteKind::Local => f.write_str("this host")?,
-            RouteKind::Unreachable => f.write_str("unreachable")?,
-        }
         match (self.kind, &self.link, self.via) {
-            (RouteKind::Unicast, Some(link), Some(via)) => write!(f, "{via} on {link}")?,
-            (RouteKind::Unicast, Some(link), None) => write!(f, "{link}")?,
-            (RouteKind::Unicast, None, via) => write!(f, "{via:?}")?,
-            (RouteKind::Local | RouteKind::Unreachable, ..) => {}
+            (RouteKind::Local, ..) => f.write_str("this host"),
+            (RouteKind::Unreachable, ..) => f.write_str("unreachable"),
+            (RouteKind::Unicast, Some(link), Some(via)) => write!(f, "{via} on {link}"),
+            (RouteKind::Unicast, Some(link), None) => write!(f, "{link}"),
+            (RouteKind::Unicast, None, via) => write!(f, "{via:?}"),
         }
-        Ok(())
     }
 }
 
