@@ -2,7 +2,7 @@
 
 send ADDRESS COUNT RATE: sends them. hear FILE: writes down which came from whom, and when. merge THERE HERE COUNT OWN: fails
 unless each around the move came once, first there and then here; but for three of OWN, who is on the host here itself. since HERE FILE: how long after FILE was written something came here.
-announce ADDRESS: says by gratuitous ARP that this address is here. rarp: says by RARP that this machine is here."""
+announce ADDRESS: says by gratuitous ARP that this address is here. rarp: says by RARP that this machine is here. rarps COUNT FILE: makes a file when so many have come."""
 import json
 import os
 import socket
@@ -83,6 +83,14 @@ def rarp():
     say(b"\x80\x35", lambda own: b"\0\1\x08\0\6\4\0\3" + own + bytes(4) + own + bytes(4))
 
 
+def rarps(count, file):
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x8035))
+    open(file + ".begun", "w").close()
+    for _ in range(count):
+        s.recv(100)
+    open(file, "w").close()
+
+
 if sys.argv[1] == "send":
     send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
 elif sys.argv[1] == "hear":
@@ -91,6 +99,8 @@ elif sys.argv[1] == "merge":
     merge(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
 elif sys.argv[1] == "since":
     since(sys.argv[2], sys.argv[3])
+elif sys.argv[1] == "rarps":
+    rarps(int(sys.argv[2]), sys.argv[3])
 elif sys.argv[1] == "announce":
     announce(sys.argv[2])
 else:
