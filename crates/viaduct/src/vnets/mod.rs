@@ -63,8 +63,6 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         (key, Use::Read),
         (global.run_dir.clone(), Use::Keep),
         (PathBuf::from("/dev/net/tun"), Use::Device),
-        // What the kernel has sent of vnets that it carries itself.
-        (PathBuf::from("/sys/devices/virtual/net"), Use::Read),
     ];
     sandbox::enter("the process that carries vnets", &Places { files, ports: Vec::new() }, Calls::Carrying)
         .map_err(|e| failed("cannot be confined", e))?;

@@ -13,6 +13,8 @@ const RTM_SETLINK: u16 = 19;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
+const RTM_NEWSTATS: u16 = 92;
+const RTM_GETSTATS: u16 = 94;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
@@ -42,8 +44,11 @@ const IFLA_PROTINFO: u16 = 12;
 const NLA_F_NESTED: u16 = 0x8000;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_LOCKED: u16 = 39;
+const IFLA_STATS_LINK_64: u16 = 1;
 const HEADER: usize = 16;
 const NDMSG: usize = 12;
+/// struct if_stats_msg
+const STATS: usize = 12;
 
 /// Where frames for everybody go: VXLAN has them under this.
 pub(super) const EVERYBODY: MacAddr = MacAddr([0; 6]);
@@ -68,6 +73,22 @@ pub(super) struct Near {
 pub(super) fn index(device: &IfName) -> Option<u32> {
     let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     netdevice::name_to_index(&any, device.as_str()).ok()
+}
+
+/// How many frames a device has sent; none when it is not there.
+pub(super) fn frames_out(device: u32) -> Option<u64> {
+    let mut message = Message::new(RTM_GETSTATS, 0);
+    message.body.extend([0; 4]);
+    message.body.extend(device.to_ne_bytes());
+    let wanted = 1_u32 << (IFLA_STATS_LINK_64 - 1);
+    message.body.extend(wanted.to_ne_bytes());
+    let kernel = message.send().ok()?;
+    let mut answer = [0; 1024];
+    let count = rustix::io::read(&kernel, &mut answer).ok()?;
+    let (RTM_NEWSTATS, body, _) = split(answer.get(..count)?)? else { return None };
+    let (IFLA_STATS_LINK_64, counters, _) = attribute(body.get(STATS..)?)? else { return None };
+    // struct rtnl_link_stats64: rx_packets, tx_packets.
+    Some(u64::from_ne_bytes(*counters.get(8..)?.first_chunk()?))
 }
 
 /// A port of a bridge lets in only what comes from MACs that it was told are there, and learns of no others.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    io,
     net::IpAddr,
 };
 
@@ -237,19 +237,18 @@ impl Engine {
         }
     }
 
-    /// Frames that the kernel has sent for a vnet that nothing protects and that a peer is in: whether there is traffic on its
-    /// path.
-    pub(super) fn plain_frames(&self, key: HostKey) -> u64 {
-        let sent = |device: &IfName| -> Option<u64> {
-            let path = format!("/sys/class/net/{device}/statistics/tx_packets");
-            fs::read_to_string(path).ok()?.trim().parse().ok()
-        };
-        let of_peer = self.vnets.values().filter_map(|vnet| vnet.plain.as_ref());
-        of_peer
-            .filter(|plain| plain.members.contains_key(&key))
-            .flat_map(|plain| std::iter::once(&plain.first).chain(&plain.orders.second))
-            .filter_map(sent)
-            .sum()
+    /// Frames that the kernel has sent in vnets that nothing protects, for each peer that is in one: whether there is traffic on
+    /// its path.
+    pub(super) fn plain_frames(&self) -> BTreeMap<HostKey, u64> {
+        let mut frames = BTreeMap::new();
+        for plain in self.vnets.values().filter_map(|vnet| vnet.plain.as_ref()) {
+            let devices = std::iter::once(&plain.first).chain(&plain.orders.second);
+            let sent: u64 = devices.filter_map(|device| fdb::frames_out(fdb::index(device)?)).sum();
+            for key in plain.members.keys() {
+                *frames.entry(*key).or_default() += sent;
+            }
+        }
+        frames
     }
 
     /// Why a vnet that nothing protects does not reach somebody who is in it.

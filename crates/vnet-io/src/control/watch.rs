@@ -152,13 +152,13 @@ impl Engine {
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
         self.listen(now, counters.as_ref().map_or(0, |all| all.host.events_dropped));
+        let plain = self.plain_frames();
         for key in keys {
             self.measure(key);
-            let plain = self.plain_frames(key);
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
-            let sent = sent + plain;
+            let sent = sent + plain.get(&key).copied().unwrap_or(0);
             let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
             if has_traffic || peer.is_searched_anew(now) {
                 peer.probed = (sent, now);
