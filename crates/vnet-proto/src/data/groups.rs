@@ -158,19 +158,7 @@ fn igmp(source: &[u8; 4], message: &[u8], said: &mut Vec<(MacAddr, bool)>) -> Op
         0x11 if *source != [0; 4] => return Some(Heard::Question),
         0x12 | 0x16 => said.push((group(4)??, true)),
         0x17 => said.push((group(4)??, false)),
-        0x22 => {
-            // RFC 3376, section 4.2.
-            let count = word(message, 6)?;
-            let mut at = 8;
-            for _ in 0..count {
-                let (kind, auxiliary) = (*message.get(at)?, usize::from(*message.get(at + 1)?));
-                let sources = word(message, at + 2)?;
-                if let (Some(Some(group)), Some(joins)) = (group(at + 4), joins(kind, sources)) {
-                    said.push((group, joins));
-                }
-                at += 8 + usize::from(sources) * 4 + auxiliary * 4;
-            }
-        }
+        0x22 => records(message, 4, group, said)?,
         _ => return None,
     }
     Some(Heard::Reports)
@@ -182,22 +170,30 @@ fn mld(message: &[u8], said: &mut Vec<(MacAddr, bool)>) -> Option<Heard> {
         130 => return Some(Heard::Question),
         131 => said.push((group(8)??, true)),
         132 => said.push((group(8)??, false)),
-        143 => {
-            // RFC 3810, section 5.2.
-            let count = word(message, 6)?;
-            let mut at = 8;
-            for _ in 0..count {
-                let (kind, auxiliary) = (*message.get(at)?, usize::from(*message.get(at + 1)?));
-                let sources = word(message, at + 2)?;
-                if let (Some(Some(group)), Some(joins)) = (group(at + 4), joins(kind, sources)) {
-                    said.push((group, joins));
-                }
-                at += 20 + usize::from(sources) * 16 + auxiliary * 4;
-            }
-        }
+        143 => records(message, 16, group, said)?,
         _ => return None,
     }
     Some(Heard::Reports)
+}
+
+/// What the records of a report say, with groups and sources of so many bytes (RFC 3376, section 4.2; RFC 3810, section
+/// 5.2).
+fn records(
+    message: &[u8],
+    address: usize,
+    group: impl Fn(usize) -> Option<Option<MacAddr>>,
+    said: &mut Vec<(MacAddr, bool)>,
+) -> Option<()> {
+    let mut at = 8;
+    for _ in 0..word(message, 6)? {
+        let (kind, auxiliary) = (*message.get(at)?, usize::from(*message.get(at + 1)?));
+        let sources = word(message, at + 2)?;
+        if let (Some(Some(group)), Some(joins)) = (group(at + 4), joins(kind, sources)) {
+            said.push((group, joins));
+        }
+        at += 4 + address + usize::from(sources) * address + auxiliary * 4;
+    }
+    Some(())
 }
 
 /// What a record of this kind says (RFC 3376, section 4.2.12; RFC 3810, section 5.2.12).
