@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{Config, Mode, Network, Origin};
+use viaduct_model::{Config, Mode, Origin};
 use viaduct_types::{IfName, IpNet, VlanSet};
 
 use super::{
@@ -143,39 +143,33 @@ fn default_route(l3: &IfName, via: IpAddr, rank: u32) -> Route {
 
 /// Guests leave by their network's uplink only; a default route that leads out of another one leads them nowhere.
 fn leads_elsewhere(context: &Context<'_>, wanted: &Desired, notices: &mut Vec<Notice>) {
+    let config = context.config;
     let theirs = context.observed.routes.iter().filter(|route| route.protocol != PROTOCOL);
-    let defaults: Vec<&Route> = theirs
-        .chain(&wanted.routes)
-        .filter(|r| r.destination.prefix_len() == 0 && r.kind == RouteKind::Unicast)
-        .collect();
-    for (name, uplink, l3) in context.uplinks() {
-        let here =
-            |route: &Route| [l3, &uplink.interface].into_iter().any(|l| Some(l) == route.link.as_ref());
-        for any in [any_v4(), any_v6()] {
-            let of_family = defaults.iter().filter(|route| route.destination == any);
-            let Some(least) = of_family.clone().map(|route| route.metric).min() else { continue };
-            let mut first = of_family.filter(|route| route.metric == least);
-            let Some(device) = first.clone().find_map(|route| route.link.as_ref()) else { continue };
-            if first.any(|route| here(route)) {
+    let routes: Vec<&Route> = theirs.chain(&wanted.routes).collect();
+    for (any, family) in [(any_v4(), "IPv4"), (any_v6(), "IPv6")] {
+        let defaults = routes.iter().filter(|r| r.destination == any && r.kind == RouteKind::Unicast);
+        let Some(least) = defaults.clone().map(|route| route.metric).min() else { continue };
+        let devices: Vec<&IfName> =
+            defaults.filter(|r| r.metric == least).filter_map(|r| r.link.as_ref()).collect();
+        let Some(device) = devices.first() else { continue };
+        for (name, network) in &config.networks {
+            let Some((uplink, its)) = network.uplink.as_ref().and_then(|u| Some((u, config.uplinks.get(u)?)))
+            else {
+                continue;
+            };
+            let l3 = layer3(config, uplink, its);
+            let is_routed = matches!(network.mode, Mode::Nat { .. } | Mode::Routed { .. })
+                && prefixes(network).iter().any(|prefix| prefix.addr().is_ipv4() == any.addr().is_ipv4());
+            if !is_routed || devices.contains(&l3) || devices.contains(&&its.interface) {
                 continue;
             }
-            let routed = context.config.networks.iter().filter(|(_, network)| {
-                network.uplink.as_ref() == Some(name)
-                    && matches!(network.mode, Mode::Nat { .. } | Mode::Routed { .. })
-                    && prefixes(network).iter().any(|prefix| prefix.addr().is_ipv4() == any.addr().is_ipv4())
-            });
-            for (network, Network { origin, .. }) in routed {
-                let family = if any.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-                notices.push(Notice {
-                    severity: Severity::Warning,
-                    text: format!(
-                        "network {network}: its guests leave by {l3} only, and the host's default route in {family} leads \
-                         out of {device}: they reach nobody beyond what other routes lead to. Give the network the \
-                         uplink of {device}, or have the default route lead out of {l3}"
-                    ),
-                    origin: Some(origin.clone()),
-                });
-            }
+            let text = format!(
+                "network {name}: its guests leave by {l3} only, and the host's default route in {family} leads out of \
+                 {device}: they reach nobody beyond what other routes lead to. Give the network the uplink of {device}, or \
+                 have the default route lead out of {l3}"
+            );
+            let origin = Some(network.origin.clone());
+            notices.push(Notice { severity: Severity::Warning, text, origin });
         }
     }
 }
