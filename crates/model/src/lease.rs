@@ -53,8 +53,7 @@ impl Leases {
         now: u64,
     ) -> Vec<NicId> {
         self.avoided.retain(|_, until| *until > now);
-        let lends = |network: &Network| network.dhcp || network.delegate.is_some();
-        if !config.networks.values().any(lends) {
+        if !lends(config) {
             // Mostly so, and asked for at each change of a guest.
             (self.held, self.held6, self.delegated) = Default::default();
             return Vec::new();
@@ -289,6 +288,11 @@ fn pool(network: &Network, family: Family) -> impl Iterator<Item = IpNet> {
         Mode::Bridged { .. } | Mode::Vnet { .. } => Vec::new(),
     };
     prefixes.into_iter().filter(move |prefix| Family::of(prefix.addr()) == family)
+}
+
+/// Whether there is anything that NICs may be lent.
+pub fn lends(config: &Config) -> bool {
+    config.networks.values().any(|network| network.dhcp || network.delegate.is_some())
 }
 
 /// Every address that the file gives to somebody.

@@ -27,7 +27,7 @@ mod tree;
 pub use config::*;
 pub use diagnostics::*;
 pub use ipam::Family;
-pub use lease::{AVOIDED, Lease, Leases, written_addresses};
+pub use lease::{AVOIDED, Lease, Leases, lends, written_addresses};
 pub use schema::schema;
 pub use shape::{Address, ParseAddressError};
 pub use suggest::nearest;

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
-use viaduct_model::{Config, Family, Leases, Loaded, Source, written_addresses};
+use viaduct_model::{Config, Family, Leases, Loaded, Source, lends, written_addresses};
 use viaduct_plan::{Attachments, Served, Told, attached_namespaces, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
@@ -30,13 +30,13 @@ use crate::{
 pub(crate) struct Applied {
     pub(crate) sources: Vec<Source>,
     pub(crate) config: Config,
-    /// Every address that it gives to somebody.
+    /// Every address that it gives to somebody, where others are lent.
     written: BTreeSet<IpAddr>,
 }
 
 impl Applied {
     pub(crate) fn new(sources: Vec<Source>, config: Config) -> Self {
-        let written = written_addresses(&config);
+        let written = if lends(&config) { written_addresses(&config) } else { BTreeSet::new() };
         Self { sources, config, written }
     }
 }
