@@ -73,6 +73,10 @@ impl Tap {
     pub fn open(name: &IfName, queues: usize, lifetime: Lifetime) -> Result<Self, TapError> {
         let failed = |what| move |source| TapError { what, name: name.clone(), source };
         let mut tap = Self { name: name.clone(), queues: Vec::new(), cuts_udp: false };
+        // A port that has been there gets its carrier with the first queue. Were its length set between that and the
+        // kernel's look at it, the kernel would take its time for the look, a second at most, and the bridge drop all
+        // until then (net/core/link_watch.c, `linkwatch_urgent_event`). Where it is not there, this fails.
+        let _ = set_queue_length(name, QUEUE);
         for _ in 0..queues {
             tap.queues.push(queue(name).map_err(failed("open"))?);
         }
