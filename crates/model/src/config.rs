@@ -1,6 +1,7 @@
 //! The validated configuration: what the rest of Viaduct works with. Values of these types cannot be wrong; whatever
 //! could be is refused, with its place, on the way here.
 
+mod boot;
 mod vnets;
 
 use std::{
@@ -18,6 +19,7 @@ use viaduct_types::{
     VnetName,
 };
 
+pub use boot::{Boot, BootFile};
 pub use vnets::*;
 
 /// Where in the files something was written; shown as `FILE:LINE`.
@@ -145,6 +147,8 @@ pub struct Network {
     pub domain: Option<String>,
     /// Prefixes for what is behind guests that are routers; only on routed networks.
     pub delegate: Option<Delegate>,
+    /// What its guests load that boot by the network; only where DHCP is answered.
+    pub boot: Option<Boot>,
     /// A namespace the network lives in instead of the host's own.
     pub namespace: Option<NamespaceName>,
     /// Where it was written.
@@ -336,6 +340,8 @@ pub struct Nic {
     pub uplink_mac: bool,
     /// MTU in bytes; none: the network's.
     pub mtu: Option<u32>,
+    /// What it loads when it boots by the network; none: what the network says.
+    pub boot: Option<Boot>,
     /// On a network with VLANs, the one that it is on without tags.
     pub vlan: Option<u16>,
     /// On a network with VLANs, those that it is on with tags.

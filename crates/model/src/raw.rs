@@ -5,17 +5,17 @@ use std::net::IpAddr;
 
 use serde_json::{Value as Json, json};
 use viaduct_types::{
-    GuestName, IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, PeerName, Publish,
-    UplinkName, VlanProtocol, VnetId, VnetName,
+    BootClient, GuestName, IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, PeerName,
+    Publish, UplinkName, VlanProtocol, VnetId, VnetName,
 };
 
 use crate::{
     Endpoint, Policy, Security, Spoofing,
     report::Report,
     shape::{
-        Address, AllowEnd, DomainName, HookPath, HostNet, Integer, List, Named, OneOrMany, Parent, PeerKey,
-        PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec, SettingValue, StaticRoute,
-        SubnetPrefix, SysctlName, Timeout, VlanRange, table, words,
+        Address, AllowEnd, BootFile, BootParameter, DomainName, HookPath, HostNet, Integer, List, Named,
+        OneOrMany, Parent, PeerKey, PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec,
+        SettingValue, StaticRoute, SubnetPrefix, SysctlName, Timeout, VlanRange, table, words,
     },
     tree::Node,
 };
@@ -172,6 +172,8 @@ table! {
         "domain" => domain: DomainName,
         /// MTU in bytes of the network's devices; the uplink's unless written.
         "mtu" => mtu: Mtu,
+        /// What its guests load when they boot by the network, instead of from a disk; needs dhcp = true.
+        "boot" => boot: Boot,
         /// A namespace that the network lives in, with a filter, connections and forwarding of its own, instead of the
         /// host's own. Not in mode vnet. Its uplink is one of the same namespace.
         "namespace" => namespace: NamespaceName,
@@ -249,6 +251,21 @@ impl Read for Network {
 }
 
 table! {
+    /// What machines load that boot by the network (PXE, iPXE, UEFI HTTP boot): told by DHCP and DHCPv6, to those only
+    /// that ask for it.
+    Boot {
+        /// The machine whose files are loaded by TFTP where no URL is written, at most one per family.
+        "server" => server: OneOrMany<IpAddr>,
+        /// What is loaded, by who asks: bios, efi-x86_64, efi-arm64, …, the same with http- for firmware that boots by HTTP,
+        /// ipxe for iPXE of every architecture, other for all others. A file of the server, or a URL; two where those of
+        /// IPv4 and IPv6 differ.
+        "files" => files: Named<BootClient, OneOrMany<BootFile>>,
+        /// What is told to what is loaded, by DHCPv6 alone (RFC 5970).
+        "parameters" => parameters: List<BootParameter>,
+    }
+}
+
+table! {
     /// A virtual machine or container.
     Guest {
         /// A number of its own, which goes into derived MACs and device names.
@@ -289,6 +306,8 @@ table! {
         "uplink-mac" => uplink_mac: bool,
         /// MTU in bytes; the network's unless written.
         "mtu" => mtu: Mtu,
+        /// What it loads when it boots by the network; instead of all that the network says of it.
+        "boot" => boot: Boot,
         /// On a network with `vlans`: the one that it is on without tags.
         "vlan" => vlan: Vlan,
         /// On a network with `vlans`: those that it is on with tags, like [2, "10-20"].

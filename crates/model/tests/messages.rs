@@ -244,6 +244,83 @@ fn namespaces_peers_and_vnets() {
 }
 
 #[test]
+fn boot() {
+    let network =
+        |mode: &str, boot: &str| format!("[networks.x]\n{mode}\ndhcp = true\n[networks.x.boot]\n{boot}\n");
+    let nat = |boot: &str| network("mode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]", boot);
+    let both = |boot: &str| {
+        network("mode = \"routed\"\nuplink = \"wan\"\npool = [\"10.0.0.0/24\", \"2001:db8:9::/64\"]", boot)
+    };
+    let cases = [
+        // Names that are misspelt, and one that is nothing like any.
+        nat("server = \"192.0.2.1\"\nfiles = { efi-x86-64 = \"a\", efi-arm46 = \"b\", amiga = \"c\" }"),
+        // Which family guests have.
+        nat("server = \"2001:db8::1\"\nfiles.bios = \"pxelinux.0\""),
+        both("server = [\"192.0.2.1\", \"192.0.2.2\"]\nfiles.bios = \"pxelinux.0\""),
+        // URLs.
+        both(
+            "files = { bios = \"htpp://192.0.2.1/a\", ipxe = \"http:/192.0.2.1/a\", efi-x86 = \"http://192.0.2.300/a\", \
+             efi-arm = \"tftp://2001:db8::1/a\", efi-arm64 = \"tftp://[2001:db8::g]/a\", other = \"http:///a\" }",
+        ),
+        both(
+            "files = { bios = \"http://192.0.2.1:0/a\", ipxe = \"http://a b/c\", efi-x86 = \"\", \
+             efi-arm = \"gopher://a/b\", efi-arm64 = \"http://[2001:db8::1/a\", other = 7 }",
+        ),
+        both(&format!("files.ipxe = \"http://192.0.2.1/{}\"", "x".repeat(240))),
+        // What there is no way to.
+        both(
+            "files = { bios = \"pxelinux.0\", http-efi-x86_64 = \"shim.efi\", http-bios = \"tftp://192.0.2.1/a\" }",
+        ),
+        both("files.ipxe = [\"http://192.0.2.1/a\", \"http://boot.example/a\"]"),
+        both(&format!("parameters = [{}]", "\"auto=true\", ".repeat(60))),
+        both("file = { bios = \"a\" }"),
+        // Where nothing is told.
+        "[networks.lan.boot]\nfiles.ipxe = \"http://192.0.2.1/a\"\n".to_owned(),
+        guest("network = \"lan\"\nboot = { server = \"2001:db8::1\", files = { bios = \"a\" } }\n"),
+    ];
+    assert_told!(told(&cases.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn what_boots_is_told_each_family_as_it_can_load_it() {
+    use viaduct_types::BootClient::{Bios, HttpEfiX86_64, Ipxe, Other};
+    let text = format!(
+        "{BASE}dhcp = true\n[networks.wire.boot]\nserver = [\"192.0.2.1\", \"2001:db8::1\"]\nparameters = [\"auto\"]\n\
+         [networks.wire.boot.files]\nbios = \"/pxelinux.0\"\nother = \"tftp://192.0.2.9/else\"\n\
+         ipxe = [\"http://192.0.2.1/a\", \"http://[2001:db8::1]/a\"]\nhttp-efi-x86_64 = \"https://boot.example:8443/shim\"\n\
+         [[guests.web.nics]]\nnetwork = \"wire\"\nboot = {{}}\n"
+    );
+    let config = load_text(&text).unwrap().config;
+    let boot = config.networks["wire"].boot.as_ref().unwrap();
+    let named = "https://boot.example:8443/shim";
+    let of = |files: &[(viaduct_types::BootClient, &str)]| {
+        files
+            .iter()
+            .map(|(client, file)| (*client, (*file).to_owned()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(
+        boot.files4(),
+        of(&[
+            (Ipxe, "http://192.0.2.1/a"),
+            (Bios, "/pxelinux.0"),
+            (HttpEfiX86_64, named),
+            (Other, "tftp://192.0.2.9/else")
+        ])
+    );
+    assert_eq!(
+        boot.files6(),
+        of(&[
+            (Ipxe, "http://[2001:db8::1]/a"),
+            (Bios, "tftp://[2001:db8::1]/pxelinux.0"),
+            (HttpEfiX86_64, named)
+        ])
+    );
+    // What the NIC says is instead of all that, and it says nothing.
+    assert_eq!(config.guests["web"].nics[0].boot, Some(viaduct_model::Boot::default()));
+}
+
+#[test]
 fn what_is_delegated_is_a_part_of_the_pool() {
     let told = |prefix: &str, length: &str| {
         told(&[&format!(

@@ -21,10 +21,10 @@ mod unmade;
 
 pub use closed::{closed, has_filter};
 pub use desired::{
-    Answers, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink, DesiredNamespace,
-    DesiredSysctl, HostName, INNER, LinkHead, LinkPrefix, LinkRouter, MOVED, Neighbours, Notice, Router,
-    Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity, Told, When, Zone, ZoneChange,
-    ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports, vnis,
+    Answers, Boot, Boot6, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink,
+    DesiredNamespace, DesiredSysctl, HostName, INNER, LinkHead, LinkPrefix, LinkRouter, MOVED, Neighbours,
+    Notice, Router, Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity, Told, When,
+    Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports, vnis,
 };
 pub use diff::plan;
 pub use flows::{Flows, ends, lets_through};

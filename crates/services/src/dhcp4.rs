@@ -146,7 +146,7 @@ impl Server {
             },
             Kind::Inform => {
                 self.counts.acks += 1;
-                self.reply(asked, answer::rest(&asked.client), Some(request.ciaddr));
+                self.reply(asked, answer::rest(&asked.client, request), Some(request.ciaddr));
             }
             Kind::Decline => {
                 self.counts.returned += 1;
@@ -168,14 +168,14 @@ impl Server {
     fn offer(&mut self, waiting: &probe::Waiting) {
         self.counts.offers += 1;
         let asked = waiting.asked();
-        self.reply(&asked, answer::whole(Kind::Offer, &asked.client), None);
+        self.reply(&asked, answer::whole(Kind::Offer, &asked.client, &asked.request), None);
     }
 
     fn acknowledge(&mut self, asked: &Asked<'_>) {
         self.counts.acks += 1;
         let (nic, address) = (asked.client.nic.clone(), asked.client.address.addr().into());
         self.tell(Event::Configured { nic, address });
-        self.reply(asked, answer::whole(Kind::Ack, &asked.client), None);
+        self.reply(asked, answer::whole(Kind::Ack, &asked.client, &asked.request), None);
     }
 
     fn refuse(&mut self, asked: &Asked<'_>) {

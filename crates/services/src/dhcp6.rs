@@ -260,11 +260,21 @@ impl Answering<'_> {
             search: Vec::new(),
             refresh: None,
             boot_file: None,
+            boot_parameters: Vec::new(),
         }
     }
 
     fn rest(&self, kind: Kind) -> Reply {
-        Reply { dns: self.link.dns.clone(), search: self.link.search.clone(), ..self.empty(kind) }
+        let boot = self.client.boot.as_ref();
+        let chosen =
+            boot.and_then(|boot| Some((self.request.booting.choose(&boot.files)?, &boot.parameters)));
+        Reply {
+            dns: self.link.dns.clone(),
+            search: self.link.search.clone(),
+            boot_file: chosen.map(|(file, _)| file.to_owned()),
+            boot_parameters: chosen.map(|(_, parameters)| parameters.clone()).unwrap_or_default(),
+            ..self.empty(kind)
+        }
     }
 
     /// What is the client's goes into its first association of each kind; of what it has besides, it hears that it is

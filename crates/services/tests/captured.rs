@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::Ipv6Addr, path::Path, time::Duration};
 
-use viaduct_plan::{Client, Client6, LinkHead, LinkRouter, ServedLink, ServedNic, ZoneHead};
+use viaduct_plan::{Boot, Boot6, Client, Client6, LinkHead, LinkRouter, ServedLink, ServedNic, ZoneHead};
 use viaduct_services::{
     dhcp4::{Counts, Server},
     dns, ra,
@@ -84,6 +84,7 @@ fn the_first_words_of_each_client_are_understood_and_answered() {
             dns: Vec::new(),
             domain: None,
             mtu: 1500,
+            boot: None,
         };
         let link = link(ServedNic { client: Some(served), ..ServedNic::default() });
         server.serve(&device, &link, link.nics.keys());
@@ -111,6 +112,47 @@ fn link(served: ServedNic) -> ServedLink {
     }
 }
 
+/// What is in QEMU's network cards, in both families: it hears what to boot, as firmware and as iPXE.
+#[test]
+fn what_ipxe_asks_for_is_answered_with_what_it_boots() {
+    let device: viaduct_types::IfName = "vd1.0".parse().unwrap();
+    let own = MacAddr([0xfe, 0, 0, 0, 0x64, 0]);
+    for (name, file) in [("bios", "undionly.kpxe"), ("ipxe", "http://boot.example/install")] {
+        let files: BTreeMap<_, _> = [(name.parse().unwrap(), file.to_owned())].into();
+        let boot = Boot { server: Some("192.0.2.1".parse().unwrap()), files: files.clone() };
+        let served = Client {
+            nic: "shop".parse().unwrap(),
+            mac: MAC,
+            address: "198.51.100.112/32".parse().unwrap(),
+            lent: false,
+            shared: false,
+            server: "169.254.1.1".parse().unwrap(),
+            router: None,
+            dns: Vec::new(),
+            domain: None,
+            mtu: 1500,
+            boot: Some(boot),
+        };
+        let mut link = link6();
+        let nic = link.nics.values_mut().next().unwrap();
+        nic.client = Some(served);
+        nic.client6.as_mut().unwrap().boot = Some(Boot6 { files, parameters: Vec::new() });
+        let mut server = Server::default();
+        server.serve(&device, &link, link.nics.keys());
+        server.receive(Duration::ZERO, &device, own, &captured("dhcp4")["ipxe"]);
+        let answer = server.transmit().unwrap();
+        let (_, answer) = udp4::parse(&answer.bytes).unwrap();
+        assert_eq!((&answer[20..24], &answer[108..108 + file.len()]), (&[192, 0, 2, 1][..], file.as_bytes()));
+        let mut server = viaduct_services::dhcp6::Server::default();
+        server.serve(&device, &link, link.nics.keys());
+        server.receive(&device, own, &captured("ip6")["ipxe-solicit"]);
+        let answer = server.transmit().unwrap();
+        let url =
+            [&59u16.to_be_bytes()[..], &[0, u8::try_from(file.len()).unwrap()], file.as_bytes()].concat();
+        assert!(answer.bytes.windows(url.len()).any(|part| part == url), "{name}");
+    }
+}
+
 const ADDRESS: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
 
 fn link6() -> ServedLink {
@@ -120,6 +162,7 @@ fn link6() -> ServedLink {
         addresses: vec![ADDRESS],
         delegated: Some("2001:db8:1::/64".parse().unwrap()),
         lent: false,
+        boot: None,
     };
     link(ServedNic { client6: Some(client6), ..ServedNic::default() })
 }

@@ -2,6 +2,7 @@
 //! display. Pure: no I/O, no clock.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod device;
 mod host_key;
 mod mac;
@@ -13,6 +14,7 @@ mod vlan;
 mod vnet_id;
 mod vni;
 
+pub use boot::{BootClient, ParseBootClientError};
 pub use device::{IpvlanMode, MacvlanMode, Priorities, VlanProtocol};
 pub use host_key::{HostKey, ParseHostKeyError, from_base64, to_base64};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

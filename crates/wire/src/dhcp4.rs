@@ -1,8 +1,10 @@
 //! DHCP messages (RFC 2131) and their options (RFC 2132).
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range};
 
 use viaduct_types::{Ipv4Net, MacAddr};
+
+use crate::boot::Booting;
 
 /// Where servers listen.
 pub const SERVER: u16 = 67;
@@ -33,16 +35,28 @@ pub mod option {
     pub const TYPE: u8 = 53;
     /// The server's own address.
     pub const SERVER: u8 = 54;
+    /// Which options a client wants.
+    pub const WANTED: u8 = 55;
     /// How long a message the client takes, in bytes with the IP header.
     pub const LARGEST: u8 = 57;
     /// When to renew, in seconds.
     pub const RENEW: u8 = 58;
     /// When to ask any server, in seconds.
     pub const REBIND: u8 = 59;
+    /// What the client's vendor calls it.
+    pub const VENDOR_CLASS: u8 = 60;
     /// What the client calls itself.
     pub const CLIENT_ID: u8 = 61;
+    /// Who has the file to boot, as text.
+    pub const BOOT_SERVER: u8 = 66;
+    /// The file to boot, or its URL.
+    pub const BOOT_FILE: u8 = 67;
+    /// What the client's user calls it (RFC 3004).
+    pub const USER_CLASS: u8 = 77;
     /// What a relay agent adds (RFC 3046).
     pub const RELAY: u8 = 82;
+    /// What the client's firmware is (RFC 4578).
+    pub const ARCHITECTURE: u8 = 93;
     /// Domains to search names in (RFC 3397).
     pub const SEARCH: u8 = 119;
     /// Classless static routes (RFC 3442).
@@ -54,6 +68,8 @@ const END: u8 = 255;
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// What comes before the cookie.
 const HEADER: usize = 236;
+/// Where in it the file to boot stands, with a zero behind it.
+pub const FILE: Range<usize> = 108..236;
 /// BOOTP's own size, which old clients insist on.
 const SMALLEST: usize = 300;
 /// What every client takes, in bytes with the IP header (RFC 2131, section 2).
@@ -139,7 +155,7 @@ impl Request {
         read_options(field, &mut options)?;
         let overload = options.get(&option::OVERLOAD).and_then(|value| value.first()).copied().unwrap_or(0);
         if overload & 1 != 0 {
-            read_options(&header[108..236], &mut options)?;
+            read_options(&header[FILE], &mut options)?;
         }
         if overload & 2 != 0 {
             read_options(&header[44..108], &mut options)?;
@@ -159,6 +175,35 @@ impl Request {
     /// An option that is an address.
     pub fn address(&self, number: u8) -> Option<Ipv4Addr> {
         self.options.get(&number)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
+    }
+
+    /// Whether it wants to know an option.
+    pub fn wants(&self, number: u8) -> bool {
+        self.options.get(&option::WANTED).is_some_and(|wanted| wanted.contains(&number))
+    }
+
+    /// What it says of how it boots.
+    pub fn booting(&self) -> Booting {
+        let mut booting = Booting::default();
+        booting.asks = self.wants(option::BOOT_FILE) || self.wants(option::BOOT_SERVER);
+        if let Some(architectures) = self.options.get(&option::ARCHITECTURE) {
+            booting.architectures(architectures);
+        }
+        if let Some(class) = self.options.get(&option::VENDOR_CLASS) {
+            booting.vendor(class);
+        }
+        if let Some(user) = self.options.get(&option::USER_CLASS) {
+            // As it is, which iPXE says, or in parts, each after its length.
+            booting.user(user);
+            let mut rest = user.as_slice();
+            while let Some((class, more)) =
+                rest.split_first().and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)))
+            {
+                booting.user(class);
+                rest = more;
+            }
+        }
+        booting
     }
 
     /// How many bytes an answer may have, from DHCP's first one on.
@@ -194,6 +239,10 @@ pub struct Reply {
     pub kind: Kind,
     /// The client's address as it will be; 0.0.0.0 in a refusal.
     pub yiaddr: Ipv4Addr,
+    /// Who has the file to boot; 0.0.0.0 without one.
+    pub siaddr: Ipv4Addr,
+    /// The file to boot, or its URL: in the message's own field for it, when it is not too long for that.
+    pub file: Option<String>,
     /// The other options, most important first: what does not fit is left out.
     pub options: Vec<(u8, Vec<u8>)>,
 }
@@ -212,8 +261,12 @@ impl Reply {
             bytes[12..16].copy_from_slice(&request.ciaddr.octets());
         }
         bytes[16..20].copy_from_slice(&self.yiaddr.octets());
+        bytes[20..24].copy_from_slice(&self.siaddr.octets());
         bytes[24..28].copy_from_slice(&request.giaddr.octets());
         bytes[28..34].copy_from_slice(&request.chaddr.0);
+        if let Some(file) = self.file.as_ref().filter(|file| file.len() < FILE.len()) {
+            bytes[FILE.start..FILE.start + file.len()].copy_from_slice(file.as_bytes());
+        }
         bytes.extend(COOKIE);
         bytes.extend([option::TYPE, 1, self.kind.number()]);
         // A client may not know its answer without this one (RFC 6842).

@@ -4,7 +4,10 @@ use std::net::Ipv6Addr;
 
 use viaduct_types::{Ipv6Net, MacAddr};
 
-use crate::dns_names;
+use crate::{
+    boot::{Booting, HTTP_CLIENT},
+    dns_names,
+};
 
 /// Where servers listen.
 pub const SERVER: u16 = 547;
@@ -17,6 +20,8 @@ pub const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 const ASSOCIATIONS: usize = 4;
 /// So many addresses, or prefixes, of an association.
 const MEMBERS: usize = 16;
+/// Whose number UEFI has its vendor class under (UEFI specification, section 24.7).
+const INTEL: [u8; 4] = 343u32.to_be_bytes();
 /// The longest identifier (RFC 8415, section 11.1).
 const LONGEST_DUID: usize = 130;
 
@@ -38,6 +43,10 @@ pub mod option {
     pub const STATUS: u16 = 13;
     /// Two messages instead of four.
     pub const RAPID_COMMIT: u16 = 14;
+    /// What a client's user calls it.
+    pub const USER_CLASS: u16 = 15;
+    /// What a client's vendor calls it.
+    pub const VENDOR_CLASS: u16 = 16;
     /// Name servers (RFC 3646).
     pub const DNS: u16 = 23;
     /// Domains to search names in.
@@ -50,6 +59,8 @@ pub mod option {
     pub const REFRESH: u16 = 32;
     /// Where to load what to boot from (RFC 5970).
     pub const BOOT_FILE: u16 = 59;
+    /// What is told to what is booted (RFC 5970).
+    pub const BOOT_PARAMETERS: u16 = 60;
     /// What the client's firmware is (RFC 5970).
     pub const ARCHITECTURE: u16 = 61;
 }
@@ -137,8 +148,8 @@ pub struct Request {
     pub wanted: Vec<u16>,
     /// Whether it takes two messages instead of four.
     pub rapid: bool,
-    /// What its firmware is.
-    pub architecture: Option<u16>,
+    /// What it says of how it boots.
+    pub booting: Booting,
 }
 
 impl Request {
@@ -154,7 +165,7 @@ impl Request {
             prefixes: Vec::new(),
             wanted: Vec::new(),
             rapid: false,
-            architecture: None,
+            booting: Booting::default(),
         };
         each(options, |number, value| {
             match number {
@@ -177,10 +188,15 @@ impl Request {
                 option::WANTED => {
                     let (pairs, _) = value.as_chunks::<2>();
                     request.wanted = pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+                    request.booting.asks |= request.wanted.contains(&option::BOOT_FILE);
                 }
                 option::RAPID_COMMIT => request.rapid = true,
-                option::ARCHITECTURE => {
-                    request.architecture = value.first_chunk::<2>().map(|pair| u16::from_be_bytes(*pair));
+                option::ARCHITECTURE => request.booting.architectures(value),
+                option::USER_CLASS => each_class(value, |class| request.booting.user(class)),
+                option::VENDOR_CLASS => {
+                    // Behind the vendor's number.
+                    let classes = value.split_first_chunk::<4>().map_or(&[][..], |(_, classes)| classes);
+                    each_class(classes, |class| request.booting.vendor(class));
                 }
                 _ => {}
             }
@@ -199,6 +215,17 @@ fn each<'a>(mut bytes: &'a [u8], mut look: impl FnMut(u16, &'a [u8]) -> Option<(
         bytes = rest;
     }
     Some(())
+}
+
+/// Looks at each part of a class, as far as their lengths can be right.
+fn each_class(mut bytes: &[u8], mut look: impl FnMut(&[u8])) {
+    while let Some((class, rest)) = bytes
+        .split_first_chunk::<2>()
+        .and_then(|(length, rest)| rest.split_at_checked(usize::from(u16::from_be_bytes(*length))))
+    {
+        look(class);
+        bytes = rest;
+    }
 }
 
 fn duid(value: &[u8]) -> Option<Vec<u8>> {
@@ -299,6 +326,8 @@ pub struct Reply {
     pub refresh: Option<u32>,
     /// Where to load what to boot from.
     pub boot_file: Option<String>,
+    /// What is told to what is booted.
+    pub boot_parameters: Vec<String>,
 }
 
 impl Reply {
@@ -347,6 +376,14 @@ impl Reply {
         }
         if let Some(url) = &self.boot_file {
             bytes.extend(written(option::BOOT_FILE, url.as_bytes()));
+            let parameters: Vec<u8> =
+                self.boot_parameters.iter().flat_map(|word| class(word.as_bytes())).collect();
+            if !parameters.is_empty() {
+                bytes.extend(written(option::BOOT_PARAMETERS, &parameters));
+            }
+            if request.booting.is_http {
+                bytes.extend(written(option::VENDOR_CLASS, &[&INTEL[..], &class(HTTP_CLIENT)].concat()));
+            }
         }
         bytes
     }
@@ -365,6 +402,12 @@ fn association_body<T>(given: &Given<T>, member: impl Fn(&T, Lifetime) -> Vec<u8
         body.extend(status.option());
     }
     body
+}
+
+/// A part of a list, after its length.
+fn class(value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes()[..], &value[..usize::from(length)]].concat()
 }
 
 fn written(number: u16, value: &[u8]) -> Vec<u8> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod boot;
 mod checksum;
 pub mod dhcp4;
 pub mod dhcp6;

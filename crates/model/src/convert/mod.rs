@@ -1,6 +1,7 @@
 //! From what was read, key by key, to a [`Config`]: defaults, derived names, and whether it all fits together.
 
 mod allow;
+mod boot;
 mod guest;
 mod namespace;
 mod network;

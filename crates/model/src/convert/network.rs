@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use viaduct_types::{IfName, IpNet, NetworkName, VlanProtocol, VlanSet, VnetName};
 
-use super::{Context, Use, UseKind, copied, mtu, one_per_family, stack};
+use super::{Context, Use, UseKind, boot, copied, mtu, one_per_family, stack};
 use crate::{
     Delegate, Family, Mode, Network, Policy, Subnet, UplinkVlan,
     claims::{DeviceUse, Holder, Segment},
@@ -79,6 +79,10 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
     let policy = |word: Option<&Policy>, open: bool| {
         word.copied().unwrap_or(if open { Policy::Allow } else { Policy::Deny })
     };
+    let boot = raw.boot.key.zip(raw.boot.get()).map(|(key, boot)| {
+        let place = boot::Place { key, dhcp: raw.dhcp.is_set(), ground: &ground, mode: &mode };
+        boot::boot(boot, &place, cx.report)
+    });
     ground.network = Some(Network {
         mode,
         uplink: uplink.cloned(),
@@ -94,6 +98,7 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         dns_servers: copied(&raw.dns_servers),
         domain: raw.domain.get().map(|domain| domain.0.clone()),
         delegate: delegate(word, raw, &ground, cx),
+        boot,
         namespace: raw.namespace.get().cloned(),
         origin: cx.report.origin(span),
     });

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use viaduct_types::{GuestName, IpNet, MacAddr, NetworkName, VlanSet};
 
-use super::{Context, mtu, network::Ground, one_per_family};
+use super::{Context, boot, mtu, network::Ground, one_per_family};
 use crate::{
     Family, GuestId, Mode, Nic, Spoofing,
     claims::{DeviceUse, Holder, MacOrigin, Segment},
@@ -88,6 +88,10 @@ pub(crate) fn nic(
     for at in raw.gateway.each() {
         gateway(at, mode, ground, &addresses, cx.report);
     }
+    let boot = raw.boot.key.zip(raw.boot.get()).map(|(key, boot)| {
+        let dhcp = ground.network.as_ref().is_some_and(|network| network.dhcp);
+        boot::boot(boot, &boot::Place { key, dhcp, ground, mode }, cx.report)
+    });
     let with_ipv6 = addresses.iter().any(|net| Family::of(net.addr()) == Family::V6);
     Some(Nic {
         network: network.value.clone(),
@@ -104,6 +108,7 @@ pub(crate) fn nic(
         spoofing: raw.spoofing.get().copied().unwrap_or(Spoofing::None),
         uplink_mac: raw.uplink_mac.is_set(),
         mtu: mtu(&raw.mtu, with_ipv6, cx.report),
+        boot,
         vlan,
         trunk,
         origin: cx.report.origin(span),

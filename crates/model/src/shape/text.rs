@@ -113,8 +113,10 @@ macro_rules! port {
 #[rustfmt::skip]
 macro_rules! ports { () => { concat!(port!(), "(?:-", port!(), ")?") }; }
 
+mod boot;
 mod inner;
 
+pub(crate) use boot::{BootFile, BootParameter};
 pub(crate) use inner::{PriorityPair, RuleSpec, StaticRoute, SysctlName};
 
 macro_rules! names {

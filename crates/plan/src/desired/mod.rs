@@ -36,8 +36,8 @@ pub use named::{Answers, HostName, ZoneHead};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
 pub use served::{
-    Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedChange, ServedLink,
-    ServedLinkChange, ServedNic, Told, Zone, ZoneChange,
+    Boot, Boot6, Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedChange,
+    ServedLink, ServedLinkChange, ServedNic, Told, Zone, ZoneChange,
 };
 pub use vnets::{Claims, vnet_claims, vnet_ports, vnis};
 

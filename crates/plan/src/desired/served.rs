@@ -20,8 +20,8 @@ use super::{
 use crate::state::Address;
 pub use change::{ServedChange, ServedLinkChange, Told, ZoneChange};
 pub use values::{
-    Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedLink, ServedNic,
-    Zone,
+    Boot, Boot6, Client, Client6, LinkHead, LinkPrefix, LinkRouter, Neighbours, Router, Served, ServedLink,
+    ServedNic, Zone,
 };
 
 pub(super) fn served(context: &Context<'_>) -> Served {
@@ -128,8 +128,15 @@ fn client6(port: &Port<'_>) -> Option<Client6> {
     let nic = port.nic;
     let addresses: Vec<Ipv6Addr> = nic.addresses.iter().map(IpNet::addr).filter_map(ipv6).collect();
     let delegated = nic.delegated;
-    let client = Client6 { nic: port.id.clone(), mac: nic.mac, addresses, delegated, lent: nic.lent };
+    let boot = boot(port).map(|boot| Boot6 { files: boot.files6(), parameters: boot.parameters.clone() });
+    let boot = boot.filter(|boot| !boot.files.is_empty());
+    let client = Client6 { nic: port.id.clone(), mac: nic.mac, addresses, delegated, lent: nic.lent, boot };
     (!client.addresses.is_empty() || delegated.is_some()).then_some(client)
+}
+
+/// What a NIC loads that boots by the network.
+fn boot<'a>(port: &Port<'a>) -> Option<&'a viaduct_model::Boot> {
+    port.nic.boot.as_ref().or(port.network.boot.as_ref())
 }
 
 /// What a router has to say on a link.
@@ -198,6 +205,9 @@ fn client(context: &Context<'_>, port: &Port<'_>) -> Option<Client> {
         dns: name_servers(network, false).filter_map(ipv4).collect(),
         domain: named::domain(&nic.network, network),
         mtu: u16::try_from(nic.mtu.unwrap_or_else(|| context.mtu(network))).unwrap_or(u16::MAX),
+        boot: boot(port)
+            .map(|boot| Boot { server: boot.server(), files: boot.files4() })
+            .filter(|boot| !boot.files.is_empty()),
     })
 }
 

@@ -378,6 +378,7 @@ fn same_nic(one: &Nic, other: &Nic) -> bool {
         spoofing,
         uplink_mac,
         mtu,
+        boot,
         vlan,
         trunk,
         origin: _,
@@ -392,6 +393,7 @@ fn same_nic(one: &Nic, other: &Nic) -> bool {
         && *spoofing == other.spoofing
         && *uplink_mac == other.uplink_mac
         && *mtu == other.mtu
+        && *boot == other.boot
         && *vlan == other.vlan
         && *trunk == other.trunk
         && *lent == other.lent

@@ -26,6 +26,7 @@ fn client() -> Client {
         dns: vec![Ipv4Addr::new(203, 0, 113, 53)],
         domain: Some("lan.example".to_owned()),
         mtu: 1500,
+        boot: None,
     }
 }
 
@@ -111,6 +112,8 @@ struct Answer {
     way: Way,
     kind: u8,
     yiaddr: Ipv4Addr,
+    siaddr: [u8; 4],
+    file: Vec<u8>,
     options: BTreeMap<u8, Vec<u8>>,
 }
 
@@ -133,7 +136,9 @@ fn answer(server: &mut Server) -> Option<Answer> {
         rest = more;
     }
     let yiaddr = Ipv4Addr::new(payload[16], payload[17], payload[18], payload[19]);
-    Some(Answer { way, kind: options[&option::TYPE][0], yiaddr, options })
+    let siaddr = payload[20..24].try_into().unwrap();
+    let file = payload[dhcp4::FILE].split(|byte| *byte == 0).next().unwrap().to_vec();
+    Some(Answer { way, kind: options[&option::TYPE][0], yiaddr, siaddr, file, options })
 }
 
 fn ask(server: &mut Server, says: &Says) -> Option<Answer> {
@@ -184,6 +189,92 @@ fn a_network_without_a_way_out_tells_none() {
     for number in [option::ROUTES, option::ROUTER, option::DNS, option::DOMAIN, option::SEARCH] {
         assert!(!offer.options.contains_key(&number), "{number}");
     }
+}
+
+/// Its message with an architecture, what vendor and user call it, and a wish for the options 66 and 67.
+fn boots(architecture: u8, vendor: &[u8], user: &[u8]) -> Says {
+    let says = says(1).option(option::WANTED, [1, 3, 66, 67]).option(option::ARCHITECTURE, [0, architecture]);
+    let says = says.option(option::VENDOR_CLASS, vendor);
+    if user.is_empty() { says } else { says.option(option::USER_CLASS, user) }
+}
+
+fn booted() -> Client {
+    let files = [
+        ("bios", "undionly.kpxe"),
+        ("efi-x86_64", "efi64/ipxe.efi"),
+        ("http-efi-x86_64", "http://192.0.2.1/shimx64.efi"),
+        ("ipxe", "http://192.0.2.1/boot.ipxe"),
+    ];
+    let files = files.map(|(client, file)| (client.parse().unwrap(), file.to_owned())).into();
+    let server = Some(Ipv4Addr::new(192, 0, 2, 1));
+    Client { boot: Some(viaduct_plan::Boot { server, files }), ..client() }
+}
+
+#[test]
+fn a_machine_that_boots_is_told_what_is_for_its_firmware() {
+    let server_address = [192, 0, 2, 1];
+    let cases: [(u8, &[u8], &[u8], &str); 4] = [
+        (0, b"PXEClient:Arch:00000:UNDI:002001", b"", "undionly.kpxe"),
+        (7, b"PXEClient:Arch:00007:UNDI:003016", b"", "efi64/ipxe.efi"),
+        (16, b"HTTPClient:Arch:00016:UNDI:003001", b"", "http://192.0.2.1/shimx64.efi"),
+        (0, b"PXEClient:Arch:00000:UNDI:002001", b"iPXE", "http://192.0.2.1/boot.ipxe"),
+    ];
+    for (architecture, vendor, user, file) in cases {
+        let mut server = server(booted());
+        let discover = boots(architecture, vendor, user);
+        let request = Says { kind: 3, ..discover.clone() }
+            .option(option::SERVER, GATEWAY.octets())
+            .option(50, [198, 51, 100, 112]);
+        let inform = Says { kind: 8, ciaddr: Ipv4Addr::new(198, 51, 100, 112), ..discover.clone() };
+        for says in [discover, request, inform] {
+            let answer = ask(&mut server, &says).unwrap();
+            assert_eq!((answer.siaddr, &answer.file[..]), (server_address, file.as_bytes()), "{file}");
+            assert_eq!(answer.options[&option::BOOT_FILE], file.as_bytes());
+            assert_eq!(answer.options[&option::BOOT_SERVER], b"192.0.2.1");
+            // UEFI takes what it boots by HTTP only of who says the same word.
+            let told = answer.options.get(&option::VENDOR_CLASS).map(Vec::as_slice);
+            assert_eq!(told, vendor.starts_with(b"HTTP").then_some(&b"HTTPClient"[..]));
+        }
+    }
+}
+
+#[test]
+fn who_boots_otherwise_hears_nothing_of_it() {
+    let nothing = ([0; 4], Vec::new());
+    let quiet = |says: Says, client: Client| {
+        let answer = ask(&mut server(client), &says).unwrap();
+        let has_any = [option::BOOT_FILE, option::BOOT_SERVER, option::VENDOR_CLASS];
+        assert!(!has_any.iter().any(|number| answer.options.contains_key(number)));
+        assert_eq!((answer.siaddr, answer.file), nothing);
+    };
+    // A system that is there already; an architecture that there is nothing for; by HTTP, where there is only a name.
+    quiet(says(1).option(option::VENDOR_CLASS, *b"MSFT 5.0"), booted());
+    quiet(boots(11, b"PXEClient:Arch:00011:UNDI:003000", b""), booted());
+    quiet(boots(0, b"HTTPClient:Arch:00000", b""), booted());
+    quiet(boots(0, b"PXEClient:Arch:00000:UNDI:002001", b""), client());
+}
+
+#[test]
+fn ipxe_on_a_link_of_its_own_is_told_a_mask_with_which_it_broadcasts_nothing() {
+    let mask = |client: Client, user: &[u8]| {
+        let offer = ask(&mut server(client), &boots(0, b"PXEClient", user)).unwrap();
+        offer.options[&option::MASK].clone()
+    };
+    assert_eq!(mask(booted(), b"iPXE"), [255, 255, 255, 0]);
+    assert_eq!(mask(client(), b"iPXE"), [255, 255, 255, 0]);
+    assert_eq!(mask(booted(), b""), [255; 4]);
+    let subnet = Client { address: "10.0.0.7/28".parse().unwrap(), lent: false, ..borrower() };
+    assert_eq!(mask(subnet, b"iPXE"), [255, 255, 255, 240]);
+}
+
+#[test]
+fn a_long_url_stands_in_an_option_whether_it_is_wanted_or_not() {
+    let url = format!("http://192.0.2.1/{}", "x".repeat(200));
+    let files = [("ipxe".parse().unwrap(), url.clone())].into();
+    let mut server = server(Client { boot: Some(viaduct_plan::Boot { server: None, files }), ..client() });
+    let answer = ask(&mut server, &says(1).option(option::USER_CLASS, *b"iPXE")).unwrap();
+    assert_eq!((answer.siaddr, answer.file.len()), ([0; 4], 0));
+    assert_eq!(answer.options[&option::BOOT_FILE], url.as_bytes());
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn link() -> ServedLink {
         addresses: vec![address()],
         delegated: Some(prefix()),
         lent: false,
+        boot: None,
     };
     ServedLink {
         head: LinkHead {
@@ -235,6 +236,59 @@ fn each_state_of_a_client_is_answered() {
 fn who_only_wants_the_rest_gets_no_address() {
     let reply = ask(&mut server(&link()), 11, &[]).unwrap();
     assert!(reply.addresses.is_empty() && reply.options.contains_key(&23) && reply.options.contains_key(&32));
+}
+
+#[test]
+fn a_machine_that_boots_is_told_the_url_that_is_for_its_firmware() {
+    let mut link = link();
+    let files = [
+        ("efi-x86_64", "tftp://[2001:db8::1]/ipxe.efi"),
+        ("http-efi-x86_64", "http://[2001:db8::1]/shimx64.efi"),
+        ("ipxe", "http://[2001:db8::1]/boot.ipxe"),
+    ];
+    let files = files.map(|(client, file)| (client.parse().unwrap(), file.to_owned()));
+    client(&mut link).boot =
+        Some(viaduct_plan::Boot6 { files: files.clone().into(), parameters: vec!["auto".to_owned()] });
+    let mut server = server(&link);
+    let vendor = |class: &str| {
+        option(
+            16,
+            &[&343u32.to_be_bytes()[..], &[0, u8::try_from(class.len()).unwrap()], class.as_bytes()].concat(),
+        )
+    };
+    let wants = || option(6, &[0, 59, 0, 60]);
+    let http = vendor("HTTPClient");
+    let cases = [
+        (vec![option(61, &[0, 7]), vendor("PXEClient:Arch:00007:UNDI:003016")], &files[0].1, None),
+        (
+            vec![option(61, &[0, 16]), vendor("HTTPClient:Arch:00016:UNDI:003001")],
+            &files[1].1,
+            Some(&http[4..]),
+        ),
+        (vec![option(61, &[0, 7]), option(15, b"\x00\x04iPXE")], &files[2].1, None),
+    ];
+    for (firmware, url, class) in cases {
+        for (kind, addressed) in [(1, false), (3, true), (11, false)] {
+            let mut options = vec![me(), wants()];
+            options.extend(firmware.clone());
+            if kind != 11 {
+                options.push(addresses(1, &[]));
+            }
+            if addressed {
+                options.push(you());
+            }
+            let answer = ask(&mut server, kind, &options).unwrap();
+            assert_eq!(answer.options[&59], url.as_bytes(), "{kind}");
+            assert_eq!(answer.options[&60], b"\x00\x04auto");
+            assert_eq!(answer.options.get(&16).map(Vec::as_slice), class, "{url}");
+        }
+    }
+    // A system that is there already; an architecture that there is nothing for.
+    let quiet = [vec![me(), addresses(1, &[])], vec![me(), wants(), option(61, &[0, 11]), addresses(1, &[])]];
+    for options in quiet {
+        let answer = ask(&mut server, 1, &options).unwrap();
+        assert!(![59, 60, 16].iter().any(|number| answer.options.contains_key(number)), "{answer:?}");
+    }
 }
 
 #[test]

@@ -23,6 +23,11 @@ fn request(kind: MessageType) -> Request {
     Request::parse(&message(kind).to_vec().unwrap()).unwrap()
 }
 
+fn reply(kind: Kind, options: Vec<(u8, Vec<u8>)>) -> Reply {
+    let none = Ipv4Addr::UNSPECIFIED;
+    Reply { kind, yiaddr: none, siaddr: none, file: None, options }
+}
+
 #[test]
 fn another_encoders_messages_are_read() {
     for (theirs, ours) in [
@@ -49,6 +54,8 @@ fn another_decoder_reads_our_answers() {
     let reply = Reply {
         kind: Kind::Ack,
         yiaddr: address,
+        siaddr: Ipv4Addr::UNSPECIFIED,
+        file: None,
         options: vec![
             (option::SERVER, gateway.octets().to_vec()),
             (option::LEASE, 3600u32.to_be_bytes().to_vec()),
@@ -88,15 +95,67 @@ fn another_decoder_reads_our_answers() {
 }
 
 #[test]
+fn another_decoder_finds_what_to_boot() {
+    let mut message = message(MessageType::Discover);
+    let wanted = vec![OptionCode::TFTPServerName, OptionCode::BootfileName];
+    message.opts_mut().insert(DhcpOption::ParameterRequestList(wanted));
+    message.opts_mut().insert(DhcpOption::ClassIdentifier(b"PXEClient:Arch:00007:UNDI:003016".to_vec()));
+    let request = Request::parse(&message.to_vec().unwrap()).unwrap();
+    assert!(request.booting().asks && request.wants(option::BOOT_FILE) && !request.wants(option::MTU));
+    let server = Ipv4Addr::new(192, 0, 2, 1);
+    let told = |file: &str| {
+        let options = vec![(option::BOOT_FILE, file.as_bytes().to_vec())];
+        let reply = Reply { siaddr: server, file: Some(file.to_owned()), ..reply(Kind::Offer, options) };
+        Message::decode(&mut Decoder::new(&reply.encode(&request))).unwrap()
+    };
+    let read = told("ipxe.efi");
+    assert_eq!((read.siaddr(), read.fname()), (server, Some(&b"ipxe.efi\0"[..])));
+    assert_eq!(
+        read.opts().get(OptionCode::BootfileName),
+        Some(&DhcpOption::BootfileName(b"ipxe.efi".to_vec()))
+    );
+    // Its own field has room for 127 bytes, and a zero behind them.
+    assert_eq!(told(&"x".repeat(127)).fname().map(<[u8]>::len), Some(128));
+    let long = told(&"x".repeat(128));
+    assert_eq!(long.fname(), None);
+    assert!(
+        matches!(long.opts().get(OptionCode::BootfileName), Some(DhcpOption::BootfileName(f)) if f.len() == 128)
+    );
+}
+
+/// In parts, as RFC 3004 has it, and without lengths, as iPXE does.
+#[test]
+fn a_users_class_is_read_in_either_form() {
+    for (value, is_ipxe) in [
+        (&b"iPXE"[..], true),
+        (b"\x04iPXE", true),
+        (b"\x03abc\x04iPXE", true),
+        (b"\x04iPX", false),
+        (b"\xffiPXE", false),
+        (b"", false),
+    ] {
+        let mut message = message(MessageType::Discover);
+        message.opts_mut().insert(DhcpOption::ClassIdentifier(b"PXEClient".to_vec()));
+        let mut bytes = message.to_vec().unwrap();
+        let end = bytes.iter().rposition(|byte| *byte == END).unwrap();
+        bytes.truncate(end);
+        bytes.extend([option::USER_CLASS, u8::try_from(value.len()).unwrap()]);
+        bytes.extend(value);
+        bytes.push(END);
+        assert_eq!(Request::parse(&bytes).unwrap().booting().is_ipxe, is_ipxe, "{value:?}");
+    }
+}
+
+#[test]
 fn a_short_answer_is_as_long_as_old_clients_want_it() {
-    let reply = Reply { kind: Kind::Nak, yiaddr: Ipv4Addr::UNSPECIFIED, options: Vec::new() };
+    let reply = reply(Kind::Nak, Vec::new());
     assert_eq!(reply.encode(&request(MessageType::Request)).len(), 300);
 }
 
 #[test]
 fn what_does_not_fit_the_client_is_left_out_from_the_end() {
     let options = vec![(option::MASK, vec![255; 4]), (43, vec![7; 700]), (option::MTU, vec![5, 220])];
-    let reply = Reply { kind: Kind::Offer, yiaddr: Ipv4Addr::UNSPECIFIED, options };
+    let reply = reply(Kind::Offer, options);
     let mut message = message(MessageType::Discover);
     let small = reply.encode(&Request::parse(&message.to_vec().unwrap()).unwrap());
     assert!(small.len() <= 548);
@@ -157,7 +216,7 @@ proptest! {
         if let Some(request) = Request::parse(&bytes) {
             let kept: usize = request.options.values().map(Vec::len).sum();
             prop_assert!(kept <= bytes.len());
-            let reply = Reply { kind: Kind::Ack, yiaddr: Ipv4Addr::LOCALHOST, options: vec![(3, vec![1; 300])] };
+            let reply = reply(Kind::Ack, vec![(3, vec![1; 300])]);
             prop_assert!(reply.encode(&request).len() <= 1472);
         }
     }

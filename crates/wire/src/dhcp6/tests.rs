@@ -16,7 +16,7 @@ fn request(kind: Kind) -> Request {
         prefixes: Vec::new(),
         wanted: Vec::new(),
         rapid: false,
-        architecture: None,
+        booting: Booting::default(),
     }
 }
 
@@ -86,6 +86,7 @@ fn an_answer_is_understood_by_another_decoder() {
         search: vec!["lan.example".to_owned()],
         refresh: None,
         boot_file: Some("tftp://[fe80::1]/ipxe".to_owned()),
+        boot_parameters: vec!["auto=true".to_owned(), "quiet".to_owned()],
     };
     let bytes = reply.encode(&request(Kind::Solicit));
     let message = v6::Message::decode(&mut Decoder::new(&bytes)).unwrap();
@@ -114,6 +115,36 @@ fn an_answer_is_understood_by_another_decoder() {
         |option| matches!(option, DhcpOption::DomainNameServers(servers) if *servers == [reply.dns[0]])
     ));
     assert!(bytes.windows(13).any(|part| part == b"\x03lan\x07example\x00"));
+    let others = |number: u16| {
+        options.iter().find_map(|option| {
+            let DhcpOption::Unknown(other) = option else { return None };
+            (u16::from(other.code()) == number).then(|| other.data().to_vec())
+        })
+    };
+    assert_eq!(others(option::BOOT_FILE).unwrap(), b"tftp://[fe80::1]/ipxe");
+    assert_eq!(others(option::BOOT_PARAMETERS).unwrap(), b"\x00\x09auto=true\x00\x05quiet");
+    // Who does not boot by HTTP hears nothing of it.
+    assert!(!options.iter().any(|option| matches!(option, DhcpOption::VendorClass(_))));
+}
+
+#[test]
+fn how_a_machine_boots_is_read() {
+    let with = |options: &[(u16, &[u8])]| {
+        let options = options.iter().flat_map(|(number, value)| written(*number, value));
+        Request::parse(&[1, 1, 2, 3].into_iter().chain(options).collect::<Vec<_>>()).unwrap().booting
+    };
+    let asks = with(&[(option::WANTED, &[0, 23, 0, 59])]);
+    assert!(asks.asks && !asks.is_ipxe && !asks.is_http);
+    let ipxe = with(&[(option::ARCHITECTURE, &[0, 7]), (option::USER_CLASS, b"\x00\x04iPXE")]);
+    assert!(ipxe.asks && ipxe.is_ipxe && !ipxe.is_http);
+    let class = b"\x00\x00\x01\x57\x00\x0aHTTPClient";
+    let http = with(&[(option::ARCHITECTURE, &[0, 16]), (option::VENDOR_CLASS, class)]);
+    assert!(http.asks && http.is_http && !http.is_ipxe);
+    // Damaged classes are none.
+    assert_eq!(
+        with(&[(option::VENDOR_CLASS, &class[..9]), (option::USER_CLASS, b"\x00\x09iPXE")]),
+        Booting::default()
+    );
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub(super) fn to_network(
         },
         spoofing: raw.spoofing.clone(),
         uplink_mac: Slot { key: None, value: None },
+        boot: Slot { key: None, value: None },
         mtu: raw.mtu.clone(),
         vlan: raw.vlan.clone(),
         trunk: Slot { key: None, value: None },

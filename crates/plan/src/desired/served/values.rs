@@ -6,7 +6,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{GuestName, IfName, Ipv4Net, Ipv6Net, MacAddr, NamespaceName, NetworkName, NicId};
+use viaduct_types::{
+    BootClient, GuestName, IfName, Ipv4Net, Ipv6Net, MacAddr, NamespaceName, NetworkName, NicId,
+};
 
 use super::super::named::{Answers, ZoneHead};
 
@@ -34,6 +36,28 @@ pub struct Client {
     pub domain: Option<String>,
     /// In bytes.
     pub mtu: u16,
+    /// What it loads when it boots by the network.
+    pub boot: Option<Boot>,
+}
+
+/// What a NIC is told that boots by the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// Whose files those are that are no URLs.
+    pub server: Option<Ipv4Addr>,
+    /// What is loaded, by who asks.
+    pub files: BTreeMap<BootClient, String>,
+}
+
+/// The same in IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot6 {
+    /// The URL of what is loaded, by who asks.
+    pub files: BTreeMap<BootClient, String>,
+    /// What is told to it.
+    pub parameters: Vec<String>,
 }
 
 /// A NIC that is given its IPv6 configuration when it asks.
@@ -50,6 +74,8 @@ pub struct Client6 {
     pub delegated: Option<Ipv6Net>,
     /// Whether they were chosen for it, until the file gives it some.
     pub lent: bool,
+    /// What it loads when it boots by the network.
+    pub boot: Option<Boot6>,
 }
 
 /// What a router says to all of a link (RFC 4861).
