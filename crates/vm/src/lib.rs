@@ -4,10 +4,12 @@
 //! A [`Kernel`] is fetched once, as Debian's package, into the build's directory; nothing is installed. An [`Image`] is
 //! what the machine finds at its start: busybox, modules, programs of this machine with their libraries, files. A
 //! [`Machine`] runs, does commands, and ends with the value, or with the process that has started it. A [`guest`] is a
-//! machine with nothing but busybox and a network interface, as somebody's virtual machine on one of our taps.
+//! machine with nothing but busybox and a network interface, as somebody's virtual machine on one of our taps. A
+//! [`Diskless`] one has nothing at all but its firmware, which boots by the network.
 #![forbid(unsafe_code)]
 
 mod archive;
+mod diskless;
 mod error;
 mod image;
 mod kernel;
@@ -15,6 +17,7 @@ mod machine;
 
 use std::path::{Path, PathBuf};
 
+pub use diskless::{Diskless, Firmware};
 pub use error::VmError;
 pub use image::Image;
 pub use kernel::Kernel;

@@ -216,7 +216,7 @@ impl Drop for Machine {
     }
 }
 
-const QEMU: &str = "qemu-system-x86_64";
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// Until the other end is closed. When nobody takes it, the machine must not have to wait.
 fn pass_on(mut from: UnixStream, to: &mut impl Write) {
