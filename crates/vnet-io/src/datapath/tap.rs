@@ -24,8 +24,9 @@ const TUN_F_USO4: libc::c_ulong = 0x20;
 const TUN_F_USO6: libc::c_ulong = 0x40;
 
 /// How many frames may wait for a worker. A super-frame has up to 64 KiB, so that a queue of the usual 1,000 would hold
-/// frames for tens of milliseconds; with this many, TCP finds its rate and others' packets do not wait behind it.
-const QUEUE: u32 = 128;
+/// frames for tens of milliseconds; with this many, TCP finds its rate, others' packets do not wait behind it, and small ones
+/// have room for some milliseconds.
+const QUEUE: u32 = 256;
 
 /// Whether a tap outlives its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

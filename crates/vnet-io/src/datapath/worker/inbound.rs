@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{FromPeer, PeerId, ReplayWindow, Spi};
 
-use super::{Worker, outbound, receive::Arrived};
+use super::{Worker, outbound, pace::Load, receive::Arrived};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
@@ -43,15 +43,19 @@ pub(super) struct Decided {
 }
 
 impl Worker {
-    /// Carries what the socket has.
-    pub(super) fn carry_in(&mut self) {
+    /// Carries what the socket has; says how much that was.
+    pub(super) fn carry_in(&mut self) -> Load {
+        let mut load = Load::default();
         for _ in 0..CALLS {
             self.host.receive_calls.one();
             let count = self.receive.fill(self.outbox.socket().raw());
             let mut last = None;
             for index in 0..count {
                 match self.receive.arrived(index) {
-                    Some(arrived) => self.arrive(arrived, &mut last),
+                    Some(arrived) => {
+                        load += Load { pieces: 1, bytes: arrived.end - arrived.begin };
+                        self.arrive(arrived, &mut last);
+                    }
                     None => self.host.malformed.one(),
                 }
             }
@@ -61,6 +65,7 @@ impl Worker {
                 break;
             }
         }
+        load
     }
 
     fn arrive(&mut self, arrived: Arrived, last: &mut Option<Decided>) {

@@ -4,6 +4,7 @@ mod deliver;
 mod inbound;
 mod outbound;
 mod outbox;
+mod pace;
 mod receive;
 mod relay;
 mod vnet;
@@ -32,6 +33,7 @@ use super::{
 use deliver::Deliver;
 use inbound::Inbound;
 use outbox::{Outbox, Route, Routes};
+use pace::{Load, Pace};
 use receive::Receive;
 use vnet::{Outbound, Vnet};
 
@@ -56,15 +58,6 @@ impl Outlets {
             host.events_dropped.one();
         }
     }
-}
-
-/// Frames do not wait for a processor behind what else the host does: a queue is then emptied sooner than it fills, and short
-/// ones do. Without CAP_SYS_NICE it stays as it is.
-fn go_first() {
-    /// Before whatever has no reason of its own; nothing that is real-time.
-    const NICE: libc::c_int = -15;
-    // SAFETY: it takes numbers; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
 /// Hashes a number that is nobody's choice but ours.
@@ -158,7 +151,8 @@ impl Worker {
 
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
-        go_first();
+        pace::go_first();
+        let mut pace = Pace::default();
         let mut commands = Vec::new();
         let mut ready = Vec::with_capacity(64);
         while !self.is_stopped {
@@ -174,6 +168,7 @@ impl Worker {
             for command in commands.drain(..) {
                 self.apply(command);
             }
+            let mut load = Load::default();
             for event in &ready {
                 let (data, flags) = (event.data.u64(), event.flags);
                 match data {
@@ -182,13 +177,16 @@ impl Worker {
                         if flags.contains(epoll::EventFlags::ERR) {
                             self.hear_errors();
                         }
-                        self.carry_in();
+                        load += self.carry_in();
                     }
                     _ => {
                         let slot = usize::try_from(data - FIRST_VNET).unwrap_or(usize::MAX);
-                        self.carry_out(slot, flags);
+                        load += self.carry_out(slot, flags);
                     }
                 }
+            }
+            if let Some(rest) = pace.rest_after(self.start.elapsed(), load) {
+                std::thread::sleep(rest);
             }
         }
     }

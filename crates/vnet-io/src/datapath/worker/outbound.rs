@@ -10,6 +10,7 @@ use viaduct_vnet_proto::data::{
 use super::{
     Outlets, Worker,
     outbox::{Outbox, Routes, Target},
+    pace::Load,
     vnet::{Outbound, Vnet},
 };
 use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot};
@@ -31,12 +32,12 @@ struct Way<'a> {
 }
 
 impl Worker {
-    /// Carries what a tap has.
-    pub(super) fn carry_out(&mut self, slot: Slot, flags: EventFlags) {
+    /// Carries what a tap has; says how much that was.
+    pub(super) fn carry_out(&mut self, slot: Slot, flags: EventFlags) -> Load {
+        let mut load = Load::default();
         let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, .. } = self;
-        let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
+        let Some(Some(vnet)) = vnets.get_mut(slot) else { return load };
         let mut way = Way { outbox, routes, scratch, outlets, host };
-        let mut bytes = 0;
         for _ in 0..FRAMES {
             let length = match rustix::io::read(&vnet.queue, &mut buffer[..]) {
                 Ok(length) => length,
@@ -56,12 +57,13 @@ impl Worker {
                 continue;
             };
             carry(vnet, &Offload::read(header), frame, &mut way);
-            bytes += length;
-            if bytes >= BYTES {
+            load += Load { pieces: 1, bytes: length };
+            if load.bytes >= BYTES {
                 break;
             }
         }
         way.outbox.flush(way.routes);
+        load
     }
 
     /// Sends a frame of the control side's.

@@ -1,0 +1,114 @@
+//! How a worker gets its turns on a processor, and how long it lets frames gather for one.
+
+use std::{num::NonZeroU64, ops::AddAssign, time::Duration};
+
+/// Over such a time it is counted what comes.
+const WINDOW: Duration = Duration::from_micros(500);
+/// So much in a window is much: 20,000 in a second.
+const MUCH: u32 = 10;
+/// How long frames gather then.
+const REST: Duration = Duration::from_micros(100);
+/// Who finds so many at once, or so many bytes, is behind with the work and does not rest.
+const MANY: u32 = 16;
+const LARGE: usize = 32 << 10;
+
+/// What came with one waking: frames or super-frames, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) pieces: u32,
+    pub(super) bytes: usize,
+}
+
+impl AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        self.pieces += other.pieces;
+        self.bytes += other.bytes;
+    }
+}
+
+/// When much comes in small pieces, to be woken for each costs more than to carry it, and it costs the wakers, too. Then frames
+/// gather for a moment, as with a network card's interrupt moderation. What comes alone never waits, nor does what the kernel
+/// has gathered already.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    since: Duration,
+    pieces: u32,
+    is_much: bool,
+}
+
+impl Pace {
+    /// This has come, up to now; says for how long the next should gather.
+    pub(super) fn rest_after(&mut self, now: Duration, load: Load) -> Option<Duration> {
+        self.pieces = self.pieces.saturating_add(load.pieces);
+        let passed = now.saturating_sub(self.since);
+        if passed >= WINDOW {
+            self.is_much = WINDOW * self.pieces >= passed * MUCH;
+            self.since = now;
+            self.pieces = 0;
+        }
+        (self.is_much && load.pieces < MANY && load.bytes < LARGE).then_some(REST)
+    }
+}
+
+/// Frames do not wait for a processor behind what else the host does, and whoever is to take them does not wait for long behind
+/// the worker: it comes first, and its turns are short (sched_setattr(2); what a turn is, is heard from Linux 6.12 on). Without
+/// CAP_SYS_NICE all stays as it is.
+pub(super) fn go_first() {
+    /// Before whatever has no reason of its own; nothing that is real-time.
+    const NICE: i32 = -15;
+    /// The shortest that the kernel takes, in ns (kernel/sched/syscalls.c, `__setparam_fair`).
+    const TURN: u64 = 100_000;
+    // SAFETY: sched_attr is plain data, for which all zeroes are valid: SCHED_OTHER, no flags.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // The first version of it, which every kernel knows, has 48 bytes.
+    attributes.size = 48;
+    attributes.sched_nice = NICE;
+    attributes.sched_runtime = TURN;
+    // SAFETY: it reads what it is given, of the length that stands in it; 0 is the calling thread, the last 0 no flags.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    // A rest is not to be twice as long as it says; of itself the kernel adds up to 50 µs.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether it rests after each of so many wakings, so far apart.
+    fn rests(pace: &mut Pace, from: Duration, apart: Duration, count: u32, load: Load) -> Vec<bool> {
+        (0..count).map(|index| pace.rest_after(from + apart * index, load).is_some()).collect()
+    }
+
+    const SMALL: Load = Load { pieces: 1, bytes: 100 };
+
+    #[test]
+    fn what_comes_alone_does_not_wait() {
+        let mut pace = Pace::default();
+        let second = Duration::from_secs(1);
+        assert!(!rests(&mut pace, second, Duration::from_micros(60), 1_000, SMALL).contains(&true));
+    }
+
+    #[test]
+    fn frames_gather_while_many_come_and_no_longer() {
+        let mut pace = Pace::default();
+        let apart = Duration::from_micros(20);
+        let rest = rests(&mut pace, Duration::from_secs(1), apart, 200, SMALL);
+        assert!(rest[60..].iter().all(|rests| *rests));
+        // While they gather, there are fewer wakings, but no fewer frames.
+        let gathered = Load { pieces: 5, bytes: 500 };
+        let rest = rests(&mut pace, Duration::from_secs(2), Duration::from_micros(100), 200, gathered);
+        assert!(rest[12..].iter().all(|rests| *rests));
+        // The first one after some quiet shows that it is over.
+        assert_eq!(pace.rest_after(Duration::from_secs(3), SMALL), None);
+    }
+
+    #[test]
+    fn who_is_behind_does_not_rest() {
+        let apart = Duration::from_micros(50);
+        for load in [Load { pieces: MANY, bytes: 1_600 }, Load { pieces: 2, bytes: 128 << 10 }] {
+            let mut pace = Pace::default();
+            assert!(!rests(&mut pace, Duration::from_secs(1), apart, 200, load).contains(&true));
+            assert!(pace.is_much);
+        }
+    }
+}
