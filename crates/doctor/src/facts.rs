@@ -70,6 +70,11 @@ impl Facts {
     /// systemd-networkd's and NetworkManager's directories, which they make when they start.
     pub const MARKS: [&str; 2] = ["/run/systemd/netif/links", "/run/NetworkManager"];
 
+    /// What of it holds in a namespace: files and programs' services are the host's, and nobody loads them for others.
+    pub fn of_namespace(self) -> Self {
+        Self { files: Vec::new(), marks: BTreeSet::new(), ..self }
+    }
+
     pub(crate) fn setting(&self, path: &str) -> Option<&str> {
         self.sysctls.get(path).map(String::as_str)
     }

@@ -1,5 +1,7 @@
 //! Findings, and what mends them.
 
+use viaduct_types::NamespaceName;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gravity {
@@ -18,6 +20,8 @@ pub struct Finding {
     pub kind: &'static str,
     /// How bad.
     pub gravity: Gravity,
+    /// In the stack of which namespace; none: in the host's own.
+    pub namespace: Option<NamespaceName>,
     /// What is wrong, in a line.
     pub title: String,
     /// Which networks and guests suffer.
@@ -45,6 +49,8 @@ pub struct Remedy {
 pub enum Step {
     /// A command for a shell.
     Run(String),
+    /// One for a shell in a namespace.
+    RunWithin(NamespaceName, String),
     /// A file with its whole text, for a directory of drop-ins.
     Write {
         /// Its absolute path.
@@ -61,4 +67,25 @@ pub enum Step {
         /// The whole text as it becomes.
         text: String,
     },
+}
+
+/// Of a table that the host has, though each stack counts by itself.
+pub(crate) const CONNTRACK: &str = "conntrack";
+
+impl Finding {
+    /// In the stack of a namespace, where it is mended, too.
+    pub(crate) fn within(self, namespace: &NamespaceName) -> Self {
+        let inside = |step| match step {
+            Step::Run(command) if self.kind != CONNTRACK => Step::RunWithin(namespace.clone(), command),
+            step @ (Step::Run(_) | Step::RunWithin(..) | Step::Write { .. } | Step::Edit { .. }) => step,
+        };
+        Self {
+            title: format!("in namespace {namespace}: {}", self.title),
+            namespace: Some(namespace.clone()),
+            remedy: self
+                .remedy
+                .map(|remedy| Remedy { steps: remedy.steps.into_iter().map(inside).collect(), ..remedy }),
+            ..self
+        }
+    }
 }

@@ -112,6 +112,7 @@ impl Base<'_> {
         Some(Finding {
             kind: if bridged { "bridge-netfilter" } else { "foreign-filter" },
             gravity: if surely { Gravity::Broken } else { Gravity::Risk },
+            namespace: None,
             title: format!("table {} loses guests' packets; it is the filter of {by}", self.name()),
             sufferers: self.patient.sufferers(&networks),
             why,
@@ -244,6 +245,7 @@ fn mixed(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     Some(Finding {
         kind: "mixed-iptables",
         gravity: Gravity::Risk,
+        namespace: None,
         title: "iptables-legacy and iptables-nft are both in use".to_owned(),
         sufferers: patient.sufferers(&networks),
         why: format!(

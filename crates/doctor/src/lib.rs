@@ -17,11 +17,16 @@ pub use finding::{Finding, Gravity, Remedy, Step};
 pub use legacy::tables as legacy_tables;
 pub use patient::Patient;
 
-/// Everything that is wrong, the gravest first.
+/// Everything that is wrong in a stack, the gravest first.
 pub fn examine(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
     let mut findings = firewall::findings(patient, facts);
     findings.extend(settings::findings(patient, facts));
-    findings.extend(managers::findings(patient, facts));
+    if patient.namespace.is_none() {
+        findings.extend(managers::findings(patient, facts));
+    }
+    if let Some(namespace) = patient.namespace {
+        findings = findings.into_iter().map(|finding| finding.within(namespace)).collect();
+    }
     findings.sort_by_key(|finding| finding.gravity);
     findings
 }

@@ -65,6 +65,7 @@ fn foreign_routes(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     Some(Finding {
         kind: "networkd-foreign-routes",
         gravity: Gravity::Risk,
+        namespace: None,
         title: "systemd-networkd takes routes away that it did not make, when it starts".to_owned(),
         sufferers: everybody(patient),
         why: format!(
@@ -114,6 +115,7 @@ fn networkd_links(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     Some(Finding {
         kind: "networkd-links",
         gravity: Gravity::Risk,
+        namespace: None,
         title: format!("systemd-networkd manages devices of ours: {}", names.join(" ")),
         sufferers: everybody(patient),
         why: format!(
@@ -189,6 +191,7 @@ fn network_manager(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     Some(Finding {
         kind: "network-manager",
         gravity: Gravity::Risk,
+        namespace: None,
         title: format!("NetworkManager is not told to leave our devices alone: {}", devices.join(" ")),
         sufferers: everybody(patient),
         why: "It makes connections of its own for bridges and taps that it finds, and may take them down or away with \

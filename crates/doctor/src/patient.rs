@@ -7,7 +7,7 @@ use std::{
 
 use viaduct_model::{Config, Mode, Network, Nic, Policy, Uplink};
 use viaduct_plan::{Attachments, Desired, Notice, Observed, Target};
-use viaduct_types::{IfName, IpNet, NetworkName, NicId, UplinkName};
+use viaduct_types::{IfName, IpNet, NamespaceName, NetworkName, NicId, UplinkName};
 
 use crate::{Facts, filter::Packet};
 
@@ -15,10 +15,12 @@ use crate::{Facts, filter::Packet};
 const OUTSIDE: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(9, 9, 9, 9), Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe));
 
-/// A host with what it should be and what it is.
+/// The stack of a host, or of a namespace with networks in it, with what it should be and what it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Patient<'a> {
-    /// What was applied.
+    /// Whose stack it is; none: the host's own.
+    pub namespace: Option<&'a NamespaceName>,
+    /// What was applied, as far as it is about this stack.
     pub config: &'a Config,
     /// Which NIC exists as what.
     pub attachments: &'a Attachments,

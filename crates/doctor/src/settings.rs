@@ -8,6 +8,7 @@ use viaduct_types::{IfName, NetworkName, UplinkName};
 
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
+    finding::CONNTRACK,
     patient::{bridge, rp_filter},
 };
 
@@ -33,6 +34,7 @@ fn notices<'a>(patient: &'a Patient<'_>) -> impl Iterator<Item = Finding> + 'a {
             Severity::Error => Gravity::Broken,
             Severity::Warning => Gravity::Note,
         },
+        namespace: None,
         title: notice.text.clone(),
         sufferers: Vec::new(),
         why: notice.origin.as_ref().map(|origin| format!("It is asked for in {origin}.")).unwrap_or_default(),
@@ -77,6 +79,7 @@ fn forwarding(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     Some(Finding {
         kind: "forwarding",
         gravity: Gravity::Broken,
+        namespace: None,
         title: "forwarding is off".to_owned(),
         sufferers: patient
             .sufferers(&networks(patient, |n| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. }))),
@@ -122,6 +125,24 @@ fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
             return None;
         }
         let path = rp_filter(device);
+        let lasting = Step::Write {
+            path: format!("/etc/sysctl.d/80-viaduct-rp-filter-{device}.conf"),
+            text: format!(
+                "# Written by `viaduct doctor --fix`: guests' packets come in by it.\n{path} = 2\n"
+            ),
+        };
+        // Nobody loads files for a namespace.
+        let (lasting, remark) = match patient.namespace {
+            None => (Some(lasting), "It lasts.".to_owned()),
+            Some(namespace) => (
+                None,
+                format!(
+                    "It lasts as long as the namespace; `\"{}\" = \"2\"` under [namespaces.{namespace}.sysctls] makes \
+                     it so in the next one, too.",
+                    path.replace('/', ".")
+                ),
+            ),
+        };
         let elsewhere = default.map_or_else(
             || "there is no default route".to_owned(),
             |other| format!("the default route leads out of {other}"),
@@ -129,6 +150,7 @@ fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
         Some(Finding {
             kind: "rp-filter",
             gravity: Gravity::Broken,
+            namespace: None,
             title: format!("{device} drops what comes from the world (strict reverse path filter)"),
             sufferers: patient.sufferers(&networks),
             why: format!(
@@ -137,18 +159,10 @@ fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
             ),
             remedy: Some(Remedy {
                 safe: true,
-                steps: vec![
-                    set(&path, "2"),
-                    Step::Write {
-                        path: format!("/etc/sysctl.d/80-viaduct-rp-filter-{device}.conf"),
-                        text: format!(
-                            "# Written by `viaduct doctor --fix`: guests' packets come in by it.\n{path} = 2\n"
-                        ),
-                    },
-                ],
-                remark:
-                    "2 is the loose check: an address has to be reachable, by whichever device. It lasts."
-                        .to_owned(),
+                steps: [set(&path, "2")].into_iter().chain(lasting).collect(),
+                remark: format!(
+                    "2 is the loose check: an address has to be reachable, by whichever device. {remark}"
+                ),
             }),
         })
     };
@@ -195,6 +209,7 @@ fn mtu(patient: &Patient<'_>) -> Vec<Finding> {
                 kind: "mtu",
                 // A smaller one that the file asks for harms only those who do not go by it.
                 gravity: if wanted == Some(link.mtu) { Gravity::Risk } else { Gravity::Broken },
+                namespace: None,
                 title: format!("{port} takes {} bytes, other ports of {bridge} {longest}", link.mtu),
                 sufferers,
                 why: format!(
@@ -224,8 +239,9 @@ fn connections(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     }
     let more = most.saturating_mul(2);
     Some(Finding {
-        kind: "conntrack",
+        kind: CONNTRACK,
         gravity: Gravity::Broken,
+        namespace: None,
         title: format!("{count} of at most {most} connections are tracked"),
         sufferers: patient.sufferers(&networks(patient, |n| n.uplink.is_some())),
         why: "When the table is full, the first packet of every new connection is dropped.".to_owned(),
@@ -255,6 +271,7 @@ fn foreign_macs(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
         Some(Finding {
             kind: "mac-filter",
             gravity: Gravity::Note,
+            namespace: None,
             title: format!("guests of network {name} show their own MACs on uplink {out}"),
             sufferers: patient.sufferers(&BTreeSet::from([name])),
             why: format!(

@@ -52,6 +52,9 @@ pub(crate) struct Ailment {
     pub(crate) kind: String,
     /// `broken`: packets of guests are lost. `risk`: under circumstances. `note`: it cannot be known from here.
     pub(crate) gravity: String,
+    /// In the stack of which namespace; not there: in the host's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
     /// What it is, in a line.
     pub(crate) title: String,
     /// Which networks and guests suffer.
@@ -99,6 +102,10 @@ impl From<&Step> for Measure {
     fn from(step: &Step) -> Self {
         match step.clone() {
             Step::Run(command) => Self::Run(command),
+            Step::RunWithin(namespace, command) => {
+                let quoted = command.replace('\'', r"'\''");
+                Self::Run(format!("ip netns exec {namespace} sh -c '{quoted}'"))
+            }
             Step::Write { path, text } => Self::Write { path, text },
             Step::Edit { path, part, .. } => Self::Edit { path, part },
         }
@@ -120,6 +127,7 @@ impl From<Finding> for Ailment {
                 Gravity::Note => "note",
             }
             .to_owned(),
+            namespace: finding.namespace.map(|name| name.to_string()),
             title: finding.title,
             suffers: finding.sufferers,
             why: finding.why,
@@ -161,7 +169,7 @@ impl Operation for Mend {
         for finding in findings(host)?.into_iter().flatten() {
             let Some(remedy) = finding.remedy.filter(|remedy| remedy.safe) else { continue };
             for step in &remedy.steps {
-                let error = carry_out(step).err();
+                let error = carry_out(host, step).err();
                 let failed = error.is_some();
                 treated.push(Treated { title: finding.title.clone(), measure: step.into(), error });
                 if failed {
@@ -178,20 +186,40 @@ fn findings(host: &mut Host) -> Result<Option<Vec<Finding>>, Failure> {
     let situation = host.situation()?;
     let Some(config) = situation.config() else { return Ok(None) };
     let outlook = look(&mut host.kernel, situation.wish())?;
+    let attachments = situation.attached();
     let patient = Patient {
-        config,
-        attachments: situation.attached(),
+        namespace: None,
+        config: &config.of_host(),
+        attachments,
         observed: &outlook.observed,
         desired: &outlook.desired,
+        // Those of all stacks.
         notices: &outlook.notices,
     };
     let facts = host.kernel.facts(patient.sysctls())?;
-    Ok(Some(examine(&patient, &facts)))
+    let mut findings = examine(&patient, &facts);
+    for name in config.stacks() {
+        // Of one that is not there, `viaduct plan` says what is missing.
+        let there = outlook.observed.namespaces.get(name).and_then(|_| outlook.observed.stacks.get(name));
+        let (Some(observed), Some(desired)) = (there, outlook.desired.stack(name)) else { continue };
+        let config = config.of_stack(name);
+        let patient =
+            Patient { namespace: Some(name), config: &config, attachments, observed, desired, notices: &[] };
+        let asked = patient.sysctls();
+        let facts = host.kernel.within(name, |kernel| kernel.facts(asked))??;
+        findings.extend(examine(&patient, &facts.of_namespace()));
+    }
+    findings.sort_by_key(|finding| finding.gravity);
+    Ok(Some(findings))
 }
 
-fn carry_out(step: &Step) -> Result<(), String> {
+fn carry_out(host: &mut Host, step: &Step) -> Result<(), String> {
     match step {
         Step::Run(command) => run(command),
+        // A process is where the thread that starts it is.
+        Step::RunWithin(namespace, command) => {
+            host.kernel.within(namespace, |_| run(command)).map_err(|error| error.to_string())?
+        }
         Step::Write { path, text } | Step::Edit { path, text, .. } => {
             write(Path::new(path), text).map_err(|error| format!("{path} cannot be written: {error}"))
         }

@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test program uses its part; a test may panic")]
 
 mod packets;
+pub(crate) mod zones;
 
 use std::{
     ffi::OsStr,
