@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, BufRead as _, BufReader},
     os::{
         fd::AsFd,
         unix::fs::{MetadataExt, OpenOptionsExt},
@@ -13,6 +14,7 @@ use std::{
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{
+    fs::{AtFlags, CWD, StatxFlags, statx},
     io::Errno,
     mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, unmount},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
@@ -138,16 +140,23 @@ fn where_others_see<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::
 
 /// Whether the root here is a slave of the root of the host's first process (proc(5), mountinfo).
 fn is_only_told() -> bool {
-    let group = |file: &str, word: &str| {
-        let mounts = fs::read_to_string(file).ok()?;
-        let root = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some("/"))?;
-        root.split(' ')
-            .skip(6)
-            .take_while(|field| *field != "-")
-            .find_map(|f| Some(f.strip_prefix(word)?.to_owned()))
-    };
-    let master = group("/proc/thread-self/mountinfo", "master:");
-    master.is_some() && master == group("/proc/1/mountinfo", "shared:")
+    let master = root_group("thread-self", "master:");
+    master.is_some() && master == root_group("1", "shared:")
+}
+
+/// A group of mounts that the root of a process is in. There may be thousands of mounts, and the kernel tells a few at a
+/// time: the root is among the first.
+fn root_group(process: &str, word: &str) -> Option<String> {
+    // Several may be mounted one over the other.
+    let root = statx(CWD, format!("/proc/{process}/root"), AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    let number = root.stx_mnt_id.to_string();
+    let mounts = fs::File::open(format!("/proc/{process}/mountinfo")).ok()?;
+    let root = BufReader::new(mounts)
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| line.split(' ').next() == Some(number.as_str()))?;
+    let mut groups = root.split(' ').skip(6).take_while(|field| *field != "-");
+    groups.find_map(|field| Some(field.strip_prefix(word)?.to_owned()))
 }
 
 /// On a thread of its own, which ends with it.

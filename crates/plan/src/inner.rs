@@ -71,29 +71,28 @@ pub(crate) fn make(observed: &Observed, desired: &Desired) -> Vec<Op> {
 }
 
 /// Makes what is wanted in them: all devices, then settings, which may be about these, then what is on the devices, then
-/// the rules that lead to it. Devices go with the host's device that they stand on, so that those of `fresh` ones are gone.
+/// the rules that lead to it. Settings of all namespaces are together, so that what they were is kept at once. Devices go
+/// with the host's device that they stand on, so that those of `fresh` ones are gone.
 pub(crate) fn fill(observed: &Observed, desired: &Desired, fresh: &BTreeSet<IfName>) -> Vec<Op> {
-    let mut ops = Vec::new();
+    let (mut devices, mut set, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in &desired.namespaces {
         let seen = observed.namespaces.get(name);
-        let (mut made, mut filled) = (Vec::new(), Vec::new());
+        let within = |change| Op::Namespace { name: name.clone(), change };
         let mut new = BTreeSet::new();
         for (device, wanted) in &wanted.devices {
             let Steps { make, fill } = one(device, wanted, seen, fresh);
             if !make.is_empty() {
                 new.insert(device.as_str());
             }
-            made.extend(make);
-            filled.extend(fill);
+            devices.extend(make.into_iter().map(within));
+            rest.extend(fill.into_iter().map(within));
         }
-        made.extend(settings(wanted, seen, &new));
-        made.append(&mut filled);
+        set.extend(settings(wanted, seen, &new).into_iter().map(within));
         let there = |rule: &RoutingRule| seen.is_some_and(|seen| seen.rules.contains(rule));
         let rules = wanted.rules.iter().filter(|rule| !there(rule));
-        made.extend(rules.map(|rule| NamespaceChange::AddRule(*rule)));
-        ops.extend(made.into_iter().map(|change| Op::Namespace { name: name.clone(), change }));
+        rest.extend(rules.map(|rule| within(NamespaceChange::AddRule(*rule))));
     }
-    ops
+    devices.into_iter().chain(set).chain(rest).collect()
 }
 
 /// Those of a `new` device are what the kernel made them.

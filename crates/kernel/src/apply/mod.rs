@@ -16,6 +16,7 @@ use crate::{
     Kernel,
     address::{self, Dad},
     error::KernelError,
+    inner_sysctl::Known,
     link, neighbour,
     queue::{Place, Queue, Step},
     route,
@@ -90,6 +91,9 @@ impl Kernel {
             unmade: Unmade::default(),
             promoted: BTreeMap::new(),
             restored: Vec::new(),
+            inner: Known::default(),
+            recorded: 0,
+            restored_inner: Vec::new(),
         };
         for (number, op) in ops.iter().enumerate() {
             if let Err(error) = run.step(Doing { number, op }, keep) {
@@ -161,6 +165,11 @@ struct Run<'k> {
     promoted: BTreeMap<Sysctl, usize>,
     /// What was given back what it had, by which step.
     restored: Vec<(usize, Sysctl)>,
+    /// What the journal of settings in namespaces holds, and before which step's settings that was read.
+    inner: Known,
+    recorded: usize,
+    /// The same in namespaces.
+    restored_inner: Vec<(usize, NamespaceName, Sysctl)>,
 }
 
 impl Run<'_> {
@@ -331,6 +340,11 @@ impl Run<'_> {
         // Killed before this they stand in the journal still, and are given back what they have.
         if let Err(error) = self.kernel.journal.forget(restored.iter().map(|(_, key)| key)) {
             restored.into_iter().for_each(|(number, _)| self.fail(number, error.clone()));
+        }
+        let restored = std::mem::take(&mut self.restored_inner);
+        let settings = restored.iter().map(|(_, name, key)| (name, key));
+        if let Err(error) = self.kernel.inner_journal.forget_settings(settings) {
+            restored.into_iter().for_each(|(number, ..)| self.fail(number, error.clone()));
         }
     }
 

@@ -1,8 +1,10 @@
 //! The steps about namespaces that guests share.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -14,6 +16,7 @@ use super::{Doing, GONE, NOTHING, Run};
 use crate::{
     Kernel,
     error::{KernelError, NetnsReason, Refusal},
+    inner_sysctl,
     link::{self, Make, Settings, Which},
     namespaces,
     netns::Netns,
@@ -98,11 +101,14 @@ impl Run<'_> {
             }
             NamespaceChange::SetSysctl { key, value } => {
                 self.send();
-                self.kernel.inner_journal.set(name, key, value, &doing.what())
+                self.record_inner(doing.number)?;
+                self.kernel.inner_journal.set(name, key, value, &self.inner, &doing.what())
             }
             NamespaceChange::RestoreSysctl { key, value } => {
                 self.send();
-                self.kernel.inner_journal.restore(name, key, value, &doing.what())
+                inner_sysctl::restore(name, key, value, &doing.what())?;
+                self.restored_inner.push((doing.number, name.clone(), key.clone()));
+                Ok(())
             }
             NamespaceChange::GiveBack(device) => {
                 self.send();
@@ -119,6 +125,21 @@ impl Run<'_> {
                 self.change_guest(doing, &namespaces::path(name), device, change)
             }
         }
+    }
+
+    /// One durable write for the settings that this step and those right after it change, before the first one is.
+    fn record_inner(&mut self, number: usize) -> Result<(), KernelError> {
+        if number < self.recorded {
+            return Ok(());
+        }
+        let mut wanted: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for op in self.ops.iter().skip(number) {
+            let Op::Namespace { name, change: NamespaceChange::SetSysctl { key, .. } } = op else { break };
+            wanted.entry(name).or_default().push(key);
+        }
+        self.recorded = number + wanted.values().map(Vec::len).sum::<usize>();
+        self.inner = self.kernel.inner_journal.record(&wanted)?;
+        Ok(())
     }
 
     /// Made right where it belongs: nobody sees it on the host. What it is called by its alias comes after, for the
@@ -162,8 +183,12 @@ impl Run<'_> {
     }
 
     /// Takes the namespaces away that wait for it. Their devices go first: a process that is still in one would keep them,
-    /// and a VLAN can be made only once. The kernel waits for each of them until nobody uses it; many threads wait together.
+    /// and a VLAN can be made only once. The kernel waits for each of them until nobody uses it; many threads wait together,
+    /// which takes hardly longer than one.
     pub(super) fn delete_doomed(&mut self) {
+        if self.doomed.is_empty() {
+            return;
+        }
         let mut jobs = Vec::new();
         for (number, name) in std::mem::take(&mut self.doomed) {
             match self.kernel.sockets.take(&namespaces::path(&name)) {
@@ -180,29 +205,48 @@ impl Run<'_> {
         thread::scope(|scope| {
             for part in jobs.chunks_mut(share) {
                 let ops = self.ops;
-                scope.spawn(move || part.iter_mut().for_each(|job| job.empty(ops)));
+                let empty = |part: &mut [Job]| part.iter_mut().for_each(|job| job.empty(ops));
+                let builder = thread::Builder::new().stack_size(STACK);
+                // Where no more threads can be had, this one does it.
+                let (sender, receiver) = mpsc::channel();
+                let started = builder.spawn_scoped(scope, move || {
+                    if let Ok(part) = receiver.recv() {
+                        empty(part);
+                    }
+                });
+                match started {
+                    Ok(_) => drop(sender.send(part)),
+                    Err(_) => empty(part),
+                }
             }
         });
+        let mut gone = Vec::new();
         for Job { number, name, outcome, .. } in jobs {
-            if let Err(error) = outcome.and_then(|()| self.delete_namespace(number, &name)) {
-                self.fail(number, error);
+            match outcome.and_then(|()| self.delete_namespace(number, &name)) {
+                Ok(()) => gone.push((number, name)),
+                Err(error) => self.fail(number, error),
             }
+        }
+        if let Err(error) = self.kernel.inner_journal.forget(gone.iter().map(|(_, name)| name)) {
+            gone.into_iter().for_each(|(number, _)| self.fail(number, error.clone()));
         }
     }
 
     fn delete_namespace(&mut self, number: usize, name: &NamespaceName) -> Result<(), KernelError> {
         let what = self.ops.get(number).map(ToString::to_string).unwrap_or_default();
         namespaces::delete(name, &what)?;
-        let Kernel { sockets, namespaces: index, inner_journal, .. } = &mut *self.kernel;
+        let Kernel { sockets, namespaces: index, .. } = &mut *self.kernel;
         sockets.close(&index.held(name));
         index.release(name);
         index.forget(name);
-        inner_journal.forget(name)
+        Ok(())
     }
 }
 
 /// So many deletions at once.
-const THREADS: usize = 16;
+const THREADS: usize = 256;
+/// They do next to nothing.
+const STACK: usize = 256 << 10;
 
 /// A namespace to be emptied.
 struct Job {
