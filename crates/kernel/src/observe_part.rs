@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_packet_route::AddressFamily;
 use rustix::net::netdevice;
 use viaduct_plan::{Address, ObservePart, Observed, PROTOCOL, RouteKind, nft::Ruleset, part::AskPart};
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
     Kernel, address,
@@ -18,7 +18,14 @@ use crate::{
 };
 
 impl ObservePart for Kernel {
-    fn observe_part(&mut self, ask: &AskPart) -> Result<Observed, KernelError> {
+    fn observe_part(
+        &mut self,
+        stack: Option<&NamespaceName>,
+        ask: &AskPart,
+    ) -> Result<Observed, KernelError> {
+        if let Some(name) = stack {
+            return self.within(name, |kernel| kernel.observe_part(None, ask))?;
+        }
         let refused = |what: &'static str| move |refusal| KernelError::refused(what, refusal);
         let mut links = BTreeMap::new();
         for name in &ask.links {
@@ -73,7 +80,10 @@ impl ObservePart for Kernel {
         Ok(observed)
     }
 
-    fn filter_state(&mut self) -> Result<Option<u32>, KernelError> {
+    fn filter_state(&mut self, stack: Option<&NamespaceName>) -> Result<Option<u32>, KernelError> {
+        if let Some(name) = stack {
+            return self.within(name, |kernel| kernel.filter_state(None))?;
+        }
         self.nft.seen().map_err(|e| KernelError::Filter { source: std::sync::Arc::new(e) })
     }
 }

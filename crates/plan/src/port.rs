@@ -26,18 +26,19 @@ pub trait Observe {
 
 /// Looks at a part of a host.
 pub trait ObservePart: Observe {
-    /// Reads what is asked for and nothing else; not the filter.
+    /// Reads what is asked for and nothing else; not the filter. In the stack of a namespace, or the host's own.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    fn observe_part(&mut self, ask: &AskPart) -> Result<Observed, Self::Error>;
+    fn observe_part(&mut self, stack: Option<&NamespaceName>, ask: &AskPart)
+    -> Result<Observed, Self::Error>;
 
-    /// A number that stands for the filter as it was at the last [`Observe::observe`], with what was done by
+    /// A number that stands for the filter of a stack as it was at the last [`Observe::observe`], with what was done by
     /// [`Apply::apply`] since. None when that is not known: somebody else made a transaction.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    fn filter_state(&mut self) -> Result<Option<u32>, Self::Error>;
+    fn filter_state(&mut self, stack: Option<&NamespaceName>) -> Result<Option<u32>, Self::Error>;
 }
 
 /// Changes a host.

@@ -484,12 +484,16 @@ impl Observe for Host {
 }
 
 impl ObservePart for Host {
-    fn observe_part(&mut self, ask: &AskPart) -> Result<Observed, Refused> {
+    fn observe_part(&mut self, stack: Option<&NamespaceName>, ask: &AskPart) -> Result<Observed, Refused> {
+        if let Some(name) = stack {
+            return self.part_within(name, ask);
+        }
         let guests = ask.guests.clone();
         let whole = Ask { sysctls: ask.sysctls.clone(), guests, ..Ask::default() };
         let mut observed = self.observe(&whole)?;
         observed.nft = nft::Ruleset::default();
         observed.namespaces.clear();
+        observed.stacks.clear();
         observed.links.retain(|name, _| ask.links.contains(name));
         observed.addresses.retain(|address, _| {
             let link = &address.link;
@@ -509,7 +513,7 @@ impl ObservePart for Host {
     }
 
     /// Nobody else is here.
-    fn filter_state(&mut self) -> Result<Option<u32>, Refused> {
+    fn filter_state(&mut self, _: Option<&NamespaceName>) -> Result<Option<u32>, Refused> {
         Ok(Some(0))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use viaduct_model::Namespace;
 use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName};
 
 use crate::{
@@ -79,6 +80,28 @@ pub(crate) fn supposed(observed: &Observed, name: &NamespaceName, desired: &Desi
         }
     }
     stack
+}
+
+/// What a look at a part of a stack says of the interfaces that its namespace has from the host, all being as it should be
+/// there.
+pub(crate) fn given(mut part: Observed, namespace: &Namespace) -> Observed {
+    let is_given = |name: &IfName, link: &Link| {
+        let moved = link.alias.starts_with(INNER) || link.alias.starts_with(MOVED);
+        moved || namespace.interfaces.iter().any(|interface| interface.name == *name)
+    };
+    let mut names = Vec::new();
+    for (name, link) in &mut part.links {
+        if is_given(name, link) {
+            link.alias.clear();
+            names.push(name.clone());
+        }
+    }
+    for (address, info) in &mut part.addresses {
+        if names.contains(&address.link) && info.protocol == PROTOCOL {
+            info.protocol = 0;
+        }
+    }
+    part
 }
 
 fn interfaces<'a>(

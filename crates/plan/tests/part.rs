@@ -29,9 +29,9 @@ fn part(host: &mut Host, before: Side<'_>, after: Side<'_>) -> Option<Plan> {
 fn part_with_told(host: &mut Host, before: Side<'_>, after: Side<'_>) -> Option<(Plan, ServedChange)> {
     let stale = BTreeSet::new();
     let reduced = Reduced::new(before, after, &stale)?;
-    let ground = host.observe_part(&reduced.ground()).unwrap();
+    let ground = host.observe_part(None, &reduced.ground()).unwrap();
     let section = reduced.section(&ground)?;
-    let observed = host.observe_part(section.ask()).unwrap();
+    let observed = host.observe_part(None, section.ask()).unwrap();
     Some((section.plan(observed)?, section.served().clone()))
 }
 
@@ -194,7 +194,7 @@ proptest! {
         let after = Side { config: &new, attachments: &wanted };
         let stale = BTreeSet::new();
         let Some(reduced) = Reduced::new(before, after, &stale) else { return Ok(()) };
-        let ground = host.observe_part(&reduced.ground()).unwrap();
+        let ground = host.observe_part(None, &reduced.ground()).unwrap();
         let judge = Judge::new(&reduced, &ground);
         let (_, old, ..) = look(&mut host, &config, &attachments);
         let (_, wished, ..) = look(&mut host, &new, &wanted);

@@ -1,12 +1,13 @@
 //! A change of a few guests on a host that is otherwise as wanted: only what the change is about is looked at.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use tracing::debug;
+use viaduct_model::Config;
 use viaduct_plan::{
     Apply, Flow, Notice, Observe, ObservePart, Told,
     part::{Judge, Reduced, Side},
@@ -22,15 +23,20 @@ pub struct Known {
     stale: BTreeSet<NicId>,
     /// What was to be said.
     notices: Vec<Notice>,
-    /// The state of the filter then.
-    filter: u32,
+    /// The state of each stack's filter then, the host's under no name.
+    filters: BTreeMap<Option<NamespaceName>, u32>,
 }
 
 impl Known {
     /// What is known after a run that ended with a look at the whole host, with nothing left to do.
-    pub fn after<K: ObservePart>(kernel: &mut K, outcome: &Outcome) -> Option<Self> {
-        let filter = kernel.filter_state().ok().flatten()?;
-        Some(Self { stale: outcome.stale.clone(), notices: outcome.notices.clone(), filter })
+    pub fn after<K: ObservePart>(kernel: &mut K, config: Option<&Config>, outcome: &Outcome) -> Option<Self> {
+        let stacks = config.map(Config::stacks).unwrap_or_default();
+        let mut filters = BTreeMap::new();
+        for stack in std::iter::once(None).chain(stacks.into_iter().map(Some)) {
+            let filter = kernel.filter_state(stack).ok().flatten();
+            filters.extend(filter.map(|filter| (stack.cloned(), filter)));
+        }
+        Some(Self { stale: outcome.stale.clone(), notices: outcome.notices.clone(), filters })
     }
 
     /// Whether this attachment led nowhere.
@@ -49,24 +55,27 @@ pub fn change_part<K: ObservePart + Apply>(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Option<(Outcome, Option<Known>)> {
     let begun = Instant::now();
-    if kernel.filter_state().ok().flatten() != Some(known.filter) {
+    let reduced = Reduced::new(before, after, &known.stale)?;
+    let stack = reduced.stack();
+    let filter = kernel.filter_state(stack).ok().flatten();
+    if filter.is_none() || filter.as_ref() != known.filters.get(&stack.cloned()) {
         debug!("somebody changed the packet filter: the whole host is looked at");
         return None;
     }
-    let reduced = Reduced::new(before, after, &known.stale)?;
     let decided = begun.elapsed();
     let look = |error: &<K as Observe>::Error| debug!("the part cannot be looked at: {}", chain(error));
-    let ground = kernel.observe_part(&reduced.ground()).inspect_err(look).ok()?;
+    let ground = kernel.observe_part(stack, &reduced.ground()).inspect_err(look).ok()?;
     let grounded = begun.elapsed();
     let Some(section) = reduced.section(&ground) else {
         debug!("the change is about more than a few guests: the whole host is looked at");
         return None;
     };
     let rendered = begun.elapsed();
-    let observed = kernel.observe_part(section.ask()).inspect_err(look).ok()?;
+    let observed = kernel.observe_part(stack, section.ask()).inspect_err(look).ok()?;
     let looked = begun.elapsed();
-    let plan =
-        section.plan(observed.clone()).filter(|plan| !plan.ops.iter().any(|op| takes_foreign(op, &observed)));
+    let plan = section
+        .plan(observed.clone())
+        .filter(|plan| !plan.ops.iter().any(|op| takes_foreign(op.place().1, &observed)));
     let Some(plan) = plan else {
         debug!("rules change: the whole host is looked at");
         return None;
@@ -97,15 +106,22 @@ pub fn change_part<K: ObservePart + Apply>(
     );
     let mut stale = known.stale.clone();
     stale.retain(|nic| !reduced.is_changed(nic));
-    let filter = kernel.filter_state().ok().flatten();
+    let filter = kernel.filter_state(stack).ok().flatten();
     let outcome = Outcome {
         done: plan.lines(),
         objects: plan.ops.iter().map(viaduct_plan::Op::object).collect(),
         notices: section.notices(&known.notices),
         stale: BTreeSet::new(),
-        served: Told::Part(section.served().clone()),
+        served: Told::Part(stack.cloned(), section.served().clone()),
     };
     // When somebody else has come in between, what was done holds, but the filter has to be read again.
     let notices = outcome.notices.clone();
-    Some((outcome, filter.map(|filter| Known { stale, notices, filter })))
+    let mut filters = known.filters.clone();
+    Some((
+        outcome,
+        filter.map(|filter| {
+            filters.insert(stack.cloned(), filter);
+            Known { stale, notices, filters }
+        }),
+    ))
 }

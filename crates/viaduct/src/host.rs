@@ -347,7 +347,8 @@ impl Host {
 
     /// The whole host was looked at and is like this, with nothing left to do.
     pub(crate) fn is_made(&mut self, situation: &Situation, outcome: &Outcome) {
-        self.made = Known::after(&mut self.kernel, outcome).map(|known| (situation.clone(), known));
+        self.made = Known::after(&mut self.kernel, situation.config(), outcome)
+            .map(|known| (situation.clone(), known));
     }
 
     /// Whether it is known what the host is like.

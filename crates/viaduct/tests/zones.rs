@@ -131,6 +131,44 @@ fn a_daemon_keeps_stacks() {
     });
 }
 
+/// A daemon that knows its host looks at nothing but the guest that comes or goes, whichever stack that is in.
+#[test]
+fn a_guest_of_a_stack_comes_and_goes_by_itself() {
+    host(|world| {
+        world.connect_outside();
+        world.write(CONFIG, ZONES);
+        world.good("apply");
+        world.own_places();
+        let daemon = world.daemon_by(world.command(&["daemon"]).env("VIADUCT_LOG", "debug"));
+        let in_part = || world.log().matches("changed in part").count();
+        let whole = || world.log().matches("the whole host is looked at").count();
+        GUESTS.iter().for_each(|guest| world.attach(guest));
+        assert_eq!((in_part(), whole()), (3, 0), "{}", world.log());
+        all_get_out(world);
+        // Those who are told something have it told at once.
+        world.attach("lent");
+        world.soon("it has an address", || {
+            world.sh("ip netns exec lent timeout 10 dhclient -1 -v eth0 2>&1 || true");
+            world.sh("ip -n lent -4 -o address show dev eth0").contains("10.0.0.")
+        });
+        let name =
+            "ip netns exec one timeout 5 dig +short +time=1 +tries=1 @10.0.0.1 lent.red.internal || true";
+        world.soon("its name is known", || world.sh(name).starts_with("10.0.0."));
+        world.good("set one --unpublish 5000:5000/udp --save");
+        world.good("detach two");
+        assert!(!world.echoes("two", "203.0.113.1"));
+        assert_eq!((in_part(), whole()), (6, 0), "{}", world.log());
+        world.good("attach two --netns two");
+        assert!(world.echoes("two", "203.0.113.1"));
+        // Whoever changes the filter of a stack has the next change in there look at everything.
+        world.sh("ip netns exec red nft add table ip theirs");
+        world.good("detach one");
+        assert_eq!(whole(), 1, "{}", world.log());
+        world.settled();
+        daemon.end();
+    });
+}
+
 /// Guests are answered in their own stack: by DHCP for those without an address, and for names.
 #[test]
 fn guests_are_answered_in_their_stack() {

@@ -244,7 +244,7 @@ pub fn ask(config: &Config, attachments: &Attachments) -> Ask {
     ask
 }
 
-fn ask_one(config: &Config, attachments: &Attachments) -> Ask {
+pub(crate) fn ask_one(config: &Config, attachments: &Attachments) -> Ask {
     let mut ask =
         Ask { sysctls: uplinks::asked(config), link_sysctls: uplinks::asked_of_links(), ..Ask::default() };
     for (name, namespace) in namespaces::made(config) {
@@ -283,6 +283,20 @@ pub fn desired(config: &Config, attachments: &Attachments, observed: &Observed) 
             wanted.served.stacks.insert(name.clone(), served);
         }
         wanted.stacks.push((name.clone(), stack));
+    }
+    sort(&mut notices);
+    (wanted, notices)
+}
+
+/// The same of one stack, by a configuration that is about nothing else.
+pub(crate) fn of_one(
+    config: &Config,
+    attachments: &Attachments,
+    observed: &Observed,
+) -> (Desired, Vec<Notice>) {
+    let (wanted, mut notices) = one(config, config, attachments, observed);
+    if let Some(name) = &config.stack {
+        notices = notices.into_iter().map(|notice| notice.within(name)).collect();
     }
     sort(&mut notices);
     (wanted, notices)

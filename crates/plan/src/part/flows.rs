@@ -11,7 +11,6 @@ use viaduct_types::{GuestName, Proto};
 
 use super::{Reduced, reduced::Pair, section::supposed};
 use crate::{
-    desired::desired,
     flows::ends,
     nft::Ruleset,
     state::{Attachments, Flow, Observed},
@@ -102,7 +101,7 @@ impl<'a> Judge<'a> {
         };
         let find = || {
             let sides = [self.reduced.before.config, self.reduced.after.config];
-            let guests = sides.into_iter().flat_map(|config| &config.guests);
+            let guests = sides.into_iter().flat_map(|config| self.reduced.guests(config));
             guests.filter(|(_, guest)| publishes(guest)).map(|(name, _)| name.clone()).collect()
         };
         self.publishers.borrow_mut().entry((address, flow.protocol, port)).or_insert_with(find).clone()
@@ -117,20 +116,26 @@ impl<'a> Judge<'a> {
             };
             sides
                 .into_iter()
-                .flat_map(|config: &'a Config| config.guests.iter().flat_map(addresses))
+                .flat_map(|config: &'a Config| self.reduced.guests(config).flat_map(addresses))
                 .collect()
         })
     }
 
     fn everybody(&self) -> Pair {
         let configs = [self.reduced.before.config, self.reduced.after.config];
-        self.reduced.with(&configs.into_iter().flat_map(|config| config.guests.keys().cloned()).collect())
+        self.reduced.with(
+            &configs
+                .into_iter()
+                .flat_map(|config| self.reduced.guests(config))
+                .map(|(name, _)| name.clone())
+                .collect(),
+        )
     }
 
     fn filters(&self, pair: &Pair) -> Filters {
         let changed = &self.reduced.changed;
         let filter = |(config, attachments): &(Config, Attachments), ground: &Observed| {
-            desired(config, attachments, ground).0.nft
+            self.reduced.desired(config, attachments, ground).0.nft
         };
         let before = supposed(self.reduced, &pair.before.1, self.ground, |_| true);
         let after = supposed(self.reduced, &pair.after.1, self.ground, |nic| !changed.contains(&nic.guest));

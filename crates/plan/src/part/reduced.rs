@@ -6,13 +6,14 @@ use std::{
 };
 
 use viaduct_model::{
-    Allow, AllowPeer, CableEnd, Config, Guest, InterfaceKind, Mode, Network, Nic, Origin, Spoofing, Uplink,
+    Allow, AllowPeer, CableEnd, Config, Guest, InterfaceKind, Mode, Namespace, Network, Nic, Origin,
+    Spoofing, Uplink,
 };
-use viaduct_types::{GuestName, IfName, NetworkName, NicId};
+use viaduct_types::{GuestName, IfName, NamespaceName, NetworkName, NicId};
 
 use super::{AskPart, Side, section::Section};
 use crate::{
-    desired::{ask, decided_by_one},
+    desired::{Desired, Notice, ask_one, decided_by_one, of_one},
     state::{Attachments, Observed, Target},
 };
 
@@ -29,6 +30,9 @@ pub struct Reduced<'a> {
     /// Attachments that led nowhere when the host was made like `before`.
     pub(super) stale: &'a BTreeSet<NicId>,
     pub(super) changed: BTreeSet<GuestName>,
+    /// The namespace whose stack they are in, and whether there are several stacks.
+    stack: Option<NamespaceName>,
+    several: bool,
     pub(super) small: Pair,
 }
 
@@ -44,10 +48,6 @@ impl<'a> Reduced<'a> {
     /// made like `before`.
     pub fn new(before: Side<'a>, after: Side<'a>, stale: &'a BTreeSet<NicId>) -> Option<Self> {
         let same_config = std::ptr::eq(before.config, after.config);
-        // Each stack has a filter of its own, which nobody watches as the host's is watched.
-        if !before.config.stacks().is_empty() || !after.config.stacks().is_empty() {
-            return None;
-        }
         let mut changed = BTreeSet::new();
         if !same_config {
             if !same_but_for_guests(before.config, after.config) {
@@ -72,7 +72,21 @@ impl<'a> Reduced<'a> {
         if changed.iter().any(shares) {
             return None;
         }
-        let mut reduced = Self { before, after, stale, small: Pair::empty(after.config), changed };
+        let (stack, several) = stack(before.config, after.config, &changed)?;
+        if stack.is_some() && !same_config {
+            // What leaves the namespace as it is has to be let out by the stack before it, too.
+            let mut nics =
+                changed.iter().flat_map(|name| both(before.config, after.config, name)).flat_map(|g| &g.nics);
+            let is_bridged = |nic: &Nic| {
+                let network = after.config.networks.get(&nic.network);
+                nic.uplink_mac || network.is_some_and(|n| matches!(n.mode, Mode::Bridged { .. }))
+            };
+            if nics.any(is_bridged) {
+                return None;
+            }
+        }
+        let small = Pair::empty(after.config);
+        let mut reduced = Self { before, after, stale, changed, stack, several, small };
         let mut guests = reduced.witnesses();
         if !same_config {
             guests.extend(reduced.related());
@@ -122,9 +136,52 @@ impl<'a> Reduced<'a> {
             };
             asked.links.extend(interface.kind.parent().or(named).cloned());
         }
-        asked.guests = ask(config, attachments).guests;
+        asked.guests = ask_one(config, attachments).guests;
         asked.guests.retain(|nic, _| self.changed.contains(&nic.guest));
         asked
+    }
+
+    /// The namespace in whose stack it is; none: in the host's own.
+    pub fn stack(&self) -> Option<&NamespaceName> {
+        self.stack.as_ref()
+    }
+
+    /// The guests of the stack.
+    pub(super) fn guests<'c>(
+        &self,
+        config: &'c Config,
+    ) -> impl Iterator<Item = (&'c GuestName, &'c Guest)> + use<'c, '_> {
+        let is_here = |guest: &Guest| !self.several || config.stack_of(guest) == self.stack();
+        config.guests.iter().filter(move |(_, guest)| is_here(guest))
+    }
+
+    /// What is asked of it by a configuration that is reduced to it.
+    pub(super) fn desired(
+        &self,
+        config: &Config,
+        attachments: &Attachments,
+        ground: &Observed,
+    ) -> (Desired, Vec<Notice>) {
+        let (mut wanted, notices) = of_one(config, attachments, ground);
+        if let Some(written) = self.namespace().map(|namespace| &namespace.sysctls) {
+            // What the file says of the namespace's settings is the last word.
+            wanted.sysctls.retain(|key, _| !written.contains_key(key.path()));
+        }
+        (wanted, notices)
+    }
+
+    /// The namespace of the stack.
+    pub(super) fn namespace(&self) -> Option<&Namespace> {
+        self.after.config.namespaces.get(self.stack()?)
+    }
+
+    /// What of a configuration is about the stack.
+    fn of_stack(&self, config: Config) -> Config {
+        match &self.stack {
+            Some(name) => config.of_stack(name),
+            None if self.several => config.of_host().into_owned(),
+            None => config,
+        }
     }
 
     /// What differs, given what [`Self::ground`] found. None when it is no matter of a part.
@@ -164,7 +221,7 @@ impl<'a> Reduced<'a> {
                 nics.filter_map(|nic| side.attachments.get(&nic).cloned().map(|target| (nic, target)))
                     .collect::<Vec<_>>()
             };
-            (without_guests(side.config, guests), chosen().flat_map(of).collect())
+            (self.of_stack(without_guests(side.config, guests)), chosen().flat_map(of).collect())
         };
         Pair { before: small(self.before), after: small(self.after) }
     }
@@ -181,7 +238,7 @@ impl<'a> Reduced<'a> {
         let (mut published, mut listed) = (networks.clone(), networks);
         // There may be several uplinks, so that every guest with a MAC on one of them is a witness.
         let own_mac = nics().flat_map(|g| &g.nics).any(|nic| nic.uplink_mac);
-        for (name, guest) in config.guests.iter().filter(|(name, _)| !self.changed.contains(*name)) {
+        for (name, guest) in self.guests(config).filter(|(name, _)| !self.changed.contains(*name)) {
             if published.is_empty() && listed.is_empty() && !own_mac {
                 break;
             }
@@ -196,10 +253,11 @@ impl<'a> Reduced<'a> {
         }
         let publishes = |guest: &Guest| !guest.publish.is_empty();
         if self.changed.iter().flat_map(|name| both(self.before.config, config, name)).any(publishes) {
-            let other = config.guests.iter().find(|(name, g)| publishes(g) && !self.changed.contains(*name));
+            let other = self.guests(config).find(|(name, g)| publishes(g) && !self.changed.contains(*name));
             witnesses.extend(other.map(|(name, _)| name.clone()));
         }
-        let mode = |nic: &Nic| config.networks.get(&nic.network).map(|n: &Network| &n.mode);
+        let of_stack = |n: &&Network| n.namespace == self.stack;
+        let mode = |nic: &Nic| config.networks.get(&nic.network).filter(of_stack).map(|n: &Network| &n.mode);
         let routed = |nic: &Nic| matches!(mode(nic), Some(Mode::Routed { .. }));
         let free =
             |nic: &Nic| nic.spoofing == Spoofing::Mac && matches!(mode(nic), Some(Mode::Bridged { .. }));
@@ -240,15 +298,14 @@ impl<'a> Reduced<'a> {
             AllowPeer::Network(name) => bridged.contains(name),
             AllowPeer::Any | AllowPeer::Prefix(_) => false,
         };
-        let mut related: BTreeSet<GuestName> = config
-            .guests
-            .iter()
+        let mut related: BTreeSet<GuestName> = self
+            .guests(config)
             .filter(|(_, guest)| lists(guest).any(names))
             .map(|(name, _)| name.clone())
             .collect();
         // That an address is answered for does not depend on how many publish at it; where, on their uplink.
         let mut claimed = BTreeSet::new();
-        for (name, guest) in config.guests.iter().filter(|(name, _)| !self.changed.contains(*name)) {
+        for (name, guest) in self.guests(config).filter(|(name, _)| !self.changed.contains(*name)) {
             let at = guest.publish.iter().filter_map(|p| p.publish.address).filter(|a| addresses.contains(a));
             let uplink =
                 || guest.nics.iter().find_map(|nic| config.networks.get(&nic.network)?.uplink.as_ref());
@@ -273,7 +330,7 @@ impl<'a> Reduced<'a> {
         }
         if !members.is_empty() {
             let is_member = |guest: &Guest| guest.nics.iter().any(|nic| members.contains(&nic.network));
-            named.extend(config.guests.iter().filter(|(_, g)| is_member(g)).map(|(name, _)| name.clone()));
+            named.extend(self.guests(config).filter(|(_, g)| is_member(g)).map(|(name, _)| name.clone()));
         }
         related.append(&mut named);
         related
@@ -285,6 +342,24 @@ impl Pair {
         let none = || (without_guests(config, BTreeMap::new()), Attachments::new());
         Self { before: none(), after: none() }
     }
+}
+
+/// The stack that guests are in, all of them and before and after, and whether there are several.
+fn stack(
+    before: &Config,
+    after: &Config,
+    guests: &BTreeSet<GuestName>,
+) -> Option<(Option<NamespaceName>, bool)> {
+    let has_several = |config: &Config| config.networks.values().any(|network| network.namespace.is_some());
+    if !has_several(before) && !has_several(after) {
+        return Some((None, false));
+    }
+    let of = |config: &Config, name: &GuestName| {
+        config.guests.get(name).map(|guest| config.stack_of(guest).cloned())
+    };
+    let mut stacks = guests.iter().flat_map(|name| [of(before, name), of(after, name)]).flatten();
+    let stack = stacks.next()?;
+    stacks.all(|other| other == stack).then_some((stack, true))
 }
 
 /// A guest as it is on each side.

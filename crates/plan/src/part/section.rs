@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use viaduct_model::Config;
-use viaduct_types::{IfName, NicId};
+use viaduct_types::{IfName, NamespaceName, NicId};
 
 use super::{AskPart, Reduced};
 use crate::{
-    desired::{Desired, Notice, Served, ServedChange, Severity, desired, sort},
+    desired::{Desired, Notice, Served, ServedChange, Severity, sort},
     diff::plan,
     nft::Change,
     op::Op,
     shown::Plan,
+    stacks::given,
     state::{Attachments, Link, Observed, ObservedGuest, Target},
 };
 
@@ -29,6 +30,7 @@ pub struct Section {
     served: ServedChange,
     /// What is to be said since the change, and no longer.
     notices: [Vec<Notice>; 2],
+    stack: Option<NamespaceName>,
 }
 
 impl Section {
@@ -38,7 +40,7 @@ impl Section {
         let after_ground =
             supposed(reduced, &small.after.1, ground, |nic| !reduced.changed.contains(&nic.guest));
         let side = |(config, attachments): &(Config, Attachments), ground: &Observed| {
-            desired(config, attachments, ground)
+            reduced.desired(config, attachments, ground)
         };
         let (before, known) = side(&small.before, &before_ground);
         let (after, said) = side(&small.after, &after_ground);
@@ -57,7 +59,8 @@ impl Section {
         let served = before.served.change_to(&after.served);
         let (after, ask) = section(&before, after)?;
         let guests = ground.guests.clone();
-        Some(Self { before, after, ask, guests, served, notices })
+        let stack = reduced.stack().cloned();
+        Some(Self { before, after, ask, guests, served, notices, stack })
     }
 
     /// What to look at.
@@ -92,7 +95,14 @@ impl Section {
             Change::AddTable(..) | Change::DeleteTable(_) | Change::ReplaceRules { .. } => false,
         };
         let fits = |op: &Op| !matches!(op, Op::Nft(changes) if !changes.iter().all(partial));
-        plan.ops.iter().all(fits).then_some(plan)
+        plan.ops.iter().all(fits).then(|| self.placed(plan))
+    }
+
+    /// In the stack that it is about.
+    fn placed(&self, plan: Plan) -> Plan {
+        let Some(namespace) = &self.stack else { return plan };
+        let within = |op| Op::Within { namespace: namespace.clone(), op: Box::new(op) };
+        Plan { ops: plan.ops.into_iter().map(within).collect() }
     }
 }
 
@@ -104,6 +114,9 @@ pub(super) fn supposed(
     taken_for_granted: impl Fn(&NicId) -> bool,
 ) -> Observed {
     let mut ground = ground.clone();
+    if let Some(namespace) = reduced.namespace() {
+        ground = given(ground, namespace);
+    }
     let there = attachments.iter().filter(|(nic, _)| taken_for_granted(nic) && !reduced.stale.contains(*nic));
     for (nic, target) in there {
         match target {

@@ -2,10 +2,11 @@
 
 use viaduct_types::{IfName, NamespaceName};
 
-use super::Host;
+use super::{Host, Refused};
 use crate::{
     op::Op,
-    port::{Keep, Observe},
+    part::AskPart,
+    port::{Keep, Observe, ObservePart},
     state::{Address, AddressInfo, Ask, Link, Observed, PROTOCOL},
 };
 
@@ -39,6 +40,15 @@ impl Host {
                 observed.stacks.insert(name.clone(), stack);
             }
         }
+    }
+
+    /// A look at a part of one.
+    pub(super) fn part_within(&mut self, name: &NamespaceName, ask: &AskPart) -> Result<Observed, Refused> {
+        if !self.state.namespaces.contains_key(name) {
+            let step = format!("looking into {name}");
+            return Err(Refused { step, reason: "no such namespace" });
+        }
+        self.within(name, |stack| stack.observe_part(None, ask))
     }
 
     /// There, with the guests' namespaces and the interfaces as they are.

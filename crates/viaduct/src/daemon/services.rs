@@ -55,26 +55,32 @@ impl Services {
     pub(super) fn serve(&mut self, told: Told) {
         let mut served = match told {
             Told::Whole(served) => served,
-            // On a host with stacks all are told everything.
-            Told::Part(change) => return self.host.serve(Told::Part(change)),
+            Told::Part(None, change) => return self.host.serve(Told::Part(None, change)),
+            Told::Part(Some(name), change) => return self.serve_within(name, Told::Part(None, change)),
         };
         let mut stacks = std::mem::take(&mut served.stacks);
         self.host.serve(Told::Whole(served));
         self.keep(|name, inode| stacks.contains_key(name) && inode_of(name) == Some(inode));
         stacks.retain(|name, _| inode_of(name).is_some());
         for (name, served) in stacks {
-            let Some(inode) = inode_of(&name) else { continue };
-            if let Some((_, answering)) = self.within.get(&name) {
-                answering.serve(Told::Whole(served));
-                continue;
+            self.serve_within(name, Told::Whole(served));
+        }
+    }
+
+    fn serve_within(&mut self, name: NamespaceName, told: Told) {
+        let Some(inode) = inode_of(&name) else { return };
+        if let Some((_, answering)) = self.within.get(&name).filter(|(known, _)| *known == inode) {
+            return answering.serve(told);
+        }
+        if let Some((_, gone)) = self.within.remove(&name) {
+            gone.stop();
+        }
+        match Answering::start(Some(name.clone()), self.jobs.clone()) {
+            Ok(answering) => {
+                answering.serve(told);
+                self.within.insert(name, (inode, answering));
             }
-            match Answering::start(Some(name.clone()), self.jobs.clone()) {
-                Ok(answering) => {
-                    answering.serve(Told::Whole(served));
-                    self.within.insert(name, (inode, answering));
-                }
-                Err(failure) => warn!("guests in namespace {name} are not answered: {}", failure.line()),
-            }
+            Err(failure) => warn!("guests in namespace {name} are not answered: {}", failure.line()),
         }
     }
 
@@ -135,7 +141,7 @@ impl Answering {
         let mut shared = lock(&self.shared);
         let change = match told {
             Told::Whole(served) => shared.served.change_to(&served),
-            Told::Part(change) => change,
+            Told::Part(_, change) => change,
         };
         shared.served.change(&change);
         if let Some(sender) = &shared.orders {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{GuestName, IfName, NetworkName, NicId};
+use viaduct_types::{GuestName, IfName, NamespaceName, NetworkName, NicId};
 
 use super::{
     super::named::ZoneHead,
@@ -18,13 +18,13 @@ use super::{
 pub enum Told {
     /// This, and nothing else.
     Whole(Served),
-    /// As before, but for this.
-    Part(ServedChange),
+    /// As before, but for this, in the stack of a namespace or the host's.
+    Part(Option<NamespaceName>, ServedChange),
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self::Part(ServedChange::default())
+        Self::Part(None, ServedChange::default())
     }
 }
 
