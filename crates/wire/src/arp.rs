@@ -1,4 +1,4 @@
-//! ARP for IPv4 on Ethernet (RFC 826), as far as looking for an address's holder needs it.
+//! ARP for IPv4 on Ethernet (RFC 826), as far as looking for an address's holder, and telling it, need it.
 
 use std::net::Ipv4Addr;
 
@@ -43,15 +43,41 @@ pub fn parse(frame: &[u8]) -> Option<Arp> {
     })
 }
 
+/// Which address a frame's sender says that it has, or is about to take, and the sender's MAC.
+pub fn claim(frame: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
+    let Arp { sender_mac, sender, target } = parse(frame)?;
+    Some((if sender.is_unspecified() { target } else { sender }, sender_mac))
+}
+
 /// The frame that asks whether somebody has an address, without claiming it (RFC 5227, section 2.1.1).
 pub fn probe(from: MacAddr, address: Ipv4Addr) -> Vec<u8> {
+    to_all(from, Ipv4Addr::UNSPECIFIED, address, Operation::Request)
+}
+
+/// The frames that say who has an address (RFC 5227, section 1.1), in both forms: some systems take note only of replies
+/// (section 3).
+pub fn announcements(from: MacAddr, address: Ipv4Addr) -> [Vec<u8>; 2] {
+    [Operation::Request, Operation::Reply].map(|operation| to_all(from, address, address, operation))
+}
+
+#[derive(Clone, Copy)]
+enum Operation {
+    Request,
+    Reply,
+}
+
+fn to_all(from: MacAddr, sender: Ipv4Addr, target: Ipv4Addr, operation: Operation) -> Vec<u8> {
+    let (number, target_mac) = match operation {
+        Operation::Request => (1, MacAddr([0; 6])),
+        Operation::Reply => (2, BROADCAST),
+    };
     let mut frame = ethernet_header(BROADCAST, from, ETHERTYPE).to_vec();
     frame.extend(KIND);
-    frame.extend([0, 1]);
+    frame.extend([0, number]);
     frame.extend(from.0);
-    frame.extend([0; 4]);
-    frame.extend([0; 6]);
-    frame.extend(address.octets());
+    frame.extend(sender.octets());
+    frame.extend(target_mac.0);
+    frame.extend(target.octets());
     frame
 }
 
@@ -67,6 +93,21 @@ mod tests {
         assert_eq!(frame.len(), 42);
         let arp = Arp { sender_mac: mac, sender: Ipv4Addr::UNSPECIFIED, target: address };
         assert_eq!(parse(&frame), Some(arp));
+        // Who asks so is about to take it.
+        assert_eq!(claim(&frame), Some((address, mac)));
+    }
+
+    #[test]
+    fn an_announcement_tells_the_address_twice() {
+        let mac = MacAddr([2, 0, 0, 0, 1, 0]);
+        let address = Ipv4Addr::new(192, 0, 2, 7);
+        for (frame, operation) in announcements(mac, address).iter().zip([1, 2]) {
+            assert_eq!(frame.len(), 42);
+            assert_eq!(frame[..14], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 1, 0, 8, 6]);
+            assert_eq!(frame[20..22], [0, operation]);
+            assert_eq!(parse(frame), Some(Arp { sender_mac: mac, sender: address, target: address }));
+            assert_eq!(claim(frame), Some((address, mac)));
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Neighbour solicitations, and advertisements for addresses of others (RFC 4861, sections 4.3, 4.4 and 7.2.8).
+//! Neighbour solicitations and advertisements: of the host's own addresses, and of others' (RFC 4861, sections 4.3, 4.4, 7.2.6
+//! and 7.2.8).
 
 use std::net::Ipv6Addr;
 
@@ -12,7 +13,9 @@ use crate::{
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const TARGET_LINK_LAYER: u8 = 2;
+const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
+const OVERRIDE: u8 = 0x20;
 
 /// Somebody looks for a neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +49,44 @@ pub fn advertisement(own_mac: MacAddr, own: Ipv6Addr, asked: &Solicitation) -> O
     let nobody = asked.from.is_unspecified();
     let (to_mac, to) = if nobody { (multicast_mac(ALL_NODES), ALL_NODES) } else { (asked.mac, asked.from) };
     let flags = if nobody { 0 } else { SOLICITED };
+    icmp6::build((own_mac, own), (to_mac, to), advertised(flags, asked.target, own_mac))
+}
+
+/// The frame that tells everybody who has an address (RFC 4861, section 7.2.6). A router that says it is none is dropped from
+/// its neighbours' lists of routers (section 7.2.5).
+pub fn announcement(mac: MacAddr, address: Ipv6Addr, router: bool) -> Option<Vec<u8>> {
+    let flags = OVERRIDE | if router { ROUTER } else { 0 };
+    let to = (multicast_mac(ALL_NODES), ALL_NODES);
+    icmp6::build((mac, address), to, advertised(flags, address, mac))
+}
+
+fn advertised(flags: u8, target: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
     let mut message = vec![ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0];
-    message.extend(asked.target.octets());
+    message.extend(target.octets());
     message.extend([TARGET_LINK_LAYER, 1]);
-    message.extend(own_mac.0);
-    icmp6::build((own_mac, own), (to_mac, to), message)
+    message.extend(mac.0);
+    message
+}
+
+/// The frame that asks whether somebody has an address, of nobody in particular and as nobody (RFC 4862, section 5.4.2).
+pub fn probe(mac: MacAddr, target: Ipv6Addr) -> Option<Vec<u8>> {
+    let group = solicited_node(target);
+    let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    icmp6::build((mac, Ipv6Addr::UNSPECIFIED), (multicast_mac(group), group), message)
+}
+
+/// Which address a frame's sender says that it has, or is about to take, and the sender's MAC.
+pub fn claim(frame: &[u8]) -> Option<(Ipv6Addr, MacAddr)> {
+    let (header, message) = icmp6::parse(frame)?;
+    let [kind, 0, _, _, _, _, _, _, rest @ ..] = message else { return None };
+    let target = Ipv6Addr::from(*rest.first_chunk::<16>()?);
+    let claims = match *kind {
+        ADVERTISEMENT => true,
+        SOLICITATION => header.from.is_unspecified(),
+        _ => false,
+    };
+    claims.then_some((target, header.from_mac))
 }
 
 /// The group in which an address is looked for (RFC 4291, section 2.7.1).
@@ -152,9 +188,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_asks_as_nobody_is_about_to_take_the_address() {
+        let target: Ipv6Addr = "2001:db8::12:3456".parse().unwrap();
+        let frame = probe(MAC, target).unwrap();
+        assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
+        assert_eq!(frame[38..54], "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap().octets());
+        assert_eq!(claim(&frame), Some((target, MAC)));
+        // Who asks as somebody claims nothing.
+        assert_eq!(claim(&solicitation("fe80::9", group(), HOPS, &[])), None);
+        // Cut short, passed on by a router, with a code, with another sum.
+        for length in 0..frame.len() {
+            assert_eq!(claim(&frame[..length]), None);
+        }
+        for at in [21, 55, 56] {
+            let mut frame = frame.clone();
+            frame[at] ^= 1;
+            assert_eq!(claim(&frame), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn an_announcement_claims_and_says_whether_a_router_does() {
+        let address = TARGET.parse().unwrap();
+        for (router, flags) in [(true, 0xa0), (false, 0x20)] {
+            let frame = announcement(MAC, address, router).unwrap();
+            assert_eq!(frame.len(), 14 + 40 + 32);
+            assert_eq!((frame[54], frame[58]), (ADVERTISEMENT, flags));
+            assert_eq!(claim(&frame), Some((address, MAC)));
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            claim(&bytes);
             parse_solicitation(&bytes);
         }
     }
