@@ -37,6 +37,18 @@ const QUEUE: usize = 64;
 /// No more wait than these.
 const MOST: usize = 16_384;
 
+/// So many frames are sent at a time.
+const AT_ONCE: usize = 32;
+
+/// Whether poll(2) has told of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It has not.
+    None,
+    /// It has, or it is not known.
+    Possible,
+}
+
 /// A packet socket on one device. What it does not take in costs a packet a few instructions.
 pub struct Frames {
     /// Goes before its socket does.
@@ -152,8 +164,9 @@ impl Frames {
     /// buffer is cut.
     ///
     /// # Errors
-    /// When the device went down (ENETDOWN), or is gone.
-    pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+    /// When the device went down (ENETDOWN), or is gone. What poll(2) tells of an error is to be passed on, for of a ring
+    /// it is asked only then.
+    pub fn receive<'b>(&mut self, buffer: &'b mut [u8], trouble: Trouble) -> io::Result<Option<&'b [u8]>> {
         let is_for_us = |kind| {
             // What goes to other machines, tagged frames among it, is not.
             [libc::PACKET_HOST, libc::PACKET_BROADCAST, libc::PACKET_MULTICAST].contains(&kind)
@@ -164,7 +177,9 @@ impl Frames {
                     return Ok(buffer.get(..length));
                 }
             }
-            // What became of the socket is only told here.
+            if trouble == Trouble::None {
+                return Ok(None);
+            }
         }
         loop {
             let (mut from, mut size) = (empty_address(), ADDRESS);
@@ -195,14 +210,43 @@ impl Frames {
         }
     }
 
-    /// Sends a frame.
+    /// Sends frames, in their order; those after one that the kernel does not take are sent all the same.
     ///
     /// # Errors
-    /// When the kernel does not take it.
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: the frame is valid for the length given with it.
-        let sent = unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    /// The last reason why one was not taken.
+    pub fn send<'f>(&self, frames: impl IntoIterator<Item = &'f [u8]>) -> io::Result<()> {
+        let mut frames = frames.into_iter();
+        let mut result = Ok(());
+        loop {
+            let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; AT_ONCE];
+            let mut count = 0;
+            for (part, frame) in parts.iter_mut().zip(frames.by_ref()) {
+                *part = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+                count += 1;
+            }
+            if count == 0 {
+                return result;
+            }
+            let mut messages = parts.each_mut().map(|part| {
+                // SAFETY: mmsghdr is plain data, for which all zeroes are valid.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (part, 1);
+                message
+            });
+            let mut rest = &mut messages[..count];
+            while !rest.is_empty() {
+                let length = libc::c_uint::try_from(rest.len()).map_err(io::Error::other)?;
+                // SAFETY: so many messages are there, each of one frame, which lives as long as the iterator's item; the
+                // kernel does not write to it.
+                let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+                let done = usize::try_from(sent).unwrap_or_else(|_| {
+                    // Only of the first one: it is left out.
+                    result = Err(io::Error::last_os_error());
+                    1
+                });
+                rest = &mut rest[done.clamp(1, length as usize)..];
+            }
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use viaduct_plan::{Flow, Link};
 use viaduct_types::{IfName, NamespaceName};
 
 pub use error::{KernelError, NetnsReason, Refusal};
-pub use frames::{Frames, Listen};
+pub use frames::{Frames, Listen, Trouble};
 pub use lives::Lives;
 pub use netns::{Netns, NetnsRef};
 pub use watch::{By, Culprit, Event, Ports, Watch, What};

@@ -15,7 +15,7 @@ use viaduct_wire::{arp, nd};
 use crate::{
     Kernel,
     error::KernelError,
-    frames::{Frames, Listen},
+    frames::{Frames, Listen, Trouble},
     link,
 };
 
@@ -57,9 +57,9 @@ fn ask(name: &IfName, own: MacAddr, addresses: &BTreeSet<IpAddr>) -> io::Result<
     for _ in 0..QUESTIONS {
         for address in addresses.iter().filter(|address| !found.contains_key(*address)) {
             match address {
-                IpAddr::V4(address) => sockets[0].send(&arp::probe(own, *address))?,
+                IpAddr::V4(address) => sockets[0].send([&arp::probe(own, *address)[..]])?,
                 IpAddr::V6(address) => {
-                    nd::probe(own, *address).map_or(Ok(()), |frame| sockets[1].send(&frame))?;
+                    nd::probe(own, *address).map_or(Ok(()), |frame| sockets[1].send([&frame[..]]))?;
                 }
             }
         }
@@ -75,7 +75,7 @@ fn ask(name: &IfName, own: MacAddr, addresses: &BTreeSet<IpAddr>) -> io::Result<
                 Err(errno) => return Err(errno.into()),
             }
             for socket in &mut sockets {
-                while let Some(frame) = socket.receive(&mut buffer)? {
+                while let Some(frame) = socket.receive(&mut buffer, Trouble::Possible)? {
                     let v4 = arp::claim(frame).map(|(address, mac)| (address.into(), mac));
                     let v6 = || nd::claim(frame).map(|(address, mac)| (address.into(), mac));
                     if let Some((address, mac)) = v4.or_else(v6)

@@ -7,8 +7,16 @@ use viaduct_types::{MacAddr, NicId};
 /// NICs with what each is given, by what they are known by.
 #[derive(Debug)]
 pub(crate) struct Clients<C> {
-    by_mac: BTreeMap<MacAddr, (NicId, C)>,
+    by_mac: BTreeMap<MacAddr, Served<C>>,
     macs: BTreeMap<NicId, MacAddr>,
+}
+
+#[derive(Debug)]
+struct Served<C> {
+    nic: NicId,
+    given: C,
+    /// Whether it has it, and that was told.
+    is_configured: bool,
 }
 
 impl<C> Default for Clients<C> {
@@ -22,18 +30,23 @@ impl<C> Clients<C> {
     pub(crate) fn set(&mut self, nic: &NicId, given: Option<(MacAddr, C)>) {
         // By its MAC there may be another NIC already.
         if let Some(mac) = self.macs.remove(nic)
-            && self.by_mac.get(&mac).is_some_and(|(of, _)| of == nic)
+            && self.by_mac.get(&mac).is_some_and(|served| served.nic == *nic)
         {
             self.by_mac.remove(&mac);
         }
         if let Some((mac, client)) = given {
             self.macs.insert(nic.clone(), mac);
-            self.by_mac.insert(mac, (nic.clone(), client));
+            self.by_mac.insert(mac, Served { nic: nic.clone(), given: client, is_configured: false });
         }
     }
 
     pub(crate) fn get(&self, mac: MacAddr) -> Option<&C> {
-        self.by_mac.get(&mac).map(|(_, client)| client)
+        self.by_mac.get(&mac).map(|served| &served.given)
+    }
+
+    /// Who is known by a MAC has what it is given. Whether that is news: a client that renews says it again and again.
+    pub(crate) fn configured(&mut self, mac: MacAddr) -> bool {
+        self.by_mac.get_mut(&mac).is_some_and(|served| !std::mem::replace(&mut served.is_configured, true))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -54,6 +67,13 @@ mod tests {
         clients.set(&two, Some((mac, 2)));
         clients.set(&one, Some((other, 1)));
         assert_eq!((clients.get(mac), clients.get(other)), (Some(&2), Some(&1)));
+        assert_eq!(
+            [clients.configured(mac), clients.configured(mac), clients.configured(other)],
+            [true, false, true]
+        );
+        // It is given something else.
+        clients.set(&two, Some((mac, 3)));
+        assert!(clients.configured(mac));
         clients.set(&two, None);
         clients.set(&one, None);
         assert!(clients.is_empty());

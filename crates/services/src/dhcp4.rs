@@ -5,7 +5,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, rc::Rc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use viaduct_plan::{Client, ServedLink};
@@ -24,7 +24,7 @@ use probe::Probes;
 /// to tell ([`Server::event`]). Times are since any moment that stays the same.
 #[derive(Default)]
 pub struct Server {
-    devices: BTreeMap<IfName, Clients<Client>>,
+    devices: BTreeMap<IfName, Clients<Rc<Client>>>,
     probes: Probes,
     frames: Queue<Frame>,
     events: Queue<Event>,
@@ -61,7 +61,7 @@ impl Server {
         let clients = self.devices.entry(device.clone()).or_default();
         for nic in changed {
             let client = link.nics.get(nic).and_then(|nic| nic.client.as_ref());
-            clients.set(nic, client.map(|client| (client.mac, client.clone())));
+            clients.set(nic, client.map(|client| (client.mac, Rc::new(client.clone()))));
         }
         self.probes.retain(device, |mac, address| {
             clients.get(mac).is_some_and(|client| client.address.addr() == address)
@@ -103,7 +103,7 @@ impl Server {
         for step in self.probes.tick(now) {
             match step {
                 probe::Step::Ask(frame) => self.send(frame),
-                probe::Step::Free(waiting) => self.offer(&waiting),
+                probe::Step::Free(waiting) => self.offer(&waiting.asked()),
             }
         }
     }
@@ -135,7 +135,7 @@ impl Server {
                     self.send(frame);
                 }
             }
-            Kind::Discover => self.offer(&probe::Waiting::new(asked)),
+            Kind::Discover => self.offer(asked),
             Kind::Request => match (server, wanted, request.ciaddr) {
                 (Some(server), _, _) if server != asked.client.server => self.counts.others += 1,
                 // Chosen among offers, remembered from before a restart (RFC 2131, 4.3.2), or renewed.
@@ -165,16 +165,17 @@ impl Server {
         client.lent && client.shared && !self.probes.is_free(asked.device, client.mac)
     }
 
-    fn offer(&mut self, waiting: &probe::Waiting) {
+    fn offer(&mut self, asked: &Asked<'_>) {
         self.counts.offers += 1;
-        let asked = waiting.asked();
-        self.reply(&asked, answer::whole(Kind::Offer, &asked.client, &asked.request), None);
+        self.reply(asked, answer::whole(Kind::Offer, &asked.client, &asked.request), None);
     }
 
     fn acknowledge(&mut self, asked: &Asked<'_>) {
         self.counts.acks += 1;
-        let (nic, address) = (asked.client.nic.clone(), asked.client.address.addr().into());
-        self.tell(Event::Configured { nic, address });
+        if self.devices.get_mut(asked.device).is_some_and(|clients| clients.configured(asked.client.mac)) {
+            let (nic, address) = (asked.client.nic.clone(), asked.client.address.addr().into());
+            self.tell(Event::Configured { nic, address });
+        }
         self.reply(asked, answer::whole(Kind::Ack, &asked.client, &asked.request), None);
     }
 
@@ -211,7 +212,7 @@ impl Server {
     fn heard(&mut self, device: &IfName, arp: &arp::Arp) {
         if let Some(waiting) = self.probes.taken(device, arp) {
             let client = waiting.asked().client;
-            self.in_use(client.nic, client.address.addr(), Some(arp.sender_mac));
+            self.in_use(client.nic.clone(), client.address.addr(), Some(arp.sender_mac));
         }
     }
 
@@ -234,5 +235,5 @@ struct Asked<'a> {
     own: MacAddr,
     way: Way,
     request: Request,
-    client: Client,
+    client: Rc<Client>,
 }

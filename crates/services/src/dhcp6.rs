@@ -106,7 +106,7 @@ impl Server {
         };
         let answering = Answering { link, client, server: duid_of(own), request: &request };
         match answering.answer() {
-            Answer::Say(reply, event) => {
+            Answer::Say(reply, heard) => {
                 if reply.kind == Kind::Advertise {
                     self.counts.advertises += 1;
                 } else {
@@ -126,11 +126,27 @@ impl Server {
                 if let Some(bytes) = udp6::build(&back, &reply.encode(&request)) {
                     self.frames.push(Frame { device: device.clone(), bytes });
                 }
-                event.into_iter().for_each(|event| self.events.push(event));
+                match heard {
+                    Heard::Nothing => {}
+                    Heard::Configured => self.configured(device, way.from_mac),
+                    Heard::InUse(events) => events.into_iter().for_each(|event| self.events.push(event)),
+                }
             }
             Answer::Others => self.counts.others += 1,
             Answer::Malformed => self.counts.malformed += 1,
             Answer::Silence => {}
+        }
+    }
+
+    /// A client has its addresses, which is news only once.
+    fn configured(&mut self, device: &IfName, mac: MacAddr) {
+        let Some(link) = self.links.get_mut(device) else { return };
+        if !link.clients.configured(mac) {
+            return;
+        }
+        let Some(client) = link.clients.get(mac) else { return };
+        for address in &client.addresses {
+            self.events.push(Event::Configured { nic: client.nic.clone(), address: (*address).into() });
         }
     }
 
@@ -150,8 +166,17 @@ impl Server {
     }
 }
 
+/// What a message says of how its sender is.
+enum Heard {
+    Nothing,
+    /// It has its addresses.
+    Configured,
+    /// Somebody else has them.
+    InUse(Vec<Event>),
+}
+
 enum Answer {
-    Say(Box<Reply>, Vec<Event>),
+    Say(Box<Reply>, Heard),
     /// It is for another server.
     Others,
     /// Must be ignored (RFC 8415, section 16).
@@ -197,7 +222,7 @@ impl Answering<'_> {
                     // Of the whole, too: the client is not to choose this server (RFC 8415, section 18.3.9).
                     reply.status = reply.addresses.iter().find_map(|given| given.status);
                 }
-                self.say(reply, Vec::new())
+                self.say(reply, Heard::Nothing)
             }
             Kind::Request | Kind::Renew | Kind::Rebind => {
                 self.say(self.bindings(Kind::Reply), self.configured())
@@ -209,11 +234,11 @@ impl Answering<'_> {
                 }
                 let is_here = asked.all(|address| self.client.addresses.contains(address));
                 let status = if is_here { Status::Success } else { Status::NotOnLink };
-                self.say(Reply { status: Some(status), ..self.empty(Kind::Reply) }, Vec::new())
+                self.say(Reply { status: Some(status), ..self.empty(Kind::Reply) }, Heard::Nothing)
             }
             // The addresses stay the NIC's: they are asked for again.
             Kind::Release => {
-                self.say(Reply { status: Some(Status::Success), ..self.empty(Kind::Reply) }, Vec::new())
+                self.say(Reply { status: Some(Status::Success), ..self.empty(Kind::Reply) }, Heard::Nothing)
             }
             Kind::Decline => {
                 let declined = request.addresses.iter().flat_map(|association| &association.members);
@@ -224,28 +249,21 @@ impl Answering<'_> {
                     holder: None,
                 });
                 let reply = Reply { status: Some(Status::Success), ..self.empty(Kind::Reply) };
-                self.say(reply, events.collect())
+                self.say(reply, Heard::InUse(events.collect()))
             }
             Kind::Information => {
-                self.say(Reply { refresh: Some(REFRESH), ..self.rest(Kind::Reply) }, Vec::new())
+                self.say(Reply { refresh: Some(REFRESH), ..self.rest(Kind::Reply) }, Heard::Nothing)
             }
             Kind::Advertise | Kind::Reply => Answer::Malformed,
         }
     }
 
-    fn say(&self, reply: Reply, events: Vec<Event>) -> Answer {
-        Answer::Say(Box::new(reply), events)
+    fn say(&self, reply: Reply, heard: Heard) -> Answer {
+        Answer::Say(Box::new(reply), heard)
     }
 
-    fn configured(&self) -> Vec<Event> {
-        if self.request.addresses.is_empty() {
-            return Vec::new();
-        }
-        let configured = |address: &Ipv6Addr| Event::Configured {
-            nic: self.client.nic.clone(),
-            address: (*address).into(),
-        };
-        self.client.addresses.iter().map(configured).collect()
+    fn configured(&self) -> Heard {
+        if self.request.addresses.is_empty() { Heard::Nothing } else { Heard::Configured }
     }
 
     fn empty(&self, kind: Kind) -> Reply {

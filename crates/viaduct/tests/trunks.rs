@@ -382,7 +382,7 @@ fn send(guest: &str, frames: Vec<Vec<u8>>) {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
         let wire = Frames::open(&"eth0".parse().unwrap(), Listen::Arp, 0).unwrap();
         for frame in frames {
-            wire.send(&frame).unwrap();
+            wire.send([&frame[..]]).unwrap();
         }
     })
     .join()

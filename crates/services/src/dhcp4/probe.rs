@@ -1,6 +1,6 @@
 //! Looks whether an address is free before it is given out (RFC 2131, section 2.2), by asking for it as RFC 5227 does.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, rc::Rc, time::Duration};
 
 use viaduct_plan::Client;
 use viaduct_types::{IfName, MacAddr};
@@ -28,7 +28,7 @@ pub(super) struct Waiting {
     own: MacAddr,
     way: Way,
     request: Request,
-    client: Client,
+    client: Rc<Client>,
 }
 
 impl Waiting {

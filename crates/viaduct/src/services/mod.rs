@@ -21,7 +21,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use viaduct_kernel::{Listen, Netns, NetnsRef};
 use viaduct_plan::{ServedLink, ServedLinkChange, ZoneChange};
-use viaduct_services::{Event, dhcp4, dhcp6, neighbours, ra};
+use viaduct_services::{Event, Frame, dhcp4, dhcp6, neighbours, ra};
 use viaduct_types::{IfName, NamespaceName, NetworkName};
 
 use crate::{
@@ -90,6 +90,7 @@ pub(crate) fn run(namespace: Option<&NamespaceName>) -> Result<(), Failure> {
         start: Instant::now(),
         knows_servers: false,
         orders: Vec::new(),
+        frames: Vec::new(),
     };
     run.run().map_err(|e| failed("cannot go on", e))
 }
@@ -113,6 +114,8 @@ struct Run {
     knows_servers: bool,
     /// What came of the next order so far.
     orders: Vec<u8>,
+    /// What is sent next; room for it.
+    frames: Vec<Frame>,
 }
 
 impl Run {
@@ -304,12 +307,13 @@ impl Run {
     }
 
     fn send(&mut self) {
-        loop {
-            let frame = self.dhcp4.transmit().or_else(|| self.dhcp6.transmit());
-            let frame = frame.or_else(|| self.responder.transmit());
-            let Some(frame) = frame.or_else(|| self.advertiser.transmit()) else { return };
-            self.ports.send(&frame.device, &frame.bytes);
-        }
+        let Self { dhcp4, dhcp6, responder, advertiser, ports, frames, .. } = self;
+        frames.extend(std::iter::from_fn(|| {
+            let frame = dhcp4.transmit().or_else(|| dhcp6.transmit());
+            frame.or_else(|| responder.transmit()).or_else(|| advertiser.transmit())
+        }));
+        ports.send(frames);
+        frames.clear();
     }
 }
 

@@ -12,7 +12,8 @@ use rustix::{
     io::Errno,
 };
 use tracing::{debug, warn};
-use viaduct_kernel::{Frames, Listen};
+use viaduct_kernel::{Frames, Listen, Trouble};
+use viaduct_services::Frame;
 use viaduct_types::{IfName, MacAddr};
 
 use super::AGAIN;
@@ -22,6 +23,9 @@ const BATCH: usize = 32;
 /// The numbers of what is no port; ports count up from the next.
 const DAEMON: u64 = 0;
 const NAMES: u64 = 1;
+
+/// How long a device's MAC is taken to be the same.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The Ethernet type of IPv6, as it stands in a frame.
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -46,6 +50,19 @@ struct Port {
     device: IfName,
     listen: Listen,
     frames: Frames,
+    trouble: Trouble,
+    /// The device's MAC, and when it was looked at.
+    mac: (MacAddr, Duration),
+}
+
+impl Port {
+    /// The device's MAC, which may become another one, as a bridge's does: it is not looked at for each frame.
+    fn mac(&mut self, now: Duration) -> io::Result<MacAddr> {
+        if self.mac.1 + FRESH < now {
+            self.mac = (self.frames.mac()?, now);
+        }
+        Ok(self.mac.0)
+    }
 }
 
 /// What is to be open.
@@ -174,7 +191,8 @@ impl Ports {
                     }
                     wanted.is_known = true;
                     wanted.open = Some(self.next);
-                    self.open.insert(self.next, Port { device: device.clone(), listen, frames });
+                    let (device, trouble) = (device.clone(), Trouble::Possible);
+                    self.open.insert(self.next, Port { device, listen, frames, trouble, mac: (mac, now) });
                     self.next += 1;
                 }
                 Err(error) => {
@@ -203,7 +221,15 @@ impl Ports {
         let source = |event: epoll::Event| match event.data.u64() {
             DAEMON => Source::Daemon,
             NAMES => Source::Names,
-            number => Source::Port(number),
+            number => {
+                let flags = event.flags;
+                if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP)
+                    && let Some(port) = self.open.get_mut(&number)
+                {
+                    port.trouble = Trouble::Possible;
+                }
+                Source::Port(number)
+            }
         };
         Ok(events.into_iter().map(source).collect())
     }
@@ -218,9 +244,12 @@ impl Ports {
         let Some(port) = self.open.get_mut(&number) else { return false };
         let mut buffer = [0; 2048];
         for _ in 0..BATCH {
-            let received = match port.frames.receive(&mut buffer) {
-                Ok(Some(bytes)) => port.frames.mac().map(|mac| (mac, bytes)),
-                Ok(None) => return false,
+            let received = match port.frames.receive(&mut buffer, port.trouble) {
+                Ok(Some(bytes)) => port.mac(now).map(|mac| (mac, bytes)),
+                Ok(None) => {
+                    port.trouble = Trouble::None;
+                    return false;
+                }
                 Err(error) => Err(error),
             };
             match received {
@@ -250,20 +279,28 @@ impl Ports {
         self.again = Some(now + AGAIN);
     }
 
-    pub(super) fn send(&mut self, device: &IfName, frame: &[u8]) {
-        let kinds: &[Listen] = match frame.get(12..14) {
-            Some(kind) if kind == IPV6 => &[Listen::Ip6, Listen::Neighbours],
-            _ => &[Listen::Dhcp4],
-        };
-        let number = |kind: &Listen| self.wanted.get(&(device.clone(), *kind)).and_then(|wanted| wanted.open);
-        let number = kinds.iter().find_map(number);
-        if let Some(port) = number.and_then(|number| self.open.get(&number))
-            && let Err(error) = port.frames.send(frame)
-        {
-            // The client asks again.
-            debug!("{device}: an answer was not sent: {error}");
+    /// Sends frames. Those that follow each other on one device go together.
+    pub(super) fn send(&self, frames: &[Frame]) {
+        for frames in frames.chunk_by(|one, next| one.device == next.device && is_ip6(one) == is_ip6(next)) {
+            let Some(first) = frames.first() else { continue };
+            let kinds: &[Listen] =
+                if is_ip6(first) { &[Listen::Ip6, Listen::Neighbours] } else { &[Listen::Dhcp4] };
+            let device = &first.device;
+            let number =
+                |kind: &Listen| self.wanted.get(&(device.clone(), *kind)).and_then(|wanted| wanted.open);
+            let number = kinds.iter().find_map(number);
+            if let Some(port) = number.and_then(|number| self.open.get(&number))
+                && let Err(error) = port.frames.send(frames.iter().map(|frame| &frame.bytes[..]))
+            {
+                // The client asks again.
+                debug!("{device}: an answer was not sent: {error}");
+            }
         }
     }
+}
+
+fn is_ip6(frame: &Frame) -> bool {
+    frame.bytes.get(12..14).is_some_and(|kind| kind == IPV6)
 }
 
 /// Without memory for so many frames, with a queue for few.
