@@ -29,6 +29,17 @@ pub enum SxpSecurity {
     Conf,
 }
 
+impl SxpSecurity {
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Auth => "auth",
+            Self::Conf => "conf",
+        }
+    }
+}
+
 /// The vnets of a file, and what is to be said about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SxpFile {

@@ -84,6 +84,48 @@ fn what_was_done_by_hand_loads() {
     }
 }
 
+/// Vnets' files, and domains in both ways of writing; who the other hosts are, nobody says.
+#[test]
+fn vnets_of_xen_load() {
+    let daemon = ("xend-config.sxp", "(network-script network-vnet)\n(vif-script vif-bridge)\n");
+    let vnet = (
+        "vnet97.sxp",
+        "# ours\n(vnet (id 97) (bridge vnet97) (vnetif vnif97)\n      (security none))\n(vnet (id 98))\n",
+    );
+    let domains = [
+        ("one", "name=\"one\"\nvif=[\"mac=aa:00:00:01:02:03,bridge=vnet97\"]\n"),
+        ("two", "name=\"two\"\nvif=\"bridge=vnet98\"\n"),
+        (
+            "three.sxp",
+            "(vm (name three)\n (memory 64)\n (device (vif (mac aa:00:00:01:02:04) (bridge vnet97))))\n",
+        ),
+    ];
+    let imported = imported(Format::Xen, &[&[daemon, vnet][..], &domains[..]].concat());
+    loads(&imported);
+    let told: Vec<String> = imported.left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("/etc/three.sxp:2: ") && told[0].contains("memory"), "{told:?}");
+    let text = &imported.toml;
+    for said in [
+        "[vnets.vnet97]\nid = \"97\"\nbridge = \"vnet97\"\nsecurity = \"none\"",
+        "[vnets.vnet98]\nid = \"98\"\nbridge = \"vnet98\"\nsecurity = \"conf\"",
+        "[networks.vnet97]\nmode = \"vnet\"",
+        "[[guests.one.nics]]\nnetwork = \"vnet97\"\nmac = \"aa:00:00:01:02:03\"",
+        "[[guests.two.nics]]\nnetwork = \"vnet98\"",
+        "[[guests.three.nics]]\nnetwork = \"vnet97\"\nmac = \"aa:00:00:01:02:04\"",
+        "peers = []",
+    ] {
+        assert!(text.contains(said), "nothing about {said:?}:\n{text}");
+    }
+    // Without their files, that there are some is told.
+    let imported = self::imported(Format::Xen, &[daemon]);
+    assert!(imported.left_out[0].to_string().contains("xm vnet-create"), "{:?}", imported.left_out);
+    // What is wrong in one is told with its line, and nothing else is lost.
+    let imported = self::imported(Format::Xen, &[("bad.sxp", "(vnet (id 97)\n (bridge a b))\n"), domains[0]]);
+    assert!(imported.left_out[0].to_string().starts_with("/etc/bad.sxp:2: "), "{:?}", imported.left_out);
+    assert!(imported.toml.contains("[guests.one]"));
+}
+
 #[test]
 fn what_is_no_address_is_listed_with_its_line() {
     let script = "#!/bin/sh\n\n\
@@ -117,6 +159,7 @@ fn odd_files_are_listed_and_never_a_panic() {
         "for x in $y; do\nfor z in $x; do\n",
         "iptables -t\niptables\n$\n${\n$iptables -A -A -A\n",
         "iface\nbr0 iface\niface x inet static\naddress 1.2.3.4/99\nnetmask 255.0.255.0\nmtu x\n",
+        "(vnet (id\n(vnet (((\n(vm (device (vif (mac) (ip 1.2.3) x)\n(device ()vif(\n",
         "vif=[ 'mac=', 'ip=1.2.3.4.5,x'\nname=\"\u{7}\"\n",
         "(vif-script\n(\n)(\n",
         "*nat\n:\n-A\nCOMMIT\n",

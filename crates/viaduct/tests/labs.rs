@@ -171,6 +171,43 @@ mod imported {
         ];
         super::run_imported("openvz", "openvz", &[], &["probe", "203.0.113.77"], &replaced);
     }
+
+    #[test]
+    fn xen_vnet() {
+        super::run_imported_vnet();
+    }
+}
+
+/// Both hosts of the vnet from files of Xen's. Which prefix domains use, and who the other host is, those do not say.
+fn run_imported_vnet() {
+    let from = Path::new(EXAMPLES).join("xen-vnet");
+    let place = tempfile::tempdir().unwrap();
+    let copy = place.path().join("xen-vnet");
+    fs::create_dir(&copy).unwrap();
+    for (host, other, endpoint) in
+        [("hosta", "hostb", "10.11.0.100:1798"), ("hostb", "hosta", "10.10.0.100:1798")]
+    {
+        let files = from.join("by-hand").join(host);
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_viaduct")).args(["import", "xen"]).arg(files).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("security = \"none\"") && text.contains("peers = []"), "{text}");
+        let text = text
+            .replace("security = \"none\"", "security = \"conf\"")
+            .replace("peers = []", &format!("peers = [\"{other}\"]"))
+            .replace("vnet = \"vnet97\"", "vnet = \"vnet97\"\nsubnets = [\"10.97.0.0/24\"]");
+        let peer = format!(
+            "\n[host]\nname = \"{host}\"\n[peers.{other}]\nendpoint = \"{endpoint}\"\n\
+             key = \"REPLACED-BY-{other}-viaduct-identity\"\n"
+        );
+        fs::write(copy.join(format!("{host}.toml")), text + &peer).unwrap();
+    }
+    let lab = fs::read_to_string(from.join("lab.toml")).unwrap();
+    // The vnet is called after its bridge.
+    let lab = lab.replace("vnet-blue", "vnet-vnet97").replace("blue", "vnet97");
+    fs::write(copy.join("lab.toml"), lab).unwrap();
+    run(place.path().to_str().unwrap(), "xen-vnet");
 }
 
 /// The same with Debian's kernel.

@@ -8,7 +8,7 @@ use std::{
 use viaduct_types::{IpNet, MacAddr};
 
 use super::LeftOut;
-use crate::Source;
+use crate::{Source, sxp::SxpVnet};
 
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -34,6 +34,9 @@ pub(super) struct Found {
     pub(super) namespaces: BTreeMap<String, Namespace>,
     /// The bridge of domains that name none.
     pub(super) default_bridge: Option<String>,
+    pub(super) vnets: Vec<SxpVnet>,
+    /// Where it is said that there are vnets, should no file say which.
+    pub(super) vnet_script: Option<LeftOut>,
 }
 
 /// An interface of the host.

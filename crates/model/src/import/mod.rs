@@ -23,7 +23,7 @@ pub enum Format {
     Vserver,
     /// `/etc/vz/vz.conf` and `CTID.conf`.
     Openvz,
-    /// `xend-config.sxp` and the files of domains.
+    /// `xend-config.sxp`, the files of domains and those of vnets.
     Xen,
     /// `/etc/network/interfaces`.
     Ifupdown,
@@ -91,6 +91,10 @@ fn read(format: Format, source: &Source, found: &mut Found) {
         vserver::read(source, found);
     } else if format == Format::Openvz && (name == "vz.conf" || name.ends_with(".conf")) {
         openvz::read(source, found);
+    } else if format == Format::Xen && says("(vnet") {
+        xen::read_vnet(source, found);
+    } else if format == Format::Xen && ["(vm", "(device", "(dev "].iter().any(|word| says(word)) {
+        xen::read_domain_sxp(source, found);
     } else if format == Format::Xen && (name.ends_with(".sxp") || says("(")) {
         xen::read_daemon(source, found);
     } else if format == Format::Xen && (says("vif") || says("name")) {

@@ -12,7 +12,7 @@ use super::{
     LeftOut,
     found::{Device, Found, Guest, Interface, Nic, Published, name},
 };
-use crate::ipam;
+use crate::{ipam, sxp::SxpSecurity};
 
 /// The configuration, without what was left out.
 pub(super) fn configuration(found: &mut Found) -> String {
@@ -127,6 +127,7 @@ impl Writer {
             }
         }
         self.routed(&install, found);
+        self.vnets(found);
         let bridges: BTreeSet<String> = found
             .guests
             .values()
@@ -188,6 +189,28 @@ impl Writer {
             }
         }
         self.served(found);
+    }
+
+    /// Who the other hosts are, no file of Xen's says: they found each other.
+    fn vnets(&mut self, found: &mut Found) {
+        for vnet in &found.vnets {
+            let bridge =
+                vnet.bridge.as_ref().map_or_else(|| format!("vnet{}", vnet.id_text), ToString::to_string);
+            let called = name(&bridge);
+            self.line(&format!("\n[vnets.{called}]"));
+            self.line(&format!("id = {}", quoted(&vnet.id_text)));
+            self.line(&format!("bridge = {}", quoted(&bridge)));
+            let security = vnet.security.map_or("conf", SxpSecurity::word);
+            let note =
+                if security == "none" { " # \"conf\" encrypts, and costs no more to set up" } else { "" };
+            self.line(&format!("security = {}{note}", quoted(security)));
+            self.line("peers = [] # the other hosts: each by its [peers.NAME], with `endpoint` and `key` (`viaduct identity`)");
+            self.line(&format!("\n[networks.{called}]"));
+            self.line(&format!("mode = \"vnet\"\nvnet = {}", quoted(&called)));
+        }
+        if found.vnets.is_empty() {
+            found.left_out.extend(found.vnet_script.take());
+        }
     }
 
     fn served(&mut self, found: &Found) {
@@ -344,6 +367,10 @@ impl Writer {
 
     /// The network that has the bridge.
     fn network_of(&self, bridge: &str) -> Option<String> {
+        let of_vnet = format!("\n[networks.{}]\nmode = \"vnet\"", name(bridge));
+        if self.text.contains(&of_vnet) {
+            return Some(name(bridge));
+        }
         let (before, _) = self.text.split_once(&format!("bridge = {}", quoted(bridge)))?;
         let head = before.rsplit("\n[networks.").next()?;
         Some(head.split(']').next()?.to_owned())

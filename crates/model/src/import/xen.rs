@@ -1,7 +1,10 @@
-//! Xen: `xend-config.sxp`, and the files of domains (xl.cfg(5)).
+//! Xen: `xend-config.sxp`, and the files of domains (xl.cfg(5)) and of vnets.
 
-use super::found::{Found, Guest, Nic, lines, name, net};
-use crate::Source;
+use super::{
+    LeftOut,
+    found::{Found, Guest, Nic, lines, name, net},
+};
+use crate::{Source, sxp};
 
 /// `xend-config.sxp`.
 pub(super) fn read_daemon(source: &Source, found: &mut Found) {
@@ -12,6 +15,11 @@ pub(super) fn read_daemon(source: &Source, found: &mut Found) {
         match (key, &words[..]) {
             // Which networks are translated, the rules and the subnets say.
             ("network-script", ["network-nat" | "network-route" | "network-dummy"]) => {}
+            ("network-script", ["network-vnet"]) => {
+                let why =
+                    "no file that a vnet was made of (`xm vnet-create FILE`) is among those that were read";
+                found.vnet_script = Some(LeftOut::at(source, number, line, why));
+            }
             ("vif-script", ["vif-bridge", settings @ ..]) => {
                 let bridge = settings.iter().find_map(|setting| setting.strip_prefix("bridge="));
                 found.default_bridge = Some(bridge.unwrap_or("xenbr0").to_owned());
@@ -23,6 +31,50 @@ pub(super) fn read_daemon(source: &Source, found: &mut Found) {
             _ => found.leave(source, number, line, "it is not about guests' networks"),
         }
     }
+}
+
+/// A file that `xm vnet-create` made vnets of.
+pub(super) fn read_vnet(source: &Source, found: &mut Found) {
+    let line_of = |number: usize| source.text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
+    match sxp::read(&source.text) {
+        Ok(file) => {
+            for (number, hint) in file.hints {
+                found.leave(source, number, line_of(number), hint);
+            }
+            found.vnets.extend(file.vnets);
+        }
+        Err(error) => found.leave(source, error.line, line_of(error.line), error.message),
+    }
+}
+
+/// A domain as xend wrote it down itself: `(vm (name x) (device (vif (mac aa:00:00:01:02:03) (bridge vnet97))))`.
+pub(super) fn read_domain_sxp(source: &Source, found: &mut Found) {
+    let file = source.name.rsplit('/').next().unwrap_or_default();
+    let mut guest = Guest { comment: format!("domain {file}"), ..Guest::default() };
+    let mut called = name(file.split('.').next().unwrap_or_default());
+    for (number, line) in lines(&source.text) {
+        let is_known = |word: &str| matches!(word.trim(), "" | "vm" | "device" | "dev");
+        let (mut vif, mut rest) = (None, Vec::new());
+        for field in line.split('(').map(|field| field.trim().trim_end_matches(')').trim()) {
+            let (key, value) = field.split_once(char::is_whitespace).unwrap_or((field, ""));
+            match (key, &mut vif) {
+                ("vif", _) => vif = Some(String::new()),
+                ("name", None) => called = name(value.trim_matches(['\'', '"'])),
+                (_, Some(settings)) if !is_known(field) => {
+                    settings.push_str(&format!("{key}={},", value.trim().trim_matches(['\'', '"'])));
+                }
+                _ if is_known(field) || field.chars().all(|c| c == ')') => {}
+                _ => rest.push(field),
+            }
+        }
+        if let Some(settings) = vif {
+            guest.nics.push(card(&settings, source, number, found));
+        }
+        if !rest.is_empty() {
+            found.leave(source, number, line, "it is not about the network");
+        }
+    }
+    found.guests.insert(called, guest);
 }
 
 /// A domain's file.

@@ -1,6 +1,6 @@
 use std::{fs, path::Path, process::ExitCode};
 
-use viaduct_model::sxp::{self, SxpSecurity};
+use viaduct_model::sxp;
 use viaduct_types::VnetName;
 
 use super::{ask, say_done, status::new_table};
@@ -97,9 +97,7 @@ pub(super) fn of_file(file: &Path) -> Result<Vec<VnetAsked>, Failure> {
         .into_iter()
         .map(|vnet| {
             let security = match vnet.security {
-                Some(SxpSecurity::None) => "none",
-                Some(SxpSecurity::Auth) => "auth",
-                Some(SxpSecurity::Conf) => "conf",
+                Some(security) => security.word(),
                 None => {
                     tell!(
                         "{shown}: vnet {} says nothing of security, and so it is conf: encrypted and authenticated",
