@@ -1,13 +1,16 @@
 //! Programs that are run at the turns of a guest's life.
 
 use std::{
-    io::{Read, Write},
+    fs,
+    io::{self, Read, Write},
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{failure::Failure, show::tell};
@@ -58,6 +61,27 @@ pub(crate) const HOOK: &str = "VIADUCT_HOOK";
 /// And in which namespace.
 pub(crate) const NAMESPACE: &str = "VIADUCT_NAMESPACE";
 
+/// What tells the processes of one run of a program from all others.
+const RUN: &str = "VIADUCT_HOOK_RUN";
+
+/// Ends what a program started, too, wherever it has gone. It may start more meanwhile.
+fn end_all(run: &str) {
+    let mark = format!("{RUN}={run}");
+    let is_of_it = |process: &Path| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    for _ in 0..10 {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+        let ids = processes
+            .filter(|process| is_of_it(process))
+            .filter_map(|process| process.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw));
+        if ids.map(|id| kill_process(id, Signal::KILL)).filter(Result::is_ok).count() == 0 {
+            return;
+        }
+    }
+}
+
 /// Whose life it is.
 pub(crate) struct Life<'a> {
     pub(crate) owner: Owner,
@@ -106,6 +130,8 @@ impl Life<'_> {
         let input = serde_json::json!({
             "phase": phase.word(), "hook": self.owner.word(), "guest": self.guest, "namespace": self.namespace, "devices": self.devices,
         });
+        static RUNS: AtomicU64 = AtomicU64::new(0);
+        let run = format!("{}.{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
         let (reader, writer) = std::io::pipe().map_err(|error| format!("has no pipe: {error}"))?;
         let both = writer.try_clone().map_err(|error| format!("has no pipe: {error}"))?;
         let mut command = Command::new(program);
@@ -114,6 +140,7 @@ impl Life<'_> {
             .env("VIADUCT_GUEST", self.guest)
             .env(NAMESPACE, self.namespace)
             .env(HOOK, self.owner.word())
+            .env(RUN, &run)
             .stdin(Stdio::piped())
             .stdout(writer)
             .stderr(both);
@@ -121,15 +148,18 @@ impl Life<'_> {
         // Its ends of the pipe are the child's alone from here on.
         drop(command);
         if let Some(mut stdin) = child.stdin.take() {
-            // Who does not read it does not want it.
-            let _ = stdin.write_all(input.to_string().as_bytes());
+            // Who does not read it does not want it; it may be more than a pipe holds.
+            thread::spawn(move || stdin.write_all(input.to_string().as_bytes()));
         }
         // What it says is read while it runs; what it leaves running may keep the pipe open for ever.
         let (sender, said) = std::sync::mpsc::channel();
         thread::spawn(move || {
             let mut text = Vec::new();
-            let _ = reader.take(KEPT).read_to_end(&mut text);
+            let mut reader = reader.take(KEPT);
+            let _ = reader.read_to_end(&mut text);
             let _ = sender.send(text);
+            // Who says more does not end by that.
+            let _ = io::copy(&mut reader.into_inner(), &mut io::sink());
         });
         let limit = self.hooks.timeout.unwrap_or(TIMEOUT);
         let begin = Instant::now();
@@ -139,6 +169,7 @@ impl Life<'_> {
                 Ok(None) if begin.elapsed() >= limit => {
                     let _ = child.kill();
                     let _ = child.wait();
+                    end_all(&run);
                     return Err(format!(
                         "took longer than {limit:?} and was killed (`timeout` allows for more)"
                     ));

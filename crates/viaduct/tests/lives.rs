@@ -201,6 +201,37 @@ fn what_fails_at_the_beginning_leaves_no_half() {
     });
 }
 
+/// A hook that takes too long ends with all that it started; one that talks without end, or reads nothing, just ends.
+#[test]
+fn a_hook_is_held_to_its_time_and_to_nothing_else() {
+    host(|world| {
+        let many: Vec<String> = (0..3000).map(|number| format!("\"fd00::{:x}/64\"", number + 1)).collect();
+        let file = SHARED
+            .replace("timeout = 5", "timeout = 2")
+            .replace("[\"203.0.113.9/24\"]", &format!("[{}]", many.join(", ")));
+        world.write(CONFIG, file);
+        let program = |text: &str| {
+            world.write("/run/hooks/log", format!("#!/bin/sh\n{text}\n"));
+            fs::set_permissions("/run/hooks/log", fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        program("exit 0");
+        world.good("apply");
+        let begin = "start mail -- touch /run/hooks/ran";
+        // What it is given is more than a pipe holds.
+        program("(sleep 301 & setsid sleep 301 & sleep 301); exit 0");
+        world.viaduct(begin).refused(1, &["prepare", "namespace dmz", "longer"]);
+        let left = "grep -lz '^VIADUCT_HOOK_RUN=' /proc/[0-9]*/environ 2>/dev/null | while read -r file; do \
+                    [ \"$(readlink ${file%environ}ns/mnt)\" = \"$(readlink /proc/self/ns/mnt)\" ] && echo $file; done; true";
+        assert_eq!(world.sh(left), "");
+        program(
+            "head -c 300000 /dev/zero | tr '\\0' x; echo; echo \"$VIADUCT_HOOK $VIADUCT_PHASE\" >> /run/hooks/said",
+        );
+        world.good(begin);
+        assert!(fs::exists("/run/hooks/ran").unwrap());
+        assert_eq!(said().len(), 8, "{:?}", said());
+    });
+}
+
 #[test]
 fn hooks_call_the_program_itself() {
     host(|world| {
