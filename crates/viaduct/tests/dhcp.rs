@@ -198,6 +198,11 @@ fn an_address_that_somebody_uses_already_is_not_given_out() {
             "ip link set squatter master br-inside up; ip -n squat link set eth0 up; \
              ip -n squat address add {lent}/29 dev eth0"
         ));
+        // The bridge learns of the carrier when the kernel gets round to it, which a busy one does late: until then, who
+        // has the address cannot hear that it is looked for.
+        world.soon("it is heard on the bridge", || {
+            world.sh("bridge link show dev squatter").contains("state forwarding")
+        });
         bare(world, "new");
         world.sh(&format!("ip netns exec new {UDHCPC}"));
         let got = addresses(world, "new");
