@@ -7,6 +7,7 @@ mod support;
 use std::{fs, process::Child, time::Duration};
 
 use support::{CONFIG, Daemon, World, host};
+use viaduct_types::MacAddr;
 use viaduct_vm::{Image, Machine, VmError};
 
 /// Says who asks, one connection at a time, in both families.
@@ -40,6 +41,7 @@ impl Provider {
             "ip -n outside route add 198.51.100.112/29 via 203.0.113.48",
             "ip -n outside route add 2001:db8:48::2/128 dev eth0",
             "ip -n outside route add 2001:db8:48:1::/64 via 2001:db8:48::2 dev eth0",
+            "ip -n outside route add 2001:db8:48:8000::/49 via 2001:db8:48::2 dev eth0",
         ] {
             world.sh(line);
         }
@@ -56,23 +58,30 @@ impl Drop for Provider {
     }
 }
 
-/// The example's host with its daemon; `fresh` is still to be connected.
+/// The example's host with its daemon; `fresh` is still to be connected. What is lent has both families, and prefixes.
 fn rented(world: &World) -> (Provider, Daemon) {
     let provider = Provider::new(world);
-    world.write(CONFIG, include_str!("../../../examples/hetzner/viaduct.toml"));
+    let example = include_str!("../../../examples/hetzner/viaduct.toml");
+    let file = example.replace(
+        "install-pool = \"172.30.0.0/16\"",
+        "delegate-pool = [\"2001:db8:48:8000::/49\"]\ninstall-pool = [\"172.30.0.0/16\", \"fd00:30::/64\"]",
+    );
+    assert_ne!(file, example, "the example has changed");
+    world.write(CONFIG, file);
     world.good("apply");
     (provider, world.daemon())
 }
 
 const FRESH: &str = "[[guests.fresh.nics]]\nnetwork = \"public\"\n";
 
-/// The file gives `fresh` the addresses of `db`, which gets others.
-fn install(world: &World) {
+/// The file gives `fresh` the IPv4 address of `db`, which gets others, and this one of IPv6.
+fn install(world: &World, ipv6: &str) {
     let file = world.read(CONFIG);
     let of_db = r#"addresses = ["198.51.100.119", "2001:db8:48:1::119"]"#;
     let file = file.replace(of_db, r#"addresses = ["198.51.100.118", "2001:db8:48:1::118"]"#);
     assert!(file.contains(FRESH) && file.contains("118"), "the example has changed: {file}");
-    world.write(CONFIG, file.replace(FRESH, &format!("{FRESH}{of_db}\n")));
+    let own = format!("addresses = [\"198.51.100.119\", \"{ipv6}\"]");
+    world.write(CONFIG, file.replace(FRESH, &format!("{FRESH}{own}\n")));
     world.good("apply");
 }
 
@@ -94,34 +103,48 @@ fn soon(machine: &mut Machine, line: &str) -> String {
     )
 }
 
-/// Up, reaches outside as the host, then gets its own addresses, in IPv6 by what is run for it, and serves from them.
-fn lives(world: &World, machine: &mut Machine, renew: &str, ipv6: &str) {
+/// How a machine finds out what it has, once it is up.
+struct Client<'a> {
+    renew: &'a str,
+    /// The address of IPv6 that it is given.
+    address: &'a str,
+}
+
+/// Up, reaches outside as the host, then gets its own addresses by an edit of the file, and serves from them.
+fn lives(world: &World, machine: &mut Machine, client: &Client<'_>) {
+    let Client { renew, address } = client;
     run(machine, "ip link set eth0 up");
     let asks = |whom| format!("{{ echo | nc -w 2 {whom} 80 | grep .; }}");
+    let has =
+        |what: &str| format!("ip -o -6 address show dev eth0 | grep 'inet6 {what}' | grep -qv tentative");
     soon(machine, "ip -o -4 address show dev eth0 | grep -q 'inet 172.30.'");
     assert_eq!(soon(machine, &asks("192.0.2.7")).trim(), "203.0.113.48");
+    // The same by IPv6: it was told of the router.
+    soon(machine, "ip -6 route show default | grep -q 'via fe80::1'");
+    soon(machine, &has("fd00:30:"));
+    assert_eq!(soon(machine, &asks("2001:db8:ffff::7")).trim(), "2001:db8:48::2");
 
-    install(world);
+    install(world, address);
     run(machine, renew);
     soon(machine, "ip -o -4 address show dev eth0 | grep -q 'inet 198.51.100.119/32'");
     let addresses = run(machine, "ip -o -4 address show dev eth0");
     assert!(!addresses.contains("172.30."), "{addresses}");
     assert_eq!(soon(machine, &asks("192.0.2.7")).trim(), "198.51.100.119");
-    // The same machine by IPv6: it was told of the router.
-    soon(machine, "ip -6 route show default | grep -q 'via fe80::1'");
-    run(machine, ipv6);
-    soon(
-        machine,
-        "ip -o -6 address show dev eth0 | grep 'inet6 2001:db8:48:1::119/128' | grep -qv tentative",
-    );
+    soon(machine, &has(address));
     // The /29's broadcast address, too.
     run(machine, "mkdir -p /srv && echo served >/srv/index.html && httpd -h /srv");
-    assert_eq!(soon(machine, &asks("2001:db8:ffff::7")).trim(), "2001:db8:48:1::119");
-    let outside = "ip netns exec outside python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read())'";
-    for address in ["198.51.100.119", "[2001:db8:48:1::119]"] {
-        let got = world.sh(&format!("{outside} http://{address}/"));
-        assert!(got.contains("served"), "{address}: {got}");
+    assert_eq!(soon(machine, &asks("2001:db8:ffff::7")).trim(), *address);
+    for address in ["198.51.100.119".to_owned(), format!("[{address}]")] {
+        serves(world, &address, "served");
     }
+}
+
+/// A machine outside gets this of that address.
+#[track_caller]
+fn serves(world: &World, address: &str, what: &str) {
+    let outside = "ip netns exec outside python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read())'";
+    let got = world.sh(&format!("{outside} http://{address}/"));
+    assert!(got.contains(what), "{address}: {got}");
 }
 
 #[test]
@@ -137,9 +160,13 @@ fn a_machine_on_a_tap_comes_up_with_busybox_udhcpc() {
             &mut machine,
             "udhcpc -f -i eth0 -T 1 -t 60 -O staticroutes -O mtu >/run/udhcpc 2>&1 & echo $! >/run/pid",
         );
+        // Nothing in it asks for IPv6: it makes the address that the file gives it of its MAC, as the router tells it to.
+        let status = world.good("status --json").json();
+        let mac: MacAddr = status["guests"]["fresh"]["nics"][0]["mac"].as_str().unwrap().parse().unwrap();
+        let address = mac.slaac("2001:db8:48:1::/64".parse().unwrap()).unwrap().to_string();
         // A renewal of what is no longer its own is refused, and it asks anew.
-        let ipv6 = "ip -6 address add 2001:db8:48:1::119/128 dev eth0";
-        lives(world, &mut machine, "kill -USR1 $(cat /run/pid)", ipv6);
+        let renew = "kill -USR1 $(cat /run/pid)";
+        lives(world, &mut machine, &Client { renew, address: &address });
         world.good("detach fresh");
     });
 }
@@ -170,10 +197,59 @@ fn a_machine_on_a_device_of_somebody_elses_comes_up_with_dhcpcd() {
         );
         let mut machine = viaduct_vm::guest_with(&network, None, dhcpcd).unwrap();
         machine.patience(Duration::from_secs(90)).unwrap();
-        run(&mut machine, "dhcpcd -4 -A -b -t 0 eth0 >/run/said 2>&1 || { cat /run/said; false; }");
-        // One for IPv6 asks as soon as the router has told it to.
-        lives(world, &mut machine, "dhcpcd -N eth0", "dhcpcd -6 -b -t 0 eth0 || true");
+        run(&mut machine, "dhcpcd -A -b -t 0 eth0 >/run/said 2>&1 || { cat /run/said; false; }");
+        // To any server: when it loses an address of IPv6, this one loses the socket, too, by which it would renew alone.
+        let client = Client { renew: "dhcpcd -n eth0", address: "2001:db8:48:1::119" };
+        lives(world, &mut machine, &client);
         world.good("detach fresh");
         world.sh("ip link show dev vnet7");
+    });
+}
+
+/// A wire between two machines, of which one listens for the other.
+fn wire(end: &str, mac: &str) -> String {
+    format!(
+        "-netdev stream,id=lan,server={end},addr.type=unix,addr.path=/run/lan -device virtio-net-pci,netdev=lan,mac={mac}"
+    )
+}
+
+#[test]
+fn a_machine_that_is_a_router_is_given_a_prefix_and_the_machine_behind_it_answers() {
+    viaduct_vm::Kernel::debian().unwrap();
+    host(|world| {
+        let (_provider, _daemon) = rented(world);
+        install(world, "2001:db8:48:1::119");
+        let attached = world.good("attach fresh --tap --json").json();
+        let network = format!("{} {}", attached["qemu"].as_str().unwrap(), wire("on", "52:54:00:00:00:01"));
+        let mut router = viaduct_vm::guest_with(&network, None, dhcpcd).unwrap();
+        let mut behind = viaduct_vm::guest(&wire("off", "52:54:00:00:00:02"), None).unwrap();
+        router.patience(Duration::from_secs(90)).unwrap();
+        run(
+            &mut router,
+            "sysctl -w net.ipv6.conf.all.forwarding=1 net.ipv6.conf.eth0.accept_ra=2; ip link set eth0 up; \
+             ip link set eth1 up; \
+             printf 'ipv6only\\nipv6rs\\nnoipv4\\nia_na 1\\nia_pd 2 eth1/0/64\\n' >/run/dhcpcd.conf; \
+             dhcpcd -6 -b -t 0 -f /run/dhcpcd.conf eth0 || true",
+        );
+        soon(&mut router, "ip -o -6 address show dev eth0 | grep -q 'inet6 2001:db8:48:1::119/128'");
+        // Its own one in the prefix that it was given.
+        let own = soon(
+            &mut router,
+            "{ ip -o -6 address show dev eth1 | grep -v tentative | sed -n 's,.*inet6 \\(2001:db8:48:[^ /]*\\)/64.*,\\1,p' | grep .; }",
+        );
+        let own = own.trim();
+        let prefix = own.trim_end_matches('1');
+        assert!(prefix.ends_with("::"), "{own}");
+        run(
+            &mut behind,
+            &format!(
+                "ip link set eth0 up; ip -6 address add {prefix}7/64 dev eth0; ip -6 route add default via {own}; \
+                 mkdir -p /srv && echo behind >/srv/index.html && httpd -h /srv"
+            ),
+        );
+        let asks = "{ echo | nc -w 2 2001:db8:ffff::7 80 | grep .; }";
+        assert_eq!(soon(&mut behind, asks).trim(), format!("{prefix}7"));
+        serves(world, &format!("[{prefix}7]"), "behind");
+        world.good("detach fresh");
     });
 }
