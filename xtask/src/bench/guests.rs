@@ -58,6 +58,11 @@ impl Guest {
     pub(super) fn published(self) -> u32 {
         20_000 + self.number
     }
+
+    /// Another port of the host's address for it, which the configuration does not have.
+    pub(super) fn further_port(self) -> String {
+        format!("{HOST}:{}:{PORT}/tcp", 40_000 + self.number)
+    }
 }
 
 /// A host with so many guests.

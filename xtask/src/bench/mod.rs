@@ -30,13 +30,15 @@ const PATH: &str = "docs/benchmarks.md";
 const KILLS: usize = 250;
 
 /// The words after `cargo xtask bench`.
-const USAGE: &str = "cargo xtask bench [cost] [scale] [datapath] [services] [vnet] [mesh] [kernel] [kills] [--quick] [--write] [--program PATH]";
+const USAGE: &str = "cargo xtask bench [cost] [scale] [changes] [datapath] [services] [vnet] [mesh] [kernel] [kills] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     cost: bool,
     scale: bool,
+    /// Of scale, only what one guest's changes cost; a part of its tables, which is kept with all of them.
+    changes: bool,
     datapath: bool,
     services: bool,
     vnet: bool,
@@ -60,6 +62,7 @@ impl Options {
             match *argument {
                 "cost" => options.cost = true,
                 "scale" => options.scale = true,
+                "changes" => options.changes = true,
                 "datapath" => options.datapath = true,
                 "services" => options.services = true,
                 "vnet" => options.vnet = true,
@@ -72,7 +75,7 @@ impl Options {
                 other => return Err(format!("what is \"{other}\"? {USAGE}")),
             }
         }
-        if !(options.measured() || options.kernel || options.kills) {
+        if !(options.measured() || options.changes || options.kernel || options.kills) {
             (options.cost, options.scale, options.datapath) = (true, true, true);
             (options.services, options.vnet, options.mesh) = (true, true, true);
             (options.kernel, options.kills) = (!options.quick, !options.quick);
@@ -86,7 +89,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether there is a part that has tables.
+    /// Whether there is a part whose tables are kept.
     fn measured(&self) -> bool {
         self.cost || self.scale || self.datapath || self.services || self.vnet || self.mesh
     }
@@ -100,6 +103,7 @@ impl Options {
         let flags = [
             (self.cost, "cost"),
             (self.scale, "scale"),
+            (self.changes, "changes"),
             (self.datapath, "datapath"),
             (self.services, "services"),
             (self.vnet, "vnet"),
@@ -113,7 +117,7 @@ impl Options {
 
 /// Builds what is measured, and measures it in a sandbox.
 pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> Result<(), String> {
-    if options.measured() {
+    if options.measured() || options.changes {
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
         if options.vnet {
@@ -160,6 +164,8 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     }
     if options.scale {
         scale::measure(&sandbox, &options, &mut page)?;
+    } else if options.changes {
+        scale::measure_changes(&sandbox, &options, &mut page)?;
     }
     if options.datapath {
         datapath::measure(&sandbox, &options, &mut page)?;

@@ -150,6 +150,12 @@ impl Client {
         self.ask("POST", "detach", &format!(r#"{{"nic":"{}"}}"#, guest.name())).map(|_| ())
     }
 
+    /// Changes a guest: `publish` a further port of it, or `unpublish` that.
+    pub(super) fn set(&mut self, guest: Guest, what: &str) -> Result<(), String> {
+        let body = format!(r#"{{"nic":"{}","{what}":["{}"]}}"#, guest.name(), guest.further_port());
+        self.ask("POST", "set", &body).map(|_| ())
+    }
+
     fn look(&mut self, path: &str) -> Result<Value, String> {
         let text = self.ask("GET", path, "")?;
         serde_json::from_str(&text).map_err(|error| format!("the daemon's answer: {error}"))

@@ -59,6 +59,9 @@ type Times = BTreeMap<String, Sample>;
 struct Column {
     attach: Times,
     detach: Times,
+    /// A port more and a port less of a guest that is attached.
+    publish: Times,
+    unpublish: Times,
     /// All from nothing, and all away.
     make: Times,
     away: Times,
@@ -75,8 +78,8 @@ struct Rest {
 }
 
 pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> Result<(), String> {
-    let sizes: &[u32] = if options.quick { &[0, 20] } else { &[0, 100, 1_000] };
-    let (rounds, rest) = if options.quick { (QUICK_ROUNDS, QUICK_REST) } else { (ROUNDS, REST) };
+    let (sizes, rounds) = sizes(options);
+    let rest = if options.quick { QUICK_REST } else { REST };
     let largest = sizes.last().copied().unwrap_or(0);
     let bench = Bench::new(sandbox, largest)?;
     let mut columns: Vec<(u32, Column)> = Vec::new();
@@ -95,6 +98,27 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
     let at_rest = bench.rest(largest, &attachments, rest)?;
     report::put(page, &columns, &at_rest, (largest, rest), &missing);
     shared::measure(sandbox, &bench.host, options.quick, page)
+}
+
+/// Only what it costs that one guest comes, is changed, and goes.
+pub(super) fn measure_changes(sandbox: &Sandbox, options: &Options, page: &mut Page) -> Result<(), String> {
+    let (sizes, rounds) = sizes(options);
+    let bench = Bench::new(sandbox, sizes.last().copied().unwrap_or(0))?;
+    let mut columns: Vec<(u32, Column)> = Vec::new();
+    for &size in sizes {
+        eprintln!("changes: {} guests", count(size));
+        let mut column = Column::default();
+        bench.one_more(size, rounds, &mut column)?;
+        bench.one_more_served(size, rounds, &mut column)?;
+        columns.push((size, column));
+    }
+    report::changes(page, &columns);
+    Ok(())
+}
+
+/// How many guests are there, and how often each is measured.
+fn sizes(options: &Options) -> (&'static [u32], u32) {
+    if options.quick { (&[0, 20], QUICK_ROUNDS) } else { (&[0, 100, 1_000], ROUNDS) }
 }
 
 /// A host and the guests' namespaces.
@@ -295,13 +319,18 @@ fn routed(count: u32) -> Vec<Guest> {
 
 fn asked(client: &mut Client, guest: Guest, name: &str, column: &mut Column) -> Result<(), String> {
     add(&mut column.attach, name, timed(|| client.attach(guest))?);
+    add(&mut column.publish, name, timed(|| client.set(guest, "publish"))?);
+    add(&mut column.unpublish, name, timed(|| client.set(guest, "unpublish"))?);
     add(&mut column.detach, name, timed(|| client.detach(guest))?);
     Ok(())
 }
 
 fn commanded(viaduct: &Viaduct<'_>, guest: Guest, name: &str, column: &mut Column) -> Result<(), String> {
+    let port = guest.further_port();
     let guest = guest.name();
     add(&mut column.attach, name, timed(|| viaduct.run(&["attach", &guest, "--netns", &guest]))?);
+    add(&mut column.publish, name, timed(|| viaduct.run(&["set", &guest, "--publish", &port]))?);
+    add(&mut column.unpublish, name, timed(|| viaduct.run(&["set", &guest, "--unpublish", &port]))?);
     add(&mut column.detach, name, timed(|| viaduct.run(&["detach", &guest]))?);
     Ok(())
 }

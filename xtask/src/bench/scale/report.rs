@@ -9,6 +9,7 @@ use super::{
     others::{NETAVARK, NWFILTER, PLUGINS},
 };
 
+const OURS: [&str; 6] = [API_ROUTED, API, SERVED_ROUTED, SERVED, CLIENT, ALONE];
 const OTHERS: [&str; 3] = [NETAVARK, PLUGINS, NWFILTER];
 
 pub(super) fn put(
@@ -40,6 +41,7 @@ pub(super) fn put(
     page.table(&one(columns, |column| &column.attach));
     page.paragraph("One guest less, ms, when so many others are there:");
     page.table(&one(columns, |column| &column.detach));
+    ports(page, columns);
     let several: Vec<&(u32, Column)> = columns.iter().filter(|(size, _)| *size > 0).collect();
     page.paragraph(
         "All from nothing, ms. Viaduct's guests are routed here, with an IPv4 and an IPv6 address; the batch is what the \
@@ -73,10 +75,34 @@ pub(super) fn put(
     ]);
 }
 
+/// Only what changes of one guest cost.
+pub(super) fn changes(page: &mut Page, columns: &[(u32, Column)]) {
+    page.section(
+        "One guest comes, is changed, and goes",
+        "What the caller waits: of whole processes, or of a request to the daemon by a program that stays connected to \
+         its socket.",
+    );
+    let all: Vec<&(u32, Column)> = columns.iter().collect();
+    page.paragraph("One guest more, ms, when so many are there:");
+    page.table(&rows("guests present:", &OURS, &all, |column| &column.attach));
+    page.paragraph("One guest less, ms, when so many others are there:");
+    page.table(&rows("guests present:", &OURS, &all, |column| &column.detach));
+    ports(page, columns);
+}
+
+/// What `set` costs.
+fn ports(page: &mut Page, columns: &[(u32, Column)]) {
+    let columns: Vec<&(u32, Column)> = columns.iter().collect();
+    page.paragraph("One published port more, of a guest that is attached (`set --publish`), ms:");
+    page.table(&rows("guests present:", &OURS, &columns, |column| &column.publish));
+    page.paragraph("The same port less (`set --unpublish`), ms:");
+    page.table(&rows("guests present:", &OURS, &columns, |column| &column.unpublish));
+}
+
 /// A table of one guest more or less, with what the others take for it.
 fn one(columns: &[(u32, Column)], of: fn(&Column) -> &Times) -> Vec<Vec<String>> {
     let columns: Vec<&(u32, Column)> = columns.iter().collect();
-    let ways = [API_ROUTED, API, SERVED_ROUTED, SERVED, CLIENT, ALONE, OTHERS[0], OTHERS[1], OTHERS[2]];
+    let ways: Vec<&str> = OURS.into_iter().chain(OTHERS).collect();
     let mut table = rows("guests present:", &ways, &columns, of);
     for other in &OTHERS[..2] {
         let ratios = columns.iter().map(|(_, column)| {
