@@ -50,44 +50,58 @@ impl Lives {
                 Some(process) => {
                     processes.insert(process);
                 }
-                None => directories.extend(Path::new(path).parent().map(Path::to_owned)),
+                None => directories.extend(Path::new(path).parent()),
             }
         }
         self.directories.retain(|directory, watch| {
-            let wanted = directories.contains(directory);
+            let wanted = directories.contains(directory.as_path());
             if !wanted {
                 // It went by itself when the directory did.
                 let _ = inotify::remove_watch(&self.names, *watch);
             }
             wanted
         });
-        for directory in directories {
-            let flags = inotify::WatchFlags::CREATE
-                | inotify::WatchFlags::DELETE
-                | inotify::WatchFlags::MOVE
-                | inotify::WatchFlags::ONLYDIR;
-            if !self.directories.contains_key(&directory)
-                && let Ok(watch) = inotify::add_watch(&self.names, &directory, flags)
-            {
-                self.directories.insert(directory, watch);
-            }
-        }
         // Closing one ends that epoll listens to it.
         self.processes.retain(|process, _| processes.contains(process));
-        for process in processes {
-            if let std::collections::btree_map::Entry::Vacant(entry) = self.processes.entry(process)
-                && let Some(pid) = Pid::from_raw(process)
-                && let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty())
-                && epoll::add(
-                    &self.ready,
-                    &descriptor,
-                    EventData::new_u64(process.unsigned_abs().into()),
-                    EventFlags::IN,
-                )
-                .is_ok()
-            {
-                entry.insert(descriptor);
+        directories.into_iter().for_each(|directory| self.follow_directory(directory));
+        processes.into_iter().for_each(|process| self.follow_process(process));
+    }
+
+    /// Follows this one as well.
+    pub fn follow_also(&mut self, path: &str) {
+        match process(path) {
+            Some(process) => self.follow_process(process),
+            None => {
+                Path::new(path).parent().into_iter().for_each(|directory| self.follow_directory(directory))
             }
+        }
+    }
+
+    fn follow_directory(&mut self, directory: &Path) {
+        let flags = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::MOVE
+            | inotify::WatchFlags::ONLYDIR;
+        if !self.directories.contains_key(directory)
+            && let Ok(watch) = inotify::add_watch(&self.names, directory, flags)
+        {
+            self.directories.insert(directory.to_owned(), watch);
+        }
+    }
+
+    fn follow_process(&mut self, process: i32) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = self.processes.entry(process)
+            && let Some(pid) = Pid::from_raw(process)
+            && let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty())
+            && epoll::add(
+                &self.ready,
+                &descriptor,
+                EventData::new_u64(process.unsigned_abs().into()),
+                EventFlags::IN,
+            )
+            .is_ok()
+        {
+            entry.insert(descriptor);
         }
     }
 

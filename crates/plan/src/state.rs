@@ -2,6 +2,7 @@
 //! the kernel's: a link is a network device, its master the bridge it is a port of.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -448,6 +449,48 @@ pub enum Target {
 
 /// The attachments: which NIC exists as what.
 pub type Attachments = BTreeMap<NicId, Target>;
+
+/// Which NICs are attached otherwise than before: where, or not any more.
+pub fn attached_otherwise<'a>(
+    before: &'a Attachments,
+    after: &'a Attachments,
+) -> BTreeMap<&'a NicId, Option<&'a Target>> {
+    if std::ptr::eq(before, after) {
+        return BTreeMap::new();
+    }
+    differing(before, after, |one, other| one == other).map(|nic| (nic, after.get(nic))).collect()
+}
+
+/// The keys of what is in one of them only, or not the same in both. It walks them once, without looking each up.
+pub(crate) fn differing<'a, K: Ord, V>(
+    one: &'a BTreeMap<K, V>,
+    other: &'a BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+) -> impl Iterator<Item = &'a K> {
+    let (mut left, mut right) = (one.iter().peekable(), other.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            match order {
+                Ordering::Less => return left.next().map(|(key, _)| key),
+                Ordering::Greater => return right.next().map(|(key, _)| key),
+                Ordering::Equal => {
+                    let pair = left.next().zip(right.next());
+                    if let Some(((key, a), (_, b))) = pair
+                        && !same(a, b)
+                    {
+                        return Some(key);
+                    }
+                }
+            }
+        }
+    })
+}
 
 /// A tracked flow (conntrack entry) as it was opened and as answers come.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use std::{fs, sync::mpsc, thread, time::Duration};
 
 use viaduct_model::Source;
-use viaduct_plan::{Attachments, Target};
+use viaduct_plan::{Attachments, Target, attached_otherwise};
 use viaduct_reconcile::{KEPT, Moment, Revision, Store, StoreError, Unconfirmed};
 
 fn source(text: &str) -> Source {
@@ -31,6 +31,56 @@ fn what_is_written_is_read() {
     store.clear_applied().unwrap();
     store.clear_applied().unwrap();
     assert!(store.applied().unwrap().is_none());
+}
+
+/// So many NICs in namespaces; which ones differs.
+fn attached(numbers: impl IntoIterator<Item = u32>, generation: u64) -> Attachments {
+    let nic = |number: u32| {
+        let path = format!("/run/netns/guest{number}");
+        (format!("guest{number}").parse().unwrap(), Target::Netns { path, inode: generation })
+    };
+    numbers.into_iter().map(nic).collect()
+}
+
+#[test]
+fn a_change_adds_to_what_is_remembered_of_many() {
+    let (directory, store) = store();
+    let path = directory.path().join("run/attachments.json");
+    let mut known = Attachments::new();
+    let mut sizes = Vec::new();
+    for step in 0..350_u32 {
+        let mut next = known.clone();
+        // Some come, some go, some are elsewhere.
+        next.extend(attached([step % 70, 7 * step % 90], step.into()));
+        attached([11 * step % 80], 0).keys().for_each(|nic| {
+            next.remove(nic);
+        });
+        let before = fs::read(&path).unwrap_or_default();
+        let whole = store.change_attachments(&next, &attached_otherwise(&known, &next)).unwrap();
+        let after = fs::read(&path).unwrap();
+        assert_eq!(store.attachments().unwrap(), next, "step {step}");
+        if whole {
+            sizes.push(before.len());
+        } else {
+            assert!(after.starts_with(&before) && after.len() < before.len() + 4096, "step {step}");
+            // Who was killed meanwhile had come to the end of a page.
+            for page in (before.len()..after.len()).filter(|size| size % 4096 == 0) {
+                fs::write(&path, &after[..page]).unwrap();
+                assert_eq!(store.attachments().unwrap(), known, "step {step}, killed at {page}");
+            }
+            // Cut elsewhere it is damaged, and not as before.
+            if step % 20 == 0 {
+                fs::write(&path, &after[..after.len() - 2]).unwrap();
+                let error = store.attachments().unwrap_err();
+                assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+            }
+            fs::write(&path, &after).unwrap();
+        }
+        known = next;
+    }
+    assert!(sizes.len() < 50 && sizes.iter().any(|size| *size > 20_000), "written anew at {sizes:?}");
+    store.set_attachments(&Attachments::new()).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap().trim(), "{}");
 }
 
 #[test]

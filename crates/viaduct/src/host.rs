@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Family, Leases, Loaded, Source, lends, written_addresses};
-use viaduct_plan::{Attachments, Served, Told, attached_namespaces, part::Side};
+use viaduct_plan::{Attachments, Served, Told, attached_namespaces, attached_otherwise, part::Side};
 use viaduct_reconcile::{
     Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
 };
@@ -185,25 +185,31 @@ impl Situation {
         self.applied.as_ref().map_or(&[], |applied| &applied.sources)
     }
 
-    /// Writes down what is not as it was `before`. Says whether the attachments were written.
+    /// Writes down what is not as it was `before`. Says whether all attachments were written.
     fn remember(&self, store: &Store, before: Option<&Self>) -> Result<bool, StoreError> {
-        let attached = before.is_none_or(|before| before.attachments != self.attachments);
-        if attached {
-            store.set_attachments(&self.attachments)?;
-        }
+        let whole = match before {
+            Some(before) => {
+                let changes = attached_otherwise(&before.attachments, &self.attachments);
+                !changes.is_empty() && store.change_attachments(&self.attachments, &changes)?
+            }
+            None => {
+                store.set_attachments(&self.attachments)?;
+                true
+            }
+        };
         self.remember_leases(store)?;
         let prepared = &self.known.found.prepared;
         if before.is_some_and(|before| before.known.found.prepared != *prepared) {
             store.set_found(&Found { prepared: prepared.clone(), ..store.found() })?;
         }
         if before.is_some_and(|before| before.is_applied_as(self)) {
-            return Ok(attached);
+            return Ok(whole);
         }
         match &self.applied {
             Some(applied) => store.set_applied(&applied.sources)?,
             None => store.clear_applied()?,
         }
-        Ok(attached)
+        Ok(whole)
     }
 }
 

@@ -14,7 +14,7 @@ use viaduct_types::{GuestName, IfName, NamespaceName, NetworkName, NicId};
 use super::{AskPart, Side, section::Section};
 use crate::{
     desired::{Desired, Notice, ask_one, decided_by_one, of_one},
-    state::{Attachments, Observed, Target},
+    state::{Attachments, Observed, Target, attached_otherwise, differing},
 };
 
 /// More guests than these are planned faster together with all others.
@@ -53,15 +53,10 @@ impl<'a> Reduced<'a> {
             if !same_but_for_guests(before.config, after.config) {
                 return None;
             }
-            changed.extend(changed_guests(before.config, after.config));
+            changed.extend(differing(&before.config.guests, &after.config.guests, same_guest).cloned());
         }
-        let mut moved = |(nic, target): (&NicId, &Target), other: &Attachments| {
-            if other.get(nic) != Some(target) {
-                changed.insert(nic.guest.clone());
-            }
-        };
-        before.attachments.iter().for_each(|entry| moved(entry, after.attachments));
-        after.attachments.iter().for_each(|entry| moved(entry, before.attachments));
+        let moved = attached_otherwise(before.attachments, after.attachments);
+        changed.extend(moved.into_keys().map(|nic| nic.guest.clone()));
         // Who asks for what is so already wants to have it looked at.
         if changed.is_empty() || changed.len() > MOST {
             return None;
@@ -414,17 +409,6 @@ fn same_but_for_guests(one: &Config, other: &Config) -> bool {
         && one.namespaces == other.namespaces
         && one.peers == other.peers
         && one.vnets == other.vnets
-}
-
-fn changed_guests(before: &Config, after: &Config) -> Vec<GuestName> {
-    let differs = |from: &Config, to: &Config| -> Vec<GuestName> {
-        let differs = |(name, guest): &(&GuestName, &Guest)| {
-            to.guests.get(*name).is_none_or(|other| !same_guest(guest, other))
-        };
-        from.guests.iter().filter(differs).map(|(name, _)| name.clone()).collect()
-    };
-    let gone = before.guests.keys().filter(|name| !after.guests.contains_key(*name)).cloned();
-    differs(after, before).into_iter().chain(gone).collect()
 }
 
 fn same_guest(one: &Guest, other: &Guest) -> bool {

@@ -2,6 +2,7 @@
 //! survives a reboot) with its history, a change that waits to be confirmed, and the attachments (run directory, as
 //! short-lived as what they name).
 
+mod attachments;
 mod history;
 mod leases;
 mod unconfirmed;
@@ -19,7 +20,6 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use viaduct_model::Source;
-use viaduct_plan::Attachments;
 
 pub use history::{KEPT, Revision};
 pub use unconfirmed::{Moment, Unconfirmed};
@@ -165,23 +165,6 @@ impl Store {
         remove(&self.applied_path())
     }
 
-    /// The attachments.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    pub fn attachments(&self) -> Result<Attachments, StoreError> {
-        let way_out = "Move it away, and attach the guests again: until a guest is, the next change takes its link away";
-        Ok(read(&self.attachments_path(), way_out)?.unwrap_or_default())
-    }
-
-    /// Remembers the attachments.
-    ///
-    /// # Errors
-    /// When the file cannot be written; then the old one is still there.
-    pub fn set_attachments(&self, attachments: &Attachments) -> Result<(), StoreError> {
-        write(&self.attachments_path(), attachments)
-    }
-
     /// The directory that survives a reboot.
     pub fn state_dir(&self) -> &Path {
         &self.state
@@ -195,11 +178,6 @@ impl Store {
     /// The file with the configuration that was applied last.
     pub fn applied_path(&self) -> PathBuf {
         self.state.join("applied.json")
-    }
-
-    /// The file with the attachments.
-    pub fn attachments_path(&self) -> PathBuf {
-        self.run.join("attachments.json")
     }
 }
 
@@ -220,21 +198,30 @@ fn read<T: DeserializeOwned>(path: &Path, way_out: &'static str) -> Result<Optio
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(io_error("read", path, source)),
     };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| StoreError::Damaged {
-        path: path.to_owned(),
-        reason: error.to_string(),
-        way_out,
-    })
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, error.to_string(), way_out))
+}
+
+fn damaged(path: &Path, reason: String, way_out: &'static str) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), reason, way_out }
+}
+
+/// As a person can read it.
+fn text<T: Serialize>(value: &T) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError> {
+    write_text(path, &text(value).map_err(|source| io_error("write", path, source))?)
 }
 
 /// Writes beside and renames over, so that a crash leaves the old file or the new one.
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError> {
+fn write_text(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let beside = path.with_extension("new");
     let go = || -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(value)?;
-        text.push(b'\n');
         let mut file = File::create(&beside)?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
         if let Some(directory) = path.parent() {

@@ -14,7 +14,7 @@ use rustix::{
 use tracing::{info, warn};
 use viaduct_kernel::{By, Event as Change, Lives, Watch, What};
 use viaduct_model::Config;
-use viaduct_plan::{Attachments, Served, Target, Told};
+use viaduct_plan::{Attachments, Served, Target, Told, attached_otherwise};
 use viaduct_reconcile::{ConvergeError, Keeper, converge_except};
 use viaduct_types::NicId;
 
@@ -269,26 +269,28 @@ impl Run {
         }
     }
 
-    /// Listens for the end of what guests are attached as, and of shared namespaces.
+    /// After a change: listens for the end of what guests are attached as since, too, and of shared namespaces. To what
+    /// they are no longer attached as, it listens until the next look.
     fn follow(&mut self, situation: &Situation) {
         self.vnets.be(situation.config().and_then(|config| orders(config, situation.attached())));
         self.listen_within(situation);
         let (attachments, applied) = &self.followed;
-        let same = |one: &Option<Arc<Applied>>, other: &Option<Arc<Applied>>| {
-            one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
-        };
-        if Arc::ptr_eq(attachments, &situation.attachments) && same(applied, &situation.applied) {
+        if applied.as_ref().map(Arc::as_ptr) != situation.applied.as_ref().map(Arc::as_ptr) {
+            self.follow_all(situation);
             return;
         }
-        self.followed = (Arc::clone(&situation.attachments), situation.applied.clone());
-        let path = |target: &Target| match target {
-            Target::Netns { path, .. } => Some(path.clone()),
-            Target::Tap { .. } | Target::Device { .. } => None,
-        };
+        for target in attached_otherwise(attachments, &situation.attachments).into_values().flatten() {
+            namespace_path(target).into_iter().for_each(|path| self.lives.follow_also(path));
+        }
+        self.followed.0 = Arc::clone(&situation.attachments);
+    }
+
+    fn follow_all(&mut self, situation: &Situation) {
         let shared = situation.config().into_iter().flat_map(|config| config.namespaces.keys());
-        let attached = situation.attachments.values().filter_map(path);
-        let paths: Vec<String> = attached.chain(shared.map(|name| format!("/run/netns/{name}"))).collect();
-        self.lives.follow(paths.iter().map(String::as_str));
+        let shared: Vec<String> = shared.map(|name| format!("/run/netns/{name}")).collect();
+        let attached = situation.attachments.values().filter_map(namespace_path);
+        self.lives.follow(attached.chain(shared.iter().map(String::as_str)));
+        self.followed = (Arc::clone(&situation.attachments), situation.applied.clone());
     }
 
     /// Hears what is changed in shared namespaces, those that have just been made as well.
@@ -306,6 +308,7 @@ impl Run {
         let situation = self.host.situation()?;
         situation.remember_leases(&self.host.store)?;
         self.follow(&situation);
+        self.follow_all(&situation);
         if situation.applied.is_none() {
             return Ok(None);
         }
@@ -411,6 +414,14 @@ impl Run {
             }
         }
         self.counted = Some((now, drops));
+    }
+}
+
+/// The namespace that a guest is in.
+fn namespace_path(target: &Target) -> Option<&str> {
+    match target {
+        Target::Netns { path, .. } => Some(path),
+        Target::Tap { .. } | Target::Device { .. } => None,
     }
 }
 
