@@ -10,6 +10,7 @@ mod devices;
 mod error;
 mod facts;
 mod frames;
+mod inherited;
 mod inner_sysctl;
 mod link;
 mod lives;
@@ -40,6 +41,7 @@ use viaduct_types::{IfName, NamespaceName};
 
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use frames::{Frames, Listen, Trouble};
+pub use inherited::keep_open_files_here;
 pub use lives::Lives;
 pub use netns::{Netns, NetnsRef};
 pub use watch::{By, Culprit, Event, Ports, Watch, What};

@@ -13,6 +13,7 @@ use crate::{
     failure::Failure,
     host::Host,
     operations::{self, Caller},
+    ourselves,
     show::{self, say},
 };
 
@@ -41,7 +42,7 @@ pub(crate) fn start(host: &mut Host) -> Result<(), Failure> {
 }
 
 fn command(host: &Host) -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = ourselves::another();
     command
         .arg("--config")
         .arg(&host.config)

@@ -14,6 +14,7 @@ mod host;
 mod membership;
 mod operations;
 mod original;
+mod ourselves;
 mod privileges;
 mod sandbox;
 mod services;

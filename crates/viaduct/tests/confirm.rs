@@ -4,7 +4,6 @@
 mod support;
 
 use std::{
-    fs,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -41,15 +40,7 @@ fn same(world: &World, wanted: &str) {
 
 /// The processes that wait for a return on this host.
 fn guards() -> Vec<Pid> {
-    let here = fs::read_link("/proc/thread-self/ns/mnt").unwrap();
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let path = entry.unwrap().path();
-        let id: i32 = path.file_name()?.to_str()?.parse().ok()?;
-        let line = fs::read_to_string(path.join("cmdline")).ok()?;
-        let ours = line.contains("return-unconfirmed") && fs::read_link(path.join("ns/mnt")).ok()? == here;
-        ours.then(|| Pid::from_raw(id).unwrap())
-    });
-    processes.collect()
+    support::processes("return-unconfirmed")
 }
 
 #[test]
@@ -71,6 +62,20 @@ fn what_nobody_confirms_is_taken_back_whole() {
         world.viaduct("confirm").refused(1, &["too late", "viaduct rollback N"]);
         let history = world.good("history").out;
         assert!(history.lines().last().unwrap().contains("return, unconfirmed by viaduct"), "{history}");
+    });
+}
+
+#[test]
+fn who_waits_for_a_return_keeps_nothing_of_its_starter() {
+    host(|world| {
+        world.write(CONFIG, other());
+        let apply = world.command(&["apply", "--confirm", "1h"]);
+        // A script that must not run twice.
+        let mut script = support::with_lock("/run/script.lock", &apply);
+        assert!(script.output().unwrap().status.success());
+        assert_eq!(guards().len(), 1);
+        world.sh("flock --nonblock /run/script.lock true");
+        world.good("confirm");
     });
 }
 

@@ -234,6 +234,32 @@ fn a_killed_daemon_is_not_missed_and_the_next_one_goes_on() {
 }
 
 #[test]
+fn nothing_of_its_starter_stays_open_in_it_or_its_processes() {
+    host(|world| {
+        let vnet = "[vnets.blue]\nid = \"5\"\n[networks.blue]\nmode = \"vnet\"\nvnet = \"blue\"\n";
+        let served = GOOD.replace("[networks.services]", "[networks.services]\ndhcp = true");
+        world.write(CONFIG, format!("{served}\n{vnet}"));
+        world.good("apply");
+        world.attach("ldap");
+        // Also one that does not begin anew for the allocator's sake.
+        for purge in [None, Some("0")] {
+            let mut daemon = world.command(&["daemon"]);
+            purge.map(|purge| daemon.env("MIMALLOC_PURGE_DELAY", purge));
+            let daemon = world.daemon_by(&mut support::with_lock("/run/starter.lock", &daemon));
+            for process in ["answer-guests", "carry-vnets"] {
+                world.soon(process, || !support::processes(process).is_empty());
+            }
+            if purge.is_none() {
+                world.sh("flock --nonblock /run/starter.lock true");
+            }
+            daemon.kill();
+            // What it started goes on, or ends later than it.
+            world.sh("flock --nonblock /run/starter.lock true");
+        }
+    });
+}
+
+#[test]
 fn a_guest_that_is_gone_is_forgotten() {
     host(|world| {
         let daemon = kept(world);

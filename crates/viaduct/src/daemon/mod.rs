@@ -24,7 +24,7 @@ use rustix::{fs::FlockOperation, io::Errno};
 use tracing::info;
 use viaduct_kernel::{Lives, Watch};
 
-use crate::{cli::Global, failure::Failure, host::Host, operations::Daemon};
+use crate::{cli::Global, failure::Failure, host::Host, operations::Daemon, ourselves};
 
 pub(crate) use api::{LINES, Line, SOCKET, path};
 pub(crate) use news::Event;
@@ -59,11 +59,13 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
 }
 
 /// A daemon sleeps most of the time: what a look at a large host needed, it would keep until somebody wants something.
-/// The allocator reads its options before anything of ours runs, so that the program begins anew, as the same process.
+/// The allocator reads its options before anything of ours runs, so that the program begins anew, as the same process;
+/// without what its starter had open.
 fn give_memory_back_at_once() {
     if env::var_os(PURGE_DELAY).is_some() {
         return;
     }
+    ourselves::keep_open_files_here();
     let again = env::current_exe()
         .map(|program| Command::new(program).args(env::args_os().skip(1)).env(PURGE_DELAY, "0").exec());
     // It goes on with more memory than it needs.

@@ -4,8 +4,8 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     net::IpAddr,
-    os::unix::{fs::MetadataExt, process::CommandExt},
-    process::{Child, ChildStdin, Command, Stdio},
+    os::unix::fs::MetadataExt,
+    process::{Child, ChildStdin, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, Sender},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     failure::Failure,
     host::Host,
-    operations,
+    operations, ourselves,
     services::{COMMAND, Order, Report},
 };
 
@@ -219,8 +219,7 @@ fn keep_running(shared: &Mutex<Shared>, namespace: Option<&NamespaceName>, jobs:
 }
 
 fn start(namespace: Option<&NamespaceName>) -> std::io::Result<(Child, ChildStdin)> {
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("viaduct")
+    let mut child = ourselves::another()
         .arg(COMMAND)
         .args(namespace.map(NamespaceName::as_str))
         .stdin(Stdio::piped())

@@ -3,9 +3,9 @@
 
 use std::{
     io::{self, BufRead, BufReader},
-    os::unix::{net::UnixStream, process::CommandExt},
+    os::unix::net::UnixStream,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use crate::{
     failure::Failure,
     host::Host,
     operations::Caller,
+    ourselves,
     vnets::{COMMAND, Client, ask, vnet_of},
 };
 
@@ -155,8 +156,7 @@ fn find_or_start(place: &Place) -> io::Result<Client> {
 
 /// Starts it and waits until it listens.
 fn start(place: &Place) -> io::Result<()> {
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("viaduct")
+    let mut child = ourselves::another()
         .arg("--state-dir")
         .arg(&place.state_dir)
         .arg("--run-dir")

@@ -75,6 +75,23 @@ addresses = ["203.0.113.100", "2001:db8:28:1::100"]
 network = "services"
 "#;
 
+/// A command as a shell starts it that holds a lock, which whoever inherits it holds, too.
+pub(crate) fn with_lock(path: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &format!("exec 9>{path}; flock --nonblock 9 && exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// Does the test on a thread with a host of its own.
 pub(crate) fn host(test: impl FnOnce(&World) + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
@@ -92,6 +109,19 @@ pub(crate) fn host(test: impl FnOnce(&World) + Send + 'static) {
     if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// The processes on this host that have a word in their command line.
+pub(crate) fn processes(word: &str) -> Vec<Pid> {
+    let here = fs::read_link(MOUNTS).unwrap();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let id: i32 = path.file_name()?.to_str()?.parse().ok()?;
+        let line = fs::read_to_string(path.join("cmdline")).ok()?;
+        let ours = line.contains(word) && fs::read_link(path.join("ns/mnt")).ok()? == here;
+        ours.then(|| Pid::from_raw(id).unwrap())
+    });
+    processes.collect()
 }
 
 /// The namespace of mounts that the calling thread is in.
