@@ -14,7 +14,8 @@ use viaduct_kernel::Kernel;
 use viaduct_model::{Config, Family, Leases, Loaded, Source, lends, written_addresses};
 use viaduct_plan::{Attachments, Served, Told, attached_namespaces, attached_otherwise, part::Side};
 use viaduct_reconcile::{
-    Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Wish, change, change_part, converge,
+    Aftermath, Created, Found, Known, Lock, Outcome, Store, StoreError, Unconfirmed, Wish, change,
+    change_part, converge,
 };
 use viaduct_types::NicId;
 
@@ -323,8 +324,13 @@ impl Host {
         Ok(Beyond { leases, created: self.store.created()?, found: self.store.found() })
     }
 
-    /// The configuration that was applied last; none when none was.
+    /// The configuration that was applied last; none when none was. A change that nobody confirmed in time does not
+    /// count, also when that could not be written down yet.
     pub(crate) fn applied(&mut self) -> Result<Option<Arc<Applied>>, Failure> {
+        if let Some(waiting) = self.store.unconfirmed().ok().flatten().filter(is_over) {
+            let before = Some(waiting.before).filter(|before| !before.is_empty());
+            return before.map(|before| loaded(before).map(Arc::new)).transpose();
+        }
         let identity = Identity::of(&self.store.applied_path());
         if let Some((known, applied)) = &self.known
             && Some(known) == identity.as_ref()
@@ -448,16 +454,22 @@ impl Host {
         if is_made { Ok(Outcome::default()) } else { self.turn(Some(situation), situation, caller) }
     }
 
-    /// Makes the host what it is to be, as far as possible, and remembers that; there is no way back.
+    /// Makes the host what it is to be, as far as possible, and remembers that; there is no way back. It is made so also
+    /// when that cannot be written down, which is an error then.
     pub(crate) fn become_at_last(
         &mut self,
         after: &Situation,
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, Failure> {
         self.made = None;
-        after.remember(&self.store, None)?;
+        // A full disk must not keep the host cut off.
+        let written = after.remember(&self.store, None);
         let outcome = converge(&mut self.kernel, after.wish(), caller.progress)?;
         self.served.push(outcome.served.clone());
+        written.map_err(|error| {
+            Failure::from(error)
+                .with("The network is made as it is to be; that it is will be written down when it can be.")
+        })?;
         Ok(outcome)
     }
 
@@ -495,6 +507,11 @@ impl Host {
         let failure = Failure::from(failed);
         Some(Remark::warning(format!("this change is not in the history: {}", failure.line())))
     }
+}
+
+/// Whether nobody confirmed the change in time.
+pub(crate) fn is_over(waiting: &Unconfirmed) -> bool {
+    waiting.deadline.left(&crate::clock::moment()).is_none()
 }
 
 /// A configuration that was right when it was applied; an update of this program may see it otherwise.

@@ -336,6 +336,40 @@ fn a_full_disk_stops_changes_and_no_repair() {
     });
 }
 
+/// That the way out is back is worth more than that it can be written down.
+#[test]
+fn a_full_disk_keeps_no_unconfirmed_change() {
+    host(|world| {
+        world.sh(&format!("mkdir -p {STATE} && mount -t tmpfs -o size=64k none {STATE}"));
+        world.good("apply");
+        world.attach("ldap");
+        let applied = format!("{STATE}/applied.json");
+        let (before, memory) = (world.kernel(), world.read(&applied));
+        for by_a_daemon in [false, true] {
+            let daemon = by_a_daemon.then(|| world.daemon());
+            world.write(CONFIG, GOOD.replace("203.0.113.2:389:389/tcp", "203.0.113.2:636:389/tcp"));
+            world.good("apply --confirm 3s");
+            world.sh(&format!("cat /dev/zero > {STATE}/full || true"));
+            assert!(world.kernel() != before);
+            world.soon("it returned", || world.kernel() == before);
+            if by_a_daemon {
+                // Nor does the daemon make it again.
+                world.sh("nft flush ruleset");
+                world.soon("repaired", || world.kernel() == before);
+            }
+            world.viaduct("confirm").refused(1, &["too late"]);
+            assert!(world.kernel() == before);
+            fs::remove_file(format!("{STATE}/full")).unwrap();
+            world.soon("it is written down", || world.read(&applied) == memory);
+            world.write(CONFIG, GOOD);
+            world.settled();
+            if let Some(daemon) = daemon {
+                daemon.end();
+            }
+        }
+    });
+}
+
 /// What may become of a file.
 fn damages(good: &str) -> Vec<(&'static str, String)> {
     let half = good.len() / 2;

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock,
     failure::Failure,
-    host::{Applied, Host, Situation},
+    host::{Applied, Host, Situation, is_over},
     operations::{self, AllDrops, Caller, Drops, Repair, drops},
     vnets::orders,
 };
@@ -202,10 +202,7 @@ impl Run {
 
     /// Takes the change back that nobody confirmed in time.
     fn finish_return(&mut self) {
-        let over = |host: &Host| {
-            let waiting = host.store.unconfirmed().ok().flatten();
-            waiting.is_some_and(|waiting| waiting.deadline.left(&clock::moment()).is_none())
-        };
+        let over = |host: &Host| host.store.unconfirmed().ok().flatten().as_ref().is_some_and(is_over);
         if !over(&self.host) {
             return;
         }
@@ -306,7 +303,10 @@ impl Run {
         let caller = Caller { by: String::new(), progress: &mut |_, _| (), waiting: &|_| () };
         let _lock = self.host.lock(&caller)?;
         let situation = self.host.situation()?;
-        situation.remember_leases(&self.host.store)?;
+        // The same are lent again, mostly; nothing that is wrong with the host has to wait for it.
+        if let Err(error) = situation.remember_leases(&self.host.store) {
+            warn!("which addresses are lent is not remembered: {}", Failure::from(error).line());
+        }
         self.follow(&situation);
         self.follow_all(&situation);
         if situation.applied.is_none() {

@@ -14,7 +14,7 @@ use crate::{
     clock,
     failure::Failure,
     guard,
-    host::{Host, Situation, loaded},
+    host::{Host, Situation, is_over, loaded},
 };
 
 /// How the history calls a return that came by itself.
@@ -37,10 +37,18 @@ impl Operation for Confirm {
     type Report = Confirmed;
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Confirmed, Failure> {
-        if host.store.unconfirmed()?.is_some_and(|waiting| waiting.deadline.left(&clock::moment()).is_some())
-        {
-            host.store.disarm()?;
-            return Ok(Confirmed { confirmed: true });
+        match host.store.unconfirmed()? {
+            Some(waiting) if !is_over(&waiting) => {
+                host.store.disarm()?;
+                return Ok(Confirmed { confirmed: true });
+            }
+            // It could not be written down yet that it went back, which is why it is still here.
+            Some(_) => {
+                return Err(Failure::failed(
+                    "too late: nobody confirmed the change in time, and the host goes back to what was before",
+                ));
+            }
+            None => {}
         }
         match host.store.history()?.last().filter(|last| last.action == RETURN) {
             Some(last) => Err(Failure::failed(format!(
@@ -163,14 +171,20 @@ pub(super) fn make(
             Err(error) => not_made.failure.with(format!("{error}")),
         }
     })?;
+    let mut notices = Remark::all(&outcome.notices);
     match armed {
         // The time is for looking at what was made; making it does not count.
         Some((limit, before)) => {
-            host.store.arm(&Unconfirmed { deadline: clock::moment_after(limit), before })?;
+            let again = host.store.arm(&Unconfirmed { deadline: clock::moment_after(limit), before });
+            notices.extend(again.err().map(|error| {
+                let error = Failure::from(error).line();
+                Remark::warning(format!(
+                    "the time to confirm counts from before the change was made: {error}"
+                ))
+            }));
         }
         None => host.store.disarm()?,
     }
-    let mut notices = Remark::all(&outcome.notices);
     notices.extend(host.record(action, caller, after.sources()));
     Ok((outcome, notices))
 }
@@ -178,7 +192,7 @@ pub(super) fn make(
 /// Takes the change back that nobody confirmed in time, if there is one.
 pub(super) fn settle(host: &mut Host, caller: &mut Caller<'_>) -> Result<(), Failure> {
     let Some(waiting) = host.store.unconfirmed()? else { return Ok(()) };
-    if waiting.deadline.left(&clock::moment()).is_none() {
+    if is_over(&waiting) {
         let (outcome, _) = go_back(host, waiting, RETURN, caller)?;
         tracing::warn!(steps = outcome.done.len(), "nobody confirmed the last change: it was taken back");
     }
