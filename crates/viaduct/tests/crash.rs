@@ -179,6 +179,34 @@ fn a_full_disk_leaves_everything_as_it_was() {
     });
 }
 
+/// What is remembered of many is added to, and may find room where nothing else does.
+#[test]
+fn a_full_disk_leaves_many_attachments_as_they_were() {
+    host(|world| {
+        world.sh(&format!("mkdir -p {RUN} && mount -t tmpfs -o size=64k none {RUN}"));
+        world.good("apply");
+        let other =
+            |number| format!("\"other{number}.0\": {{ \"device\": {{ \"name\": \"other{number}\" }} }}");
+        let others: Vec<String> = (0..100).map(other).collect();
+        fs::write(format!("{RUN}/attachments.json"), format!("{{ {} }}\n", others.join(", "))).unwrap();
+        world.attach("web");
+        world.sh(&format!("ip netns add ldap; cat /dev/zero > {RUN}/full || true"));
+        let kernel = world.kernel();
+        let state =
+            |guest: &str| world.good("status --json").json()["guests"][guest]["nics"][0]["state"].clone();
+        let [ldap, web] = ["ldap", "web"].map(state);
+        for line in ["attach ldap --netns ldap", "detach web"] {
+            let said = ["cannot write", RUN, "No space left on device", "Nothing was changed."];
+            world.viaduct(line).refused(1, &said);
+            assert!(world.kernel() == kernel && state("ldap") == ldap && state("web") == web, "{line}");
+        }
+        fs::remove_file(format!("{RUN}/full")).unwrap();
+        world.good("detach web");
+        world.good("attach ldap --netns ldap");
+        assert!(state("ldap") == web && state("web") == ldap);
+    });
+}
+
 #[test]
 fn after_a_reboot_the_next_apply_makes_it_all_again() {
     host(|world| {
