@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use viaduct_plan::{Client, ServedLink, ServedNic};
+use viaduct_plan::{Boot, Client, ServedLink, ServedNic};
 use viaduct_services::dhcp4::Server;
 use viaduct_types::{IfName, Ipv4Net, MacAddr, NicId};
 use viaduct_wire::BROADCAST;
@@ -23,6 +23,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         dns: vec![[10, 0, 0, 53].into(); 20],
         domain: Some("lan.example".to_owned()),
         mtu: 1500,
+        boot: Some(Boot { server: Some([10, 0, 0, 1].into()), files: viaduct_fuzz::files() }),
     };
     let mut server = Server::default();
     let mut link = ServedLink::default();
