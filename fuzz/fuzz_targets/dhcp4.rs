@@ -2,6 +2,9 @@
 //! address, and fit any link.
 #![no_main]
 
+#[path = "../src/boot.rs"]
+mod boot;
+
 use std::time::Duration;
 
 use viaduct_plan::{Boot, Client, ServedLink, ServedNic};
@@ -23,7 +26,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         dns: vec![[10, 0, 0, 53].into(); 20],
         domain: Some("lan.example".to_owned()),
         mtu: 1500,
-        boot: Some(Boot { server: Some([10, 0, 0, 1].into()), files: viaduct_fuzz::files() }),
+        boot: Some(Boot { server: Some([10, 0, 0, 1].into()), files: boot::files() }),
     };
     let mut server = Server::default();
     let mut link = ServedLink::default();

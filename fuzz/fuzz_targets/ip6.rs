@@ -2,6 +2,9 @@
 //! its link, and fit any link.
 #![no_main]
 
+#[path = "../src/boot.rs"]
+mod boot;
+
 use std::time::Duration;
 
 use viaduct_plan::{Boot6, Client6, LinkHead, LinkRouter, ServedLink, ServedNic};
@@ -13,7 +16,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let own = MacAddr([0xfe, 0, 0, 0, 0x64, 0]);
     let (Ok(device), Ok(nic)) = ("vd1.0".parse::<IfName>(), "shop".parse::<NicId>()) else { return };
     let (Ok(address), Ok(prefix)) = ("2001:db8::7".parse(), "2001:db8:1::/64".parse()) else { return };
-    let boot = Some(Boot6 { files: viaduct_fuzz::files(), parameters: vec!["auto".to_owned(); 4] });
+    let boot = Some(Boot6 { files: boot::files(), parameters: vec!["auto".to_owned(); 4] });
     let client =
         Client6 { nic: nic.clone(), mac, addresses: vec![address], delegated: Some(prefix), lent: true, boot };
     let router = LinkRouter {

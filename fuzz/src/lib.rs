@@ -1,16 +1,9 @@
 //! What holds for every input.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use viaduct_model::{Source, load};
-use viaduct_types::{BootClient, IfName, MacAddr, NicId, PortRange, Publish, VnetId};
-
-/// Something to boot for everybody: one name, and URLs as long as they may be.
-pub fn files() -> BTreeMap<BootClient, String> {
-    let url = |client: BootClient| format!("http://192.0.2.1/{client}/{}", "x".repeat(200));
-    let file = |client| if client == BootClient::Bios { "undionly.kpxe".to_owned() } else { url(client) };
-    BootClient::ALL.into_iter().map(|(_, client, _)| (client, file(client))).collect()
-}
+use viaduct_types::{IfName, MacAddr, NicId, PortRange, Publish, VnetId};
 
 /// Files, separated by NUL, come back as a configuration, or as diagnostics that can be shown.
 pub fn configuration(bytes: &[u8]) {
