@@ -2,7 +2,9 @@
 
 use super::{
     checksum,
-    layout::{Packet, Protocol, Transport, UDP_HEADER, Version, double_word, network, put_word, word},
+    layout::{
+        Packet, Protocol, TCP_HEADER, Transport, UDP_HEADER, Version, double_word, network, put_word, word,
+    },
     offload::{Offload, Segments},
 };
 
@@ -80,7 +82,11 @@ impl Cut {
         };
         let payload = frame.len().checked_sub(header).filter(|payload| *payload > 0);
         let payload = payload.ok_or(CutError::Malformed)?;
-        if header < template.transport + UDP_HEADER || header > LONGEST_HEADER || size == 0 {
+        let least = match protocol {
+            Protocol::Tcp => TCP_HEADER,
+            Protocol::Udp => UDP_HEADER,
+        };
+        if header < template.transport + least || header > LONGEST_HEADER || size == 0 {
             return Err(CutError::Malformed);
         }
         let mut template = template;
