@@ -67,9 +67,8 @@ const DEEPEST: usize = 16;
 /// # Errors
 /// At the first thing that is wrong.
 pub fn read(text: &str) -> Result<SxpFile, SxpError> {
-    let mut parser = Parser { rest: text, line: 1 };
     let mut file = SxpFile::default();
-    while let Some(node) = parser.next(0)? {
+    for node in nodes(text)? {
         vnet(&node, &mut file)?;
     }
     if file.vnets.is_empty() {
@@ -79,13 +78,20 @@ pub fn read(text: &str) -> Result<SxpFile, SxpError> {
     Ok(file)
 }
 
-enum Node {
+/// What stands in a file, whatever it means.
+pub(crate) fn nodes(text: &str) -> Result<Vec<Node>, SxpError> {
+    let mut parser = Parser { rest: text, line: 1 };
+    std::iter::from_fn(|| parser.next(0).transpose()).collect()
+}
+
+/// A word, or what stands in parentheses, with the line that it begins in.
+pub(crate) enum Node {
     Atom(usize, String),
     List(usize, Vec<Self>),
 }
 
 impl Node {
-    fn line(&self) -> usize {
+    pub(crate) fn line(&self) -> usize {
         match self {
             Self::Atom(line, _) | Self::List(line, _) => *line,
         }

@@ -99,6 +99,11 @@ fn vnets_of_xen_load() {
             "three.sxp",
             "(vm (name three)\n (memory 64)\n (device (vif (mac aa:00:00:01:02:04) (bridge vnet97))))\n",
         ),
+        // As xend itself breaks its lines.
+        (
+            "four.sxp",
+            "(vm\n (name four)\n (device\n  (vif\n   (mac aa:00:00:01:02:05)\n   (bridge 'vnet98')\n  )\n )\n)\n",
+        ),
     ];
     let imported = imported(Format::Xen, &[&[daemon, vnet][..], &domains[..]].concat());
     loads(&imported);
@@ -113,6 +118,7 @@ fn vnets_of_xen_load() {
         "[[guests.one.nics]]\nnetwork = \"vnet97\"\nmac = \"aa:00:00:01:02:03\"",
         "[[guests.two.nics]]\nnetwork = \"vnet98\"",
         "[[guests.three.nics]]\nnetwork = \"vnet97\"\nmac = \"aa:00:00:01:02:04\"",
+        "[[guests.four.nics]]\nnetwork = \"vnet98\"\nmac = \"aa:00:00:01:02:05\"",
         "peers = []",
     ] {
         assert!(text.contains(said), "nothing about {said:?}:\n{text}");
@@ -122,6 +128,10 @@ fn vnets_of_xen_load() {
     assert!(imported.left_out[0].to_string().contains("xm vnet-create"), "{:?}", imported.left_out);
     // What is wrong in one is told with its line, and nothing else is lost.
     let imported = self::imported(Format::Xen, &[("bad.sxp", "(vnet (id 97)\n (bridge a b))\n"), domains[0]]);
+    assert!(imported.left_out[0].to_string().starts_with("/etc/bad.sxp:2: "), "{:?}", imported.left_out);
+    assert!(imported.toml.contains("[guests.one]"));
+    let imported =
+        self::imported(Format::Xen, &[("bad.sxp", "(vm (name x)\n (device (vif (mac a))\n"), domains[0]]);
     assert!(imported.left_out[0].to_string().starts_with("/etc/bad.sxp:2: "), "{:?}", imported.left_out);
     assert!(imported.toml.contains("[guests.one]"));
 }

@@ -4,7 +4,10 @@ use super::{
     LeftOut,
     found::{Found, Guest, Nic, lines, name, net},
 };
-use crate::{Source, sxp};
+use crate::{
+    Source,
+    sxp::{self, Node},
+};
 
 /// `xend-config.sxp`.
 pub(super) fn read_daemon(source: &Source, found: &mut Found) {
@@ -35,46 +38,62 @@ pub(super) fn read_daemon(source: &Source, found: &mut Found) {
 
 /// A file that `xm vnet-create` made vnets of.
 pub(super) fn read_vnet(source: &Source, found: &mut Found) {
-    let line_of = |number: usize| source.text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
     match sxp::read(&source.text) {
         Ok(file) => {
             for (number, hint) in file.hints {
-                found.leave(source, number, line_of(number), hint);
+                found.leave(source, number, line_of(source, number), hint);
             }
             found.vnets.extend(file.vnets);
         }
-        Err(error) => found.leave(source, error.line, line_of(error.line), error.message),
+        Err(error) => found.leave(source, error.line, line_of(source, error.line), error.message),
     }
 }
 
 /// A domain as xend wrote it down itself: `(vm (name x) (device (vif (mac aa:00:00:01:02:03) (bridge vnet97))))`.
 pub(super) fn read_domain_sxp(source: &Source, found: &mut Found) {
+    let nodes = match sxp::nodes(&source.text) {
+        Ok(nodes) => nodes,
+        Err(error) => return found.leave(source, error.line, line_of(source, error.line), error.message),
+    };
     let file = source.name.rsplit('/').next().unwrap_or_default();
     let mut guest = Guest { comment: format!("domain {file}"), ..Guest::default() };
     let mut called = name(file.split('.').next().unwrap_or_default());
-    for (number, line) in lines(&source.text) {
-        let is_known = |word: &str| matches!(word.trim(), "" | "vm" | "device" | "dev");
-        let (mut vif, mut rest) = (None, Vec::new());
-        for field in line.split('(').map(|field| field.trim().trim_end_matches(')').trim()) {
-            let (key, value) = field.split_once(char::is_whitespace).unwrap_or((field, ""));
-            match (key, &mut vif) {
-                ("vif", _) => vif = Some(String::new()),
-                ("name", None) => called = name(value.trim_matches(['\'', '"'])),
-                (_, Some(settings)) if !is_known(field) => {
-                    settings.push_str(&format!("{key}={},", value.trim().trim_matches(['\'', '"'])));
-                }
-                _ if is_known(field) || field.chars().all(|c| c == ')') => {}
-                _ => rest.push(field),
+    nodes.iter().for_each(|node| domain_part(node, (&mut called, &mut guest), source, found));
+    found.guests.insert(called, guest);
+}
+
+fn domain_part(node: &Node, (called, guest): (&mut String, &mut Guest), source: &Source, found: &mut Found) {
+    if let Node::List(line, nodes) = node
+        && let Some((Node::Atom(_, word), rest)) = nodes.split_first()
+    {
+        match (word.as_str(), rest) {
+            ("vm" | "device" | "dev", parts) => {
+                return parts.iter().for_each(|part| domain_part(part, (called, guest), source, found));
             }
-        }
-        if let Some(settings) = vif {
-            guest.nics.push(card(&settings, source, number, found));
-        }
-        if !rest.is_empty() {
-            found.leave(source, number, line, "it is not about the network");
+            ("name", [Node::Atom(_, value)]) => return *called = name(value),
+            ("vif", settings) => {
+                let settings: Vec<String> = settings.iter().map(setting).collect();
+                return guest.nics.push(card(&settings.join(","), source, *line, found));
+            }
+            _ => {}
         }
     }
-    found.guests.insert(called, guest);
+    found.leave(source, node.line(), line_of(source, node.line()), "it is not about the network");
+}
+
+/// `(ip 10.0.0.1 10.0.0.2)` as the files of domains have it: `ip=10.0.0.1 10.0.0.2`.
+fn setting(node: &Node) -> String {
+    match node {
+        Node::Atom(_, word) => word.clone(),
+        Node::List(_, nodes) => {
+            let mut words = nodes.iter().map(setting);
+            format!("{}={}", words.next().unwrap_or_default(), words.collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+fn line_of(source: &Source, number: usize) -> &str {
+    source.text.lines().nth(number.saturating_sub(1)).unwrap_or_default()
 }
 
 /// A domain's file.
