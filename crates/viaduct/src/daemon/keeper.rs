@@ -269,8 +269,7 @@ impl Run {
     /// After a change: listens for the end of what guests are attached as since, too, and of shared namespaces. To what
     /// they are no longer attached as, it listens until the next look.
     fn follow(&mut self, situation: &Situation) {
-        self.vnets.be(situation.config().and_then(|config| orders(config, situation.attached())));
-        self.listen_within(situation);
+        self.hear_of(situation);
         let (attachments, applied) = &self.followed;
         if applied.as_ref().map(Arc::as_ptr) != situation.applied.as_ref().map(Arc::as_ptr) {
             self.follow_all(situation);
@@ -280,6 +279,11 @@ impl Run {
             namespace_path(target).into_iter().for_each(|path| self.lives.follow_also(path));
         }
         self.followed.0 = Arc::clone(&situation.attachments);
+    }
+
+    fn hear_of(&mut self, situation: &Situation) {
+        self.vnets.be(situation.config().and_then(|config| orders(config, situation.attached())));
+        self.listen_within(situation);
     }
 
     fn follow_all(&mut self, situation: &Situation) {
@@ -307,7 +311,7 @@ impl Run {
         if let Err(error) = situation.remember_leases(&self.host.store) {
             warn!("which addresses are lent is not remembered: {}", Failure::from(error).line());
         }
-        self.follow(&situation);
+        self.hear_of(&situation);
         self.follow_all(&situation);
         if situation.applied.is_none() {
             return Ok(None);
