@@ -62,37 +62,41 @@ fn questions_as_dig_asks_them_are_answered_or_passed_on() {
 #[test]
 fn the_first_words_of_each_client_are_understood_and_answered() {
     let captured = captured("dhcp4");
-    for client in ["dhclient", "dhcpcd", "udhcpc"] {
-        let frame = &captured[client];
+    for name in ["dhclient", "dhcpcd", "udhcpc"] {
+        let frame = &captured[name];
         let (way, payload) = udp4::parse(frame).unwrap();
         let request = Request::parse(payload).unwrap();
         assert_eq!((way.from_mac, way.to_port, request.chaddr, request.kind), (MAC, 67, MAC, Kind::Discover));
         // All of them ask for routes that a /32 needs, or do with the router.
         let wanted = &request.options[&55];
-        assert!(wanted.contains(&option::MASK) && wanted.contains(&option::ROUTER), "{client}: {wanted:?}");
+        assert!(wanted.contains(&option::MASK) && wanted.contains(&option::ROUTER), "{name}: {wanted:?}");
 
         let device: viaduct_types::IfName = "vd1.0".parse().unwrap();
         let mut server = Server::default();
-        let served = Client {
-            nic: "shop".parse().unwrap(),
-            mac: MAC,
-            address: "198.51.100.112/32".parse().unwrap(),
-            lent: false,
-            shared: false,
-            server: "169.254.1.1".parse().unwrap(),
-            router: None,
-            dns: Vec::new(),
-            domain: None,
-            mtu: 1500,
-            boot: None,
-        };
-        let link = link(ServedNic { client: Some(served), ..ServedNic::default() });
+        let link = link(ServedNic { client: Some(client(None)), ..ServedNic::default() });
         server.serve(&device, &link, link.nics.keys());
         server.receive(Duration::ZERO, &device, MacAddr([0xfe, 0, 0, 0, 0x64, 0]), frame);
-        assert_eq!(server.counts(), Counts { offers: 1, ..Counts::default() }, "{client}");
+        assert_eq!(server.counts(), Counts { offers: 1, ..Counts::default() }, "{name}");
         let answer = server.transmit().unwrap();
         let (_, answer) = udp4::parse(&answer.bytes).unwrap();
-        assert_eq!(answer[4..8], payload[4..8], "{client}: the transaction");
+        assert_eq!(answer[4..8], payload[4..8], "{name}: the transaction");
+    }
+}
+
+/// A guest with an address of its own.
+fn client(boot: Option<Boot>) -> Client {
+    Client {
+        nic: "shop".parse().unwrap(),
+        mac: MAC,
+        address: "198.51.100.112/32".parse().unwrap(),
+        lent: false,
+        shared: false,
+        server: "169.254.1.1".parse().unwrap(),
+        router: None,
+        dns: Vec::new(),
+        domain: None,
+        mtu: 1500,
+        boot,
     }
 }
 
@@ -120,22 +124,9 @@ fn what_ipxe_asks_for_is_answered_with_what_it_boots() {
     for (name, file) in [("bios", "undionly.kpxe"), ("ipxe", "http://boot.example/install")] {
         let files: BTreeMap<_, _> = [(name.parse().unwrap(), file.to_owned())].into();
         let boot = Boot { server: Some("192.0.2.1".parse().unwrap()), files: files.clone() };
-        let served = Client {
-            nic: "shop".parse().unwrap(),
-            mac: MAC,
-            address: "198.51.100.112/32".parse().unwrap(),
-            lent: false,
-            shared: false,
-            server: "169.254.1.1".parse().unwrap(),
-            router: None,
-            dns: Vec::new(),
-            domain: None,
-            mtu: 1500,
-            boot: Some(boot),
-        };
         let mut link = link6();
         let nic = link.nics.values_mut().next().unwrap();
-        nic.client = Some(served);
+        nic.client = Some(client(Some(boot)));
         nic.client6.as_mut().unwrap().boot = Some(Boot6 { files, parameters: Vec::new() });
         let mut server = Server::default();
         server.serve(&device, &link, link.nics.keys());
