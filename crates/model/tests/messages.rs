@@ -254,6 +254,8 @@ fn boot() {
     let cases = [
         // Names that are misspelt, and one that is nothing like any.
         nat("server = \"192.0.2.1\"\nfiles = { efi-x86-64 = \"a\", efi-arm46 = \"b\", amiga = \"c\" }"),
+        // As UEFI calls them.
+        both("files = { efi-x64 = \"tftp://192.0.2.1/a\", http-efi-aa64 = \"http://192.0.2.1/a\" }"),
         // Which family guests have.
         nat("server = \"2001:db8::1\"\nfiles.bios = \"pxelinux.0\""),
         both("server = [\"192.0.2.1\", \"192.0.2.2\"]\nfiles.bios = \"pxelinux.0\""),

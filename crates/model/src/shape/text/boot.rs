@@ -21,9 +21,11 @@ text!(
     |text| {
         text.parse().map_err(|error: ParseBootClientError| {
             let known = || Self::ALL.into_iter().map(|(word, ..)| word);
+            // What UEFI's own files are called by (UEFI Specification, section 3.5.1.1): bootx64.efi.
+            let text = text.replace("x64", "x86_64").replace("aa64", "arm64").replace("ia32", "x86");
             Wrong {
                 problem: error.to_string(),
-                help: match nearest(text, known()) {
+                help: match nearest(&text, known()) {
                     Some(meant) => format!("did you mean `{meant}`?"),
                     None => format!("write {}", one_of(known())),
                 },
