@@ -215,6 +215,31 @@ fn real_clients_take_their_own_addresses_by_dhcpv6() {
     });
 }
 
+/// On a segment whose guests may not talk to each other, nobody but the host answers a client, so nobody else is asked.
+#[test]
+fn other_guests_of_a_segment_do_not_hear_who_asks_for_an_address() {
+    host(|world| {
+        let _daemon = serving(world);
+        bare(world, "app");
+        bare(world, "new");
+        // What is passed on from port to port, before anything of ours drops it.
+        world.sh("nft add table bridge probe; nft add chain bridge probe f '{ type filter hook forward priority -500; }'; \
+             nft add rule bridge probe f udp dport '{ 67, 547 }' counter; \
+             nft add rule bridge probe f icmp type echo-request counter");
+        settled_link(world, "app");
+        world.sh("ip netns exec app udhcpc -i eth0 -n -q -T 1 -t 15 -s /bin/true");
+        world.sh("ip netns exec app \
+             timeout 100 dhclient -6 -1 -v -pf /run/dhclient.pid -lf /run/dhclient.leases eth0");
+        end_clients(world, "app");
+        world.sh("ip -n app address add 10.0.0.2/24 broadcast + dev eth0; \
+             ip netns exec app ping -b -c 1 -W 1 10.0.0.255 || true");
+        let counted = world.sh("nft list chain bridge probe f");
+        assert!(counted.contains("{ 67, 547 } counter packets 0 "), "{counted}");
+        // Other broadcasts are, and end there.
+        assert!(!counted.contains("echo-request counter packets 0 "), "{counted}");
+    });
+}
+
 #[test]
 fn networkd_takes_a_guests_own_address_by_dhcpv6() {
     host(|world| {

@@ -432,7 +432,7 @@ fn add_redirect(table: &mut Builder) {
         "redirect_frames",
         vec![
             // Only PACKET_OTHERHOST, unicast to a MAC that is not the bridge's.
-            vec![St::Not(S::PktType, Const::u8(3, "other")), accept()],
+            vec![St::Not(S::PktType, Const::u8(3, "other")), goto("answered_by_host")],
             solicitation(135, "nd-neighbor-solicit"),
             solicitation(136, "nd-neighbor-advert"),
             redirected(IP),
@@ -440,6 +440,11 @@ fn add_redirect(table: &mut Builder) {
             vec![accept()],
         ],
     );
+    // Who asks for an address asks everybody, of whom only the host may answer: it is not asked of a thousand ports.
+    let asked = |port| {
+        vec![udp(), dport(port), St::WriteMapped(S::EtherDaddr, vec![S::IifName], "to_bridge"), accept()]
+    };
+    table.chain("answered_by_host", vec![asked(67), asked(547), vec![accept()]]);
     let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];
     let for_host = || St::Is(S::PktType, Const::u8(0, "0"));
     table.base(

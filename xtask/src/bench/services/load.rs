@@ -76,14 +76,17 @@ impl<'a> Load<'a> {
         host.run("ip link set load up")?;
         machine.run("ip link set eth0 up")?;
         machine.run("ip address add 10.64.255.254/16 dev eth0")?;
-        // Each frame comes from its client, whose MAC stands in chaddr and in the DUID-LL that comes first.
+        // Each frame comes from its client, whose MAC stands in chaddr and in the DUID-LL that comes first. And it goes to the
+        // bridge alone, as those of its guests do: this port is no guest's, and asking is not to be measured by the number
+        // of the ports that it would be passed on to.
+        let to = host.run(&format!("cat /sys/class/net/{bridge}/address"))?.trim().replace(':', "");
         machine.feed(
             "nft -f -",
             &format!(
                 "table netdev clients {{\n \
                  chain out {{\n  type filter hook egress device eth0 priority 0\n  \
-                 ether type ip udp dport 67 @ll,48,48 set @th,288,48\n  \
-                 ether type ip6 udp dport 547 @ll,48,48 set @th,160,48\n }}\n \
+                 ether type ip udp dport 67 @ll,48,48 set @th,288,48 @ll,0,48 set 0x{to}\n  \
+                 ether type ip6 udp dport 547 @ll,48,48 set @th,160,48 @ll,0,48 set 0x{to}\n }}\n \
                  chain in {{\n  type filter hook ingress device eth0 priority 0\n  \
                  udp dport {{ 67, 546 }} @ll,0,48 set 0x{} meta pkttype set host\n }}\n}}\n",
                 OWN.replace(':', "")
