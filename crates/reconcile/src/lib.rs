@@ -16,5 +16,6 @@ pub use converge::{ConvergeError, Failure, Outcome, Outlook, Wish, chain, conver
 pub use keeper::{Dispute, Keeper};
 pub use part::{Known, change_part};
 pub use store::{
-    Created, CreatedPeer, CreatedVnet, Found, KEPT, Lock, Moment, Revision, Store, StoreError, Unconfirmed,
+    Created, CreatedPeer, CreatedVnet, Found, History, KEPT, Lock, Moment, Revision, Store, StoreError,
+    Unconfirmed,
 };

@@ -151,14 +151,14 @@ fn the_lock_keeps_others_waiting_and_tells_them() {
 #[test]
 fn the_last_revisions_are_kept_and_what_says_the_same_is_none() {
     let (directory, store) = store();
-    assert!(store.history().unwrap().is_empty());
+    assert!(store.history().unwrap().revisions.is_empty());
     let texts: Vec<String> = (0..KEPT + 5).map(|n| format!("# {n}\n")).collect();
     for (text, time) in texts.iter().zip(1000..) {
         let number = store.record(time, "apply", "root", &[source(text)]).unwrap();
         assert_eq!(store.record(time, "set", "root", &[source(text)]).unwrap(), number, "the same again");
     }
     let last = store.record(2000, "down", "ann", &[]).unwrap();
-    let history = store.history().unwrap();
+    let history = store.history().unwrap().revisions;
     assert_eq!(history.len(), KEPT);
     assert!(history.is_sorted_by_key(|revision| revision.number));
     let expected =
@@ -167,8 +167,16 @@ fn the_last_revisions_are_kept_and_what_says_the_same_is_none() {
     assert_eq!(last, texts.len() as u64 + 1);
     let damaged = directory.path().join(format!("state/history/{last}.json"));
     fs::write(&damaged, "{").unwrap();
-    let error = store.history().unwrap_err();
+    let found = store.history().unwrap();
+    assert_eq!(found.revisions, history.split_last().unwrap().1, "the others are there");
+    assert_eq!(store.last_revision().unwrap(), Some(last));
+    let error = found.last().unwrap_err();
     assert!(matches!(&error, StoreError::Damaged { path, .. } if *path == damaged), "{error:?}");
+    // The last one tells; older ones are in nobody's way.
+    let next = store.record(3000, "apply", "root", &[source("next")]).unwrap();
+    let found = store.history().unwrap();
+    assert_eq!(found.damaged.keys().collect::<Vec<_>>(), [&last]);
+    assert_eq!(found.last().unwrap().map(|revision| revision.number), Some(next));
 }
 
 #[test]

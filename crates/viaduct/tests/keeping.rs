@@ -412,9 +412,16 @@ fn each_kind_of_damaged_memory_has_a_way_out_that_works() {
         for (damage, text) in damages(&world.read(&history)) {
             let good = world.read(&history);
             fs::write(&history, text).unwrap();
+            let name = format!("{} is damaged", last.trim());
+            let way_out = "Remove it: only this revision is lost";
+            let shown = world.good("history");
+            assert!(shown.err.contains(&name) && shown.err.contains(way_out), "{shown:?}");
+            assert_eq!(shown.out.lines().count(), 3, "the others: {shown:?}");
+            // It may be what is applied, or what was before that.
+            world.viaduct("rollback").refused(1, &[&name, way_out, "rollback N"]);
+            let number = last.trim().trim_end_matches(".json");
             for line in ["history", "rollback"] {
-                let name = format!("{} is damaged", last.trim());
-                world.viaduct(line).refused(1, &[&name, "Remove it: only this revision is lost"]);
+                world.viaduct(&format!("{line} {number}")).refused(1, &[&name, way_out]);
             }
             world.settled();
             world.unchanged(&kernel, &world.memory(), damage);
@@ -481,6 +488,38 @@ fn each_kind_of_damaged_memory_has_a_way_out_that_works() {
             world.settled();
             world.all_ways(true, damage);
         }
+    });
+}
+
+/// One bad file must not keep anybody from going back to a good one.
+#[test]
+fn a_damaged_revision_is_in_nobody_s_way() {
+    host(|world| {
+        world.good("apply");
+        world.good("set web --publish 81:80");
+        let published = world.kernel();
+        world.good("set web --publish 82:80");
+        world.good("apply");
+        let bare = world.kernel();
+        fs::write(format!("{STATE}/history/3.json"), "{ \"time\": ").unwrap();
+        let back = world.good("rollback 2 --json").json();
+        assert_eq!(back["revision"], 5, "{back}");
+        assert!(world.kernel() == published);
+        world.good("rollback 4");
+        assert!(world.kernel() == bare);
+        // What nobody confirmed goes back with the last one damaged, too, and says that it did.
+        world.good("rollback 2 --confirm 1h");
+        fs::write(format!("{STATE}/history/7.json"), "").unwrap();
+        let back = world.good("rollback --json").json();
+        assert_eq!(back["revision"], 8, "{back}");
+        assert!(world.kernel() == bare);
+        world.settled();
+        fs::write(format!("{STATE}/history/8.json"), "").unwrap();
+        world.good("down");
+        let shown = world.good("history --json").json();
+        let numbers: Vec<_> = shown["revisions"].as_array().unwrap().iter().map(|r| &r["number"]).collect();
+        assert_eq!(numbers, [1, 2, 4, 5, 6, 9]);
+        assert_eq!(shown["notices"].as_array().unwrap().len(), 3, "{shown}");
     });
 }
 

@@ -1,6 +1,6 @@
 //! The revisions of a host's configuration: the last ones that were made, oldest first, a file each.
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use viaduct_model::Source;
@@ -25,6 +25,29 @@ pub struct Revision {
     pub sources: Vec<Source>,
 }
 
+/// The revisions that are kept.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Those that can be read, oldest first.
+    pub revisions: Vec<Revision>,
+    /// Why the others cannot, by their numbers.
+    pub damaged: BTreeMap<u64, StoreError>,
+}
+
+impl History {
+    /// The last one; none when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn last(mut self) -> Result<Option<Revision>, StoreError> {
+        let last = self.revisions.pop();
+        match self.damaged.pop_last() {
+            Some((number, error)) if last.as_ref().is_none_or(|last| last.number < number) => Err(error),
+            Some(_) | None => Ok(last),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -37,18 +60,31 @@ struct Written {
 const WAY_OUT: &str = "Remove it: only this revision is lost";
 
 impl Store {
-    /// The revisions that are kept, oldest first.
+    /// The revisions that are kept. One that cannot be read is in nobody's way.
     ///
     /// # Errors
-    /// When one is there and cannot be read.
-    pub fn history(&self) -> Result<Vec<Revision>, StoreError> {
-        let mut revisions = Vec::new();
+    /// When they cannot be listed.
+    pub fn history(&self) -> Result<History, StoreError> {
+        let mut history = History::default();
         for number in self.numbers()? {
-            let Some(written) = read::<Written>(&self.revision_path(number), WAY_OUT)? else { continue };
-            let Written { time, action, by, sources } = written;
-            revisions.push(Revision { number, time, action, by, sources: sources_of(sources) });
+            match read::<Written>(&self.revision_path(number), WAY_OUT) {
+                Ok(Some(Written { time, action, by, sources })) => {
+                    let sources = sources_of(sources);
+                    history.revisions.push(Revision { number, time, action, by, sources });
+                }
+                Ok(None) => {}
+                Err(error) => drop(history.damaged.insert(number, error)),
+            }
         }
-        Ok(revisions)
+        Ok(history)
+    }
+
+    /// The number of the last revision, which need not be readable; none when there is none.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn last_revision(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.numbers()?.last().copied())
     }
 
     /// Adds a revision with the next number, unless it says what the last one says; the oldest go when there are

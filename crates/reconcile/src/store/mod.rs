@@ -21,7 +21,7 @@ use rustix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use viaduct_model::Source;
 
-pub use history::{KEPT, Revision};
+pub use history::{History, KEPT, Revision};
 pub use unconfirmed::{Moment, Unconfirmed};
 pub use vnets::{Created, CreatedPeer, CreatedVnet, Found};
 

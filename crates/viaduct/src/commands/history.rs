@@ -5,7 +5,7 @@ use crate::{
     cli::Global,
     failure::Failure,
     operations::{History, Revision},
-    show::{self, say},
+    show::{self, say, tell},
 };
 
 pub(super) fn run(global: &Global, revision: Option<u64>) -> Result<ExitCode, Failure> {
@@ -14,7 +14,8 @@ pub(super) fn run(global: &Global, revision: Option<u64>) -> Result<ExitCode, Fa
         show::say_json(&report);
         return Ok(ExitCode::SUCCESS);
     }
-    if report.revisions.is_empty() {
+    report.notices.iter().for_each(|notice| tell!("{notice}"));
+    if report.revisions.is_empty() && report.notices.is_empty() {
         say!("Nothing was applied yet.");
     }
     for shown in &report.revisions {

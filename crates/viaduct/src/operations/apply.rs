@@ -78,7 +78,7 @@ impl Operation for Down {
         host.store.disarm()?;
         let mut notices = Remark::all(&outcome.notices);
         // A host that was never given anything has no history of that.
-        if !host.store.history()?.is_empty() {
+        if host.store.last_revision()?.is_some() {
             notices.extend(host.record(Self::NAME, caller, &[]));
         }
         Ok(Changed { done: outcome.done, notices, diagnostics: Diagnostics::default() })

@@ -50,7 +50,7 @@ impl Operation for Confirm {
             }
             None => {}
         }
-        match host.store.history()?.last().filter(|last| last.action == RETURN) {
+        match host.store.history()?.last()?.filter(|last| last.action == RETURN) {
             Some(last) => Err(Failure::failed(format!(
                 "too late: nobody confirmed the change in time, and at {} UTC the host went back to what was before",
                 clock::calendar(last.time)
@@ -107,8 +107,7 @@ impl Operation for Rollback {
 }
 
 fn report(host: &Host, done: Vec<String>, notices: Vec<Remark>) -> Result<RolledBack, Failure> {
-    let revision = host.store.history()?.last().map(|revision| revision.number);
-    Ok(RolledBack { revision, done, notices })
+    Ok(RolledBack { revision: host.store.last_revision()?, done, notices })
 }
 
 /// The host with another configuration, and the attachments that it has; with none, when there are no files.

@@ -6,7 +6,7 @@ use similar::{ChangeTag, TextDiff};
 use viaduct_model::Source;
 use viaduct_reconcile as store;
 
-use super::{Caller, Operation};
+use super::{Caller, Operation, Remark};
 use crate::{clock, failure::Failure, host::Host};
 
 /// Lists the last revisions, or shows one.
@@ -22,6 +22,9 @@ pub(crate) struct History {
 pub(crate) struct Revisions {
     /// Oldest first.
     pub(crate) revisions: Vec<Revision>,
+    /// Which others there are that cannot be read.
+    #[serde(default)]
+    pub(crate) notices: Vec<Remark>,
 }
 
 /// A configuration that the host was given.
@@ -52,24 +55,41 @@ impl Operation for History {
     type Report = Revisions;
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Revisions, Failure> {
-        let all = host.store.history()?;
-        if let Some(number) = self.revision {
-            let Some(position) = all.iter().position(|revision| revision.number == number) else {
-                return Err(unknown(number, &all));
-            };
-            return Ok(Revisions { revisions: vec![view(&all, position)] });
-        }
-        Ok(Revisions { revisions: (0..all.len()).map(|position| view(&all, position)).collect() })
+        let store::History { revisions: all, mut damaged } = host.store.history()?;
+        let positions = match self.revision {
+            Some(number) => {
+                if let Some(error) = damaged.remove(&number) {
+                    return Err(error.into());
+                }
+                let position = all.iter().position(|revision| revision.number == number);
+                let position = position.ok_or_else(|| unknown(number, &all))?;
+                position..position + 1
+            }
+            None => 0..all.len(),
+        };
+        let revisions = positions.map(|position| view(&all, position)).collect();
+        let warning = |error| Remark::warning(Failure::from(error).line());
+        Ok(Revisions { revisions, notices: damaged.into_values().map(warning).collect() })
     }
 }
 
 /// The revision with a number; without one, the last that says something else than what is applied.
 pub(super) fn find(host: &Host, number: Option<u64>, applied: &[Source]) -> Result<store::Revision, Failure> {
-    let mut all = host.store.history()?;
+    let store::History { revisions: mut all, mut damaged } = host.store.history()?;
     let position = match number {
         Some(number) => all.iter().position(|revision| revision.number == number),
         None => all.iter().rposition(|revision| revision.sources != applied),
     };
+    // Without a number, one that cannot be read may be the one that is meant, unless it is older.
+    let found = position.and_then(|position| all.get(position)).map(|revision| revision.number);
+    let in_the_way = match number {
+        Some(number) => damaged.remove(&number),
+        None => damaged.pop_last().filter(|(last, _)| Some(*last) > found).map(|(_, error)| error),
+    };
+    if let Some(error) = in_the_way {
+        return Err(Failure::from(error)
+            .with("`viaduct history` has the others, and `viaduct rollback N` returns to one of them."));
+    }
     match (position, number) {
         (Some(position), _) => Ok(all.swap_remove(position)),
         (None, Some(number)) => Err(unknown(number, &all)),
