@@ -213,10 +213,13 @@ fn holder(
 fn same_inside(config: &Config, attachments: &Attachments, id: &NicId, inode: u64) -> Option<String> {
     let name = |id: &NicId| config.nic(id).map(|nic| &nic.name);
     let (other, target) = attachments.iter().find(|(other, target)| {
+        // The kernel gives a number anew as soon as its namespace is gone: what counts is what is there. A name stands for
+        // whatever has it.
         let there = |target: &Target| match target {
-            // Of one that the configuration makes, nobody wrote down the number.
-            Target::Netns { path, inode: 0 } => fs::metadata(path).map(|data| data.ino()).ok(),
-            Target::Netns { inode, .. } => Some(*inode),
+            Target::Netns { path, inode } => fs::metadata(path)
+                .map(|data| data.ino())
+                .ok()
+                .filter(|now| !path.starts_with("/proc/") || now == inode),
             Target::Tap { .. } | Target::Device { .. } => None,
         };
         let same = there(target) == Some(inode);
