@@ -144,6 +144,10 @@ case $purpose in bench)
     # shellcheck disable=SC2086
     scripts/unpack.sh "${CARGO_TARGET_DIR:-target}/tmp/kea" kea-admin kea-common $log ||
         echo "perfdhcp could not be fetched: what guests are told is measured without it."
+    # A tunnel that Debian has no package of.
+    tunnel=${CARGO_TARGET_DIR:-target}/tmp/vpncloud
+    [ -x "$tunnel/bin/vpncloud" ] || cargo install --quiet --locked --root "$tunnel" --version '^2.3' vpncloud ||
+        echo "VpnCloud could not be built: tunnels are measured without it."
     ;;
 esac
 case $purpose in deb | test | ci)

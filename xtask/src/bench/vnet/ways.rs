@@ -94,10 +94,17 @@ impl Way {
             Self::WireGuard => "wireguard-go",
             Self::Tinc => "tincd",
         };
-        let paths = env::var_os("PATH").unwrap_or_default();
-        let places = env::split_paths(&paths).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-        places.into_iter().any(|place| place.join(program).exists())
+        find(program).is_some()
     }
+}
+
+/// Where a program is: installed, or made by `scripts/prepare.sh` beside us.
+fn find(program: &str) -> Option<PathBuf> {
+    let paths = env::var_os("PATH").unwrap_or_default();
+    let made =
+        env::current_exe().ok().and_then(|this| Some(this.parent()?.parent()?.join("tmp/vpncloud/bin")));
+    let places = env::split_paths(&paths).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).chain(made);
+    places.map(|place| place.join(program)).find(|path| path.exists())
 }
 
 /// Its control sockets have the devices' names and one directory.
@@ -197,10 +204,14 @@ impl Tunnel {
     }
 
     fn vpncloud(&mut self, hosts: &[Machine; 2]) -> Result<(), String> {
+        let program = find("vpncloud").unwrap_or_default();
         for (side, host) in hosts.iter().enumerate() {
+            // It ends where there is no way to the Internet, by which it would know its own address.
+            host.run("ip route add default dev u0")?;
             let line = format!(
-                "vpncloud -d tap0 -t tap -m switch -p bench --algo AES128 -l 192.0.2.{}:3210 -c 192.0.2.{}:3210 \
+                "{} -d tap0 -t tap -m switch -p bench --algorithm aes128 -l 192.0.2.{}:3210 -c 192.0.2.{}:3210 \
                  --no-port-forwarding",
+                program.display(),
                 side + 1,
                 2 - side
             );
