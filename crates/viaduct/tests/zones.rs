@@ -161,9 +161,12 @@ fn a_guest_of_a_stack_comes_and_goes_by_itself() {
         world.good("attach two --netns two");
         assert!(world.echoes("two", "203.0.113.1"));
         // Whoever changes the filter of a stack has the next change in there look at everything.
+        // The daemon may have heard of it and looked before the command came.
+        let looks = || world.log().matches("planned pass=0").count();
+        let before = looks();
         world.sh("ip netns exec red nft add table ip theirs");
         world.good("detach one");
-        assert_eq!(whole(), 1, "{}", world.log());
+        assert!(whole() == 1 || looks() > before, "{}", world.log());
         world.settled();
         daemon.end();
     });
