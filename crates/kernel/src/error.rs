@@ -1,6 +1,6 @@
 use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 
-use viaduct_types::IfName;
+use viaduct_types::{IfName, NamespaceName};
 
 /// Why the kernel could not be looked at or changed. Says what was tried, on what, what the kernel said, and where
 /// it is known, what to do.
@@ -112,6 +112,14 @@ pub enum KernelError {
         /// Why.
         source: Arc<dyn Error + Send + Sync>,
     },
+    /// The stack of a namespace could not be looked at.
+    #[error("in namespace {namespace}: {cause}")]
+    Stack {
+        /// Whose.
+        namespace: NamespaceName,
+        /// Why.
+        cause: Arc<Self>,
+    },
     /// A step that was not done because the packet filter before it could not be put in.
     #[error("not done, because the packet filter could not be changed: {source}")]
     NotDone {
@@ -140,6 +148,7 @@ impl KernelError {
             Self::System { source, .. } => source.raw_os_error(),
             Self::NameTaken { .. } | Self::Differs { .. } => Some(libc::EEXIST),
             Self::NoDevice { .. } => Some(libc::ENODEV),
+            Self::Stack { cause, .. } => cause.errno(),
             Self::NotDeleted { .. }
             | Self::InTheWay { .. }
             | Self::NoSetting { .. }

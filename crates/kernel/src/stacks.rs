@@ -3,8 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
 };
 
 use viaduct_plan::{Apply, Ask, Features, Keep, Observe, Observed, Op, is_bare};
@@ -45,20 +48,78 @@ impl Stacks {
         name: &NamespaceName,
         work: impl FnOnce(&mut Kernel) -> T + Send,
     ) -> Result<T, KernelError> {
-        let netns = Netns::open(&namespaces::path(name))?;
-        let inode = netns.inode();
-        let known = self.open.remove(name).filter(|stack| stack.inode == inode);
-        let own = self.directory.join(name.as_str()).join(inode.to_string());
-        let (stack, result) = netns.run(|| {
-            let mut stack = match known {
-                Some(stack) => stack,
-                None => Stack { inode, kernel: Kernel::new(&own)? },
-            };
-            let result = work(&mut stack.kernel);
-            Ok::<_, KernelError>((stack, result))
-        })??;
+        let known = self.open.remove(name);
+        let done = thread::scope(|scope| {
+            let outcome = scope.spawn(|| enter(&self.directory, name, known, work)).join();
+            outcome.unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        done.map(|(stack, result)| self.keep(name, stack, result))
+    }
+
+    /// Does something with the kernel of each of several namespaces, of some at the same time: much of what is done there is
+    /// to wait for the kernel. `finished` hears of each job by its place. A name must not be there twice.
+    pub(crate) fn with_each<J: Send, T: Send>(
+        &mut self,
+        jobs: Vec<(&NamespaceName, J)>,
+        work: impl Fn(&mut Kernel, J) -> T + Sync,
+        finished: &mut dyn FnMut(usize),
+    ) -> Vec<Result<T, KernelError>> {
+        let names: Vec<&NamespaceName> = jobs.iter().map(|(name, _)| *name).collect();
+        let threads = jobs.len().min(THREADS);
+        let waiting: Vec<_> = jobs
+            .into_iter()
+            .enumerate()
+            .map(|(number, (name, job))| (number, name, self.open.remove(name), job))
+            .collect();
+        let (directory, waiting) = (&self.directory, Mutex::new(waiting.into_iter()));
+        let (sender, receiver) = mpsc::channel();
+        // The lock is held only to take a job out.
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let (next, work) = (&next, &work);
+        let do_all = |sender: mpsc::Sender<_>| {
+            while let Some((number, name, known, job)) = next() {
+                let done = enter(directory, name, known, |kernel| work(kernel, job));
+                if sender.send((number, done)).is_err() {
+                    return;
+                }
+            }
+        };
+        let mut results: Vec<Option<_>> = names.iter().map(|_| None).collect();
+        let mut problem = None;
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let sender = sender.clone();
+                if let Err(error) = thread::Builder::new().spawn_scoped(scope, move || do_all(sender)) {
+                    // Those that there are do it all.
+                    problem = Some(error);
+                    break;
+                }
+            }
+            // So that nothing is waited for when all have ended, however they did.
+            drop(sender);
+            for (number, done) in receiver {
+                if let Some(result) = results.get_mut(number) {
+                    *result = Some(done);
+                }
+                finished(number);
+            }
+        });
+        let no_thread = KernelError::system(
+            "starting a thread for a namespace",
+            problem.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EAGAIN)),
+        );
+        let results = names.into_iter().zip(results);
+        results
+            .map(|(name, done)| {
+                let (stack, result) = done.unwrap_or_else(|| Err(no_thread.clone()))?;
+                Ok(self.keep(name, stack, result))
+            })
+            .collect()
+    }
+
+    fn keep<T>(&mut self, name: &NamespaceName, stack: Stack, result: T) -> T {
         self.open.insert(name.clone(), stack);
-        Ok(result)
+        result
     }
 
     /// Closes what is open in a namespace, so that nothing of ours keeps it, and forgets it.
@@ -74,6 +135,31 @@ impl Stacks {
     }
 }
 
+/// So many at once: the kernel has one lock for most of what is done to devices, but not for the time until nobody uses them
+/// any more.
+const THREADS: usize = 16;
+
+/// Moves the calling thread into a namespace, and does something there with its kernel.
+fn enter<T>(
+    directory: &Path,
+    name: &NamespaceName,
+    known: Option<Stack>,
+    work: impl FnOnce(&mut Kernel) -> T,
+) -> Result<(Stack, T), KernelError> {
+    let netns = Netns::open(&namespaces::path(name))?;
+    let inode = netns.inode();
+    netns.enter()?;
+    let mut stack = match known.filter(|stack| stack.inode == inode) {
+        Some(stack) => stack,
+        None => {
+            let own = directory.join(name.as_str()).join(inode.to_string());
+            Stack { inode, kernel: Kernel::new(&own)? }
+        }
+    };
+    let result = work(&mut stack.kernel);
+    Ok((stack, result))
+}
+
 impl Kernel {
     /// Looks at the stacks that are asked for, and at those where something of ours was.
     pub(crate) fn observe_stacks(
@@ -84,12 +170,16 @@ impl Kernel {
         let mut observed = BTreeMap::new();
         let known = self.stacks.names();
         let names: BTreeSet<&NamespaceName> = ask.stacks.keys().chain(&known).collect();
-        for name in names {
+        let nothing = Ask::default();
+        let jobs = names.iter().map(|name| (*name, ask.stacks.get(*name).unwrap_or(&nothing))).collect();
+        let looks = self.stacks.with_each(jobs, |kernel, ask| kernel.observe(ask), &mut |_| ());
+        for (name, look) in names.into_iter().zip(looks) {
             let asked = ask.stacks.get(name);
-            let look = |kernel: &mut Self| kernel.observe(asked.unwrap_or(&Ask::default()));
-            match self.stacks.with(name, look) {
+            match look {
                 Ok(stack) => {
-                    let stack = stack?;
+                    let named =
+                        |cause| KernelError::Stack { namespace: name.clone(), cause: Arc::new(cause) };
+                    let stack = stack.map_err(named)?;
                     if asked.is_none() && is_bare(&stack) {
                         self.stacks.forget(name);
                     } else {
@@ -112,18 +202,30 @@ impl Kernel {
         Ok(observed)
     }
 
-    /// Does steps in the stack of a namespace.
+    /// Does steps in the stacks of namespaces, side by side: each piece is for one of them. `progress` hears how many steps
+    /// are done.
     pub(crate) fn apply_within(
         &mut self,
-        name: &NamespaceName,
-        ops: &[Op],
+        pieces: &[&[Op]],
         keep: &Keep<'_>,
+        progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), KernelError>> {
-        let steps: Vec<Op> = ops.iter().map(|op| op.place().1.clone()).collect();
-        let keep = |_: Option<&NamespaceName>, flow: &_| keep(Some(name), flow);
-        match self.stacks.with(name, |kernel| kernel.apply(&steps, &keep, &mut |_| ())) {
+        let jobs = pieces.iter().filter_map(|piece| Some((piece.first()?.place().0?, *piece))).collect();
+        let work = |kernel: &mut Self, piece: &[Op]| {
+            let name = piece.first().and_then(|op| op.place().0);
+            let steps: Vec<Op> = piece.iter().map(|op| op.place().1.clone()).collect();
+            kernel.apply(&steps, &|_, flow| keep(name, flow), &mut |_| ())
+        };
+        let mut done = 0;
+        let mut finished = |number: usize| {
+            done += pieces.get(number).map_or(0, |piece| piece.len());
+            progress(done);
+        };
+        let results = self.stacks.with_each(jobs, work, &mut finished);
+        let of_piece = |(piece, result): (&&[Op], Result<Vec<_>, KernelError>)| match result {
             Ok(results) => results,
-            Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
-        }
+            Err(error) => piece.iter().map(|_| Err(error.clone())).collect(),
+        };
+        pieces.iter().zip(results).flat_map(of_piece).collect()
     }
 }

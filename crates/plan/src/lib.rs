@@ -12,6 +12,7 @@ mod op;
 pub mod part;
 mod port;
 mod shown;
+mod side_by_side;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stacks;
@@ -31,6 +32,7 @@ pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op, Underlay};
 pub use port::{Apply, Keep, Observe, ObservePart};
 pub use shown::Plan;
+pub use side_by_side::side_by_side;
 pub use stacks::is_bare;
 pub use state::*;
 pub use unmade::Unmade;

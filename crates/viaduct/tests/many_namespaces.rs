@@ -89,3 +89,77 @@ fn devices_go_at_once_whoever_stays() {
         world.sh("kill $(cat /run/stays)");
     });
 }
+
+const ZONES: usize = 20;
+
+/// Zones with a network and a guest each, which all have the same addresses inside.
+fn zones() -> String {
+    let mut text = "[uplinks.wan]\ninterface = \"eth0\"\n".to_owned();
+    for number in 0..ZONES {
+        let own = 100 + number;
+        let _ = write!(
+            text,
+            "[[namespaces.zone{number}.interfaces]]\nname = \"out\"\ntype = \"macvlan\"\nparent = \"wan\"\n\
+             addresses = [\"203.0.113.{own}/24\", \"2001:db8:28::{own}/64\"]\n\
+             gateways = [\"203.0.113.1\", \"2001:db8:28::1\"]\n\
+             [uplinks.out{number}]\ninterface = \"out\"\nnamespace = \"zone{number}\"\n\
+             [networks.net{number}]\nmode = \"nat\"\nnamespace = \"zone{number}\"\nuplink = \"out{number}\"\n\
+             subnets = [\"10.0.0.0/24\", \"fd00::/64\"]\n\
+             [guests.guest{number}]\n[[guests.guest{number}.nics]]\nnetwork = \"net{number}\"\n\
+             addresses = [\"10.0.0.5\", \"fd00::5\"]\n"
+        );
+    }
+    text
+}
+
+/// Stacks are made, and taken away, several at a time; each is whole, and what one cannot do is said with its name.
+#[test]
+fn many_stacks_are_made_side_by_side() {
+    host(|world| {
+        world.connect_outside();
+        let before = world.kernel();
+        world.write(CONFIG, zones());
+        // In one of the namespaces, somebody's device has the name of the bridge.
+        world.sh("ip netns add zone7 && ip -n zone7 link add br-net7 type bridge");
+        let ran = world.viaduct("apply");
+        assert_ne!(ran.code(), 0, "{ran:?}");
+        assert!(ran.err.contains("br-net7") && ran.err.contains("zone7"), "{ran:?}");
+        for number in (0..ZONES).filter(|number| *number != 7) {
+            assert!(!ran.err.contains(&format!("zone{number}:")), "{ran:?}");
+        }
+        world.sh("ip -n zone7 link del br-net7 && ip netns del zone7");
+        world.good("apply");
+        world.settled();
+        let attached = (0..ZONES).map(|number| format!("guest{number}"));
+        for guest in attached.clone().step_by(6) {
+            world.attach(&guest);
+        }
+        world.settled();
+        for guest in attached.step_by(6) {
+            for outside in ["203.0.113.1", "2001:db8:28::1"] {
+                world.soon(&format!("{guest} reaches {outside}"), || world.echoes(&guest, outside));
+            }
+        }
+        // Made anew with the guests in one go, and stopped in the middle: where there is a bridge, there is its filter.
+        for delay in [60, 150, 300, 600] {
+            world.good("down");
+            let mut child = world.command(&["apply"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(delay));
+            let _ = child.kill();
+            child.wait().unwrap();
+            for number in 0..ZONES {
+                let links = format!("ip -n zone{number} -o link 2>/dev/null | grep -c br-net || true");
+                if world.sh(&links) == "1\n" {
+                    world.sh(&format!("ip netns exec zone{number} nft list table inet viaduct"));
+                }
+            }
+        }
+        world.good("apply");
+        world.settled();
+        assert!(world.echoes("zone3", "203.0.113.1"));
+        world.good("down");
+        world.sh("for guest in $(ls /run/netns | grep guest); do ip netns del $guest; done");
+        assert_eq!(world.sh("ls /run/netns"), "outside\n");
+        world.soon("nothing is left", || world.kernel() == before);
+    });
+}

@@ -9,7 +9,9 @@ mod namespace;
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use viaduct_plan::{Address, Apply, Keep, NamespaceChange, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade};
+use viaduct_plan::{
+    Address, Apply, Keep, NamespaceChange, Op, PROTOCOL, Route, RouteKind, Sysctl, Unmade, side_by_side,
+};
 use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
@@ -39,22 +41,22 @@ impl Apply for Kernel {
         progress: &mut dyn FnMut(usize),
     ) -> Vec<Result<(), KernelError>> {
         let mut results = Vec::with_capacity(ops.len());
-        for part in ops.chunk_by(|one, other| one.place().0 == other.place().0) {
+        for pieces in side_by_side(ops) {
             let before = results.len();
-            results.extend(match part.first().and_then(|op| op.place().0) {
-                Some(namespace) => {
-                    let done = self.apply_within(namespace, part, keep);
-                    progress(before + part.len());
-                    done
-                }
-                None => self.apply_here(part, keep, &mut |done| progress(before + done)),
-            });
-            // Without the host's own filter nothing more is done, wherever it is.
-            if let (None, Some(source)) =
-                (part.first().and_then(|op| op.place().0), failed_filter(part, &results[before..]))
+            let mut progress = |done| progress(before + done);
+            // The host's is by itself.
+            if let [here] = pieces[..]
+                && here.first().is_some_and(|op| op.place().0.is_none())
             {
-                results.resize_with(ops.len(), || Err(KernelError::NotDone { source: Arc::clone(&source) }));
-                break;
+                results.extend(self.apply_here(here, keep, &mut progress));
+                // Without the host's own filter nothing more is done, wherever it is.
+                if let Some(source) = failed_filter(here, &results[before..]) {
+                    results
+                        .resize_with(ops.len(), || Err(KernelError::NotDone { source: Arc::clone(&source) }));
+                    break;
+                }
+            } else {
+                results.extend(self.apply_within(&pieces, keep, &mut progress));
             }
         }
         results
