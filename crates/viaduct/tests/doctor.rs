@@ -393,6 +393,16 @@ fn forwarding_that_was_switched_off() {
     });
 }
 
+/// What stands between the words that announce lines to be pasted and those that follow them.
+fn shown(said: &str) -> String {
+    let mut lines = Vec::new();
+    let mut rest = said.lines();
+    while rest.any(|line| line.starts_with("  This mends it")) {
+        lines.extend(rest.by_ref().take_while(|line| !line.starts_with("  ") || line.starts_with("    ")));
+    }
+    lines.join("\n")
+}
+
 #[test]
 fn managers_that_take_ours_for_theirs() {
     host(|world| {
@@ -404,7 +414,19 @@ fn managers_that_take_ours_for_theirs() {
         for kind in ["networkd-foreign-routes", "networkd-links", "network-manager"] {
             assert_eq!(of_kind(&report, kind).len(), 1, "{kind}: {report}");
         }
+        // By what it shows, pasted into a shell, and by itself: the same files.
+        let files = || {
+            world.sh("grep -r . /etc/systemd/networkd.conf.d /etc/systemd/network /etc/NetworkManager/conf.d 2>/dev/null || true")
+        };
+        let before = files();
+        let shown = shown(&world.viaduct("doctor").out);
+        world.sh(&format!("{shown}\ntrue"));
+        let pasted = files();
+        assert_ne!(pasted, before);
+        world.sh("rm -rf /etc/systemd/networkd.conf.d /etc/systemd/network/05-viaduct.network \
+             /etc/NetworkManager/conf.d/80-viaduct.conf");
         world.viaduct("doctor --fix");
+        assert_eq!(files(), pasted);
         let report = world.viaduct("doctor --json").json();
         assert_eq!(report["findings"], serde_json::json!([]), "{report}");
         assert!(

@@ -80,17 +80,75 @@ fn ailment(finding: &Ailment, fix: bool) {
     say!("");
 }
 
-/// What is done, in lines that can be copied.
+/// What is done, ready to be copied.
 fn lines(measure: &Measure) {
-    let (head, text) = match measure {
-        Measure::Run(command) => (None, command),
-        Measure::Write { path, text } => (Some(format!("{path} becomes:")), text),
-        Measure::Edit { path, part } => (Some(format!("into {path}, before COMMIT of *filter:")), part),
-    };
-    if let Some(head) = &head {
-        say!("    {head}");
+    show::say_text(&for_a_shell(measure));
+}
+
+/// What has several lines stands at the left edge, where a shell's here-document and a file need it.
+fn for_a_shell(measure: &Measure) -> String {
+    match measure {
+        Measure::Run(command) if command.contains('\n') => format!("{command}\n"),
+        Measure::Run(command) => format!("    {command}\n"),
+        Measure::Write { path, text } => {
+            let directory = path.rsplit_once('/').map_or(".", |(directory, _)| directory);
+            let (path, directory) = (quoted(path), quoted(directory));
+            let end = end_of(text);
+            let text =
+                if text.is_empty() || text.ends_with('\n') { text.clone() } else { format!("{text}\n") };
+            format!("    mkdir -p {directory}\ncat >{path} <<'{end}'\n{text}{end}\n")
+        }
+        Measure::Edit { path, part } => format!("    into {path}, before COMMIT of *filter:\n{part}"),
     }
-    for line in text.lines() {
-        say!("{}{line}", if head.is_some() { "      " } else { "    " });
+}
+
+/// For a shell, where it needs that.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// A word that is no line of the text.
+fn end_of(text: &str) -> String {
+    let mut end = "END".to_owned();
+    while text.lines().any(|line| line == end) {
+        end.push('D');
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_file_writes_it_when_it_is_pasted() {
+        let directory = std::env::temp_dir().join(format!("viaduct-pasted-{}", std::process::id()));
+        for (name, text) in [
+            ("plain.conf", "[Match]\nName=br-*\n\n\tKeep this=$HOME `id` \\ it's\n"),
+            ("it's $1.conf", "END\nENDD\n"),
+            ("empty", ""),
+        ] {
+            let path = directory.join("a directory").join(name);
+            let measure = Measure::Write { path: path.to_str().unwrap().to_owned(), text: text.to_owned() };
+            let pasted = Command::new("sh").arg("-c").arg(for_a_shell(&measure)).output().unwrap();
+            assert!(pasted.status.success() && pasted.stderr.is_empty(), "{pasted:?}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn commands_with_texts_in_them_can_be_pasted() {
+        let command = "cat <<'END'\n*filter\nCOMMIT\nEND";
+        let pasted = Command::new("sh")
+            .arg("-c")
+            .arg(for_a_shell(&Measure::Run(command.to_owned())))
+            .output()
+            .unwrap();
+        assert_eq!((&pasted.stdout[..], &pasted.stderr[..]), (&b"*filter\nCOMMIT\n"[..], &b""[..]));
+        assert_eq!(for_a_shell(&Measure::Run("sysctl -w x=1".to_owned())), "    sysctl -w x=1\n");
     }
 }
