@@ -5,12 +5,15 @@ use std::{num::NonZeroU64, ops::AddAssign, time::Duration};
 /// Over such a time it is counted what comes.
 const WINDOW: Duration = Duration::from_micros(500);
 /// So much in a window is much: 20,000 in a second.
-const MUCH: u32 = 10;
-/// How long frames gather then.
-const REST: Duration = Duration::from_micros(100);
+const MUCH: f32 = 10.0;
+/// How long frames gather then: the more come, the longer, for what wakes and is woken is what has no processor left.
+const SHORTEST: Duration = Duration::from_micros(100);
+const LONGEST: Duration = Duration::from_micros(300);
+/// For each that came in a window: 200 µs when 80,000 come in a second.
+const FOR_EACH: Duration = Duration::from_micros(5);
 /// Who finds so many at once, or so many bytes, is behind with the work and does not rest.
-const MANY: u32 = 16;
-const LARGE: usize = 32 << 10;
+const MANY: u32 = 32;
+const LARGE: usize = 64 << 10;
 
 /// What came with one waking: frames or super-frames, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +36,8 @@ impl AddAssign for Load {
 pub(super) struct Pace {
     since: Duration,
     pieces: u32,
-    is_much: bool,
+    /// For how long frames gather, while many come.
+    rest: Option<Duration>,
 }
 
 impl Pace {
@@ -42,11 +46,12 @@ impl Pace {
         self.pieces = self.pieces.saturating_add(load.pieces);
         let passed = now.saturating_sub(self.since);
         if passed >= WINDOW {
-            self.is_much = WINDOW * self.pieces >= passed * MUCH;
+            let in_a_window = (WINDOW * self.pieces).div_duration_f32(passed);
+            self.rest = (in_a_window >= MUCH).then(|| FOR_EACH.mul_f32(in_a_window).clamp(SHORTEST, LONGEST));
             self.since = now;
             self.pieces = 0;
         }
-        (self.is_much && load.pieces < MANY && load.bytes < LARGE).then_some(REST)
+        self.rest.filter(|_| load.pieces < MANY && load.bytes < LARGE)
     }
 }
 
@@ -98,6 +103,14 @@ mod tests {
         let gathered = Load { pieces: 5, bytes: 500 };
         let rest = rests(&mut pace, Duration::from_secs(2), Duration::from_micros(100), 200, gathered);
         assert!(rest[12..].iter().all(|rests| *rests));
+        // Of many there are more, and they gather for longer.
+        let many = Load { pieces: 31, bytes: 3_100 };
+        let longest = (0..200)
+            .filter_map(|index| {
+                pace.rest_after(Duration::from_millis(2_100) + Duration::from_micros(250) * index, many)
+            })
+            .max();
+        assert_eq!(longest, Some(LONGEST));
         // The first one after some quiet shows that it is over.
         assert_eq!(pace.rest_after(Duration::from_secs(3), SMALL), None);
     }
@@ -105,10 +118,10 @@ mod tests {
     #[test]
     fn who_is_behind_does_not_rest() {
         let apart = Duration::from_micros(50);
-        for load in [Load { pieces: MANY, bytes: 1_600 }, Load { pieces: 2, bytes: 128 << 10 }] {
+        for load in [Load { pieces: MANY, bytes: 3_200 }, Load { pieces: 2, bytes: 128 << 10 }] {
             let mut pace = Pace::default();
             assert!(!rests(&mut pace, Duration::from_secs(1), apart, 200, load).contains(&true));
-            assert!(pace.is_much);
+            assert!(pace.rest.is_some());
         }
     }
 }
