@@ -68,17 +68,30 @@ pub(crate) struct Beyond {
 
 impl Situation {
     pub(crate) fn new(applied: Option<Arc<Applied>>, attachments: Arc<Attachments>, known: Beyond) -> Self {
-        Self { applied, attachments, known, lent: None, whole: None }.with_namespaces().with_leases()
+        Self { applied, attachments, known, lent: None, whole: None }.with_namespaces().with_leases(None)
+    }
+
+    /// The same, which shares the configuration with `other` when the two have the same: with what is lent, it is a copy of
+    /// all that was applied, and whoever compares them has nothing to compare then.
+    fn like(
+        other: &Self,
+        applied: Option<Arc<Applied>>,
+        attachments: Arc<Attachments>,
+        known: Beyond,
+    ) -> Self {
+        Self { applied, attachments, known, lent: None, whole: None }
+            .with_namespaces()
+            .with_leases(Some(other))
     }
 
     /// With other attachments.
     pub(crate) fn with_attachments(&self, attachments: Arc<Attachments>) -> Self {
-        Self::new(self.applied.clone(), attachments, self.known.clone())
+        Self::like(self, self.applied.clone(), attachments, self.known.clone())
     }
 
     /// With another configuration.
     pub(crate) fn with_applied(&self, applied: Option<Arc<Applied>>) -> Self {
-        Self::new(applied, Arc::clone(&self.attachments), self.known.clone())
+        Self::like(self, applied, Arc::clone(&self.attachments), self.known.clone())
     }
 
     /// Attaches the namespaces that are on networks.
@@ -99,8 +112,8 @@ impl Situation {
         self.whole.as_ref().unwrap_or(&self.attachments)
     }
 
-    /// Lends addresses to whom the file gives none.
-    fn with_leases(mut self) -> Self {
+    /// Lends addresses to whom the file gives none. When they are those of `other`, so is the configuration.
+    fn with_leases(mut self, other: Option<&Self>) -> Self {
         self.lent = None;
         if let Some(applied) = &self.applied {
             let made = with_created(&applied.config, &self.known.created, &self.known.found);
@@ -112,7 +125,11 @@ impl Situation {
             for nic in without {
                 tracing::warn!("nothing is left to lend to {nic}: its network has lent all that it has");
             }
-            self.lent = leases.lend(config).or(made).map(Arc::new);
+            let same = other.filter(|other| self.is_applied_as(other) && self.known == other.known);
+            self.lent = match same {
+                Some(other) => other.lent.clone(),
+                None => self.known.leases.lend(config).or(made).map(Arc::new),
+            };
         }
         self
     }
@@ -133,7 +150,7 @@ impl Situation {
         } else {
             known.found.prepared.remove(nic);
         }
-        Self::new(self.applied.clone(), Arc::clone(&self.attachments), known)
+        Self::like(self, self.applied.clone(), Arc::clone(&self.attachments), known)
     }
 
     /// The address of a family that a NIC is lent.
@@ -311,7 +328,11 @@ impl Host {
     /// What was applied and attached.
     pub(crate) fn situation(&mut self) -> Result<Situation, Failure> {
         let attachments = self.attachments()?;
-        Ok(Situation::new(self.applied()?, attachments, self.beyond()?))
+        let (applied, known) = (self.applied()?, self.beyond()?);
+        Ok(match &self.made {
+            Some((made, _)) => Situation::like(made, applied, attachments, known),
+            None => Situation::new(applied, attachments, known),
+        })
     }
 
     /// What is known beyond configuration and attachments.
@@ -545,5 +566,49 @@ pub(crate) fn require_root() -> Result<(), Failure> {
         Err(Failure::failed(
             "this needs root, as it looks at or changes the host's network: try again with sudo",
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use viaduct_plan::Target;
+
+    use super::*;
+
+    /// Three guests that are lent addresses when they are attached.
+    fn applied() -> Arc<Applied> {
+        let text = "[host]\nname = \"h\"\n[networks.n]\nmode = \"isolated\"\nsubnets = [\"10.0.0.0/24\"]\ndhcp = true\n\
+                    [guests.a]\n[[guests.a.nics]]\nnetwork = \"n\"\n[guests.b]\n[[guests.b.nics]]\nnetwork = \"n\"\n";
+        let sources = vec![Source { name: "t.toml".to_owned(), text: text.to_owned() }];
+        Arc::new(loaded(sources).unwrap_or_else(|failure| panic!("{}", failure.line())))
+    }
+
+    fn attached(names: &[&str]) -> Arc<Attachments> {
+        let target = |name: &str| Target::Netns { path: format!("/run/netns/{name}"), inode: 1 };
+        Arc::new(names.iter().map(|name| (format!("{name}.0").parse().unwrap(), target(name))).collect())
+    }
+
+    #[test]
+    fn what_is_lent_is_copied_only_when_it_changes() {
+        let one = Situation::new(Some(applied()), attached(&["a"]), Beyond::default());
+        let shares = |other: &Situation| std::ptr::eq(one.config().unwrap(), other.config().unwrap());
+        let address = |of: &Situation, nic: &str| {
+            of.config().unwrap().nic(&nic.parse().unwrap()).unwrap().addresses.clone()
+        };
+        assert_eq!(address(&one, "a.0").len(), 1);
+        // It keeps what it was lent, also when it is not attached.
+        let none = one.with_attachments(attached(&[]));
+        assert!(shares(&none));
+        assert!(shares(&none.with_attachments(attached(&["a"]))));
+        // One more is lent one.
+        let both = one.with_attachments(attached(&["a", "b"]));
+        assert!(!shares(&both));
+        assert_eq!(address(&both, "b.0").len(), 1);
+        assert_eq!(address(&both, "a.0"), address(&one, "a.0"));
+        // Another address, and another configuration that says the same.
+        let lent = one.lent_to(&"a.0".parse().unwrap(), Family::V4).unwrap();
+        assert!(!shares(&one.without(lent)));
+        assert_ne!(address(&one.without(lent), "a.0"), address(&one, "a.0"));
+        assert!(!shares(&one.with_applied(Some(applied()))));
     }
 }
