@@ -91,6 +91,10 @@ fn a_vnet_that_nothing_protects_is_told_of_and_needs_vxlan() {
     host.state.features.tun = false;
     let said = notices(&mut host, &config(&text));
     assert_says(&said, &["warning: ", "vnet blue", "reads its frames", "write \"conf\""]);
+    // Nobody's network lies on it, so that anything may be behind it.
+    assert_says(&said, &["warning: ", "vnet blue", "in circles", "`learning = false`"]);
+    let file_only = config(&format!("{text}learning = false\n"));
+    assert!(!notices(&mut host, &file_only).iter().any(|line| line.contains("in circles")));
     assert!(!said.iter().any(|line| line.starts_with("error")), "{said:?}");
     host.state.features.vxlan = false;
     let said = notices(&mut host, &config(&text));

@@ -90,6 +90,16 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
                      sends others in the name of its guests; write \"conf\", unless that way is yours alone"
                 ),
             );
+            if vnet.learning {
+                notices.warn(
+                    &vnet.origin,
+                    format!(
+                        "vnet {name}: with security \"none\" nothing notices when two hosts bridge the same segment \
+                         into it, and frames go round in circles; write \"auth\" or \"conf\", or bridge it on one host \
+                         only, or `learning = false` if nobody's machines but the file's are behind it"
+                    ),
+                );
+            }
         } else {
             notices.error(
                 &vnet.origin,
