@@ -15,7 +15,7 @@ use measure::{Hosts, Metric};
 use number as table_number;
 use ways::Way;
 
-const ROUNDS: u32 = 2;
+const ROUNDS: u32 = 3;
 const QUICK_ROUNDS: u32 = 1;
 /// Where the picture is kept.
 const CHART: &str = "docs/vnets-speed.svg";
