@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -119,7 +119,13 @@ impl<'a> Order<'a> {
     }
 
     /// Boots it, runs the command line, and passes on what it says.
-    fn boot(&self, kernel: &Kernel, image: &Image, line: &str) -> Result<i32, String> {
+    fn boot(
+        &self,
+        kernel: &Kernel,
+        image: &Image,
+        line: &str,
+        to: impl io::Write + Send,
+    ) -> Result<i32, String> {
         let begin = Instant::now();
         let setup = Setup { memory: self.memory, processors: 2, netns: None, qemu: Vec::new() };
         let mut machine = Machine::boot(kernel, image, &setup).map_err(told)?;
@@ -129,7 +135,7 @@ impl<'a> Order<'a> {
         }
         eprintln!("Linux {} is up after {:.1} s.", kernel.release(), begin.elapsed().as_secs_f32());
         machine.patience(self.limit).map_err(told)?;
-        machine.show(line, io::stdout()).map_err(told)
+        machine.show(line, to).map_err(told)
     }
 }
 
@@ -150,7 +156,7 @@ fn command(order: &Order<'_>) -> Result<i32, String> {
     for argument in arguments {
         line += &format!(" {}", quoted(argument));
     }
-    order.boot(&kernel, &image, &line)
+    order.boot(&kernel, &image, &line, io::stdout())
 }
 
 /// `test [OPTIONS] ARGUMENTS OF CARGO TEST [-- ARGUMENTS OF THE TEST PROGRAMS]`
@@ -178,7 +184,7 @@ fn test(order: &Order<'_>) -> Result<i32, String> {
             line += &format!("mkdir -p {directory}; cd {directory} && {path}{arguments} || status=1\n");
         }
     }
-    order.boot(&kernel, &image, &format!("{line}exit $status"))
+    order.boot(&kernel, &image, &format!("{line}exit $status"), io::stdout())
 }
 
 /// `lab [OPTIONS] DIRECTORY…`
@@ -196,7 +202,46 @@ fn lab(order: &Order<'_>) -> Result<i32, String> {
         image.copy(&directory).map_err(told)?;
         line += &format!("viaduct lab run {} || status=1\n", quoted(&directory.to_string_lossy()));
     }
-    order.boot(&kernel, &image, &format!("{line}exit $status"))
+    order.boot(&kernel, &image, &format!("{line}exit $status"), io::stdout())
+}
+
+/// Measures in the machine what needs its kernel: `xtask` runs there again, with these words. Gives what it printed.
+pub(crate) fn bench(xtask: &Path, viaduct: &Path, words: &[String]) -> Result<String, String> {
+    let mut order = Order::parse(&["bench"])?;
+    order.limit = Duration::from_secs(1800);
+    let kernel = Kernel::debian().map_err(told)?;
+    let mut image = order.image(&kernel)?;
+    for program in [xtask, viaduct] {
+        image.program_at(program, program).map_err(told)?;
+    }
+    image.program("nsenter").map_err(told)?;
+    let [xtask, viaduct] = [xtask, viaduct].map(|path| quoted(&path.to_string_lossy()));
+    // It ends with its standard input, and this one never does.
+    let line = format!(
+        "mkfifo /tmp/alive && exec {xtask} {} {viaduct} {} <>/tmp/alive",
+        super::bench::INSIDE,
+        words.join(" ")
+    );
+    let mut said = Both(Vec::new());
+    match order.boot(&kernel, &image, &line, &mut said)? {
+        0 => Ok(String::from_utf8_lossy(&said.0).into_owned()),
+        status => Err(format!("measuring in the machine failed ({status})")),
+    }
+}
+
+/// Passes on what is written, and keeps it.
+struct Both(Vec<u8>);
+
+impl Write for Both {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        io::stdout().write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
 }
 
 /// What cargo has built.

@@ -20,6 +20,8 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use xtask::root;
 
+use crate::vm;
+
 pub(crate) use sandbox::INSIDE;
 pub(crate) use traffic::{WORK, work};
 
@@ -30,7 +32,7 @@ const PATH: &str = "docs/benchmarks.md";
 const KILLS: usize = 250;
 
 /// The words after `cargo xtask bench`.
-const USAGE: &str = "cargo xtask bench [cost] [scale] [changes] [datapath] [services] [vnet] [mesh] [kernel] [kills] [--quick] [--write] [--program PATH]";
+const USAGE: &str = "cargo xtask bench [cost] [scale] [changes] [vlans] [datapath] [services] [vnet] [mesh] [kernel] [kills] [--quick] [--write] [--program PATH]";
 
 /// What to measure, and how thoroughly.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +41,8 @@ pub(crate) struct Options {
     scale: bool,
     /// Of scale, only what one guest's changes cost; a part of its tables, which is kept with all of them.
     changes: bool,
+    /// Namespaces with VLANs, in a machine with Debian's kernel.
+    vlans: bool,
     datapath: bool,
     services: bool,
     vnet: bool,
@@ -63,6 +67,7 @@ impl Options {
                 "cost" => options.cost = true,
                 "scale" => options.scale = true,
                 "changes" => options.changes = true,
+                "vlans" => options.vlans = true,
                 "datapath" => options.datapath = true,
                 "services" => options.services = true,
                 "vnet" => options.vnet = true,
@@ -75,14 +80,15 @@ impl Options {
                 other => return Err(format!("what is \"{other}\"? {USAGE}")),
             }
         }
-        if !(options.measured() || options.changes || options.kernel || options.kills) {
+        if !(options.measured() || options.changes || options.vlans || options.kernel || options.kills) {
             (options.cost, options.scale, options.datapath) = (true, true, true);
+            options.vlans = !options.quick;
             (options.services, options.vnet, options.mesh) = (true, true, true);
             (options.kernel, options.kills) = (!options.quick, !options.quick);
         }
-        if options.write && (options.quick || !options.measured()) {
+        if options.write && (options.quick || !(options.measured() || options.vlans)) {
             return Err(
-                "--write keeps the parts cost, scale, datapath, services, vnet and mesh, measured thoroughly: not with --quick"
+                "--write keeps the parts cost, scale, vlans, datapath, services, vnet and mesh, measured thoroughly: not with --quick"
                     .to_owned(),
             );
         }
@@ -104,6 +110,7 @@ impl Options {
             (self.cost, "cost"),
             (self.scale, "scale"),
             (self.changes, "changes"),
+            (self.vlans, "vlans"),
             (self.datapath, "datapath"),
             (self.services, "services"),
             (self.vnet, "vnet"),
@@ -118,6 +125,7 @@ impl Options {
 /// Builds what is measured, and measures it in a sandbox.
 pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> Result<(), String> {
     if options.measured() || options.changes {
+        let options = &Options { vlans: false, ..options.clone() };
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
         if options.vnet {
@@ -129,6 +137,18 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
         let release = release_directory()?;
         let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
         sandbox::enter(&release.join("xtask"), &program, &options.words())?;
+    }
+    if options.vlans {
+        cargo("build --release --locked --package viaduct --package xtask")?;
+        let release = release_directory()?;
+        let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
+        let alone = Options { vlans: true, quick: options.quick, ..Options::default() };
+        let tables = vm::bench(&release.join("xtask"), &program, &alone.words())?;
+        if options.write {
+            let old = fs::read_to_string(root().join(PATH)).unwrap_or_default();
+            let (head, _) = old.split_once("\n## ").unwrap_or((&old, ""));
+            keep(&document::renewed(&old, head, &tables))?;
+        }
     }
     if options.kernel {
         let kernel = "test --release --locked --package viaduct-kernel";
@@ -167,6 +187,9 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
     } else if options.changes {
         scale::measure_changes(&sandbox, &options, &mut page)?;
     }
+    if options.vlans {
+        scale::measure_vlans(&sandbox, &options, &mut page)?;
+    }
     if options.datapath {
         datapath::measure(&sandbox, &options, &mut page)?;
     }
@@ -180,12 +203,16 @@ fn measure(arguments: &[&str]) -> Result<(), String> {
         mesh::measure(&sandbox, &options, &mut page)?;
     }
     if options.write {
-        let path = root().join(PATH);
-        let old = fs::read_to_string(&path).unwrap_or_default();
-        let text = document::renewed(&old, &head(&sandbox), page.text());
-        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-        println!("Written to {PATH}.");
+        let old = fs::read_to_string(root().join(PATH)).unwrap_or_default();
+        keep(&document::renewed(&old, &head(&sandbox), page.text()))?;
     }
+    Ok(())
+}
+
+fn keep(document: &str) -> Result<(), String> {
+    let path = root().join(PATH);
+    fs::write(&path, document).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("Written to {PATH}.");
     Ok(())
 }
 

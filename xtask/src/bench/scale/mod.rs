@@ -116,6 +116,13 @@ pub(super) fn measure_changes(sandbox: &Sandbox, options: &Options, page: &mut P
     Ok(())
 }
 
+/// Namespaces that guests share, with VLANs.
+pub(super) fn measure_vlans(sandbox: &Sandbox, options: &Options, page: &mut Page) -> Result<(), String> {
+    let outside = sandbox.machine("outside")?;
+    let host = connected(sandbox, &outside, "host")?;
+    shared::measure_vlans(sandbox, &host, options.quick, page)
+}
+
 /// How many guests are there, and how often each is measured.
 fn sizes(options: &Options) -> (&'static [u32], u32) {
     if options.quick { (&[0, 20], QUICK_ROUNDS) } else { (&[0, 100, 1_000], ROUNDS) }
