@@ -135,9 +135,10 @@ impl Stacks {
     }
 }
 
-/// So many at once: the kernel has one lock for most of what is done to devices, but not for the time until nobody uses them
-/// any more.
-const THREADS: usize = 16;
+/// So many at once: some wait until nobody uses a device any more, while others do something. More only get in each other's
+/// way, for the kernel has one lock for most of what is done to devices, and has those that set forwarding try for it again and
+/// again.
+const THREADS: usize = 4;
 
 /// Moves the calling thread into a namespace, and does something there with its kernel.
 fn enter<T>(
