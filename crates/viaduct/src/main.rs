@@ -19,6 +19,7 @@ mod privileges;
 mod sandbox;
 mod services;
 mod show;
+mod situation;
 mod user;
 mod vnets;
 

@@ -10,8 +10,8 @@ use viaduct_types::{NamespaceName, NicId};
 use crate::{
     cli::Global,
     failure::Failure,
-    host::{Applied, loaded},
     operations::unknown,
+    situation::{Applied, loaded},
 };
 
 /// Where a guest is.

@@ -28,8 +28,9 @@ use super::{
 use crate::{
     clock,
     failure::Failure,
-    host::{Applied, Host, Situation, is_over},
+    host::{Host, is_over},
     operations::{self, AllDrops, Caller, Drops, Repair, drops},
+    situation::{Applied, Situation},
     vnets::orders,
 };
 

@@ -7,7 +7,8 @@ use viaduct_model::{Diagnostics, Loaded};
 use super::{Caller, File, Operation, Remark, confirm, probe, sources};
 use crate::{
     failure::Failure,
-    host::{Applied, Host, Situation},
+    host::Host,
+    situation::{Applied, Situation},
 };
 
 /// Makes the host what a configuration says.

@@ -10,12 +10,7 @@ use super::{
     Caller, Operation, Remark, names, probe,
     target::{self, Place},
 };
-use crate::{
-    failure::Failure,
-    files,
-    host::{Host, Situation},
-    vnets::vnet_of,
-};
+use crate::{failure::Failure, files, host::Host, situation::Situation, vnets::vnet_of};
 
 /// Connects a guest's NIC that now exists.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -14,7 +14,8 @@ use crate::{
     clock,
     failure::Failure,
     guard,
-    host::{Host, Situation, is_over, loaded},
+    host::{Host, is_over},
+    situation::{Situation, loaded},
 };
 
 /// How the history calls a return that came by itself.

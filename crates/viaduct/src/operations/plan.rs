@@ -9,7 +9,8 @@ use viaduct_reconcile::look;
 use super::{Caller, File, Operation, Remark, sources};
 use crate::{
     failure::Failure,
-    host::{Applied, Host, Situation},
+    host::Host,
+    situation::{Applied, Situation},
 };
 
 /// Shows what a configuration would change.

@@ -9,10 +9,7 @@ use viaduct_kernel::{Kernel, KernelError};
 use viaduct_plan::{Proxy, probed};
 use viaduct_types::{IfName, NamespaceName, NicId};
 
-use crate::{
-    failure::Failure,
-    host::{Host, Situation},
-};
+use crate::{failure::Failure, host::Host, situation::Situation};
 
 /// Nothing has been changed when it fails.
 pub(super) fn are_free(

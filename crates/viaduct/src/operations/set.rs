@@ -9,10 +9,7 @@ use viaduct_model::{
 use viaduct_types::{NicId, Publish};
 
 use super::{Caller, Operation, Remark, confirm, names, probe};
-use crate::{
-    failure::Failure,
-    host::{Applied, Host},
-};
+use crate::{failure::Failure, host::Host, situation::Applied};
 
 /// Changes a guest's addresses and published ports.
 #[derive(Serialize, Deserialize, JsonSchema)]

@@ -11,11 +11,7 @@ use viaduct_reconcile::{Outlook, look};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NamespaceName, NetworkName, NicId, UplinkName};
 
 use super::{Caller, Operation, Remark, VnetsReport, attach::device, confirm, vnets};
-use crate::{
-    failure::Failure,
-    files,
-    host::{Applied, Host},
-};
+use crate::{failure::Failure, files, host::Host, situation::Applied};
 
 /// Looks at the host.
 #[derive(Serialize, Deserialize, JsonSchema)]
