@@ -34,8 +34,9 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(16);
 const DELAY: Duration = Duration::from_millis(500);
 /// To all of a link one comes no sooner than this after another (MIN_DELAY_BETWEEN_RAS).
 const PAUSE: Duration = Duration::from_secs(3);
-/// So many of a link are answered one by one at a time; with more, all are answered together.
-const WAITING: usize = 256;
+/// So many of a link are answered one by one at a time; with more, all are answered together, which may have to wait for
+/// [`PAUSE`]: a link on which a thousand guests begin at once is not to.
+const WAITING: usize = 1_024;
 
 /// All routers that the host is. It is told what each link has to hear ([`Advertiser::serve`]), that a link can be
 /// spoken on ([`Advertiser::opened`]), and what was received ([`Advertiser::receive`]); after each, and when

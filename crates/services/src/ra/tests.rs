@@ -214,7 +214,7 @@ fn the_same_again_is_no_change_and_a_device_that_comes_again_hears_again() {
 fn many_that_ask_are_answered_together() {
     let mut advertiser = advertising();
     all(&mut advertiser);
-    for number in 0..1000u16 {
+    for number in 0..2_000u16 {
         let [high, low] = number.to_be_bytes();
         let mac = MacAddr([2, 0, 0, 9, high, low]);
         advertiser.receive(at(4000), &device(), &solicitation("fe80::9", mac));
