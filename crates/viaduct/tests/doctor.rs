@@ -10,11 +10,7 @@ use support::{CONFIG, World, host};
 /// A nat and a routed network with a guest each that is attached, and somebody outside.
 fn made(world: &World) {
     world.sh("cp -a /etc /run/private-etc && mount --bind /run/private-etc /etc");
-    world.connect_outside();
-    world.good("apply");
-    for guest in ["ldap", "web", "deb6"] {
-        world.attach(guest);
-    }
+    world.made();
 }
 
 /// The findings of a kind.

@@ -16,38 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{CONFIG, GOOD, RUN, STATE, World, host};
+use support::{Again, CONFIG, GOOD, RUN, STATE, World, host};
 
 /// Guests of each kind with somebody outside, and a daemon.
 fn kept(world: &World) -> support::Daemon {
-    made(world);
+    world.made();
     world.daemon()
-}
-
-fn made(world: &World) {
-    world.connect_outside();
-    world.good("apply");
-    for guest in ["ldap", "web", "deb6"] {
-        world.attach(guest);
-    }
-}
-
-/// Something done by a shell again and again, until it is dropped.
-struct Again(Child);
-
-impl Again {
-    fn and_again(line: &str, pause: &str) -> Self {
-        let line = format!("while :; do {line}; sleep {pause}; done");
-        let mut command = Command::new("sh");
-        Self(command.args(["-c", &line]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -145,7 +119,7 @@ fn programs_that_reload_their_own_rules_are_not_minded() {
     host(|world| {
         world.write("/run/firewalld.nft", FIREWALLD);
         world.write("/run/docker.sh", DOCKER);
-        made(world);
+        world.made();
         // It was there before, and has switched forwarding on.
         world.sh("sh /run/docker.sh 2>/dev/null");
         let daemon = world.daemon();
@@ -202,7 +176,7 @@ fn a_reload_that_takes_ours_away_is_told_with_its_maker_and_repaired_each_time()
 #[test]
 fn a_dispute_costs_few_looks() {
     host(|world| {
-        made(world);
+        world.made();
         let daemon = world.daemon_by(world.command(&["daemon"]).env("VIADUCT_LOG", "debug"));
         let number = world.repairs().len();
         let looks = || world.log().lines().filter(|line| line.contains("planned pass=0")).count();
@@ -385,7 +359,7 @@ fn damages(good: &str) -> Vec<(&'static str, String)> {
 #[test]
 fn each_kind_of_damaged_memory_has_a_way_out_that_works() {
     host(|world| {
-        made(world);
+        world.made();
         world.good("set web --publish 81:80");
         world.good("set web --unpublish 81:80");
         world.write(CONFIG, GOOD.replace(":389:389", ":636:389"));

@@ -349,6 +349,24 @@ impl World {
     }
 }
 
+/// Something done by a shell again and again, until it is dropped.
+pub(crate) struct Again(Child);
+
+impl Again {
+    pub(crate) fn and_again(line: &str, pause: &str) -> Self {
+        let line = format!("while :; do {line}; sleep {pause}; done");
+        let mut command = Command::new("sh");
+        Self(command.args(["-c", &line]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A daemon that runs on a host; it is killed when it is dropped.
 pub(crate) struct Daemon(Child);
 

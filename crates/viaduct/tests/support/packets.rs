@@ -18,6 +18,15 @@ impl World {
         }
     }
 
+    /// Makes what is configured, with a guest of each kind of [`super::GOOD`] and somebody outside.
+    pub(crate) fn made(&self) {
+        self.connect_outside();
+        self.good("apply");
+        for guest in ["ldap", "web", "deb6"] {
+            self.attach(guest);
+        }
+    }
+
     /// Whether an echo comes back.
     pub(crate) fn echoes(&self, from: &str, to: &str) -> bool {
         let line = format!(
