@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -48,12 +47,8 @@ impl Stacks {
         name: &NamespaceName,
         work: impl FnOnce(&mut Kernel) -> T + Send,
     ) -> Result<T, KernelError> {
-        let known = self.open.remove(name);
-        let done = thread::scope(|scope| {
-            let outcome = scope.spawn(|| enter(&self.directory, name, known, work)).join();
-            outcome.unwrap_or_else(|panic| resume_unwind(panic))
-        });
-        done.map(|(stack, result)| self.keep(name, stack, result))
+        let mut results = self.with_each(vec![(name, work)], |kernel, work| work(kernel), &mut |_| ());
+        results.swap_remove(0)
     }
 
     /// Does something with the kernel of each of several namespaces, of some at the same time: much of what is done there is
@@ -112,14 +107,10 @@ impl Stacks {
         results
             .map(|(name, done)| {
                 let (stack, result) = done.unwrap_or_else(|| Err(no_thread.clone()))?;
-                Ok(self.keep(name, stack, result))
+                self.open.insert(name.clone(), stack);
+                Ok(result)
             })
             .collect()
-    }
-
-    fn keep<T>(&mut self, name: &NamespaceName, stack: Stack, result: T) -> T {
-        self.open.insert(name.clone(), stack);
-        result
     }
 
     /// Closes what is open in a namespace, so that nothing of ours keeps it, and forgets it.
