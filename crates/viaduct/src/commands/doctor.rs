@@ -6,7 +6,7 @@ use super::{ask, do_here};
 use crate::{
     cli::Global,
     failure::Failure,
-    operations::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated},
+    operations::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated, quoted},
     show::{self, count, say},
 };
 
@@ -100,12 +100,6 @@ fn for_a_shell(measure: &Measure) -> String {
         }
         Measure::Edit { path, part } => format!("    into {path}, before COMMIT of *filter:\n{part}"),
     }
-}
-
-/// For a shell, where it needs that.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// A word that is no line of the text.

@@ -103,13 +103,18 @@ impl From<&Step> for Measure {
         match step.clone() {
             Step::Run(command) => Self::Run(command),
             Step::RunWithin(namespace, command) => {
-                let quoted = command.replace('\'', r"'\''");
-                Self::Run(format!("ip netns exec {namespace} sh -c '{quoted}'"))
+                Self::Run(format!("ip netns exec {namespace} sh -c {}", quoted(&command)))
             }
             Step::Write { path, text } => Self::Write { path, text },
             Step::Edit { path, part, .. } => Self::Edit { path, part },
         }
     }
+}
+
+/// For a shell, where it needs that.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 impl From<Finding> for Ailment {

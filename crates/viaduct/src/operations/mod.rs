@@ -29,7 +29,7 @@ pub(crate) use apply::{Apply, Changed, Down};
 pub(crate) use attach::{Activate, Attach, Attached, Detach};
 pub(crate) use boot::boot;
 pub(crate) use confirm::{Confirm, Rollback};
-pub(crate) use doctor::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated};
+pub(crate) use doctor::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated, quoted};
 pub(crate) use history::{History, Revision};
 pub(crate) use lend::lend_another;
 pub(crate) use names::unknown;
