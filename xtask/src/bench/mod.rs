@@ -124,8 +124,8 @@ impl Options {
 
 /// Builds what is measured, and measures it in a sandbox.
 pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> Result<(), String> {
-    if options.measured() || options.changes {
-        let options = &Options { vlans: false, ..options.clone() };
+    let here = options.measured() || options.changes;
+    if here || options.vlans {
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
         if options.vnet {
@@ -134,20 +134,21 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
         if options.mesh {
             cargo("build --release --locked --package viaduct-vnet-io --example mesh")?;
         }
-        let release = release_directory()?;
-        let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
-        sandbox::enter(&release.join("xtask"), &program, &options.words())?;
-    }
-    if options.vlans {
-        cargo("build --release --locked --package viaduct --package xtask")?;
-        let release = release_directory()?;
-        let program = options.program.clone().unwrap_or_else(|| release.join("viaduct"));
-        let alone = Options { vlans: true, quick: options.quick, ..Options::default() };
-        let tables = vm::bench(&release.join("xtask"), &program, &alone.words())?;
-        if options.write {
-            let old = fs::read_to_string(root().join(PATH)).unwrap_or_default();
-            let (head, _) = old.split_once("\n## ").unwrap_or((&old, ""));
-            keep(&document::renewed(&old, head, &tables))?;
+        let release = target()?.join("release");
+        let (xtask, program) = (release.join("xtask"), release.join("viaduct"));
+        let program = options.program.as_ref().unwrap_or(&program);
+        if here {
+            let all_others = Options { vlans: false, ..options.clone() };
+            sandbox::enter(&xtask, program, &all_others.words())?;
+        }
+        if options.vlans {
+            let alone = Options { vlans: true, quick: options.quick, ..Options::default() };
+            let tables = vm::bench(&xtask, program, &alone.words())?;
+            if options.write {
+                let old = fs::read_to_string(root().join(PATH)).unwrap_or_default();
+                let (head, _) = old.split_once("\n## ").unwrap_or((&old, ""));
+                keep(&document::renewed(&old, head, &tables))?;
+            }
         }
     }
     if options.kernel {
@@ -216,12 +217,12 @@ fn keep(document: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn release_directory() -> Result<PathBuf, String> {
-    // Cargo puts each profile's programs beside the other's: target/debug/xtask, target/release/xtask.
+/// Where cargo puts each profile's programs beside the other's (target/debug/xtask, target/release/xtask), and
+/// `scripts/prepare.sh` what it makes.
+fn target() -> Result<PathBuf, String> {
     let this = std::env::current_exe().map_err(|error| format!("where is this program? {error}"))?;
-    let target =
-        this.parent().and_then(|profile| profile.parent()).ok_or("this program stands in no target")?;
-    Ok(target.join("release"))
+    let target = this.parent().and_then(|profile| profile.parent());
+    target.map(PathBuf::from).ok_or_else(|| "this program stands in no target".to_owned())
 }
 
 /// What stands before the tables, with the machine they are from.

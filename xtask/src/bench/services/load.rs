@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{
-    super::sandbox::{Machine, Sandbox, output},
+    super::{
+        sandbox::{Machine, Sandbox, output},
+        target,
+    },
     hosts::{clients_of_the_file, mac},
 };
 
@@ -49,8 +52,7 @@ pub(super) fn program() -> Option<PathBuf> {
     if installed.exists() {
         return Some(installed.into());
     }
-    let this = std::env::current_exe().ok()?;
-    let unpacked = this.parent()?.parent()?.join("tmp/kea/usr/sbin/perfdhcp");
+    let unpacked = target().ok()?.join("tmp/kea/usr/sbin/perfdhcp");
     unpacked.exists().then_some(unpacked)
 }
 

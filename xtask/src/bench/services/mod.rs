@@ -68,7 +68,8 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
          answer was lost or late by more than a second, while so many were begun; then the server's own processor time for \
          an exchange, of all these together, and its memory before and after. The server has one processor, perfdhcp the \
          other. perfdhcp stands for {} clients at one port of the bridge that is no NIC of ours; its frames get the MACs of \
-         the clients by a rule of nft on its side, for a guest is known by its MAC, and go to the bridge alone, as guests' questions do here. dnsmasq has the same addresses for the \
+         the clients by a rule of nft on its side, for a guest is known by its MAC, and go to the \
+         bridge alone, as guests' questions do here. dnsmasq has the same addresses for the \
          same clients (`dhcp-host`), writes no log, and looks for nobody's address first.",
         count(hosts::clients_of_the_file().count().try_into().unwrap_or(u32::MAX)),
     ));

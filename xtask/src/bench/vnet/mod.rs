@@ -65,8 +65,9 @@ fn report(samples: &Samples, missing: &[Way], page: &mut Page) {
     page.section(
         "Frames between hosts",
         "Guest, bridge, tunnel, underlay of 1500 bytes, tunnel, bridge, guest; all ends share the machine's processors. \
-         \"Wire\": the underlay's own segmentation and receive offloads are off. Frames in a second are UDP datagrams of one sender, as many as get through with at most one in a hundred lost in one of two tries. CPU is that of the tunnels' own \
-         processes at both ends, which includes what the kernel does in their name, while one TCP stream flows. Ours is \
+         \"Wire\": the underlay's own segmentation and receive offloads are off. Frames in a second are UDP datagrams of \
+         one sender, as many as get through with at most one in a hundred lost in one of two tries. CPU is that of the \
+         tunnels' own processes at both ends, which includes what the kernel does in their name, while one TCP stream flows. Ours is \
          the datapath with keys given to it (AES-128-GCM).",
     );
     let mut head = vec!["tunnel".to_owned()];

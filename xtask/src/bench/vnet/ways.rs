@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{
-    super::sandbox::{Machine, Sandbox, output},
+    super::{
+        sandbox::{Machine, Sandbox, output},
+        target,
+    },
     measure::processor,
 };
 
@@ -98,11 +101,10 @@ impl Way {
     }
 }
 
-/// Where a program is: installed, or made by `scripts/prepare.sh` beside us.
+/// Where a program is: installed, or made by `scripts/prepare.sh`.
 fn find(program: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
-    let made =
-        env::current_exe().ok().and_then(|this| Some(this.parent()?.parent()?.join("tmp/vpncloud/bin")));
+    let made = target().ok().map(|target| target.join("tmp/vpncloud/bin"));
     let places = env::split_paths(&paths).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).chain(made);
     places.map(|place| place.join(program)).find(|path| path.exists())
 }
