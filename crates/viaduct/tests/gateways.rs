@@ -20,6 +20,7 @@ pool = ["198.51.100.112/29", "2001:db8:48:1::/64"]
 [guests.web]
 [[guests.web.nics]]
 network = "public"
+mac = "02:00:00:28:01:12"
 addresses = ["198.51.100.112", "2001:db8:48:1::112"]
 "#;
 
@@ -40,8 +41,14 @@ fn whatever_gateway_a_guest_was_told() {
         world.write(CONFIG, FILE);
         world.good("apply");
         let daemon = world.daemon();
-        world.attach("web");
-        // It knows its addresses and nothing of the link.
+        // A device as hypervisors make them: what is inside is its owner's, who knows its addresses and nothing of
+        // the link.
+        world.sh(
+            "ip netns add web && ip link add vif1.0 type veth peer eth0 netns web address 02:00:00:28:01:12 && \
+             ip -n web link set eth0 up && ip -n web address add 198.51.100.112/32 dev eth0 && \
+             ip -n web address add 2001:db8:48:1::112/128 dev eth0 nodad",
+        );
+        world.good("attach web --device vif1.0");
         for (gateway, to) in [
             ("198.51.100.1", "203.0.113.2"),
             ("10.9.8.7", "203.0.113.2"),
@@ -52,13 +59,14 @@ fn whatever_gateway_a_guest_was_told() {
         ] {
             world.soon(&format!("{gateway} leads to {to}"), || goes_out_by(world, gateway, to));
         }
-        // A further address of its own is free for it: nobody else has it on its link.
+        // A further address is free for it: nobody else has it on its link.
         world.sh("ip -n web address add 2001:db8:48:1::113/128 dev eth0");
-        world.soon("the address is not tentative", || {
-            let address = world.sh("ip -n web -6 address show dev eth0");
-            assert!(!address.contains("dadfailed"), "{address}");
+        world.soon("the further address is its own", || {
+            let address = world.sh("ip -n web -6 address show dev eth0 to 2001:db8:48:1::113");
+            assert!(address.contains("::113/128") && !address.contains("dadfailed"), "{address}");
             !address.contains("tentative")
         });
+        world.sh("ip -n web address del 2001:db8:48:1::113/128 dev eth0");
         // What the kernel answers for goes on when the daemon, and whoever answers for it, are away.
         daemon.kill();
         assert!(goes_out_by(world, "fe80::1", "2001:db8:28::2"));
