@@ -15,13 +15,15 @@ use std::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::{
     fs::CWD,
+    io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
         mount_change, move_mount, open_tree, unmount,
     },
+    net::{AddressFamily, SocketType, netdevice::name_to_index},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
-use viaduct_types::NamespaceName;
+use viaduct_types::{IfName, NamespaceName};
 
 use crate::{
     error::{KernelError, NetnsReason},
@@ -173,6 +175,23 @@ impl Netns {
             let outcome = scope.spawn(|| self.enter().map(|()| work())).join();
             outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Whether there is a device of that name.
+    ///
+    /// # Errors
+    /// When it cannot be entered, or no socket can be had there.
+    pub fn has_link(&self, name: &IfName) -> Result<bool, KernelError> {
+        let failed = |e| KernelError::system(format!("looking for {name} in {}", self.path), e);
+        self.run(|| {
+            let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+            match name_to_index(socket, name.as_str()) {
+                Ok(_) => Ok(true),
+                Err(Errno::NODEV) => Ok(false),
+                Err(errno) => Err(errno),
+            }
+        })?
+        .map_err(failed)
     }
 
     /// Opens a socket that stays there.

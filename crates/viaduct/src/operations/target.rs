@@ -149,7 +149,7 @@ fn check_free(
     target: &Target,
 ) -> Result<(), Failure> {
     let holder = match target {
-        Target::Netns { inode, .. } => same_inside(config, attachments, id, *inode),
+        Target::Netns { path, inode } => same_inside(config, attachments, id, (path, *inode)),
         Target::Tap { name, .. } | Target::Device { name } => {
             let stack = config.stack_of_id(id);
             let part = stack.map_or_else(|| config.of_host(), |stack| Cow::Owned(config.of_stack(stack)));
@@ -210,25 +210,32 @@ fn holder(
 }
 
 /// Another NIC that has the same name inside the same namespace.
-fn same_inside(config: &Config, attachments: &Attachments, id: &NicId, inode: u64) -> Option<String> {
-    let name = |id: &NicId| config.nic(id).map(|nic| &nic.name);
-    let (other, target) = attachments.iter().find(|(other, target)| {
-        // The kernel gives a number anew as soon as its namespace is gone: what counts is what is there. A name stands for
-        // whatever has it.
-        let there = |target: &Target| match target {
-            Target::Netns { path, inode } => fs::metadata(path)
-                .map(|data| data.ino())
-                .ok()
-                .filter(|now| !path.starts_with("/proc/") || now == inode),
-            Target::Tap { .. } | Target::Device { .. } => None,
-        };
-        let same = there(target) == Some(inode);
-        same && *other != id && name(other) == name(id)
+fn same_inside(
+    config: &Config,
+    attachments: &Attachments,
+    id: &NicId,
+    (path, inode): (&str, u64),
+) -> Option<String> {
+    let name = &config.nic(id)?.name;
+    let same_name = |other: &NicId| other != id && config.nic(other).is_some_and(|nic| nic.name == *name);
+    // The kernel gives a number anew as soon as its namespace is gone: what counts is what is there. A name stands for
+    // whatever has it.
+    let is_there = |path: &str, known: u64| {
+        let now = fs::metadata(path).map(|data| data.ino());
+        now.is_ok_and(|now| now == inode && (!path.starts_with("/proc/") || now == known))
+    };
+    // To look at all is worth it only where the name is taken.
+    let open = Netns::open(path).and_then(|netns| netns.has_link(name));
+    let is_taken = open.unwrap_or(true);
+    let (other, target) = attachments.iter().find(|(other, target)| match target {
+        Target::Netns { path: other_path, inode: known } => {
+            (is_taken || *known == inode || other_path == path) && same_name(other) && is_there(other_path, *known)
+        }
+        Target::Tap { .. } | Target::Device { .. } => false,
     })?;
     Some(format!(
-        "{other} is {0} already and is called {1} there, as {id} would be: give one of them another `name`, or \
+        "{other} is {0} already and is called {name} there, as {id} would be: give one of them another `name`, or \
          `viaduct detach {other}` first",
         words(target),
-        name(id)?,
     ))
 }
