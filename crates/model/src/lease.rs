@@ -58,7 +58,15 @@ impl Leases {
             (self.held, self.held6, self.delegated) = Default::default();
             return Vec::new();
         }
-        let attached: BTreeSet<&NicId> = attached.into_iter().collect();
+        let may_be_lent = |nic: &Nic| {
+            let network = || config.networks.get(&nic.network);
+            nic.addresses.is_empty() || network().is_some_and(|network| network.delegate.is_some())
+        };
+        let attached: Borrowers<'_> = attached
+            .into_iter()
+            .filter_map(|id| Some((id, config.nic(id)?)))
+            .filter(|(_, nic)| may_be_lent(nic))
+            .collect();
         let mut without = BTreeSet::new();
         for (family, held) in [(Family::V4, &mut self.held), (Family::V6, &mut self.held6)] {
             let lender = Lender { config, family, written, avoided: &self.avoided };
@@ -124,6 +132,9 @@ impl Leases {
     }
 }
 
+/// NICs that are attached and may be lent something.
+type Borrowers<'a> = BTreeMap<&'a NicId, &'a Nic>;
+
 /// Who lends addresses of a family.
 struct Lender<'a> {
     config: &'a Config,
@@ -134,7 +145,7 @@ struct Lender<'a> {
 }
 
 impl Lender<'_> {
-    fn renew(&self, held: &mut BTreeMap<NicId, Lease<IpAddr>>, attached: &BTreeSet<&NicId>) -> Vec<NicId> {
+    fn renew(&self, held: &mut BTreeMap<NicId, Lease<IpAddr>>, attached: &Borrowers<'_>) -> Vec<NicId> {
         let config = self.config;
         held.retain(|nic, lease| {
             let place = config.nic(nic).and_then(|nic| borrower(config, nic));
@@ -147,15 +158,11 @@ impl Lender<'_> {
         });
         let mut lent: BTreeSet<IpAddr> = held.values().map(|lease| lease.address).collect();
         let mut without = Vec::new();
-        for id in attached {
+        for (id, nic) in attached.iter().filter(|(_, nic)| nic.addresses.is_empty()) {
             if held.contains_key(*id) {
                 continue;
             }
-            let Some((nic, (name, network))) =
-                config.nic(id).and_then(|nic| Some((nic, borrower(config, nic)?)))
-            else {
-                continue;
-            };
+            let Some((name, network)) = borrower(config, nic) else { continue };
             if pool(network, self.family).next().is_none() {
                 continue;
             }
@@ -211,9 +218,9 @@ impl Lender<'_> {
 fn give_way<T: Clone>(
     held: &mut BTreeMap<NicId, Lease<T>>,
     network: &NetworkName,
-    attached: &BTreeSet<&NicId>,
+    attached: &Borrowers<'_>,
 ) -> Option<T> {
-    let away = held.iter().find(|(other, lease)| lease.network == *network && !attached.contains(other));
+    let away = held.iter().find(|(other, lease)| lease.network == *network && !attached.contains_key(other));
     let (other, address) = away.map(|(other, lease)| (other.clone(), lease.address.clone()))?;
     held.remove(&other);
     Some(address)
@@ -223,7 +230,7 @@ fn give_way<T: Clone>(
 fn delegate(
     config: &Config,
     held: &mut BTreeMap<NicId, Lease<Ipv6Net>>,
-    attached: &BTreeSet<&NicId>,
+    attached: &Borrowers<'_>,
 ) -> Vec<NicId> {
     held.retain(|id, lease| {
         config.nic(id).and_then(|nic| router(config, id, nic)).is_some_and(|(name, delegate)| {
@@ -234,8 +241,10 @@ fn delegate(
     });
     let mut used: BTreeSet<Ipv6Net> = held.values().map(|lease| lease.address).collect();
     let mut without = Vec::new();
-    for id in attached {
-        let Some(nic) = config.nic(id).filter(|_| !held.contains_key(*id)) else { continue };
+    for (id, nic) in attached {
+        if held.contains_key(*id) {
+            continue;
+        }
         let Some((name, delegate)) = router(config, id, nic) else { continue };
         let free = part(delegate, nic, &used).or_else(|| give_way(held, name, attached));
         match free {

@@ -100,7 +100,16 @@ impl Situation {
     /// Lends addresses to whom the file gives none. When they are those of `other`, so is the configuration.
     fn with_leases(mut self, other: Option<&Self>) -> Self {
         self.lent = None;
-        if let Some(applied) = &self.applied {
+        // What is avoided for a time may be lent again by now.
+        let same = other.filter(|other| {
+            self.is_applied_as(other)
+                && Arc::ptr_eq(self.attached(), other.attached())
+                && self.known == other.known
+                && self.known.leases.avoided.is_empty()
+        });
+        if let Some(other) = same {
+            self.lent.clone_from(&other.lent);
+        } else if let Some(applied) = &self.applied {
             let made = with_created(&applied.config, &self.known.created, &self.known.found);
             let config = made.as_ref().unwrap_or(&applied.config);
             let attached = self.whole.as_ref().unwrap_or(&self.attachments);
