@@ -13,7 +13,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName};
 
 use crate::{
     Kernel, address,
-    error::{KernelError, NetnsReason, Refusal},
+    error::{KernelError, Refusal},
     link, namespaces, route,
     socket::Socket,
     sysctl::replace,
@@ -212,11 +212,7 @@ impl Kernel {
         match self.sockets.with(path, link::list) {
             Ok(Ok(links)) => Ok(links.values().find(|link| link.alias == alias).map(|link| link.index)),
             Ok(Err(refusal)) => Err(KernelError::refused(format!("looking into {path}"), refusal)),
-            Err(KernelError::Netns { reason, .. })
-                if reason.is_missing() || reason == NetnsReason::NotNetns =>
-            {
-                Ok(None)
-            }
+            Err(KernelError::Netns { reason, .. }) if reason.is_none() => Ok(None),
             Err(error) => Err(error),
         }
     }

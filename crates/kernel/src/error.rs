@@ -206,6 +206,10 @@ pub enum NetnsReason {
     MissingProcess(u32),
     /// Something else stands there.
     NotNetns,
+    /// It is the one that we are in.
+    Own,
+    /// It is the one that has another name, too, which is to have a stack of its own.
+    SameAs(String),
     /// It cannot be opened or entered.
     Refused(i32),
 }
@@ -215,8 +219,13 @@ impl NetnsReason {
     pub fn is_missing(&self) -> bool {
         match self {
             Self::MissingName(_) | Self::MissingPath | Self::MissingProcess(_) => true,
-            Self::NotNetns | Self::Refused(_) => false,
+            Self::NotNetns | Self::Own | Self::SameAs(_) | Self::Refused(_) => false,
         }
+    }
+
+    /// Whether there is no namespace besides the host's own.
+    pub fn is_none(&self) -> bool {
+        self.is_missing() || matches!(self, Self::NotNetns | Self::Own)
     }
 }
 
@@ -230,6 +239,15 @@ impl fmt::Display for NetnsReason {
             Self::MissingProcess(pid) => write!(f, "there is no process {pid}; attach again with the guest's present one"),
             Self::NotNetns => f.write_str(
                 "is not a network namespace; if it was left behind under /run/netns, delete it with `ip netns delete`",
+            ),
+            Self::Own => f.write_str(
+                "is this host's own network namespace: is the guest running, with a network namespace of its own? A name \
+                 that was given by mistake is taken away with `ip netns delete`",
+            ),
+            Self::SameAs(other) => write!(
+                f,
+                "is the same namespace as {other}, and each has to have a stack of its own: take the name away that was \
+                 given by mistake, with `ip netns delete`"
             ),
             Self::Refused(errno) => write!(f, "{}{}", io::Error::from_raw_os_error(*errno), advice_for_files(*errno)),
         }

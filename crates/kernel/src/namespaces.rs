@@ -24,7 +24,7 @@ use viaduct_types::NamespaceName;
 
 use crate::{
     address,
-    error::{KernelError, Refusal},
+    error::{KernelError, NetnsReason, Refusal},
     link::{self, LOOPBACK, Settings},
     netns::NAMES,
     observe::is_link_local,
@@ -94,15 +94,41 @@ impl Index {
     }
 }
 
+/// The names to look at: those that are `asked` for, each of which has to be another namespace, and those `known` that are no
+/// second names of these.
+pub(crate) fn distinct<'a>(
+    asked: impl IntoIterator<Item = &'a NamespaceName>,
+    known: &'a BTreeSet<NamespaceName>,
+) -> Result<BTreeSet<&'a NamespaceName>, KernelError> {
+    let inode = |name: &NamespaceName| fs::metadata(path(name)).map(|data| data.ino()).ok();
+    let mut names = BTreeSet::new();
+    let mut owners = BTreeMap::new();
+    for name in asked {
+        if let Some(other) = inode(name).and_then(|inode| owners.insert(inode, name)) {
+            return Err(KernelError::netns(path(name), NetnsReason::SameAs(path(other))));
+        }
+        names.insert(name);
+    }
+    let is_other = |name: &&NamespaceName| inode(name).is_none_or(|inode| !owners.contains_key(&inode));
+    names.extend(known.iter().filter(is_other));
+    Ok(names)
+}
+
 /// Makes one, as `ip netns add` does, with its loopback device up and marked as ours before anybody can see it. Gives the
 /// socket in it with which that was done.
 pub(crate) fn make(name: &NamespaceName, what: &str) -> Result<Socket, KernelError> {
     let path = path(name);
     let made = where_others_see(|| {
         share_names()?;
-        // What another run left when it was stopped is a file without a namespace.
-        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o0).open(&path);
-        file.map(drop)?;
+        // What another run left when it was stopped is a file without a namespace. Of a pipe that somebody put there, nobody
+        // waits for the other end, and a link leads to what is not ours.
+        let plain = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let mut options = fs::OpenOptions::new();
+        let file =
+            options.write(true).create(true).truncate(false).mode(0o0).custom_flags(plain).open(&path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         new_namespace(&path)
     });
     made.map_err(|e| KernelError::system(what, e))

@@ -97,6 +97,10 @@ impl Netns {
         if !is_nsfs {
             return Err(error(NetnsReason::NotNetns));
         }
+        // What stands there would be done to the host in another's name.
+        if std::fs::metadata("/proc/thread-self/ns/net").is_ok_and(|own| own.ino() == metadata.ino()) {
+            return Err(error(NetnsReason::Own));
+        }
         let file = File::open(path).map_err(|e| error(refused(&e)))?;
         if !is_network(&file) {
             return Err(error(NetnsReason::NotNetns));

@@ -135,8 +135,7 @@ impl Kernel {
         let known = self.namespaces.names();
         let journal = self.inner_journal.known()?;
         let mut found = BTreeMap::new();
-        let names: BTreeSet<&NamespaceName> = ask.namespaces.keys().chain(&known).collect();
-        for name in names {
+        for name in namespaces::distinct(ask.namespaces.keys(), &known)? {
             let path = namespaces::path(name);
             match self.sockets.with(&path, namespaces::look) {
                 Ok(Ok(mut namespace)) => {
@@ -150,9 +149,14 @@ impl Kernel {
                 Ok(Err(refusal)) => {
                     return Err(KernelError::refused(format!("looking into {path}"), refusal));
                 }
+                // That is to have a stack of its own.
+                Err(error @ KernelError::Netns { reason: NetnsReason::Own, .. })
+                    if ask.namespaces.contains_key(name) =>
+                {
+                    return Err(error);
+                }
                 // A file without a namespace is what a stopped run left.
-                Err(KernelError::Netns { reason, .. })
-                    if reason.is_missing() || reason == NetnsReason::NotNetns => {}
+                Err(KernelError::Netns { reason, .. }) if reason.is_none() => {}
                 Err(error) => return Err(error),
             }
         }

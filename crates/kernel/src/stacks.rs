@@ -12,12 +12,7 @@ use std::{
 use viaduct_plan::{Apply, Ask, Features, Keep, Observe, Observed, Op, is_bare};
 use viaduct_types::NamespaceName;
 
-use crate::{
-    Kernel,
-    error::{KernelError, NetnsReason},
-    namespaces,
-    netns::Netns,
-};
+use crate::{Kernel, error::KernelError, namespaces, netns::Netns};
 
 /// The kernels of stacks. What each remembers is in a directory of the namespace's name and, below it, of the namespace's
 /// inode number: another one of the name is another. That there is a directory says where to look for something of ours.
@@ -161,7 +156,7 @@ impl Kernel {
     ) -> Result<BTreeMap<NamespaceName, Observed>, KernelError> {
         let mut observed = BTreeMap::new();
         let known = self.stacks.names();
-        let names: BTreeSet<&NamespaceName> = ask.stacks.keys().chain(&known).collect();
+        let names = namespaces::distinct(ask.stacks.keys(), &known)?;
         let nothing = Ask::default();
         let jobs = names.iter().map(|name| (*name, ask.stacks.get(*name).unwrap_or(&nothing))).collect();
         let looks = self.stacks.with_each(jobs, |kernel, ask| kernel.observe(ask), &mut |_| ());
@@ -179,9 +174,7 @@ impl Kernel {
                     }
                 }
                 // It is made with the rest; its guests may be there already.
-                Err(KernelError::Netns { reason, .. })
-                    if reason.is_missing() || reason == NetnsReason::NotNetns =>
-                {
+                Err(KernelError::Netns { reason, .. }) if reason.is_none() => {
                     self.stacks.forget(name);
                     if let Some(asked) = asked {
                         let guests = self.look_into(&asked.guests)?;

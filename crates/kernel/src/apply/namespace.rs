@@ -15,7 +15,7 @@ use viaduct_types::{IfName, MacAddr, NamespaceName};
 use super::{Doing, GONE, NOTHING, Run};
 use crate::{
     Kernel,
-    error::{KernelError, NetnsReason, Refusal},
+    error::{KernelError, Refusal},
     inner_sysctl,
     link::{self, Make, Settings, Which},
     namespaces,
@@ -193,9 +193,7 @@ impl Run<'_> {
         for (number, name) in std::mem::take(&mut self.doomed) {
             match self.kernel.sockets.take(&namespaces::path(&name)) {
                 Ok(socket) => jobs.push(Job { number, name, socket: Some(socket), outcome: Ok(()) }),
-                Err(KernelError::Netns { reason, .. })
-                    if reason.is_missing() || reason == NetnsReason::NotNetns =>
-                {
+                Err(KernelError::Netns { reason, .. }) if reason.is_none() => {
                     jobs.push(Job { number, name, socket: None, outcome: Ok(()) });
                 }
                 Err(error) => self.fail(number, error),

@@ -85,13 +85,6 @@ pub(crate) fn short(target: &Target) -> String {
 
 fn netns(reference: &NetnsRef) -> Result<Target, Failure> {
     let found = Netns::find(reference).map_err(|error| Failure::usage(error.to_string()))?;
-    if fs::metadata("/proc/self/ns/net").is_ok_and(|own| own.ino() == found.inode()) {
-        return Err(Failure::usage(format!(
-            "{} is this host's own network namespace, not a guest's: is the guest running, with a network namespace \
-             of its own?",
-            found.path()
-        )));
-    }
     Ok(Target::Netns { path: found.path().to_owned(), inode: found.inode() })
 }
 
@@ -229,7 +222,9 @@ fn same_inside(
     let is_taken = open.unwrap_or(true);
     let (other, target) = attachments.iter().find(|(other, target)| match target {
         Target::Netns { path: other_path, inode: known } => {
-            (is_taken || *known == inode || other_path == path) && same_name(other) && is_there(other_path, *known)
+            (is_taken || *known == inode || other_path == path)
+                && same_name(other)
+                && is_there(other_path, *known)
         }
         Target::Tap { .. } | Target::Device { .. } => false,
     })?;
