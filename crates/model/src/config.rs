@@ -42,6 +42,8 @@ impl fmt::Display for Origin {
 pub struct Config {
     /// This host's name.
     pub host: String,
+    /// Whether one UDP port carries everything of vnets.
+    pub single_port: bool,
     /// Of a part, whose stack it is ([`Config::of_stack`]); none: the host's, or all of them.
     pub stack: Option<NamespaceName>,
     /// Interfaces to the outside.

@@ -62,6 +62,9 @@ table! {
     Host {
         /// Its name, as other hosts call it; "host" unless written.
         "name" => name: PeerName,
+        /// Of vnets: one UDP port carries everything, to and from all peers. Otherwise each thread that carries frames has one
+        /// of its own, used with peers that are reached at theirs.
+        "single-port" => single_port: bool,
     }
 }
 

@@ -60,6 +60,7 @@ labs! {
         vnet_moves = "vnet-moves",
         vnet_nat = "vnet-nat",
         vnet_plain = "vnet-plain",
+        vnet_ports = "vnet-ports",
         vnet_rekey = "vnet-rekey",
         vnet_relays = "vnet-relays",
         vnets = "vnets",

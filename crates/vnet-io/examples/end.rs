@@ -11,7 +11,7 @@ use std::{
 
 use viaduct_types::{IfName, MacAddr, VnetId};
 use viaduct_vnet_io::datapath::{
-    Association, Datapath, Direction, KeyMaterial, Lifetime, Options, Path, Tap,
+    Association, Datapath, Direction, KeyMaterial, Lane, Lifetime, Options, Path, Tap,
 };
 use viaduct_vnet_proto::data::{Forwarding, PeerId, Port, Spi, esp::Cipher};
 
@@ -63,6 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 peer: PEER,
                 vnet,
                 direction,
+                // The first worker's own port is the first.
+                lane: if worker == 0 { Lane::First } else { Lane::Own },
                 worker: worker.into(),
                 cipher,
                 key: KeyMaterial::new(cipher, &key).ok_or("no key")?,

@@ -95,6 +95,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
         cx.networks.into_iter().filter_map(|(name, ground)| Some((name, ground.network?))).collect();
     Config {
         host: host.to_owned(),
+        single_port: root.host.get().and_then(|host| host.single_port.get()).copied().unwrap_or(false),
         stack: None,
         uplinks: cx.uplinks,
         networks,

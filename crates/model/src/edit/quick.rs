@@ -114,6 +114,7 @@ fn named(config: &Config, name: &GuestName) -> Option<BTreeSet<GuestName>> {
 
 fn agree(small: &Config, config: &Config, needed: &BTreeSet<GuestName>) -> bool {
     small.host == config.host
+        && small.single_port == config.single_port
         && small.uplinks == config.uplinks
         && small.networks == config.networks
         && small.namespaces == config.namespaces

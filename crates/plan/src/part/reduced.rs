@@ -380,6 +380,7 @@ fn bridge(network: &Network) -> Option<&IfName> {
 fn without_guests(config: &Config, guests: BTreeMap<GuestName, Guest>) -> Config {
     Config {
         host: config.host.clone(),
+        single_port: config.single_port,
         stack: config.stack.clone(),
         uplinks: config.uplinks.clone(),
         networks: config.networks.clone(),

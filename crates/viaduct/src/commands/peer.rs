@@ -37,12 +37,13 @@ fn list(report: &VnetsReport) {
         say!("No peers.");
         return;
     }
-    let mut table = new_table(["peer", "state", "at", "path", "key"]);
+    let mut table = new_table(["peer", "state", "at", "ports", "path", "key"]);
     for (name, peer) in &report.peers {
         table.add_row([
             name.to_string(),
             state(peer),
             place(peer).unwrap_or_else(|| peer.endpoints.join("\n")),
+            ports(peer),
             peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             peer.key.clone(),
         ]);
@@ -75,6 +76,15 @@ pub(super) fn place(peer: &crate::operations::PeerView) -> Option<String> {
     match (&peer.via, peer.address) {
         (Some(relay), _) => Some(format!("via {relay}")),
         (None, address) => Some(address?.to_string()),
+    }
+}
+
+/// To how many of its ports frames go, and why to one.
+pub(super) fn ports(peer: &crate::operations::PeerView) -> String {
+    match &peer.ports.one {
+        Some(why) => format!("1: {why}"),
+        None if peer.ports.to.is_empty() => String::new(),
+        None => peer.ports.to.len().to_string(),
     }
 }
 

@@ -194,13 +194,14 @@ fn vnets(report: &VnetsReport) -> Table {
 }
 
 fn peers(report: &VnetsReport) -> Table {
-    let mut table = new_table(["peer", "state", "at", "path mtu"]);
+    let mut table = new_table(["peer", "state", "at", "ports", "path mtu"]);
     for (name, peer) in &report.peers {
         let fallbacks = peer.fallbacks.iter().cloned();
         table.add_row([
             name.to_string(),
             lines(std::iter::once(super::peer::state(peer)).chain(fallbacks)),
             super::peer::place(peer).unwrap_or_else(|| lines(&peer.endpoints)),
+            super::peer::ports(peer),
             peer.path_mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
         ]);
     }

@@ -155,8 +155,29 @@ pub(crate) struct PeerView {
     pub(crate) error: Option<String>,
     /// What does not work as fast as it could.
     pub(crate) fallbacks: Vec<String>,
+    /// By which ports frames go and come.
+    pub(crate) ports: PortsView,
     /// What was carried, by what it is.
     pub(crate) counters: BTreeMap<String, u64>,
+}
+
+/// By which ports frames go to a peer and come from it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PortsView {
+    /// The peer's, to which frames go; none when it is not connected, or reached by way of another.
+    pub(crate) to: Vec<u16>,
+    /// Why there is one only, if so.
+    pub(crate) one: Option<String>,
+    /// What has come from it, by this host's ports.
+    pub(crate) received: Vec<ReceivedView>,
+}
+
+/// What has come from a peer at one port.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ReceivedView {
+    /// This host's.
+    pub(crate) port: u16,
+    pub(crate) datagrams: u64,
 }
 
 impl Operation for Vnets {
@@ -253,6 +274,9 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
 
 fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control::PeerReport>) -> PeerView {
     let carried = carried.cloned().unwrap_or_default();
+    let control::PortsReport { to, one, received } = carried.ports;
+    let received = received.into_iter().map(|(port, datagrams)| ReceivedView { port, datagrams }).collect();
+    let ports = PortsView { to, one, received };
     let singly = "the kernel does not cut datagrams for it, so they are sent one by one".to_owned();
     PeerView {
         key: peer.key.clone(),
@@ -268,6 +292,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         seen_key: carried.seen_key,
         error: carried.error,
         fallbacks: carried.unsegmented.then_some(singly).into_iter().collect(),
+        ports,
         counters: carried.counters,
     }
 }

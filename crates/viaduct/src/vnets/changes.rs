@@ -19,9 +19,17 @@ pub(crate) fn changes(before: Option<&Config>, after: Option<&Config>) -> Vec<St
         let relay = config.and_then(|config| Some((config.host.clone(), config.relay.clone()?)));
         relay.into_iter().collect::<BTreeMap<_, _>>()
     };
+    let is_single = |config: Option<&Config>| {
+        config
+            .is_some_and(|config| config.single_port && (!config.vnets.is_empty() || config.relay.is_some()))
+    };
     let mut lines = compared("peer", &peers(before), &peers(after), of_peer);
     lines.extend(compared("vnet", &vnets(before), &vnets(after), of_vnet));
     lines.extend(compared("discovery", &discovery(before), &discovery(after), of_discovery));
+    if after.is_some() && is_single(before) != is_single(after) {
+        let what = if is_single(after) { "one carries everything" } else { "one for each thread" };
+        lines.push(format!("~ ports of vnets: {what}"));
+    }
     lines.extend(compared("relay", &relay(before), &relay(after), of_relay));
     lines
 }
@@ -123,6 +131,10 @@ mod tests {
         let two = format!("{PEER}\n{}", PEER.replace("peers.b", "peers.c").replace("AQI", "AQM"));
         let relaying = config(&format!("{two}\n[relay]\nfor = [\"b\", \"c\"]"), "");
         let not = config(&two, "");
+        let mut single = after.clone();
+        single.single_port = true;
+        assert_eq!(changes(Some(&after), Some(&single)), ["~ ports of vnets: one carries everything"]);
+        assert_eq!(changes(Some(&single), Some(&after)), ["~ ports of vnets: one for each thread"]);
         assert_eq!(changes(Some(&not), Some(&relaying)), ["+ relay h: for b c, 100 Mbit/s each"]);
     }
 

@@ -37,6 +37,8 @@ const MOST_WORKERS: usize = 8;
 
 /// How long keys are used, in milliseconds, for tests: nobody waits an hour.
 const REKEY: &str = "VIADUCT_VNET_REKEY_MS";
+/// How many threads carry frames, where it is not to be one for each processor.
+const WORKERS: &str = "VIADUCT_VNET_WORKERS";
 
 /// What it does until it is told to end. Who started it hears a line when it listens.
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
@@ -50,13 +52,14 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let wrong = |error: control::IdentityError| Failure::failed(viaduct_reconcile::chain(&error));
     let key = control::Identity::path(&global.state_dir);
     drop(control::Identity::open(&global.state_dir).map_err(wrong)?);
-    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_WORKERS);
+    let wanted = std::env::var(WORKERS).ok().and_then(|text| text.parse().ok());
+    let workers = wanted.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let rekey = std::env::var(REKEY).ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
     let options = Options {
         state_dir: global.state_dir.clone(),
         run_dir: global.run_dir.clone(),
         port: PORT,
-        workers: NonZeroUsize::new(cpus).unwrap_or(NonZeroUsize::MIN),
+        workers: NonZeroUsize::new(workers.min(MOST_WORKERS)).unwrap_or(NonZeroUsize::MIN),
         rekey,
     };
     let files = vec![

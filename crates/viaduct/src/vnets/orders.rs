@@ -58,7 +58,8 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
     let rate = config.relay.as_ref().map_or(0, |relay| relay.rate);
     // Of megabits, bytes.
     let relay_rate = u64::from(rate) * 125_000;
-    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery })
+    let single_port = config.single_port;
+    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery, single_port })
 }
 
 fn level(security: Security) -> Level {

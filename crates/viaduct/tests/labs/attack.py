@@ -1,6 +1,6 @@
 """What somebody between two hosts, or anywhere else, can do to what they send each other.
 
-capture FILE: writes down what goes out of this router's interfaces for UDP port 1798, until killed. replay FILE TIMES: sends all of it
+capture FILE: writes down what goes out of this router's interfaces for UDP ports of vnets, until killed. replay FILE TIMES: sends all of it
 again. flip FILE COUNT: sends pieces of it with a bit changed. garbage ADDRESS COUNT: sends bytes of all lengths, and runs of
 datagrams that arrive joined. dropped NAME MORE-THAN: reads a host's status, fails unless so many were dropped for that.
 spis FILE MORE-THAN: fails unless that many different keys were used. count FILE SENDER COUNT: fails unless each of so many
@@ -26,7 +26,8 @@ def is_ours(frame):
         at = 54
     else:
         return None
-    return at if 1798 in struct.unpack("!HH", frame[at : at + 4]) else None
+    # The first port, and those of the further threads.
+    return at if any(port in (1798, *range(1800, 1807)) for port in struct.unpack("!HH", frame[at : at + 4])) else None
 
 
 def capture(file):

@@ -13,7 +13,7 @@ use super::{
     memory,
     tables::Place,
 };
-use crate::datapath::{self, Direction, KeyMaterial};
+use crate::datapath::{self, Direction, KeyMaterial, Lane, receiver};
 
 /// Keys are changed after so many datagrams at the latest.
 const WORN: u64 = 1 << 32;
@@ -132,6 +132,7 @@ impl Engine {
                 self.route(now, vnet, mac, place, addresses, moved);
             }
             Action::Reach => self.reach(),
+            Action::Ports { peer } => self.measure(peer),
             Action::Listening { vnet: id } => {
                 let listening = self.node.listening(id).filter_map(|(key, groups)| {
                     let peer = self.peers.get(&key)?;
@@ -223,8 +224,13 @@ impl Engine {
     pub(super) fn install(&mut self, association: &Association, direction: Direction) {
         let Some(peer) = self.peers.get(&association.peer).map(|peer| peer.id) else { return };
         let Some(link) = self.links.get(&association.session) else { return };
-        for (worker, spi) in association.spis.iter().enumerate() {
-            let Ok(number) = u8::try_from(worker) else { return };
+        for (number, spi) in association.workers() {
+            let worker = usize::from(number);
+            // By the first port, the first worker receives for all.
+            let receives = match association.lane {
+                Lane::First => 0,
+                Lane::Own => receiver(worker, self.ports.sockets()),
+            };
             let mut bytes = zeroize::Zeroizing::new(vec![0; KeyMaterial::length(association.cipher)]);
             let context = association.context(number);
             if link.connection.export_keying_material(&mut bytes, Association::LABEL, &context).is_err() {
@@ -232,12 +238,12 @@ impl Engine {
             }
             let Some(key) = KeyMaterial::new(association.cipher, &bytes) else { return };
             let installed = self.handle.install(datapath::Association {
-                spi: *spi,
+                spi,
                 peer,
                 vnet: association.vnet,
                 direction,
-                // One socket: the first worker receives for all.
-                worker: if direction == Direction::Outbound { worker } else { 0 },
+                lane: association.lane,
+                worker: if direction == Direction::Outbound { worker } else { receives },
                 cipher: association.cipher,
                 key,
                 rekey_after: WORN,

@@ -104,6 +104,7 @@ impl Engine {
         }
         self.findings.lost.retain(|_, lost| !lost.is_empty());
         self.orders = orders;
+        self.open_ports();
         self.carry();
         self.configure();
         for key in gone {
@@ -143,6 +144,7 @@ impl Engine {
         };
         let settings = Settings {
             workers: u8::try_from(self.handle.workers()).unwrap_or(u8::MAX),
+            ports: self.ports.told().to_vec(),
             fast_aes: fast_aes(),
             rekey: self.rekey,
             vnets: self.orders.vnets.iter().map(vnet).collect(),

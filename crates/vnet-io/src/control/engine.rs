@@ -25,6 +25,7 @@ use super::{
     memory,
     peers::{Peer, Strangers},
     plain::Plain,
+    ports::Ports,
     reach::{Reach, Ways, relay_of},
     tables::Tables,
 };
@@ -92,6 +93,7 @@ pub(super) struct Engine {
     pub(super) handle: Handle,
     pub(super) endpoint: Endpoint,
     pub(super) port: u16,
+    pub(super) ports: Ports,
     pub(super) rekey: Duration,
     pub(super) run_dir: PathBuf,
     pub(super) inputs: mpsc::Sender<Input>,
@@ -142,6 +144,7 @@ impl Engine {
             _datapath: datapath,
             endpoint,
             port: options.port,
+            ports: Ports::default(),
             rekey: options.rekey.unwrap_or(REKEY),
             run_dir: options.run_dir.clone(),
             inputs,
@@ -299,6 +302,7 @@ impl Engine {
         };
         info!("peer {} is not connected any more: {why}", peer.name);
         peer.session = None;
+        peer.go_by_first(&self.handle);
         peer.error = Some(why);
         let at_once = now.saturating_sub(link.since) < SETTLED;
         peer.ended_at_once = if at_once { peer.ended_at_once.saturating_add(1) } else { 0 };

@@ -16,6 +16,7 @@ mod memory;
 mod orders;
 mod peers;
 mod plain;
+mod ports;
 mod reach;
 mod report;
 mod segment;
@@ -29,6 +30,6 @@ mod watch;
 pub use identity::{Identity, IdentityError};
 pub use orders::{
     Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
-    PeerReport, PlainOrders, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
+    PeerReport, PlainOrders, PortsReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
 pub use start::{EngineError, Options, run};

@@ -63,6 +63,9 @@ pub struct Orders {
     /// How peers are found whose places nobody told.
     #[serde(default)]
     pub discovery: Option<DiscoveryOrders>,
+    /// Whether one port carries everything, to and from all peers.
+    #[serde(default)]
+    pub single_port: bool,
 }
 
 /// How peers are found whose places nobody told.
@@ -217,8 +220,22 @@ pub struct PeerReport {
     pub error: Option<String>,
     /// Datagrams are sent to it one by one: the kernel would not cut them.
     pub unsegmented: bool,
+    /// By which ports frames go and come.
+    #[serde(default)]
+    pub ports: PortsReport,
     /// What was carried, by what it is.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// By which ports frames go to a peer and come from it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// The peer's, to which they go; none when there is no connection.
+    pub to: Vec<u16>,
+    /// Why there is one only, if so.
+    pub one: Option<String>,
+    /// How many datagrams have come from it, by this host's port at which they did.
+    pub received: BTreeMap<u16, u64>,
 }
 
 /// Somebody with a key that nobody here knows.

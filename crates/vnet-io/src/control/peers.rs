@@ -7,11 +7,12 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
+use tracing::warn;
 use viaduct_types::{HostKey, PeerName};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
 use super::{PeerReport, Stranger};
-use crate::datapath::Path;
+use crate::datapath::{Handle, Path};
 
 /// So many strangers are remembered.
 const MOST_STRANGERS: usize = 32;
@@ -60,6 +61,8 @@ pub(super) struct Peer {
     pub(super) rise: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
     pub(super) probed: (u64, Duration),
+    /// Datagrams that it was sent when its ports were last looked at.
+    pub(super) sent: u64,
     /// Since when there is no connection, as far as that was noticed.
     pub(super) unreached: Option<Duration>,
     /// Where it said that it is, and until when that holds.
@@ -83,6 +86,7 @@ impl Peer {
             fallen: None,
             rise: None,
             probed: (0, Duration::ZERO),
+            sent: 0,
             unreached: None,
             found: BTreeMap::new(),
         }
@@ -137,6 +141,15 @@ impl Peer {
                 self.rise = Some((candidate, now));
                 known
             }
+        }
+    }
+
+    /// Nobody says any more whether what goes to its further ports arrives.
+    pub(super) fn go_by_first(&mut self, handle: &Handle) {
+        let Some(path) = self.path.as_mut().filter(|path| path.remotes.len() > 1) else { return };
+        path.remotes.truncate(1);
+        if let Err(error) = handle.set_path(self.id, path.clone()) {
+            warn!("peer {}: {error}", self.name);
         }
     }
 

@@ -59,6 +59,7 @@ impl Engine {
             let before = if via.is_some() { DETOUR } else { 0 };
             path.largest_datagram.saturating_add(headers(remote.is_some_and(|r| r.is_ipv6())) + before)
         });
+        report.ports = self.ports_report(peer, counters);
         if let Some(of_peer) = counters.peers.get(&peer.id) {
             report.unsegmented = of_peer.unsegmented > 0;
             report.counters = of_peer.named().map(|(name, count)| (name.to_owned(), count)).collect();

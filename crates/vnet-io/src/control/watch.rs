@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, MacAddr, VnetId};
 use viaduct_vnet_proto::{
-    control::{answer, too_big},
+    control::{Further, answer, too_big},
     data::{Interest, PeerId, questions},
 };
 
@@ -13,6 +13,7 @@ use super::{
     engine::Engine,
     link::Link,
     peers::{DETOUR, LEAST, SEARCHING, headers, largest_of_link},
+    ports::at_port,
 };
 use crate::datapath::{Event, Path};
 
@@ -66,7 +67,7 @@ impl Engine {
                     .links
                     .values()
                     .filter_map(|link| Some((link, self.goes_to(link)?)))
-                    .filter(|(_, (to, _))| *to == remote)
+                    .filter(|(link, (to, _))| *to == remote || self.goes_by_own(link, remote))
                     .map(|(link, (_, by_way))| (link.key, by_way))
                     .collect();
                 // Also those who are reached by way of who is there.
@@ -94,6 +95,11 @@ impl Engine {
                 debug!("a peer's datagrams come from {from}");
                 if let Some(key) = self.key_of(peer) {
                     self.measure(key);
+                }
+            }
+            Event::Probed { peer, worker, number } => {
+                if let Some(key) = self.key_of(peer) {
+                    self.node.handle_probe(key, worker, number);
                 }
             }
             Event::TapGone { vnet } => self.lost_tap(vnet),
@@ -153,11 +159,14 @@ impl Engine {
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
         self.listen(now, counters.as_ref().map_or(0, |all| all.host.events_dropped));
         let plain = self.plain_frames();
+        self.close_ports();
         for key in keys {
-            self.measure(key);
-            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let Some(peer) = self.peers.get(&key) else { continue };
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
+            self.probe_ports(key, sent);
+            self.measure(key);
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent = sent + plain.get(&key).copied().unwrap_or(0);
             let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
             if has_traffic || peer.is_searched_anew(now) {
@@ -209,8 +218,11 @@ impl Engine {
             return;
         }
         let found = link.largest_datagram();
-        let known =
-            peer.path.as_ref().filter(|path| path.remotes == [remote]).map(|path| path.largest_datagram);
+        let known = peer
+            .path
+            .as_ref()
+            .filter(|path| path.remotes.first() == Some(&remote))
+            .map(|path| path.largest_datagram);
         let largest = if now.saturating_sub(link.since) < SEARCHING {
             let link = via.map_or_else(
                 || largest_of_link(remote),
@@ -221,12 +233,19 @@ impl Engine {
             peer.find_anew(now, known, found, self.node.path_back(key));
             peer.carries(now, known, found)
         };
-        let path = Path { remotes: vec![remote], local: None, largest_datagram: largest, via };
+        let mut remotes = vec![remote];
+        if let (Further::Used(ports), None) = (self.node.further_ports(key, remote), via) {
+            // More than one for each worker here are not sent to.
+            let used = ports.iter().take(self.handle.workers() - 1);
+            remotes.extend(used.map(|port| at_port(remote, *port)));
+        }
+        let path = Path { remotes, local: None, largest_datagram: largest, via };
         if peer.path.as_ref() != Some(&path) {
             if let Err(error) = self.handle.set_path(peer.id, path.clone()) {
                 warn!("peer {}: {error}", peer.name);
             }
-            debug!("peer {}: at {remote}, datagrams of {largest} bytes", peer.name);
+            let ports = path.remotes.len();
+            debug!("peer {}: at {remote}, {ports} ports, datagrams of {largest} bytes", peer.name);
             peer.path = Some(path);
         }
         let v6 = remote.is_ipv6();

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr, net::SocketAddr, net::UdpSocket, num::NonZeroUsize};
 
 use viaduct_types::VnetId;
-use viaduct_vnet_proto::data::{PeerId, Spi, esp::Cipher};
+use viaduct_vnet_proto::data::{Lane, PeerId, Spi, esp::Cipher};
 use zeroize::Zeroizing;
 
 /// What the datapath is started with.
@@ -12,7 +12,8 @@ pub struct Options {
     /// How many threads work. Each has its own queue of every tap.
     pub workers: NonZeroUsize,
     /// Bound, not connected. The first is the one that QUIC shares. Either one for each worker, or one for all: then
-    /// the first worker receives for all of them (behind NAT, and where only one port may be open). Give them as IPv6
+    /// the first worker receives for all of them (behind NAT, and where only one port may be open), as long as the others are
+    /// [given none](super::Handle::set_own_sockets). Give them as IPv6
     /// sockets that take IPv4 too where the host has IPv6.
     pub sockets: Vec<UdpSocket>,
 }
@@ -37,8 +38,10 @@ pub struct Association {
     pub vnet: VnetId,
     /// Which way.
     pub direction: Direction,
+    /// By which ports.
+    pub lane: Lane,
     /// Outbound: the worker that sends with it. Inbound: the worker that receives, which is the one at whose socket the
-    /// peer's datagrams arrive (the first, if there is one socket). See [`receiver`](super::receiver).
+    /// peer's datagrams arrive: the first, or, by own ports, the one that [`receiver`](super::receiver) says.
     pub worker: usize,
     /// How frames are protected.
     pub cipher: Cipher,
@@ -80,8 +83,9 @@ impl fmt::Debug for KeyMaterial {
 /// How a peer is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Where it receives: one address for each of its sockets, at least one. Worker `w` sends to the `w`-th, counted
-    /// round.
+    /// Where it receives: one address for each of its sockets, at least one. With one, all workers send there, from the first
+    /// socket. With more, worker `w` sends to the `w`-th, counted round, from its own socket; a vnet that has no keys for that
+    /// and what goes by way of others take the first.
     pub remotes: Vec<SocketAddr>,
     /// From which address of ours, if that matters.
     pub local: Option<IpAddr>,

@@ -6,7 +6,9 @@ use aws_lc_rs::{
 };
 use viaduct_vnet_proto::data::{
     Spi,
-    esp::{CHECK_VALUE, Cipher, EXPLICIT_IV, HEADER, NEXT_HEADER_ETHERNET, TRAILER, padding},
+    esp::{
+        CHECK_VALUE, Cipher, EXPLICIT_IV, HEADER, NEXT_HEADER_ETHERNET, NEXT_HEADER_NONE, TRAILER, padding,
+    },
 };
 
 use super::api::KeyMaterial;
@@ -30,6 +32,8 @@ pub(super) enum NotOpened {
     Forged,
     /// Authentic, but no Ethernet frame is in it.
     NotAFrame,
+    /// Authentic, and no next header: what is in it, from where to where, is for who sends it to see that it arrives.
+    Dummy(usize, usize),
 }
 
 impl Keys {
@@ -55,6 +59,28 @@ impl Keys {
         datagram: &mut [u8],
         scratch: &mut Scratch,
     ) -> Result<(), Unspecified> {
+        self.seal_as(NEXT_HEADER_ETHERNET, number, frame, datagram, scratch)
+    }
+
+    /// Makes a datagram of something that is no frame.
+    pub(super) fn seal_dummy(
+        &self,
+        number: u64,
+        content: &[u8],
+        datagram: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), Unspecified> {
+        self.seal_as(NEXT_HEADER_NONE, number, content, datagram, scratch)
+    }
+
+    fn seal_as(
+        &self,
+        next_header: u8,
+        number: u64,
+        frame: &[u8],
+        datagram: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), Unspecified> {
         let (header, body) = datagram.split_at_mut(HEADER);
         header[..4].copy_from_slice(&self.spi);
         let number = number.to_be_bytes();
@@ -63,7 +89,7 @@ impl Keys {
         let padding = padding(frame.len());
         let mut end = [1, 2, 3, 0, 0];
         end[padding] = u8::try_from(padding).unwrap_or_default();
-        end[padding + 1] = NEXT_HEADER_ETHERNET;
+        end[padding + 1] = next_header;
         let end = &end[..padding + TRAILER];
         if self.cipher.encrypts() {
             let (text, rest) = body.split_at_mut(frame.len());
@@ -116,6 +142,9 @@ impl Keys {
         let frame = (plain.len() - TRAILER).checked_sub(usize::from(*pad_length));
         match frame {
             Some(frame) if *next_header == NEXT_HEADER_ETHERNET => Ok((begin, begin + frame)),
+            Some(content) if *next_header == NEXT_HEADER_NONE => {
+                Err(NotOpened::Dummy(begin, begin + content))
+            }
             Some(_) | None => Err(NotOpened::NotAFrame),
         }
     }

@@ -81,6 +81,8 @@ counters! {
         forged,
         /// Authentic, and yet no Ethernet frame.
         not_a_frame,
+        /// Sent to find out whether a peer's further ports are reached.
+        probes,
         /// Of others, passed on.
         relayed,
         /// Of others, not passed on: more than they may send.
@@ -175,6 +177,8 @@ pub struct Counters {
     pub vnets: BTreeMap<VnetId, VnetCounters>,
     /// Of each peer with a path.
     pub peers: BTreeMap<PeerId, PeerCounters>,
+    /// The same of each worker.
+    pub workers: BTreeMap<PeerId, Vec<PeerCounters>>,
     /// Of what is passed on, by what it begins with when it comes.
     pub relays: BTreeMap<Spi, RelayCounters>,
 }

@@ -79,6 +79,15 @@ pub enum Event {
         /// From where.
         from: SocketAddr,
     },
+    /// What a peer's worker sent by own ports to find out whether it arrives ([`Handle::probe`](super::Handle::probe)) has.
+    Probed {
+        /// Whose.
+        peer: PeerId,
+        /// Which of its workers.
+        worker: u8,
+        /// By which it is told from others.
+        number: u32,
+    },
     /// A tap does not give frames any more: somebody deleted it.
     TapGone {
         /// Which vnet's.

@@ -2,17 +2,20 @@
 
 use std::{
     collections::BTreeMap,
+    net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use viaduct_types::VnetId;
-use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi};
+use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi, receiver};
 
 use super::{
+    StartError,
     api::{Association, Brought, Path, Relay},
     counters::{Counters, LiveHost, LivePeer, LiveRelay, LiveVnet},
     mailbox::{Command, Mailbox, Relayed, Relays, Settling, Slot},
+    socket::Socket,
     tap::Tap,
 };
 
@@ -186,6 +189,35 @@ impl Handle {
         Ok(())
     }
 
+    /// Gives each worker but the first a socket of its own, bound and not connected; or none, and closes those that they had.
+    ///
+    /// # Errors
+    /// When they are too few or too many, or the kernel refuses what they need. Then nothing changes.
+    pub fn set_own_sockets(&self, sockets: Vec<UdpSocket>) -> Result<(), StartError> {
+        let workers = self.workers();
+        if !sockets.is_empty() && sockets.len() + 1 != workers {
+            return Err(StartError::Sockets { workers, sockets: sockets.len() + 1 });
+        }
+        let prepare = |(socket, index)| Socket::prepare(socket, index);
+        let prepared = sockets.into_iter().zip(1..).map(prepare).collect::<Result<Vec<_>, _>>()?;
+        let mut prepared = prepared.into_iter();
+        for mailbox in self.0.mailboxes.iter().skip(1) {
+            mailbox.put(Command::OwnSocket(prepared.next()));
+        }
+        Ok(())
+    }
+
+    /// Has each worker but the first send a number by its own socket, to that of these addresses of the peer's sockets to
+    /// which its frames would go. The peer hears of those that arrive ([`Event::Probed`](super::Event::Probed)). Workers
+    /// without a socket or keys of their own do nothing.
+    pub fn probe(&self, peer: PeerId, number: u32, remotes: &[SocketAddr]) {
+        for (worker, mailbox) in self.0.mailboxes.iter().enumerate().skip(1) {
+            if let Some(to) = remotes.get(receiver(worker, remotes.len())).copied() {
+                mailbox.put(Command::Probe { peer, number, to });
+            }
+        }
+    }
+
     /// Forgets how a peer is reached, and its counters.
     pub fn remove_path(&self, peer: PeerId) {
         self.registry().peers.remove(&peer);
@@ -260,6 +292,7 @@ impl Handle {
             for live in all {
                 *sum += live.read();
             }
+            counters.workers.insert(*peer, all.iter().map(|live| live.read()).collect());
         }
         for (spi, all) in &registry.relays {
             let sum = counters.relays.entry(*spi).or_default();

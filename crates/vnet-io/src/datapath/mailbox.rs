@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -18,6 +19,7 @@ use viaduct_vnet_proto::data::{Forwarding, PeerId, Spi};
 use super::{
     api::{Association, Brought, Path, Relay},
     counters::{LivePeer, LiveRelay, LiveVnet},
+    socket::Socket,
 };
 
 /// Vnets have small numbers among workers, so that they are found without a search.
@@ -51,6 +53,14 @@ pub(super) enum Command {
     Path(PeerId, Arc<Path>, Arc<LivePeer>),
     RemovePath(PeerId),
     Relays(Arc<Relays>),
+    /// The worker's own socket from now on.
+    OwnSocket(Option<Socket>),
+    /// A number to send there by it, sealed for the peer.
+    Probe {
+        peer: PeerId,
+        number: u32,
+        to: SocketAddr,
+    },
     /// A frame for the bridge.
     Deliver(Slot, Vec<u8>),
     /// A frame for peers: one, or all that broadcasts go to.

@@ -12,6 +12,10 @@
 //! bridge ── tap queue 0 ── worker 0 ── socket 0 (shared with QUIC) ── peers
 //!        └─ tap queue 1 ── worker 1 ── socket 1 ────────────────────┘
 //! ```
+//!
+//! Not every way lets every port through. So there are two sets of keys between two hosts: with those of one, everything goes
+//! from the first socket to the first socket; with those of the other, each worker uses its own ([`Lane`]). Who sends takes
+//! the one or the other with any frame, and whoever opens them never has to ask another worker, nor to see a number twice.
 
 mod api;
 mod cipher;
@@ -32,7 +36,7 @@ pub use counters::{Counters, HostCounters, PeerCounters, RelayCounters, VnetCoun
 pub use event::{Datagram, Event};
 pub use handle::{Handle, HandleError};
 pub use tap::{Lifetime, Tap, TapError};
-pub use viaduct_vnet_proto::data::receiver;
+pub use viaduct_vnet_proto::data::{Lane, receiver};
 
 use handle::Shared;
 use mailbox::Mailbox;
@@ -114,15 +118,13 @@ impl Datapath {
         }
         let mut mailboxes = Vec::new();
         let mut parts = Vec::new();
+        let mut own = sockets.split_off(1).into_iter();
         for index in 0..workers {
             let mailbox = Arc::new(Mailbox::new().map_err(resource("an eventfd"))?);
-            let socket = match sockets.get(index) {
-                Some(socket) => socket.share(socket::Use::Both),
-                None => sockets[0].share(socket::Use::SendOnly),
-            };
-            let socket = socket.map_err(resource("another descriptor of a socket"))?;
+            let first = sockets[0].share().map_err(resource("another descriptor of a socket"))?;
+            let own = if index == 0 { None } else { own.next() };
             let outlets = worker::Outlets { events: events.clone(), datagrams: datagrams.clone() };
-            let worker = worker::Worker::new(index, socket, Arc::clone(&mailbox), outlets)
+            let worker = worker::Worker::new(index, (first, own), Arc::clone(&mailbox), outlets)
                 .map_err(resource("an epoll instance"))?;
             mailboxes.push(mailbox);
             parts.push(worker);

@@ -19,19 +19,9 @@ const RECEIVE_BUFFER: libc::c_int = 2 << 20;
 /// What may wait to be sent: some super-frames.
 const SEND_BUFFER: libc::c_int = 512 << 10;
 
-/// What a worker does with a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
-    /// It is the worker's own.
-    Both,
-    /// It is another worker's, who receives.
-    SendOnly,
-}
-
 #[derive(Debug)]
 pub(super) struct Socket {
     socket: UdpSocket,
-    usage: Use,
     is_ipv6: bool,
 }
 
@@ -67,15 +57,12 @@ impl Socket {
                 .or_else(|_| set(libc::SOL_SOCKET, plain, size))
                 .map_err(failed("the buffer size"))?;
         }
-        Ok(Self { socket, usage: Use::Both, is_ipv6 })
+        Ok(Self { socket, is_ipv6 })
     }
 
-    pub(super) fn share(&self, usage: Use) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, usage, is_ipv6: self.is_ipv6 })
-    }
-
-    pub(super) fn receives(&self) -> bool {
-        self.usage == Use::Both
+    /// To send from, by another worker.
+    pub(super) fn share(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, is_ipv6: self.is_ipv6 })
     }
 
     pub(super) fn raw(&self) -> RawFd {

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use viaduct_vnet_io::datapath::{Counters, Direction};
+use viaduct_vnet_io::datapath::{Association, Counters, Direction, Lane};
 use viaduct_vnet_proto::data::{
     PeerId, Port,
     esp::{Cipher, largest_frame},
@@ -54,11 +54,22 @@ impl Pair {
             for worker in 0..workers[side] {
                 let spi = 0x1000 + u32::try_from(16 * side + worker).unwrap();
                 host.handle.install(association(cipher, spi, PEER, Direction::Outbound, worker)).unwrap();
+                let own = Association {
+                    lane: Lane::Own,
+                    ..association(cipher, spi + 0x100, PEER, Direction::Outbound, worker)
+                };
+                host.handle.install(own).unwrap();
             }
             for worker in 0..workers[other] {
                 let spi = 0x1000 + u32::try_from(16 * other + worker).unwrap();
+                // By the first ports, the first worker receives for all.
+                host.handle.install(association(cipher, spi, PEER, Direction::Inbound, 0)).unwrap();
                 let at = receiver(worker, sockets[side]);
-                host.handle.install(association(cipher, spi, PEER, Direction::Inbound, at)).unwrap();
+                let own = Association {
+                    lane: Lane::Own,
+                    ..association(cipher, spi + 0x100, PEER, Direction::Inbound, at)
+                };
+                host.handle.install(own).unwrap();
             }
             host.handle.settle().unwrap();
             room.ip("link add br0 type bridge");

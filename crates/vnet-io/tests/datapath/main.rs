@@ -8,5 +8,6 @@ mod between_hosts;
 mod fallbacks;
 mod forwarding;
 mod hostile;
+mod ports;
 mod wire;
 mod world;

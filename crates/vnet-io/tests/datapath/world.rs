@@ -11,7 +11,7 @@ use std::{
 
 use viaduct_types::{IfName, MacAddr, VnetId};
 use viaduct_vnet_io::datapath::{
-    Association, Datapath, Direction, Event, Handle, Inbox, KeyMaterial, Lifetime, Options, Path, Tap,
+    Association, Datapath, Direction, Event, Handle, Inbox, KeyMaterial, Lane, Lifetime, Options, Path, Tap,
     VnetCounters,
 };
 use viaduct_vnet_proto::data::{Forwarding, PeerId, Port, Spi, esp::Cipher};
@@ -130,6 +130,7 @@ pub(crate) fn association(
         peer,
         vnet: vnet(),
         direction,
+        lane: Lane::First,
         worker,
         cipher,
         key: KeyMaterial::new(cipher, &key(cipher, spi)).unwrap(),

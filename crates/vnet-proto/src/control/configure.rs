@@ -49,6 +49,9 @@ impl Node {
             }
         }
         self.remembered.clear();
+        if before.ports != self.settings.ports {
+            self.ports_configured(now);
+        }
         if before.relay != self.settings.relay {
             self.relays_configured(&before.relay);
         }

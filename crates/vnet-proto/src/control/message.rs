@@ -22,6 +22,8 @@ pub const LONGEST: usize = 2048;
 pub const MOST_ADDRESSES: usize = 64;
 /// So many workers of one host send at most.
 pub const MOST_WORKERS: usize = 64;
+/// So many ports a host has at most, beside its first one.
+pub const MOST_PORTS: usize = MOST_WORKERS - 1;
 
 /// What protects a vnet's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -164,6 +166,29 @@ pub enum Message {
         /// Whether it does.
         on: bool,
     },
+    /// At these ports frames are taken, too, by further workers; a whole list takes the place of the one before. Who says none
+    /// has one port only, and sends from one.
+    Ports {
+        /// In the order of their workers: the second worker's, the third's, …
+        ports: Vec<u16>,
+    },
+    /// Frames of the vnet that come to these ports are taken that are sealed so, with the cipher that [`Keys`](Self::Keys) of
+    /// the same epoch have said, which went before.
+    OwnKeys {
+        /// Which vnet.
+        channel: Channel,
+        /// As in the keys that went before.
+        epoch: u32,
+        /// The security association of each worker of the other host but the first.
+        spis: Vec<Spi>,
+    },
+    /// What a worker of the other host sent to find out whether its frames arrive, has arrived.
+    Arrived {
+        /// Which worker.
+        worker: u8,
+        /// By which number it is told from others.
+        number: u32,
+    },
     /// What a third host sends to this one is to be passed on.
     Ask {
         /// The third one.
@@ -224,8 +249,11 @@ const WANTED: u8 = 131;
 const GRANTED: u8 = 132;
 const LISTENS: u8 = 133;
 const PRUNES: u8 = 134;
+const PORTS: u8 = 135;
+const OWN_KEYS: u8 = 136;
+const ARRIVED: u8 = 137;
 /// The last of those that are known.
-const LAST: u8 = PRUNES;
+const LAST: u8 = ARRIVED;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -294,6 +322,19 @@ impl Message {
             Self::Prunes { channel, on } => {
                 head(out, PRUNES, *channel);
                 out.push(u8::from(*on));
+            }
+            Self::Ports { ports } => {
+                out.push(PORTS);
+                ports.iter().take(MOST_PORTS).for_each(|port| out.extend(port.to_be_bytes()));
+            }
+            Self::OwnKeys { channel, epoch, spis } => {
+                head(out, OWN_KEYS, *channel);
+                out.extend(epoch.to_be_bytes());
+                spis.iter().take(MOST_PORTS).for_each(|spi| out.extend(spi.value().to_be_bytes()));
+            }
+            Self::Arrived { worker, number } => {
+                out.extend([ARRIVED, *worker]);
+                out.extend(number.to_be_bytes());
             }
             Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
             Self::Ask { key, spi } => about(out, ASK, key, *spi),
@@ -400,6 +441,33 @@ impl Fields<'_> {
             },
             LISTENS => Message::Listens { channel: self.u16()?, group: self.group()?, on: self.flag()? },
             PRUNES => Message::Prunes { channel: self.u16()?, on: self.flag()? },
+            PORTS => {
+                let mut ports = Vec::new();
+                while !self.rest.is_empty() {
+                    let port = self.u16()?;
+                    // 0 is nobody's; a port that is told twice would have two workers.
+                    if ports.len() == MOST_PORTS || port == 0 || ports.contains(&port) {
+                        return Err(self.wrong());
+                    }
+                    ports.push(port);
+                }
+                Message::Ports { ports }
+            }
+            OWN_KEYS => {
+                let (channel, epoch) = (self.u16()?, u32::from_be_bytes(self.take()?));
+                let mut spis = Vec::new();
+                while !self.rest.is_empty() {
+                    if spis.len() == MOST_PORTS {
+                        return Err(self.wrong());
+                    }
+                    spis.push(self.spi()?);
+                }
+                if spis.is_empty() {
+                    return Err(self.wrong());
+                }
+                Message::OwnKeys { channel, epoch, spis }
+            }
+            ARRIVED => Message::Arrived { worker: self.byte()?, number: u32::from_be_bytes(self.take()?) },
             RELAYS => Message::Relays { on: self.flag()? },
             ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             WANTED => Message::Wanted { key: HostKey(self.take()?) },

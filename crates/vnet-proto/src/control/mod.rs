@@ -15,16 +15,21 @@ mod member;
 mod message;
 mod mtu;
 mod node;
+mod ports;
 mod relay;
 mod report;
 mod session;
+mod spread;
 mod timeouts;
 
 pub use answer::{answer, too_big};
 pub use beacon::{BEACON_CONTEXT, BEACON_INTERVAL, Beacon, Heard, Ignored, MOST_BEACON_ADDRESSES};
 pub use claims::{Claim, MOST_CLAIMS, Owner};
-pub use message::{Channel, LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security, VERSION};
+pub use message::{
+    Channel, LONGEST, MOST_ADDRESSES, MOST_PORTS, MOST_WORKERS, Message, MessageError, Security, VERSION,
+};
 pub use node::{Node, Refused};
+pub use ports::Further;
 pub use relay::{Detour, Pass};
 pub use report::{MemberReport, VnetReport};
 pub use session::{Exporter, ProtocolError, SessionId};
@@ -38,7 +43,7 @@ use std::{
 use viaduct_types::{HostKey, MacAddr, VnetId, Vni};
 
 use crate::data::{
-    Spi,
+    Lane, Spi,
     esp::{self, Cipher},
 };
 
@@ -47,6 +52,8 @@ use crate::data::{
 pub struct Settings {
     /// How many workers send.
     pub workers: u8,
+    /// The ports of the workers but the first; none: one port carries everything.
+    pub ports: Vec<u16>,
     /// Whether the processor has instructions for AES.
     pub fast_aes: bool,
     /// How long keys are used.
@@ -146,11 +153,16 @@ pub enum Action {
         /// Of which.
         vnet: VnetId,
     },
+    /// [`Node::further_ports`] of a peer may be others than before.
+    Ports {
+        /// Whose.
+        peer: HostKey,
+    },
     /// [`Node::passes`] or [`Node::detours`] are others than before.
     Reach,
 }
 
-/// Keys of one direction between two hosts in one vnet, for all workers of the sender.
+/// Keys of one direction between two hosts in one vnet, for all workers of the sender that use these ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Association {
     /// The connection that the keys come from.
@@ -165,7 +177,10 @@ pub struct Association {
     pub epoch: u32,
     /// What seals.
     pub cipher: Cipher,
-    /// One for each worker of the sender, chosen by the receiver.
+    /// By which ports the frames come.
+    pub lane: Lane,
+    /// One for each worker of the sender, or for each but the first where its frames have ports of their own; chosen by the
+    /// receiver.
     pub spis: Vec<Spi>,
 }
 
@@ -173,13 +188,28 @@ impl Association {
     /// The label of the TLS exporter (RFC 8446, section 7.5) that keys of the data channel come from.
     pub const LABEL: &'static [u8] = b"EXPORTER-viaduct-data";
 
+    /// In the worker's place in the context: its own ports.
+    const OWN: u8 = 0x80;
+
+    /// The sender's workers, with the SPI of each.
+    pub fn workers(&self) -> impl Iterator<Item = (u8, Spi)> {
+        let first: u8 = match self.lane {
+            Lane::First => 0,
+            Lane::Own => 1,
+        };
+        (first..Self::OWN).zip(self.spis.iter().copied())
+    }
+
     /// The exporter's context for one worker's key: nothing that is not the same can have the same key.
     pub fn context(&self, worker: u8) -> [u8; 22] {
         let mut context = [0; 22];
         context[..16].copy_from_slice(&self.vnet.to_bytes());
         context[16] = u8::from(self.sender_dialled);
         context[17..21].copy_from_slice(&self.epoch.to_be_bytes());
-        context[21] = worker;
+        context[21] = match self.lane {
+            Lane::First => worker,
+            Lane::Own => worker | Self::OWN,
+        };
         context
     }
 }

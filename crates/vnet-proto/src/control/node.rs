@@ -16,7 +16,7 @@ use super::{
     relay::Relaying,
     session::{Greeting, Offer, Session},
 };
-use crate::data::Spi;
+use crate::data::{Lane, Spi};
 
 /// For so long nothing is forgotten of a peer whose connection ended.
 const GRACE: Duration = Duration::from_secs(30);
@@ -81,6 +81,7 @@ impl Node {
     pub fn new(own: HostKey, sequences: BTreeMap<(VnetId, MacAddr), u64>, spi: u32) -> Self {
         let settings = Settings {
             workers: 1,
+            ports: Vec::new(),
             fast_aes: false,
             rekey: Duration::MAX,
             vnets: BTreeMap::new(),
@@ -134,6 +135,10 @@ impl Node {
         peer.session = Some(Session::new(id, dialled, now, exporter));
         peer.path_back = None;
         say(&mut self.transmits, id, &greeting);
+        if !self.settings.ports.is_empty() {
+            let ports = self.settings.ports.clone();
+            say(&mut self.transmits, id, &Message::Ports { ports });
+        }
         if let Some((mtu, _)) = peer.path {
             say(&mut self.transmits, id, &Message::PathMtu { mtu });
         }
@@ -204,11 +209,14 @@ impl Node {
                 peer.path_back = Some(mtu);
                 self.measure(key);
             }
+            Message::Ports { ports } => self.hear_ports(now, key, ports),
+            Message::Arrived { worker, number } => self.hear_arrived(now, key, worker, number),
             Message::Relays { .. }
             | Message::Ask { .. }
             | Message::Wanted { .. }
             | Message::Granted { .. } => self.hear_of_relays(key, &message),
             Message::Keys { channel, .. }
+            | Message::OwnKeys { channel, .. }
             | Message::Using { channel, .. }
             | Message::Rekey { channel }
             | Message::Claim { channel, .. }
@@ -257,6 +265,7 @@ impl Node {
                     return Err(ProtocolError::Keys);
                 }
                 member.speaks = true;
+                session.taken.insert(id, (epoch, cipher));
                 self.actions.push_back(Action::Transmit(Association {
                     session: session.id,
                     peer: key,
@@ -264,12 +273,31 @@ impl Node {
                     sender_dialled: session.dialled,
                     epoch,
                     cipher,
+                    lane: Lane::First,
                     spis,
                 }));
                 if let Some(channel) = session.channels.get(&id) {
                     say(&mut self.transmits, session.id, &Message::Using { channel: *channel, epoch });
                 }
                 self.tell_mtu(id);
+            }
+            Message::OwnKeys { epoch, spis, .. } => {
+                // Once for each epoch: the same would be the same key once more.
+                let cipher = match session.taken.remove(&id) {
+                    Some((taken, cipher)) if taken == epoch && spis.len() + 1 == workers => cipher,
+                    Some(_) | None => return Err(ProtocolError::Keys),
+                };
+                session.spread.set_keyed();
+                self.actions.push_back(Action::Transmit(Association {
+                    session: session.id,
+                    peer: key,
+                    vnet: id,
+                    sender_dialled: session.dialled,
+                    epoch,
+                    cipher,
+                    lane: Lane::Own,
+                    spis,
+                }));
             }
             Message::Using { epoch, .. } => {
                 let used = (session.id, epoch);
@@ -310,6 +338,8 @@ impl Node {
             | Message::Offer { .. }
             | Message::Retract { .. }
             | Message::PathMtu { .. }
+            | Message::Ports { .. }
+            | Message::Arrived { .. }
             | Message::Relays { .. }
             | Message::Ask { .. }
             | Message::Wanted { .. }
@@ -428,23 +458,39 @@ impl Node {
             return;
         }
         let Some(epoch) = session.next_epoch(id) else { return };
-        let spis: Vec<Spi> = (0..greeting.workers)
-            .map(|_| {
-                self.next_spi = self.next_spi.wrapping_add(1);
-                spi(self.next_spi)
-            })
-            .collect();
-        member.inbound.insert((session.id, epoch), spis.clone());
-        self.actions.push_back(Action::Receive(Association {
-            session: session.id,
-            peer: key,
-            vnet: id,
-            sender_dialled: !session.dialled,
-            epoch,
-            cipher,
-            spis: spis.clone(),
-        }));
+        let next_spi = &mut self.next_spi;
+        let mut new_spis = |count: u8| -> Vec<Spi> {
+            let new = |_| {
+                *next_spi = next_spi.wrapping_add(1);
+                spi(*next_spi)
+            };
+            (0..count).map(new).collect()
+        };
+        let spis = new_spis(greeting.workers);
+        // Who has one port sends from one to one.
+        let uses_several = !self.settings.ports.is_empty() && session.spread.has_ports();
+        let own = new_spis(if uses_several { greeting.workers - 1 } else { 0 });
+        member.inbound.insert((session.id, epoch), [&spis[..], &own[..]].concat());
+        let mut receive = |lane, spis: &[Spi]| {
+            self.actions.push_back(Action::Receive(Association {
+                session: session.id,
+                peer: key,
+                vnet: id,
+                sender_dialled: !session.dialled,
+                epoch,
+                cipher,
+                lane,
+                spis: spis.to_vec(),
+            }));
+        };
+        receive(Lane::First, &spis);
+        if own.is_empty() {
+            say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
+            return;
+        }
+        receive(Lane::Own, &own);
         say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
+        say(&mut self.transmits, session.id, &Message::OwnKeys { channel, epoch, spis: own });
     }
 
     /// Keys that this host sends with will soon have been used enough: others are asked for.

@@ -226,6 +226,9 @@ impl Node {
             | Message::Listens { .. }
             | Message::Prunes { .. }
             | Message::Plain { .. }
+            | Message::Ports { .. }
+            | Message::OwnKeys { .. }
+            | Message::Arrived { .. }
             | Message::PathMtu { .. } => {}
         }
     }

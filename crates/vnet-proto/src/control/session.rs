@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use viaduct_types::VnetId;
 
-use super::{Channel, MessageError, Security};
+use super::{Channel, MessageError, Security, ports::Spread};
+use crate::data::esp::Cipher;
 
 /// So many vnets a peer may offer on one connection.
 const MOST_OFFERS: usize = 4096;
@@ -75,6 +76,10 @@ pub(super) struct Session {
     /// The last epoch of each vnet, of the keys given and of those taken. It outlives the membership: the same epoch
     /// would be the same key once more.
     epochs: BTreeMap<(VnetId, Way), u32>,
+    /// What the last keys seal with that the peer gave, of each vnet, and their epoch.
+    pub(super) taken: BTreeMap<VnetId, (u32, Cipher)>,
+    /// The peer's further ports.
+    pub(super) spread: Spread,
 }
 
 /// Whose keys.
@@ -116,6 +121,8 @@ impl Session {
             expected: BTreeMap::new(),
             offers: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            spread: Spread::default(),
         }
     }
 

@@ -12,6 +12,8 @@ pub const CHECK_VALUE: usize = 16;
 pub const EXPLICIT_IV: usize = 8;
 /// IANA's protocol number for Ethernet (RFC 8986, section 10.1).
 pub const NEXT_HEADER_ETHERNET: u8 = 143;
+/// No next header: a dummy packet, which whoever opens it drops (RFC 4303, section 2.6).
+pub const NEXT_HEADER_NONE: u8 = 59;
 /// ESP aligns its trailer to this.
 const ALIGNMENT: usize = 4;
 
@@ -109,6 +111,34 @@ impl fmt::Display for Cipher {
     }
 }
 
+/// What a dummy packet carries that is to show whether it arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Which of the sender's workers sent it.
+    pub worker: u8,
+    /// By which it is told from others.
+    pub number: u32,
+}
+
+impl Probe {
+    /// Its bytes.
+    pub const LENGTH: usize = 8;
+
+    /// As it stands in the packet.
+    pub const fn write(self) -> [u8; Self::LENGTH] {
+        let [a, b, c, d] = self.number.to_be_bytes();
+        [0, 0, 0, self.worker, a, b, c, d]
+    }
+
+    /// None when something else stands there.
+    pub const fn read(bytes: &[u8]) -> Option<Self> {
+        match *bytes {
+            [0, 0, 0, worker, a, b, c, d] => Some(Self { worker, number: u32::from_be_bytes([a, b, c, d]) }),
+            _ => None,
+        }
+    }
+}
+
 /// How many bytes of padding a frame needs: ESP's trailer ends at a multiple of four (RFC 4303, section 2.4).
 pub const fn padding(frame: usize) -> usize {
     (frame + TRAILER).next_multiple_of(ALIGNMENT) - frame - TRAILER
@@ -137,6 +167,15 @@ mod tests {
         assert_eq!(largest_frame(Cipher::Aes128Gcm, 1472), Some(14 + 1432));
         assert_eq!(largest_frame(Cipher::Aes128Gmac, 1472), Some(14 + 1424));
         assert_eq!(largest_frame(Cipher::Aes128Gcm, 25), None);
+    }
+
+    #[test]
+    fn probes_are_read_as_they_are_written() {
+        let probe = Probe { worker: 7, number: 0x0102_0304 };
+        assert_eq!(Probe::read(&probe.write()), Some(probe));
+        assert_eq!(Probe::read(&[0; 7]), None);
+        assert_eq!(Probe::read(&[1; 8]), None);
+        assert_eq!(Probe::read(&[]), None);
     }
 
     #[test]

@@ -36,6 +36,15 @@ pub use storm::Storm;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
 
+/// By which ports datagrams go from one host to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// From the first socket to the peer's first one, where QUIC is, too: so there always is a way. The first worker opens them.
+    First,
+    /// From the sending worker's own socket to the one of the peer's that [`receiver`] says, and to the worker that has it.
+    Own,
+}
+
 /// At which of a peer's sockets a worker's datagrams arrive, and so which of its workers opens them: workers are counted round
 /// the sockets. A flow stays with one worker at either end, so that its frames stay in order: the kernel gives a flow
 /// always to the same queue of a tap, and each queue has one worker.

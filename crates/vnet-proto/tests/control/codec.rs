@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr, Vni};
-use viaduct_vnet_proto::control::{LONGEST, MOST_ADDRESSES, MOST_WORKERS, Message, MessageError, Security};
+use viaduct_vnet_proto::control::{
+    LONGEST, MOST_ADDRESSES, MOST_PORTS, MOST_WORKERS, Message, MessageError, Security,
+};
 use viaduct_vnet_proto::data::Spi;
 use viaduct_vnet_proto::data::esp::Cipher;
 
@@ -59,6 +61,15 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u16>(), 1u32..1 << 24)
             .prop_map(|(channel, vni)| Message::Plain { channel, vni: Vni::new(vni).unwrap() }),
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
+        prop::collection::btree_set(1u16.., 0..=MOST_PORTS)
+            .prop_map(|ports| Message::Ports { ports: ports.into_iter().collect() }),
+        (
+            any::<u16>(),
+            any::<u32>(),
+            prop::collection::vec(any::<u32>().prop_map(Spi::from_random), 1..=MOST_PORTS)
+        )
+            .prop_map(|(channel, epoch, spis)| Message::OwnKeys { channel, epoch, spis }),
+        (any::<u8>(), any::<u32>()).prop_map(|(worker, number)| Message::Arrived { worker, number }),
         any::<bool>().prop_map(|on| Message::Relays { on }),
         (any::<u16>(), any::<[u8; 6]>(), any::<bool>()).prop_map(|(channel, mut group, on)| {
             group[0] |= 1;
@@ -121,6 +132,24 @@ fn what_later_versions_say_is_passed_over() {
     assert_eq!(Message::read(&[0, 1, 127]), Err(MessageError::Type(127)));
     assert_eq!(Message::read(&[0, 0]), Err(MessageError::Short(0)));
     assert_eq!(Message::read(&[255, 255]), Err(MessageError::TooLong(65_537)));
+}
+
+#[test]
+fn hostile_ports_are_refused() {
+    let told = |ports: &[u16]| {
+        let fields: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
+        let length = u16::try_from(fields.len() + 1).unwrap();
+        Message::read(&[&length.to_be_bytes()[..], &[135], &fields].concat())
+    };
+    let most: Vec<u16> = (1..=63).collect();
+    assert!(matches!(told(&most), Ok(Some((Some(Message::Ports { ports }), _))) if ports == most));
+    assert!(matches!(told(&[]), Ok(Some((Some(Message::Ports { .. }), 3)))));
+    for bad in [&[0][..], &[1800, 1800], &(1..=64).collect::<Vec<_>>()] {
+        assert_eq!(told(bad), Err(MessageError::Value(135)), "{bad:?}");
+    }
+    assert_eq!(Message::read(&[0, 2, 135, 7]), Err(MessageError::Short(135)));
+    // Keys for nobody.
+    assert_eq!(Message::read(&[0, 7, 136, 0, 0, 0, 0, 0, 1]), Err(MessageError::Value(136)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use viaduct_types::{HostKey, MacAddr, VnetId, Vni, stable_hash};
 use viaduct_vnet_proto::control::{
     Action, Association, Exporter, Message, Node, Owner, Security, SessionId, Settings, VnetSettings,
 };
-use viaduct_vnet_proto::data::Spi;
+use viaduct_vnet_proto::data::{Lane, Spi};
 
 /// What both ends of one connection can derive secrets from.
 struct Secret(u64);
@@ -43,6 +43,8 @@ pub(crate) struct Host {
     pub(crate) routes: BTreeMap<(VnetId, MacAddr), Owner>,
     pub(crate) inbound: BTreeMap<Spi, Association>,
     pub(crate) outbound: BTreeMap<(VnetId, HostKey), Association>,
+    /// Those of workers with ports of their own.
+    pub(crate) own: BTreeMap<(VnetId, HostKey), Association>,
     pub(crate) plain: BTreeMap<(VnetId, HostKey), Vni>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
     pub(crate) moved: Vec<MacAddr>,
@@ -76,6 +78,7 @@ impl World {
             node: Node::new(key(index), BTreeMap::new(), u32::try_from(index).unwrap() << 20),
             settings: Settings {
                 workers: u8::try_from(index % 3 + 1).unwrap(),
+                ports: (0..index % 3).map(|port| u16::try_from(1800 + port).unwrap()).collect(),
                 fast_aes: index.is_multiple_of(2),
                 rekey: Duration::from_secs(60),
                 vnets: BTreeMap::new(),
@@ -85,6 +88,7 @@ impl World {
             routes: BTreeMap::new(),
             inbound: BTreeMap::new(),
             outbound: BTreeMap::new(),
+            own: BTreeMap::new(),
             plain: BTreeMap::new(),
             mtus: BTreeMap::new(),
             moved: Vec::new(),
@@ -164,6 +168,7 @@ impl World {
         state.routes.clear();
         state.inbound.clear();
         state.outbound.clear();
+        state.own.clear();
         state.listening.clear();
         state.wanted.clear();
         self.configure(host, |_| ());
@@ -191,6 +196,15 @@ impl World {
             (a == one && b == other) || (a == other && b == one)
         };
         self.wires.iter().any(|wire| joins(wire) && wire.ends.iter().all(|(_, id)| id.0 != u64::MAX))
+    }
+
+    /// The last connection of a host to another, as it calls it.
+    pub(crate) fn session(&self, of: usize, to: usize) -> SessionId {
+        let own = |wire: &Wire| {
+            let (one, other) = (wire.ends[0], wire.ends[1]);
+            [(one, other), (other, one)].into_iter().find(|(a, b)| a.0 == of && b.0 == to).map(|(a, _)| a.1)
+        };
+        self.wires.iter().rev().find_map(own).unwrap()
     }
 
     /// All connections between two hosts end, and both see it.
@@ -288,16 +302,22 @@ impl World {
                     assert!(!host.routes.iter().any(route), "{own} still sends to a peer that left");
                 }
                 Action::Receive(association) => {
-                    for (worker, spi) in (0..).zip(&association.spis) {
-                        assert!(host.inbound.insert(*spi, association.clone()).is_none(), "SPI in use");
+                    for (worker, spi) in association.workers() {
+                        assert!(host.inbound.insert(spi, association.clone()).is_none(), "SPI in use");
                         let context = (association.session, association.context(worker));
                         assert!(host.contexts.insert(context), "the same key twice");
                     }
                 }
                 Action::Transmit(association) => {
-                    let context = (association.session, association.context(0));
-                    assert!(host.contexts.insert(context), "the same key twice");
-                    host.outbound.insert((association.vnet, association.peer), association);
+                    for (worker, _) in association.workers() {
+                        let context = (association.session, association.context(worker));
+                        assert!(host.contexts.insert(context), "the same key twice");
+                    }
+                    let place = (association.vnet, association.peer);
+                    match association.lane {
+                        Lane::First => host.outbound.insert(place, association),
+                        Lane::Own => host.own.insert(place, association),
+                    };
                 }
                 Action::Plain { peer, vnet, vni } => {
                     host.plain.insert((vnet, peer), vni);
@@ -307,6 +327,7 @@ impl World {
                 }
                 Action::Mute { peer, vnet } => {
                     host.outbound.remove(&(vnet, peer));
+                    host.own.remove(&(vnet, peer));
                     host.plain.remove(&(vnet, peer));
                 }
                 Action::Route { vnet, mac, owner, moved, .. } => {
@@ -321,7 +342,7 @@ impl World {
                 Action::Mtu { vnet, mtu } => {
                     host.mtus.insert(vnet, mtu);
                 }
-                Action::Reach => {}
+                Action::Reach | Action::Ports { .. } => {}
                 Action::Listening { vnet } => {
                     host.listening.retain(|(of, _), _| *of != vnet);
                     let told = host.node.listening(vnet).map(|(key, groups)| ((vnet, key), groups.clone()));

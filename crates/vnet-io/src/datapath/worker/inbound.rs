@@ -1,9 +1,9 @@
 //! From the peers to the taps.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::data::{FromPeer, PeerId, ReplayWindow, Spi};
+use viaduct_vnet_proto::data::{FromPeer, Lane, PeerId, ReplayWindow, Spi, esp::Probe};
 
 use super::{Worker, outbound, pace::Load, receive::Arrived};
 use crate::datapath::{
@@ -16,20 +16,34 @@ use crate::datapath::{
 const CALLS: usize = 2;
 /// QUIC has this bit in the first byte (RFC 9000, section 17), an SPI of ours never.
 const QUIC: u8 = 0x40;
+/// Nobody asks more often whether what he sends arrives.
+const PROBES: Duration = Duration::from_millis(20);
 
 /// Keys for what a peer sends.
 pub(super) struct Inbound {
     keys: Keys,
     window: ReplayWindow,
     peer: PeerId,
+    lane: Lane,
     pub(super) slot: Slot,
+    /// When it was last told of a probe.
+    probed: Option<Duration>,
     /// An address other than the peer's that it was told to have.
     told: Option<SocketAddr>,
 }
 
 impl Inbound {
-    pub(super) fn new(keys: Keys, peer: PeerId, slot: Slot) -> Self {
-        Self { keys, window: ReplayWindow::default(), peer, slot, told: None }
+    pub(super) fn new(keys: Keys, (peer, lane): (PeerId, Lane), slot: Slot) -> Self {
+        Self { keys, window: ReplayWindow::default(), peer, lane, slot, probed: None, told: None }
+    }
+
+    /// Whether an address is one that the peer is known to send from. What it sends from ports of its own comes from any.
+    fn knows(&self, from: SocketAddr, remotes: &[SocketAddr]) -> bool {
+        let same = |remote: &SocketAddr| match self.lane {
+            Lane::First => *remote == from,
+            Lane::Own => remote.ip() == from.ip(),
+        };
+        remotes.iter().any(same)
     }
 }
 
@@ -48,7 +62,8 @@ impl Worker {
         let mut load = Load::default();
         for _ in 0..CALLS {
             self.host.receive_calls.one();
-            let count = self.receive.fill(self.outbox.socket().raw());
+            let Some(socket) = super::receives(self.index, &self.outbox) else { break };
+            let count = self.receive.fill(socket.raw());
             let mut last = None;
             for index in 0..count {
                 match self.receive.arrived(index) {
@@ -84,7 +99,8 @@ impl Worker {
         end: usize,
         last: &mut Option<Decided>,
     ) {
-        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, .. } = self;
+        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, start, .. } =
+            self;
         let datagram = &mut receive.bytes()[begin..end];
         if datagram[0] & QUIC != 0 {
             host.quic.one();
@@ -119,12 +135,28 @@ impl Worker {
         if let Some(route) = routes.get(&peer) {
             route.counters.datagrams_in.one();
             route.counters.bytes_in.add(datagram.len() as u64);
-            if !route.path.remotes.contains(&arrived.from) && association.told != Some(arrived.from) {
+            if !association.knows(arrived.from, &route.path.remotes) && association.told != Some(arrived.from)
+            {
                 association.told = Some(arrived.from);
                 outlets.tell(Event::Roamed { peer, from: arrived.from }, host);
             }
         }
-        let Ok((first, after)) = opened else { return host.not_a_frame.one() };
+        let (first, after) = match opened {
+            Ok(frame) => frame,
+            Err(NotOpened::Dummy(first, after)) => {
+                let now = start.elapsed();
+                let is_due = association.probed.is_none_or(|then| now.saturating_sub(then) >= PROBES);
+                if let Some(Probe { worker, number }) = Probe::read(&datagram[first..after])
+                    && is_due
+                    && association.lane == Lane::Own
+                {
+                    association.probed = Some(now);
+                    outlets.tell(Event::Probed { peer, worker, number }, host);
+                }
+                return;
+            }
+            Err(NotOpened::NotAFrame | NotOpened::Forged) => return host.not_a_frame.one(),
+        };
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
         let frame = &mut datagram[first..after];
         let decision = match (&*last, frame.first_chunk::<12>()) {

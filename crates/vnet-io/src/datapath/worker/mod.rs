@@ -20,7 +20,7 @@ use std::{
 
 use rustix::event::epoll;
 use tokio::sync::mpsc;
-use viaduct_vnet_proto::data::{Bucket, Spi};
+use viaduct_vnet_proto::data::{Bucket, Lane, Spi};
 
 use super::{
     Datagram, Event,
@@ -109,17 +109,18 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
-        socket: Socket,
+        (first, own): (Socket, Option<Socket>),
         mailbox: Arc<Mailbox>,
         outlets: Outlets,
     ) -> io::Result<Self> {
+        let host: Arc<LiveHost> = Arc::default();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, mailbox.wake(), epoll::EventData::new_u64(MAILBOX), readable)?;
-        if socket.receives() {
+        let outbox = Outbox::new(first, own, Arc::clone(&host), outlets.clone());
+        if let Some(socket) = receives(index, &outbox) {
             epoll::add(&epoll, socket.as_fd(), epoll::EventData::new_u64(SOCKET), readable)?;
         }
-        let host: Arc<LiveHost> = Arc::default();
         Ok(Self {
             index,
             mailbox,
@@ -131,7 +132,7 @@ impl Worker {
             relays: Arc::default(),
             buckets: HashMap::new(),
             start: Instant::now(),
-            outbox: Outbox::new(socket, Arc::clone(&host), outlets.clone()),
+            outbox,
             outlets,
             receive: Receive::new(),
             deliver: Deliver::new(host),
@@ -192,7 +193,8 @@ impl Worker {
     }
 
     fn hear_errors(&mut self) {
-        while let Some((remote, largest_packet)) = self.outbox.socket().next_too_big() {
+        let Some(socket) = receives(self.index, &self.outbox) else { return };
+        while let Some((remote, largest_packet)) = socket.next_too_big() {
             self.outlets.tell(Event::PathTooBig { remote, largest_packet }, &self.host);
         }
     }
@@ -239,6 +241,8 @@ impl Worker {
                 self.buckets.retain(|spi, _| relays.contains_key(spi));
                 self.relays = relays;
             }
+            Command::OwnSocket(own) => self.own_socket(own),
+            Command::Probe { peer, number, to } => self.probe(peer, number, to),
             Command::Deliver(slot, frame) => {
                 if let Some(Some(vnet)) = self.vnets.get(slot) {
                     self.deliver.whole(vnet, &frame);
@@ -259,10 +263,27 @@ impl Worker {
         let Some(vnet) = self.vnet(slot) else { return };
         match association.direction {
             Direction::Outbound => {
-                vnet.outbound.insert(peer, Outbound::new(spi, keys, association.rekey_after));
+                let lanes = vnet.outbound.entry(peer).or_default();
+                let lane = match association.lane {
+                    Lane::First => &mut lanes.first,
+                    Lane::Own => &mut lanes.own,
+                };
+                *lane = Some(Outbound::new(spi, keys, association.rekey_after));
             }
             Direction::Inbound => {
-                self.inbound.insert(spi, Inbound::new(keys, peer, slot));
+                self.inbound.insert(spi, Inbound::new(keys, (peer, association.lane), slot));
+            }
+        }
+    }
+
+    fn own_socket(&mut self, own: Option<Socket>) {
+        if let Some(before) = self.outbox.set_own(own) {
+            let _ = epoll::delete(&self.epoll, before.as_fd());
+        }
+        if let Some(socket) = receives(self.index, &self.outbox) {
+            let data = epoll::EventData::new_u64(SOCKET);
+            if let Err(error) = epoll::add(&self.epoll, socket.as_fd(), data, epoll::EventFlags::IN) {
+                tracing::error!(%error, worker = self.index, "cannot wait for datagrams of a worker's own port");
             }
         }
     }
@@ -275,4 +296,9 @@ impl Worker {
     fn vnet(&mut self, slot: Slot) -> Option<&mut Vnet> {
         self.vnets.get_mut(slot)?.as_mut()
     }
+}
+
+/// The socket that a worker receives from: the first worker has the first, the others have their own, if any.
+fn receives(index: usize, outbox: &Outbox) -> Option<&Socket> {
+    if index == 0 { Some(outbox.socket(Lane::First)) } else { outbox.own() }
 }

@@ -1,17 +1,19 @@
 //! From a tap to the peers.
 
+use std::net::SocketAddr;
+
 use rustix::event::epoll::EventFlags;
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
-    Cut, CutError, DropReason, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To,
-    esp::{datagram_length, largest_frame},
+    Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To,
+    esp::{Probe, datagram_length, largest_frame},
 };
 
 use super::{
     Outlets, Worker,
     outbox::{Outbox, Routes, Target},
     pace::Load,
-    vnet::{Outbound, Vnet},
+    vnet::{Lanes, Outbound, Vnet},
 };
 use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot};
 
@@ -80,6 +82,29 @@ impl Worker {
         way.outbox.flush(way.routes);
     }
 
+    /// Sends a number to where frames would go by the worker's own socket, sealed with the keys of any vnet.
+    pub(super) fn probe(&mut self, peer: PeerId, number: u32, to: SocketAddr) {
+        let Self { vnets, outbox, routes, scratch, host, index, .. } = self;
+        let mut all = vnets.iter_mut().flatten();
+        let own = all.find_map(|vnet| vnet.outbound.get_mut(&peer)?.own.as_mut());
+        let (Some(own), Ok(worker)) = (own, u8::try_from(*index)) else {
+            return;
+        };
+        if outbox.own().is_none() || own.next > Outbound::LAST {
+            return;
+        }
+        let content = Probe { worker, number }.write();
+        let size = datagram_length(own.keys.cipher(), content.len());
+        let datagram = outbox.datagram(Target::Probe(to), size, routes);
+        if own.keys.seal_dummy(own.next, &content, datagram, scratch).is_err() {
+            outbox.take_back(size);
+            return;
+        }
+        own.next += 1;
+        host.probes.one();
+        outbox.flush(routes);
+    }
+
     /// Sends a frame that came from a peer for a guest that went on to another. The outbox is flushed with the batch.
     pub(super) fn forward(
         vnet: &mut Vnet,
@@ -137,9 +162,17 @@ fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>
 
 /// Cuts, seals and puts into the outbox.
 fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>) {
-    let (Some(outbound), Some(route)) = (vnet.outbound.get_mut(&peer), way.routes.get(&peer)) else {
+    let (Some(lanes), Some(route)) = (vnet.outbound.get_mut(&peer), way.routes.get(&peer)) else {
         vnet.counters.no_association.one();
         return;
+    };
+    let (lane, outbound) = match lanes {
+        Lanes { own: Some(own), .. } if route.has_own() => (Lane::Own, own),
+        Lanes { first: Some(first), .. } => (Lane::First, first),
+        Lanes { first: None, .. } => {
+            vnet.counters.no_association.one();
+            return;
+        }
     };
     let cipher = outbound.keys.cipher();
     let via = route.path.via.map(|via| via.spi.value().to_be_bytes());
@@ -168,7 +201,7 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
         };
         let size = before.len() + datagram_length(cipher, length);
         let scratch = &mut *way.scratch;
-        let whole = way.outbox.datagram(Target::Peer(peer), size, way.routes);
+        let whole = way.outbox.datagram(Target::Peer(peer, lane), size, way.routes);
         let (head, datagram) = whole.split_at_mut(before.len());
         head.copy_from_slice(before);
         let sealed =

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use viaduct_vnet_proto::data::PeerId;
+use viaduct_vnet_proto::data::{Lane, PeerId, receiver};
 
 use super::Outlets;
 use crate::datapath::{
@@ -36,17 +36,34 @@ const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 pub(super) struct Route {
     pub(super) path: Arc<Path>,
     pub(super) counters: Arc<LivePeer>,
-    remote: SocketAddr,
+    first: SocketAddr,
+    /// Where the worker's own socket sends to, if it does.
+    own: Option<SocketAddr>,
     /// Datagrams that are sent one by one before the kernel is asked to cut again.
     singly: u64,
 }
 
 impl Route {
     pub(super) fn new(path: Arc<Path>, counters: Arc<LivePeer>, worker: usize) -> Self {
-        let place = viaduct_vnet_proto::data::receiver(worker, path.remotes.len());
-        let remote = path.via.map_or(path.remotes[place], |via| via.relay);
+        let first = path.via.map_or(path.remotes[0], |via| via.relay);
+        let sockets = path.remotes.len();
+        // The first worker's own is the first.
+        let is_spread = path.via.is_none() && worker > 0 && sockets > 1;
+        let own = is_spread.then(|| path.remotes[receiver(worker, sockets)]);
         counters.unsegmented.set(0);
-        Self { path, counters, remote, singly: 0 }
+        Self { path, counters, first, own, singly: 0 }
+    }
+
+    /// Whether frames go by own ports, if there are keys for it.
+    pub(super) fn has_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    fn remote(&self, lane: Lane) -> SocketAddr {
+        match lane {
+            Lane::First => self.first,
+            Lane::Own => self.own.unwrap_or(self.first),
+        }
     }
 }
 
@@ -63,9 +80,21 @@ struct Message {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    Peer(PeerId),
+    Peer(PeerId, Lane),
     /// Something of others.
     Relayed(SocketAddr),
+    /// Something by the worker's own socket, of which nothing is known yet.
+    Probe(SocketAddr),
+}
+
+impl Target {
+    fn lane(self) -> Lane {
+        match self {
+            Self::Peer(_, lane) => lane,
+            Self::Relayed(_) => Lane::First,
+            Self::Probe(_) => Lane::Own,
+        }
+    }
 }
 
 impl Message {
@@ -76,7 +105,8 @@ impl Message {
 
 /// See the module.
 pub(super) struct Outbox {
-    socket: Socket,
+    first: Socket,
+    own: Option<Socket>,
     host: Arc<LiveHost>,
     outlets: Outlets,
     arena: Vec<u8>,
@@ -102,7 +132,7 @@ struct Envelope {
 unsafe impl Send for Outbox {}
 
 impl Outbox {
-    pub(super) fn new(socket: Socket, host: Arc<LiveHost>, outlets: Outlets) -> Self {
+    pub(super) fn new(first: Socket, own: Option<Socket>, host: Arc<LiveHost>, outlets: Outlets) -> Self {
         let bytes = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let envelope = Envelope {
             name: Address::default(),
@@ -114,7 +144,8 @@ impl Outbox {
         // SAFETY: mmsghdr is plain data, for which all zeroes are valid.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
-            socket,
+            first,
+            own,
             host,
             outlets,
             arena: vec![0; ARENA],
@@ -125,8 +156,21 @@ impl Outbox {
         }
     }
 
-    pub(super) fn socket(&self) -> &Socket {
-        &self.socket
+    /// The socket that is sent from; a worker without one of its own takes the first.
+    pub(super) fn socket(&self, lane: Lane) -> &Socket {
+        match lane {
+            Lane::First => &self.first,
+            Lane::Own => self.own.as_ref().unwrap_or(&self.first),
+        }
+    }
+
+    pub(super) fn own(&self) -> Option<&Socket> {
+        self.own.as_ref()
+    }
+
+    /// Nothing waits to be sent. Gives back the one before.
+    pub(super) fn set_own(&mut self, own: Option<Socket>) -> Option<Socket> {
+        std::mem::replace(&mut self.own, own)
     }
 
     /// Room for a datagram, which the caller fills before anything else happens here. Sends what waits if there is none.
@@ -181,9 +225,11 @@ impl Outbox {
                 rest = &rest[1..];
                 continue;
             }
+            // One call sends from one socket.
+            let lane = message.to.lane();
             let together = rest
                 .iter()
-                .position(|m| m.datagrams() > 1 && must_go_singly(m.to, routes))
+                .position(|m| m.to.lane() != lane || m.datagrams() > 1 && must_go_singly(m.to, routes))
                 .unwrap_or(rest.len());
             let sent = self.send(&rest[..together], routes);
             rest = &rest[sent..];
@@ -207,7 +253,7 @@ impl Outbox {
             count_failure(&messages[0], routes);
             return 1;
         }
-        match self.call(count) {
+        match self.call(count, messages[0].to.lane()) {
             Ok(sent) => {
                 for message in &messages[..sent] {
                     self.count_sent(message, routes);
@@ -227,7 +273,7 @@ impl Outbox {
             // EIO: the device cannot do checksums. EINVAL, ENOPROTOOPT, EOPNOTSUPP: a kernel that does not cut, or not
             // this. EMSGSIZE: one of them may still fit.
             Some(libc::EIO | libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP) if many => {
-                if let Target::Peer(peer) = message.to
+                if let Target::Peer(peer, _) = message.to
                     && let Some(route) = routes.get_mut(&peer)
                 {
                     route.singly = RETRY;
@@ -238,11 +284,11 @@ impl Outbox {
             }
             Some(libc::EMSGSIZE) if many => self.send_singly(message, routes),
             Some(libc::EMSGSIZE) => {
-                if let Target::Peer(peer) = message.to
+                if let Target::Peer(peer, lane) = message.to
                     && let Some(route) = routes.get(&peer)
                 {
                     route.counters.too_big.one();
-                    let told = Event::PathTooBig { remote: route.remote, largest_packet: None };
+                    let told = Event::PathTooBig { remote: route.remote(lane), largest_packet: None };
                     self.outlets.tell(told, &self.host);
                 }
             }
@@ -258,7 +304,7 @@ impl Outbox {
             single.end = (single.begin + message.segment).min(message.end);
             single.segment = single.end - single.begin;
         }
-        if let Target::Peer(peer) = message.to
+        if let Target::Peer(peer, _) = message.to
             && let Some(route) = routes.get_mut(&peer)
         {
             route.counters.sent_singly.add(count as u64);
@@ -272,7 +318,7 @@ impl Outbox {
     }
 
     /// Gives the first headers to the kernel; says how many it took. Waits for the socket, and does not for ever.
-    fn call(&mut self, count: usize) -> io::Result<usize> {
+    fn call(&mut self, count: usize, lane: Lane) -> io::Result<usize> {
         let mut has_waited = false;
         let mut pending_error_seen = false;
         loop {
@@ -280,7 +326,7 @@ impl Outbox {
             let length = libc::c_uint::try_from(count).unwrap_or_default();
             // SAFETY: the first `count` headers point to envelopes and bytes that nobody else uses until the call returns.
             let sent = unsafe {
-                libc::sendmmsg(self.socket.raw(), self.headers.as_mut_ptr(), length, libc::MSG_DONTWAIT)
+                libc::sendmmsg(self.socket(lane).raw(), self.headers.as_mut_ptr(), length, libc::MSG_DONTWAIT)
             };
             if let Ok(sent @ 1..) = usize::try_from(sent) {
                 return Ok(sent);
@@ -290,7 +336,7 @@ impl Outbox {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN | libc::ENOBUFS) if !has_waited => {
                     has_waited = true;
-                    let mut waiting = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::OUT)];
+                    let mut waiting = [PollFd::from_borrowed_fd(self.socket(lane).as_fd(), PollFlags::OUT)];
                     // When it fails, the next attempt tells.
                     let _ = poll(&mut waiting, Some(&PATIENCE));
                 }
@@ -308,13 +354,13 @@ impl Outbox {
     /// Fills in the header of this index; says whether the message has somewhere to go.
     fn address(&mut self, index: usize, message: &Message, routes: &Routes) -> bool {
         let (remote, local) = match message.to {
-            Target::Relayed(to) => (to, None),
-            Target::Peer(peer) => match routes.get(&peer) {
-                Some(route) => (route.remote, route.path.local),
+            Target::Relayed(to) | Target::Probe(to) => (to, None),
+            Target::Peer(peer, lane) => match routes.get(&peer) {
+                Some(route) => (route.remote(lane), route.path.local),
                 None => return false,
             },
         };
-        let is_ipv6 = self.socket.is_ipv6();
+        let is_ipv6 = self.socket(message.to.lane()).is_ipv6();
         let Some((name, name_length)) = Address::of(remote, is_ipv6) else { return false };
         let envelope = &mut self.frames[index];
         (envelope.name, envelope.name_length) = (name, name_length);
@@ -349,7 +395,9 @@ impl Outbox {
         let datagrams = message.datagrams() as u64;
         match message.to {
             Target::Relayed(_) => self.host.relayed.add(datagrams),
-            Target::Peer(peer) => {
+            // Counted when they are made.
+            Target::Probe(_) => {}
+            Target::Peer(peer, _) => {
                 if let Some(route) = routes.get(&peer) {
                     route.counters.datagrams_out.add(datagrams);
                     route.counters.bytes_out.add((message.end - message.begin) as u64);
@@ -361,13 +409,13 @@ impl Outbox {
 
 fn must_go_singly(to: Target, routes: &Routes) -> bool {
     match to {
-        Target::Peer(peer) => routes.get(&peer).is_some_and(|route| route.singly > 0),
-        Target::Relayed(_) => false,
+        Target::Peer(peer, _) => routes.get(&peer).is_some_and(|route| route.singly > 0),
+        Target::Relayed(_) | Target::Probe(_) => false,
     }
 }
 
 fn count_failure(message: &Message, routes: &Routes) {
-    if let Target::Peer(peer) = message.to
+    if let Target::Peer(peer, _) = message.to
         && let Some(route) = routes.get(&peer)
     {
         route.counters.send_failed.add(message.datagrams() as u64);

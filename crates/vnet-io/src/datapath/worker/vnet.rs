@@ -19,10 +19,17 @@ pub(super) struct Vnet {
     pub(super) joins: Joins,
     pub(super) forwarding: Arc<Forwarding>,
     pub(super) counters: Arc<LiveVnet>,
-    pub(super) outbound: HashMap<PeerId, Outbound, PeerHash>,
+    pub(super) outbound: HashMap<PeerId, Lanes, PeerHash>,
     pub(super) told: Told,
     pub(super) storm: Storm,
     pub(super) since: Instant,
+}
+
+/// Keys for what we send to a peer, by either kind of ports.
+#[derive(Default)]
+pub(super) struct Lanes {
+    pub(super) first: Option<Outbound>,
+    pub(super) own: Option<Outbound>,
 }
 
 /// Keys for what we send.
