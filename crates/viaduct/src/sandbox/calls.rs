@@ -123,7 +123,8 @@ impl Calls {
             }
             Self::Carrying => {
                 let of = |family, of_kind| vec![is(0, family), kind(of_kind)];
-                let routes = vec![is(0, libc::AF_NETLINK), kind(libc::SOCK_RAW), is(2, libc::NETLINK_ROUTE)];
+                let routes =
+                    vec![is(0, libc::AF_NETLINK), kind(libc::SOCK_DGRAM), is(2, libc::NETLINK_ROUTE)];
                 let sockets = vec![
                     of(libc::AF_INET, libc::SOCK_DGRAM),
                     of(libc::AF_INET6, libc::SOCK_DGRAM),

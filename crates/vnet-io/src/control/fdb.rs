@@ -1,54 +1,25 @@
-//! Where MACs are, as the kernel's bridges and VXLAN devices have it (rtnetlink(7); include/uapi/linux/neighbour.h,
-//! if_link.h).
+//! Where MACs are, as the kernel's bridges and VXLAN devices have it (rtnetlink(7)).
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket, socket_with};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    link::{InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+        NeighbourState,
+    },
+};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::net::{SocketType, netdevice, socket};
 use viaduct_types::{IfName, MacAddr, Vni};
-
-const RTM_SETLINK: u16 = 19;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
-const RTM_GETNEIGH: u16 = 30;
-const RTM_NEWSTATS: u16 = 92;
-const RTM_GETSTATS: u16 = 94;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_REPLACE: u16 = 0x100;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
-const AF_BRIDGE: u8 = 7;
-/// As if it had just been heard.
-const NUD_REACHABLE: u16 = 0x02;
-/// Static: it does not age.
-const NUD_NOARP: u16 = 0x40;
-/// As VXLAN has what it was told.
-const NUD_PERMANENT: u16 = 0x80;
-/// Of the device itself, as VXLAN has it.
-const NTF_SELF: u8 = 0x02;
-/// Of the bridge that the device is a port of.
-const NTF_MASTER: u8 = 0x04;
-/// It stays there whatever is heard elsewhere.
-const NTF_STICKY: u8 = 0x40;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NDA_VNI: u16 = 7;
-const IFLA_MASTER: u16 = 10;
-const IFLA_PROTINFO: u16 = 12;
-const NLA_F_NESTED: u16 = 0x8000;
-const IFLA_BRPORT_LEARNING: u16 = 8;
-const IFLA_BRPORT_LOCKED: u16 = 39;
-const IFLA_STATS_LINK_64: u16 = 1;
-const HEADER: usize = 16;
-const NDMSG: usize = 12;
-/// struct if_stats_msg
-const STATS: usize = 12;
 
 /// Where frames for everybody go: VXLAN has them under this.
 pub(super) const EVERYBODY: MacAddr = MacAddr([0; 6]);
@@ -71,77 +42,79 @@ pub(super) struct Near {
 
 /// The device's number; none when it is not there.
 pub(super) fn index(device: &IfName) -> Option<u32> {
-    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    let any = socket(rustix::net::AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     netdevice::name_to_index(&any, device.as_str()).ok()
 }
 
 /// How many frames a device has sent; none when it is not there.
 pub(super) fn frames_out(device: u32) -> Option<u64> {
-    let mut message = Message::new(RTM_GETSTATS, 0);
-    message.body.extend([0; 4]);
-    message.body.extend(device.to_ne_bytes());
-    let wanted = 1_u32 << (IFLA_STATS_LINK_64 - 1);
-    message.body.extend(wanted.to_ne_bytes());
-    let kernel = message.send().ok()?;
-    let mut answer = [0; 1024];
-    let count = rustix::io::read(&kernel, &mut answer).ok()?;
-    let (RTM_NEWSTATS, body, _) = split(answer.get(..count)?)? else { return None };
-    let (IFLA_STATS_LINK_64, counters, _) = attribute(body.get(STATS..)?)? else { return None };
-    // struct rtnl_link_stats64: rx_packets, tx_packets.
-    Some(u64::from_ne_bytes(*counters.get(8..)?.first_chunk()?))
+    let mut message = LinkMessage::default();
+    message.header.index = device;
+    let mut sent = None;
+    ask(RouteNetlinkMessage::GetLink(message), 0, |answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            sent = link.attributes.iter().find_map(|attribute| {
+                let LinkAttribute::Stats64(counters) = attribute else { return None };
+                Some(counters.tx_packets)
+            });
+        }
+    })
+    .ok()?;
+    sent
 }
 
 /// A port of a bridge lets in only what comes from MACs that it was told are there, and learns of no others.
 pub(super) fn lock(port: u32) -> io::Result<()> {
-    let mut message = Message::new(RTM_SETLINK, NLM_F_ACK);
-    message.body.extend([AF_BRIDGE, 0, 0, 0]);
-    message.body.extend(port.to_ne_bytes());
-    message.body.extend([0; 8]);
-    let setting = |kind: u16| {
-        [&5_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &[u8::from(kind == IFLA_BRPORT_LOCKED), 0, 0, 0]]
-            .concat()
-    };
-    let settings = [setting(IFLA_BRPORT_LEARNING), setting(IFLA_BRPORT_LOCKED)].concat();
-    message.attribute(IFLA_PROTINFO | NLA_F_NESTED, &settings);
-    message.ask()
+    let mut message = LinkMessage::default();
+    message.header.index = port;
+    let settings = vec![InfoBridgePort::Learning(false), InfoBridgePort::Locked(true)];
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(settings)),
+    ]));
+    change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
 /// What is for a MAC goes there, whatever was said before; for everybody: there, too.
 pub(super) fn send_to(device: u32, far: Far) -> io::Result<()> {
     let how = if far.mac == EVERYBODY { NLM_F_APPEND } else { NLM_F_REPLACE };
-    of_device(RTM_NEWNEIGH, NLM_F_CREATE | how, device, far).ask()
+    change(RouteNetlinkMessage::NewNeighbour(of_device(device, far)), NLM_F_CREATE | how)
 }
 
 /// It does not go there.
 pub(super) fn send_no_more(device: u32, far: Far) -> io::Result<()> {
-    fine(of_device(RTM_DELNEIGH, 0, device, far).ask())
+    fine(change(RouteNetlinkMessage::DelNeighbour(of_device(device, far)), 0))
 }
 
-fn of_device(kind: u16, how: u16, device: u32, far: Far) -> Message {
-    let mut message = neighbour(kind, how, device, NUD_NOARP | NUD_PERMANENT, NTF_SELF, far.mac);
-    match far.to {
-        IpAddr::V4(to) => message.attribute(NDA_DST, &to.octets()),
-        IpAddr::V6(to) => message.attribute(NDA_DST, &to.octets()),
-    }
-    message.attribute(NDA_VNI, &far.vni.number().to_ne_bytes());
+fn of_device(device: u32, far: Far) -> NeighbourMessage {
+    let state = u16::from(NeighbourState::Noarp) | u16::from(NeighbourState::Permanent);
+    let mut message = neighbour(device, NeighbourState::Other(state), NeighbourFlags::Own, far.mac);
+    let attributes =
+        [NeighbourAttribute::Destination(far.to.into()), NeighbourAttribute::Vni(far.vni.number())];
+    message.attributes.extend(attributes);
     message
 }
 
 /// A MAC is behind a port as if it had just been heard there.
 pub(super) fn hear(near: Near) -> io::Result<()> {
-    neighbour(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, near.port, NUD_REACHABLE, NTF_MASTER, near.mac)
-        .ask()
+    put(neighbour(near.port, NeighbourState::Reachable, NeighbourFlags::Controller, near.mac))
 }
 
-/// A MAC is behind a port; with `stays` also when it is heard elsewhere.
+/// A MAC is behind a port; with `stays` also when it is heard elsewhere. It does not age.
 pub(super) fn lead(near: Near, stays: bool) -> io::Result<()> {
-    let flags = if stays { NTF_MASTER | NTF_STICKY } else { NTF_MASTER };
-    neighbour(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, near.port, NUD_NOARP, flags, near.mac).ask()
+    let mut flags = NeighbourFlags::Controller;
+    flags.set(NeighbourFlags::Sticky, stays);
+    put(neighbour(near.port, NeighbourState::Noarp, flags, near.mac))
 }
 
 /// It is not; where it is, shows.
 pub(super) fn lead_no_more(near: Near) -> io::Result<()> {
-    fine(neighbour(RTM_DELNEIGH, 0, near.port, NUD_NOARP, NTF_MASTER, near.mac).ask())
+    let message = neighbour(near.port, NeighbourState::Noarp, NeighbourFlags::Controller, near.mac);
+    fine(change(RouteNetlinkMessage::DelNeighbour(message), 0))
+}
+
+fn put(message: NeighbourMessage) -> io::Result<()> {
+    change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 fn fine(result: io::Result<()>) -> io::Result<()> {
@@ -163,32 +136,20 @@ pub(super) struct Known {
 
 /// All of it.
 pub(super) fn known(bridge: u32) -> io::Result<Known> {
-    let mut message = Message::new(RTM_GETNEIGH, NLM_F_DUMP);
-    // The kernel takes an ifinfomsg here, with the bridge as its attribute (net/core/rtnetlink.c,
-    // `valid_fdb_dump_legacy`).
-    message.body.extend([AF_BRIDGE, 0, 0, 0]);
-    message.body.extend([0; 12]);
-    message.attribute(IFLA_MASTER, &bridge.to_ne_bytes());
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.attributes.push(NeighbourAttribute::Controller(bridge));
     let mut known = Known::default();
-    let kernel = message.send()?;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let count = rustix::io::read(&kernel, &mut buffer)?;
-        let mut rest = buffer.get(..count).unwrap_or_default();
-        while let Some((kind, body, after)) = split(rest) {
-            match kind {
-                NLMSG_DONE => return Ok(known),
-                NLMSG_ERROR => return error_of(body).map(|()| known),
-                RTM_NEWNEIGH => match entry(body) {
-                    Some(Entry::Near(near)) => known.nears.push(near),
-                    Some(Entry::Far(device, far)) => known.fars.push((device, far)),
-                    None => {}
-                },
-                _ => {}
+    ask(RouteNetlinkMessage::GetNeighbour(message), NLM_F_DUMP, |answer| {
+        if let RouteNetlinkMessage::NewNeighbour(entry) = answer {
+            match of(&entry) {
+                Some(Entry::Near(near)) => known.nears.push(near),
+                Some(Entry::Far(device, far)) => known.fars.push((device, far)),
+                None => {}
             }
-            rest = after;
         }
-    }
+    })?;
+    Ok(known)
 }
 
 enum Entry {
@@ -197,105 +158,83 @@ enum Entry {
 }
 
 /// None for what is the kernel's own, or means nothing here.
-fn entry(body: &[u8]) -> Option<Entry> {
-    let [AF_BRIDGE, _, _, _, i0, i1, i2, i3, s0, s1, flags, ..] = *body.get(..NDMSG)? else { return None };
-    let (device, state) = (u32::from_ne_bytes([i0, i1, i2, i3]), u16::from_ne_bytes([s0, s1]));
+fn of(entry: &NeighbourMessage) -> Option<Entry> {
+    let NeighbourHeader { ifindex: device, state, flags, .. } = entry.header;
     let (mut mac, mut to, mut vni) = (None, None, None);
-    let mut rest = body.get(NDMSG..)?;
-    while let Some((kind, value, after)) = attribute(rest) {
-        match kind {
-            NDA_LLADDR => mac = value.try_into().ok().map(MacAddr),
-            NDA_DST => {
-                to = match value.len() {
-                    4 => value.try_into().ok().map(|v4: [u8; 4]| IpAddr::V4(Ipv4Addr::from(v4))),
-                    _ => value.try_into().ok().map(|v6: [u8; 16]| IpAddr::V6(Ipv6Addr::from(v6))),
-                }
-            }
-            NDA_VNI => vni = value.try_into().ok().map(u32::from_ne_bytes),
-            _ => {}
+    for attribute in &entry.attributes {
+        if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
+            mac = bytes.as_slice().try_into().ok().map(MacAddr);
+        } else if let NeighbourAttribute::Destination(address) = attribute {
+            to = ip(address);
+        } else if let NeighbourAttribute::Vni(number) = attribute {
+            vni = Vni::new(*number);
         }
-        rest = after;
     }
-    if flags & NTF_SELF != 0 {
+    if flags.contains(NeighbourFlags::Own) {
         // Without a number it is the device's own, with which nothing is put there here.
-        return Some(Entry::Far(device, Far { mac: mac?, to: to?, vni: Vni::new(vni?)? }));
+        return Some(Entry::Far(device, Far { mac: mac?, to: to?, vni: vni? }));
     }
     // Permanent are those of the ports themselves.
-    (state & NUD_PERMANENT == 0).then_some(Entry::Near(Near { port: device, mac: mac? }))
+    let is_permanent = u16::from(state) & u16::from(NeighbourState::Permanent) != 0;
+    (!is_permanent).then_some(Entry::Near(Near { port: device, mac: mac? }))
 }
 
-/// A netlink message's type, its body, and what follows.
-fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
-    let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]);
-    let value = bytes.get(4..length)?;
-    Some((kind, value, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// struct nlmsgerr begins with the error, negative; 0 is well.
-fn error_of(body: &[u8]) -> io::Result<()> {
-    match body.first_chunk::<4>().map(|code| i32::from_ne_bytes(*code)) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(-code)),
-        None => Err(io::Error::other("the kernel's answer is cut off")),
+fn ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(v4) => Some((*v4).into()),
+        NeighbourAddress::Inet6(v6) => Some((*v6).into()),
+        // The entries' own family is that of bridges, so that only the length tells.
+        NeighbourAddress::Other(bytes) => match bytes.len() {
+            4 => bytes.as_slice().try_into().ok().map(|v4: [u8; 4]| Ipv4Addr::from(v4).into()),
+            _ => bytes.as_slice().try_into().ok().map(|v6: [u8; 16]| Ipv6Addr::from(v6).into()),
+        },
+        _ => None,
     }
 }
 
-fn neighbour(kind: u16, how: u16, device: u32, state: u16, flags: u8, mac: MacAddr) -> Message {
-    let mut message = Message::new(kind, NLM_F_ACK | how);
-    // struct ndmsg
-    message.body.extend([AF_BRIDGE, 0, 0, 0]);
-    message.body.extend(device.to_ne_bytes());
-    message.body.extend(state.to_ne_bytes());
-    message.body.extend([flags, 0]);
-    message.attribute(NDA_LLADDR, &mac.0);
+fn neighbour(device: u32, state: NeighbourState, flags: NeighbourFlags, mac: MacAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header =
+        NeighbourHeader { family: AddressFamily::Bridge, ifindex: device, state, flags, ..message.header };
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     message
 }
 
-struct Message {
-    body: Vec<u8>,
+fn change(message: RouteNetlinkMessage, how: u16) -> io::Result<()> {
+    ask(message, NLM_F_ACK | how, |_| ())
 }
 
-impl Message {
-    fn new(kind: u16, how: u16) -> Self {
-        let mut body = vec![0; 4];
-        body.extend(kind.to_ne_bytes());
-        body.extend((NLM_F_REQUEST | how).to_ne_bytes());
-        body.extend([0; 8]);
-        Self { body }
-    }
-
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        self.body.extend(length.to_ne_bytes());
-        self.body.extend(kind.to_ne_bytes());
-        self.body.extend(value);
-        self.body.resize(self.body.len().next_multiple_of(4), 0);
-    }
-
-    fn send(mut self) -> io::Result<rustix::fd::OwnedFd> {
-        let length = u32::try_from(self.body.len()).unwrap_or_default();
-        self.body[..4].copy_from_slice(&length.to_ne_bytes());
-        // Without a protocol it is NETLINK_ROUTE, which is 0.
-        let kernel = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        rustix::io::write(&kernel, &self.body)?;
-        Ok(kernel)
-    }
-
-    fn ask(self) -> io::Result<()> {
-        let kernel = self.send()?;
-        let mut answer = [0; 512];
-        let count = rustix::io::read(&kernel, &mut answer)?;
-        match split(answer.get(..count).unwrap_or_default()) {
-            Some((NLMSG_ERROR, body, _)) => error_of(body),
-            Some(_) | None => Err(io::Error::other("the kernel's answer is cut off")),
+/// Asks the kernel, and hears all that it answers.
+fn ask(message: RouteNetlinkMessage, how: u16, mut hear: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    // What a dump is to tell is looked at only then; before Linux 4.20 it tells all.
+    let _ = socket.set_netlink_get_strict_chk(true);
+    let mut question = NetlinkMessage::from(message);
+    question.header.flags = NLM_F_REQUEST | how;
+    question.finalize();
+    let mut bytes = vec![0; question.buffer_len()];
+    question.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        let mut rest = &answers[..];
+        while !rest.is_empty() {
+            let answer =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let length = usize::try_from(answer.header.length).unwrap_or(rest.len()).next_multiple_of(4);
+            match answer.payload {
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) => return Ok(()),
+                NetlinkPayload::InnerMessage(message) => hear(message),
+                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
+            }
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        // One question, one answer.
+        if how & (NLM_F_DUMP | NLM_F_ACK) == 0 {
+            return Ok(());
         }
     }
 }
