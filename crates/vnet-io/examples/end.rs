@@ -66,6 +66,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 // The first worker's own port is the first.
                 lane: if worker == 0 { Lane::First } else { Lane::Own },
                 worker: worker.into(),
+                queue: worker.into(),
                 cipher,
                 key: KeyMaterial::new(cipher, &key).ok_or("no key")?,
                 rekey_after: u64::MAX,

@@ -244,6 +244,7 @@ impl Engine {
                 direction,
                 lane: association.lane,
                 worker: if direction == Direction::Outbound { worker } else { receives },
+                queue: receiver(worker, self.handle.workers()),
                 cipher: association.cipher,
                 key,
                 rekey_after: WORN,

@@ -43,6 +43,9 @@ pub struct Association {
     /// Outbound: the worker that sends with it. Inbound: the worker that receives, which is the one at whose socket the
     /// peer's datagrams arrive: the first, or, by own ports, the one that [`receiver`](super::receiver) says.
     pub worker: usize,
+    /// Inbound: by which queue frames are given to taps, which the first worker has all of: that of the worker that is to send
+    /// what answers them, for the kernel takes a flow to the queue that it comes from. Other workers give by their own.
+    pub queue: usize,
     /// How frames are protected.
     pub cipher: Cipher,
     /// With what.

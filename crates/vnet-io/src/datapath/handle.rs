@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -41,6 +42,9 @@ pub enum HandleError {
         /// How many it needs.
         workers: usize,
     },
+    /// The process may not have more files open.
+    #[error("cannot have another descriptor of a tap's queue: {0}")]
+    Descriptors(std::io::ErrorKind),
     /// There is no such worker.
     #[error("there is no worker {0}")]
     UnknownWorker(usize),
@@ -95,7 +99,7 @@ impl Handle {
     /// Begins to carry a vnet, whose bridge the tap is a port of. Nothing is forwarded yet.
     ///
     /// # Errors
-    /// When there is one of that id, or the tap has not one queue for each worker.
+    /// When there is one of that id, the tap has not one queue for each worker, or too many files are open.
     pub fn add_vnet(&self, id: VnetId, tap: Tap) -> Result<(), HandleError> {
         let workers = self.workers();
         let mut registry = self.registry();
@@ -110,9 +114,11 @@ impl Handle {
         let used: Vec<Slot> = registry.vnets.values().map(|vnet| vnet.slot).collect();
         let slot = (0..).find(|slot| !used.contains(slot)).unwrap_or(used.len());
         let counters: Vec<Arc<LiveVnet>> = (0..workers).map(|_| Arc::default()).collect();
+        let others = queues.iter().skip(1).map(OwnedFd::try_clone).collect::<Result<Vec<_>, _>>();
+        let mut others = others.map_err(|error| HandleError::Descriptors(error.kind()))?;
         for ((mailbox, queue), counters) in self.0.mailboxes.iter().zip(queues).zip(&counters) {
-            let counters = Arc::clone(counters);
-            mailbox.put(Command::AddVnet { slot, id, queue, cuts_udp, counters });
+            let (counters, others) = (Arc::clone(counters), std::mem::take(&mut others));
+            mailbox.put(Command::AddVnet { slot, id, queue, others, cuts_udp, counters });
         }
         registry.vnets.insert(id, Vnet { slot, counters });
         Ok(())

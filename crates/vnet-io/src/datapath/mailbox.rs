@@ -42,6 +42,8 @@ pub(super) enum Command {
         slot: Slot,
         id: VnetId,
         queue: OwnedFd,
+        /// Those of the other workers, in their order; the first worker has them.
+        others: Vec<OwnedFd>,
         cuts_udp: bool,
         counters: Arc<LiveVnet>,
     },

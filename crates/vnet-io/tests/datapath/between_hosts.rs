@@ -63,7 +63,11 @@ impl Pair {
             for worker in 0..workers[other] {
                 let spi = 0x1000 + u32::try_from(16 * other + worker).unwrap();
                 // By the first ports, the first worker receives for all.
-                host.handle.install(association(cipher, spi, PEER, Direction::Inbound, 0)).unwrap();
+                let first = Association {
+                    queue: receiver(worker, workers[side]),
+                    ..association(cipher, spi, PEER, Direction::Inbound, 0)
+                };
+                host.handle.install(first).unwrap();
                 let at = receiver(worker, sockets[side]);
                 let own = Association {
                     lane: Lane::Own,

@@ -115,6 +115,60 @@ fn nothing_is_lost_between_several_ports_and_one() {
     }
 }
 
+/// How many workers of the first host have sent something meanwhile.
+fn senders(pair: &Pair, meanwhile: impl FnOnce()) -> usize {
+    let sent = || -> Vec<u64> {
+        pair.hosts[0].handle.counters().workers[&PEER].iter().map(|of| of.datagrams_out).collect()
+    };
+    let before = sent();
+    meanwhile();
+    before.iter().zip(sent()).filter(|(before, after)| after - **before >= 50).count()
+}
+
+#[test]
+fn flows_that_begin_with_one_port_do_not_gather_at_the_first_worker() {
+    let pair = two_and_two();
+    greet(&pair);
+    for host in 0..2 {
+        pair.hosts[host].reach(PEER, pair.hosts[1 - host].addresses[..1].to_vec());
+        pair.hosts[host].handle.settle().unwrap();
+    }
+    // The second guest gives back what comes, so that its kernel knows each flow from both sides.
+    let echo = pair.guests[1].run(|| UdpSocket::bind("10.9.0.2:6400").unwrap());
+    echo.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let echoing = thread::spawn(move || {
+        let mut bytes = [0; 100];
+        while let Ok((length, from)) = echo.recv_from(&mut bytes) {
+            echo.send_to(&bytes[..length], from).unwrap();
+        }
+    });
+    let sockets: Vec<UdpSocket> = pair.guests[0].run(|| {
+        let open = |flow| {
+            let socket = UdpSocket::bind(("10.9.0.1", 6_400 + flow)).unwrap();
+            socket.connect("10.9.0.2:6400").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket
+        };
+        (0..FLOWS).map(open).collect()
+    });
+    let talk = || {
+        for _ in 0..50 {
+            sockets.iter().for_each(|socket| assert_eq!(socket.send(&[7; 4]).unwrap(), 4));
+            sockets.iter().for_each(|socket| assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 4));
+        }
+    };
+    assert_eq!(senders(&pair, talk), 2);
+    // And with several, the flows go on at several.
+    for host in 0..2 {
+        pair.hosts[host].reach(PEER, pair.hosts[1 - host].addresses.clone());
+        pair.hosts[host].handle.settle().unwrap();
+    }
+    let before = opened(&pair);
+    assert_eq!(senders(&pair, talk), 2);
+    assert!(opened(&pair).iter().zip(&before).all(|(after, before)| after - before >= 50));
+    echoing.join().unwrap();
+}
+
 #[test]
 fn a_worker_without_keys_for_its_own_port_takes_the_first() {
     let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [2, 2]);

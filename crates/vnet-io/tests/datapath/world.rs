@@ -132,6 +132,7 @@ pub(crate) fn association(
         direction,
         lane: Lane::First,
         worker,
+        queue: worker,
         cipher,
         key: KeyMaterial::new(cipher, &key(cipher, spi)).unwrap(),
         rekey_after: u64::MAX,

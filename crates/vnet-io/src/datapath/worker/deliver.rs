@@ -23,6 +23,8 @@ pub(super) struct Deliver {
 #[derive(Clone, Copy)]
 struct Pending {
     slot: Slot,
+    /// Of the tap.
+    queue: usize,
     run: Run,
     /// Of all frames, with their headers.
     bytes: usize,
@@ -40,12 +42,12 @@ impl Deliver {
     pub(super) fn add(
         &mut self,
         vnets: &[Option<Vnet>],
-        slot: Slot,
+        (slot, queue): (Slot, usize),
         received: &mut [u8],
         (begin, length): (usize, usize),
     ) {
         if let Some(pending) = &mut self.pending
-            && pending.slot == slot
+            && (pending.slot, pending.queue) == (slot, queue)
             && self.parts.len() < PARTS
             && let Some((first, first_length)) = self.parts.first()
         {
@@ -59,13 +61,13 @@ impl Deliver {
         self.flush(vnets, received);
         let Some(Some(vnet)) = vnets.get(slot) else { return };
         let run = Run::start(&received[begin..begin + length], vnet.joins);
-        self.pending = Some(Pending { slot, run, bytes: length });
+        self.pending = Some(Pending { slot, queue, run, bytes: length });
         self.parts.push((begin, length));
     }
 
     /// Writes what waits.
     pub(super) fn flush(&mut self, vnets: &[Option<Vnet>], received: &mut [u8]) {
-        let Some(Pending { slot, run, bytes }) = self.pending.take() else { return };
+        let Some(Pending { slot, queue, run, bytes }) = self.pending.take() else { return };
         if let (Some(Some(vnet)), Some((first, length))) = (vnets.get(slot), self.parts.first()) {
             let offload = run.finish(&mut received[*first..first + length]);
             self.vectors.clear();
@@ -74,7 +76,7 @@ impl Deliver {
             for (begin, length) in &self.parts {
                 self.vectors.push(vector(&mut received[*begin..begin + length]));
             }
-            self.write(vnet, run.count() as u64, bytes as u64);
+            self.write(vnet, queue, (run.count() as u64, bytes as u64));
         }
         self.parts.clear();
     }
@@ -86,14 +88,14 @@ impl Deliver {
         self.vectors.push(vector(&mut header));
         let bytes = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
         self.vectors.push(bytes);
-        self.write(vnet, 1, frame.len() as u64);
+        self.write(vnet, 0, (1, frame.len() as u64));
     }
 
-    fn write(&self, vnet: &Vnet, frames: u64, bytes: u64) {
+    fn write(&self, vnet: &Vnet, queue: usize, (frames, bytes): (u64, u64)) {
         self.host.tap_writes.one();
         let count = libc::c_int::try_from(self.vectors.len()).unwrap_or_default();
         // SAFETY: the vectors point to bytes that the callers hold until this returns; writing only reads them.
-        let written = unsafe { libc::writev(vnet.queue.as_raw_fd(), self.vectors.as_ptr(), count) };
+        let written = unsafe { libc::writev(vnet.queue(queue).as_raw_fd(), self.vectors.as_ptr(), count) };
         if written < 0 {
             vnet.counters.tap_refused.add(frames);
         } else {

@@ -26,6 +26,7 @@ pub(super) struct Inbound {
     peer: PeerId,
     lane: Lane,
     pub(super) slot: Slot,
+    queue: usize,
     /// When it was last told of a probe.
     probed: Option<Duration>,
     /// An address other than the peer's that it was told to have.
@@ -33,8 +34,8 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(keys: Keys, (peer, lane): (PeerId, Lane), slot: Slot) -> Self {
-        Self { keys, window: ReplayWindow::default(), peer, lane, slot, probed: None, told: None }
+    pub(super) fn new(keys: Keys, (peer, lane): (PeerId, Lane), (slot, queue): (Slot, usize)) -> Self {
+        Self { keys, window: ReplayWindow::default(), peer, lane, slot, queue, probed: None, told: None }
     }
 
     /// Whether an address is one that the peer is known to send from. What it sends from ports of its own comes from any.
@@ -131,7 +132,7 @@ impl Worker {
         if association.window.accept(number).is_err() {
             return host.replayed.one();
         }
-        let Inbound { peer, slot, .. } = *association;
+        let Inbound { peer, slot, queue, .. } = *association;
         if let Some(route) = routes.get(&peer) {
             route.counters.datagrams_in.one();
             route.counters.bytes_in.add(datagram.len() as u64);
@@ -175,7 +176,7 @@ impl Worker {
         match decision {
             FromPeer::Deliver => {
                 let length = after - first;
-                deliver.add(vnets, slot, receive.bytes(), (begin + first, length));
+                deliver.add(vnets, (slot, queue), receive.bytes(), (begin + first, length));
             }
             FromPeer::Forward(next) => {
                 Self::forward(vnet, next, frame, (outbox, routes, scratch), (outlets, host));

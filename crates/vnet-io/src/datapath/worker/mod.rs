@@ -201,19 +201,19 @@ impl Worker {
 
     fn apply(&mut self, command: Command) {
         match command {
-            Command::AddVnet { slot, id, queue, cuts_udp, counters } => {
+            Command::AddVnet { slot, id, queue, others, cuts_udp, counters } => {
                 if let Err(error) = self.watch(slot, queue.as_fd()) {
                     tracing::error!(%error, vnet = %id, "cannot wait for frames of a tap");
                 }
                 if self.vnets.len() <= slot {
                     self.vnets.resize_with(slot + 1, || None);
                 }
-                self.vnets[slot] = Some(Vnet::new(id, queue, cuts_udp, counters));
+                self.vnets[slot] = Some(Vnet::new(id, (queue, others), cuts_udp, counters));
             }
             Command::RemoveVnet(slot) => {
-                // Closing the queue takes it out of epoll.
-                if let Some(vnet) = self.vnets.get_mut(slot) {
-                    *vnet = None;
+                // Closing the queue does not take it out of epoll, for the first worker may still have it.
+                if let Some(vnet) = self.vnets.get_mut(slot).and_then(Option::take) {
+                    let _ = epoll::delete(&self.epoll, &vnet.queue);
                 }
                 self.inbound.retain(|_, inbound| inbound.slot != slot);
             }
@@ -271,7 +271,8 @@ impl Worker {
                 *lane = Some(Outbound::new(spi, keys, association.rekey_after));
             }
             Direction::Inbound => {
-                self.inbound.insert(spi, Inbound::new(keys, (peer, association.lane), slot));
+                let from = (peer, association.lane);
+                self.inbound.insert(spi, Inbound::new(keys, from, (slot, association.queue)));
             }
         }
     }

@@ -16,6 +16,7 @@ const TOLD: usize = 64;
 pub(super) struct Vnet {
     pub(super) id: VnetId,
     pub(super) queue: OwnedFd,
+    others: Vec<OwnedFd>,
     pub(super) joins: Joins,
     pub(super) forwarding: Arc<Forwarding>,
     pub(super) counters: Arc<LiveVnet>,
@@ -52,10 +53,16 @@ impl Outbound {
 }
 
 impl Vnet {
-    pub(super) fn new(id: VnetId, queue: OwnedFd, cuts_udp: bool, counters: Arc<LiveVnet>) -> Self {
+    pub(super) fn new(
+        id: VnetId,
+        (queue, others): (OwnedFd, Vec<OwnedFd>),
+        cuts_udp: bool,
+        counters: Arc<LiveVnet>,
+    ) -> Self {
         Self {
             id,
             queue,
+            others,
             joins: if cuts_udp { Joins::TcpAndUdp } else { Joins::Tcp },
             forwarding: Arc::new(Forwarding::new(NO_MACS)),
             counters,
@@ -64,6 +71,11 @@ impl Vnet {
             storm: Storm::default(),
             since: Instant::now(),
         }
+    }
+
+    /// The queue of the tap of this number, where the worker has it; its own otherwise.
+    pub(super) fn queue(&self, number: usize) -> &OwnedFd {
+        number.checked_sub(1).and_then(|other| self.others.get(other)).unwrap_or(&self.queue)
     }
 
     pub(super) fn set_forwarding(&mut self, forwarding: Arc<Forwarding>) {
