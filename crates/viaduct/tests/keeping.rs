@@ -5,13 +5,11 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::net::UnixDatagram,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -510,29 +508,28 @@ fn signs_of_life_come_in_the_course_of_long_work() {
             world.good(&format!("attach many{number} --tap"));
         }
         let manager = UnixDatagram::bind("/run/notify").unwrap();
-        let heard = Arc::new(AtomicUsize::new(0));
+        // How many links there are when a sign of life is heard. It is read at once, whatever else goes on, as the service manager
+        // does: who tells waits for it.
+        let heard = Arc::new(Mutex::new(BTreeSet::new()));
         let signs = Arc::clone(&heard);
-        // Read at once, as the service manager does: who tells waits for it.
         thread::spawn(move || {
+            rustix::process::setpriority_process(None, -15).unwrap();
             let mut buffer = [0; 256];
             while let Ok(length) = manager.recv(&mut buffer) {
-                signs.fetch_add(usize::from(buffer[..length].starts_with(b"WATCHDOG=1")), Ordering::Relaxed);
+                let links =
+                    fs::read_to_string("/proc/thread-self/net/dev").unwrap().matches("v-many").count();
+                if buffer[..length].starts_with(b"WATCHDOG=1") {
+                    signs.lock().unwrap().insert(links);
+                }
             }
         });
         let mut command = world.command(&["daemon"]);
         let daemon =
             world.daemon_by(command.env("NOTIFY_SOCKET", "/run/notify").env("WATCHDOG_USEC", "6000"));
-        let mut apply = world.command(&["apply"]).stdout(Stdio::null()).spawn().unwrap();
-        world.soon("the first link is made", || world.sh("ip -o link").contains("v-many"));
+        world.good("apply");
         // The thread that tells does nothing but this: what is told is told in the course of it.
-        let before = heard.load(Ordering::Relaxed);
-        let made = || world.sh("ip -o link").matches("v-many").count();
-        let mut in_between = 0;
-        while made() < 78 {
-            in_between = heard.load(Ordering::Relaxed) - before;
-        }
-        assert!(apply.wait().unwrap().success());
-        assert!(in_between >= 3, "{in_between} signs of life while 80 links were made");
+        let heard: Vec<usize> = heard.lock().unwrap().range(1..80).copied().collect();
+        assert!(heard.len() >= 3, "signs of life while 80 links were made: when there were {heard:?}");
         daemon.end();
     });
 }
