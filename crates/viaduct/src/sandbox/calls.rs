@@ -123,14 +123,16 @@ impl Calls {
             }
             Self::Carrying => {
                 let of = |family, of_kind| vec![is(0, family), kind(of_kind)];
+                // The two kinds are the same (netlink(7)); the C library takes the first to list addresses.
                 let routes =
-                    vec![is(0, libc::AF_NETLINK), kind(libc::SOCK_DGRAM), is(2, libc::NETLINK_ROUTE)];
+                    |of_kind| vec![is(0, libc::AF_NETLINK), kind(of_kind), is(2, libc::NETLINK_ROUTE)];
                 let sockets = vec![
                     of(libc::AF_INET, libc::SOCK_DGRAM),
                     of(libc::AF_INET6, libc::SOCK_DGRAM),
                     of(libc::AF_UNIX, libc::SOCK_STREAM),
                     of(libc::AF_UNIX, libc::SOCK_DGRAM),
-                    routes,
+                    routes(libc::SOCK_RAW),
+                    routes(libc::SOCK_DGRAM),
                 ];
                 let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
                 let thread = vec![vec![Is { argument: 0, mask: thread, value: thread }]];
