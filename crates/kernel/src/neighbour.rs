@@ -15,6 +15,7 @@ use crate::{
     address::family,
     attr::{self, find},
     error::Refusal,
+    link,
     socket::{Request, Socket},
 };
 
@@ -131,6 +132,38 @@ fn read_unicast(body: &[u8]) -> Option<Permanent> {
         .then_some(Permanent { index: header.ifindex, mac, own })
 }
 
+/// Drops the packets that wait on devices of ours until a neighbour is found: the filter has let them through, some seconds ago at
+/// most, and a guest that comes to such an address would still get them.
+pub(crate) fn drop_waiting(socket: &mut Socket) -> Result<(), Refusal> {
+    let mut doomed = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family;
+        let request = Request::dump(&RouteNetlinkMessage::GetNeighbour(message));
+        for (index, address) in socket.ask(&request, |_, body| read_incomplete(body))? {
+            let device = link::one(socket, link::Which::Index(index))?;
+            if device.is_some_and(|device| device.is_ours()) {
+                let mut message = NeighbourMessage::default();
+                message.header.family = family;
+                message.header.ifindex = index;
+                message.attributes.push(NeighbourAttribute::Destination(address.into()));
+                doomed.push(Request::change(&RouteNetlinkMessage::DelNeighbour(message), 0));
+            }
+        }
+    }
+    let gone = |refusal: &Refusal| matches!(refusal.errno, libc::ENOENT | libc::ENODEV);
+    match socket.batch(&doomed).into_iter().filter_map(Result::err).find(|refusal| !gone(refusal)) {
+        Some(refusal) => Err(refusal),
+        None => Ok(()),
+    }
+}
+
+fn read_incomplete(body: &[u8]) -> Option<(u32, IpAddr)> {
+    let header = NeighbourHeader::parse(body).ok()?;
+    let address = find(body.get(12..)?, NDA_DST).and_then(attr::ip)?;
+    (header.state == NeighbourState::Incomplete).then_some((header.ifindex, address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +174,7 @@ mod tests {
             for len in 0..80 {
                 assert!(read_proxy(&vec![fill; len]).is_none());
                 assert!(read_unicast(&vec![fill; len]).is_none());
+                assert!(read_incomplete(&vec![fill; len]).is_none());
             }
         }
     }

@@ -262,6 +262,8 @@ impl Run<'_> {
                 self.send();
                 let ended = self.kernel.conntrack.end(&|flow| keep(None, flow), &doing.what())?;
                 tracing::debug!(ended, "flows ended");
+                neighbour::drop_waiting(&mut self.kernel.route)
+                    .map_err(|refusal| KernelError::refused(doing.what(), refusal))?;
                 self.kernel.nft.commit(then).map_err(|e| KernelError::Filter { source: Arc::new(e) })
             }
             Op::Announce { link, address, mac } => {

@@ -95,6 +95,40 @@ fn exactly_the_unwanted_flow_ends() {
     });
 }
 
+/// What was let through to an address that nobody has waits for whoever comes to it; when flows have ended, it does not.
+#[test]
+fn packets_that_wait_for_a_neighbour_end_with_their_flows() {
+    isolated(|| {
+        let (mut world, guests) = (World::new(), [Guest::new(), Guest::new()]);
+        routed(&mut world, &guests);
+        // The kernel asks for a neighbour three times, a second apart.
+        for (ends, patience) in [(false, Duration::from_secs(5)), (true, Duration::from_millis(2_500))] {
+            for (any, from, to, length) in
+                [("0.0.0.0", "10.9.0.2", "10.9.1", 24), ("[::]", "[fd09:0::2]", "fd09:1:", 64)]
+            {
+                let last = if ends { 4 } else { 3 };
+                let is_ipv6 = to.contains(':');
+                let to = if is_ipv6 { format!("{to}:{last}") } else { format!("{to}.{last}") };
+                let there = if is_ipv6 { format!("[{to}]:5001") } else { format!("{to}:5001") };
+                let receiver = guests[1].run(|| UdpSocket::bind(format!("{any}:5001")).unwrap());
+                receiver.set_read_timeout(Some(patience)).unwrap();
+                let sender = guests[0].run(|| UdpSocket::bind(format!("{from}:6001")).unwrap());
+                sender.send_to(b"x", there).unwrap();
+                if ends {
+                    world.apply(&[Op::EndFlows { then: Vec::new() }]);
+                }
+                world.apply(&[Op::Guest {
+                    nic: "g1.0".parse().unwrap(),
+                    netns: guests[1].path(),
+                    device: name("eth0"),
+                    change: GuestChange::AddAddress { address: net(&format!("{to}/{length}")), dad: false },
+                }]);
+                assert_eq!(receiver.recv(&mut [0; 8]).is_ok(), !ends, "{to}");
+            }
+        }
+    });
+}
+
 /// A packet that the old filter has let through, and that is on its way while the new one comes, makes a flow.
 #[test]
 fn no_flow_comes_up_behind_those_who_end_them() {
