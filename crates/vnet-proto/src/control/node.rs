@@ -256,6 +256,19 @@ impl Node {
         };
         let Some(vnet) = self.vnets.get_mut(&id) else { return Ok(()) };
         let Some(member) = vnet.members.get_mut(&key) else { return Ok(()) };
+        let (number, dialled) = (session.id, session.dialled);
+        let transmit = |lane, epoch, cipher, spis| {
+            Action::Transmit(Association {
+                session: number,
+                peer: key,
+                vnet: id,
+                sender_dialled: dialled,
+                epoch,
+                cipher,
+                lane,
+                spis,
+            })
+        };
         match message {
             Message::Keys { epoch, cipher, spis, .. } => {
                 if level(cipher) != vnet.settings.security
@@ -266,16 +279,7 @@ impl Node {
                 }
                 member.speaks = true;
                 session.taken.insert(id, (epoch, cipher));
-                self.actions.push_back(Action::Transmit(Association {
-                    session: session.id,
-                    peer: key,
-                    vnet: id,
-                    sender_dialled: session.dialled,
-                    epoch,
-                    cipher,
-                    lane: Lane::First,
-                    spis,
-                }));
+                self.actions.push_back(transmit(Lane::First, epoch, cipher, spis));
                 if let Some(channel) = session.channels.get(&id) {
                     say(&mut self.transmits, session.id, &Message::Using { channel: *channel, epoch });
                 }
@@ -288,16 +292,7 @@ impl Node {
                     Some(_) | None => return Err(ProtocolError::Keys),
                 };
                 session.spread.set_keyed();
-                self.actions.push_back(Action::Transmit(Association {
-                    session: session.id,
-                    peer: key,
-                    vnet: id,
-                    sender_dialled: session.dialled,
-                    epoch,
-                    cipher,
-                    lane: Lane::Own,
-                    spis,
-                }));
+                self.actions.push_back(transmit(Lane::Own, epoch, cipher, spis));
             }
             Message::Using { epoch, .. } => {
                 let used = (session.id, epoch);
