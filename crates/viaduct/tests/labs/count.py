@@ -9,6 +9,8 @@ import socket
 import sys
 import time
 
+from hearing import write_down
+
 PORT = 4000
 
 
@@ -22,21 +24,8 @@ def send(address, count, rate):
 
 def hear(file):
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
     s.bind(("", PORT))
-    s.settimeout(0.2)
-    heard, written = {}, 0
-    while True:
-        try:
-            data, (sender, _) = s.recvfrom(100)
-            heard.setdefault(sender, []).append((int(data), time.time()))
-        except socket.timeout:
-            pass
-        if time.monotonic() - written > 0.5:
-            with open(file + ".new", "w") as out:
-                json.dump(heard, out)
-            os.rename(file + ".new", file)
-            written = time.monotonic()
+    write_down(s, file, lambda heard, data, sender: heard.setdefault(sender[0], []).append((int(data), time.time())))
 
 
 def merge(before, after, count, own):

@@ -8,6 +8,9 @@ import struct
 import sys
 import time
 
+sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir))
+from hearing import write_down
+
 TYPE = 0x88B6
 
 
@@ -22,21 +25,12 @@ def send(count, rate, mac=None):
 
 
 def hear(file):
+    def note(heard, frame, _):
+        number = struct.unpack("!I", frame[14:18])[0]
+        heard[number] = heard.get(number, 0) + 1
+
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE))
-    s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-    s.settimeout(0.2)
-    heard, written = {}, 0
-    while True:
-        try:
-            number = struct.unpack("!I", s.recv(100)[14:18])[0]
-            heard[number] = heard.get(number, 0) + 1
-        except socket.timeout:
-            pass
-        if time.monotonic() - written > 0.3:
-            with open(file + ".new", "w") as out:
-                json.dump(heard, out)
-            os.rename(file + ".new", file)
-            written = time.monotonic()
+    write_down(s, file, note)
 
 
 def once(file, count):

@@ -11,6 +11,9 @@ import socket
 import sys
 import time
 
+sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir))
+from hearing import write_down
+
 
 def send(address, port, flows, rounds, rate):
     sockets = []
@@ -30,21 +33,8 @@ def send(address, port, flows, rounds, rate):
 
 def hear(port, file):
     s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
     s.bind(("", port))
-    s.settimeout(0.2)
-    heard, written = {}, 0
-    while True:
-        try:
-            data, sender = s.recvfrom(100)
-            heard.setdefault("%s %d" % sender[:2], []).append(int(data))
-        except socket.timeout:
-            pass
-        if time.monotonic() - written > 0.3:
-            with open(file + ".new", "w") as out:
-                json.dump(heard, out)
-            os.rename(file + ".new", file)
-            written = time.monotonic()
+    write_down(s, file, lambda heard, data, sender: heard.setdefault("%s %d" % sender[:2], []).append(int(data)))
 
 
 def check(file, flows, rounds, most):
