@@ -55,22 +55,12 @@ impl Pace {
     }
 }
 
-/// Frames do not wait for a processor behind what else the host does, and whoever is to take them does not wait for long behind
-/// the worker: it comes first, and its turns are short (sched_setattr(2); what a turn is, is heard from Linux 6.12 on). Without
-/// CAP_SYS_NICE all stays as it is.
+/// Frames do not wait for a processor behind what else the host does. Without CAP_SYS_NICE all stays as it is.
 pub(super) fn go_first() {
     /// Before whatever has no reason of its own; nothing that is real-time.
     const NICE: i32 = -15;
-    /// The shortest that the kernel takes, in ns (kernel/sched/syscalls.c, `__setparam_fair`).
-    const TURN: u64 = 100_000;
-    // SAFETY: sched_attr is plain data, for which all zeroes are valid: SCHED_OTHER, no flags.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    // The first version of it, which every kernel knows, has 48 bytes.
-    attributes.size = 48;
-    attributes.sched_nice = NICE;
-    attributes.sched_runtime = TURN;
-    // SAFETY: it reads what it is given, of the length that stands in it; 0 is the calling thread, the last 0 no flags.
-    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    // Who is meant by 0 is the calling thread (setpriority(2), C library/kernel differences).
+    let _ = rustix::process::setpriority_process(None, NICE);
     // A rest is not to be twice as long as it says; of itself the kernel adds up to 50 µs.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
