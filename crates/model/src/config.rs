@@ -240,10 +240,10 @@ impl Mode {
     }
 }
 
-/// A VLAN of an uplink that a bridge has for a port.
+/// A VLAN of an interface that a bridge has for a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkVlan {
-    /// The device that takes it out of the uplink.
+    /// The device that takes it out of the interface.
     pub device: IfName,
     /// 1 to 4094.
     pub id: u16,

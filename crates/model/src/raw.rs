@@ -580,7 +580,14 @@ table! {
         /// The hosts that may belong to it.
         "peers" => peers: List<PeerName>,
         /// Machines that no file knows are behind the bridge: they are reached, too. true unless written when no network
-        /// lies on the vnet.
+        /// lies on the vnet, or with `port`.
         "learning" => learning: bool,
+        /// An interface that becomes a port of the bridge, with the segment that is behind it: a device's name, or with
+        /// `vlan` an uplink's, too.
+        "port" => port: Parent,
+        /// VLAN of `port` that is the segment; what has no tag unless written.
+        "vlan" => vlan: Vlan,
+        /// Whose tag `vlan` is: 802.1Q unless written; 802.1ad for a service provider's.
+        "protocol" => protocol: VlanProtocol,
     }
 }

@@ -213,6 +213,31 @@ fn permissions() {
 }
 
 #[test]
+fn ports_of_vnets() {
+    let red = |keys: &str| format!("[vnets.red]\nid = \"97\"\n{keys}");
+    let blue = |keys: &str| format!("[vnets.blue]\nid = \"98\"\n{keys}");
+    assert_eq!(said(&format!("{BASE}{}", red("port = \"eth1\"\n"))), "nothing is wrong\n");
+    assert_eq!(said(&format!("{BASE}{}", red("port = \"wan\"\nvlan = 20\n"))), "nothing is wrong\n");
+    let cases = [
+        red("port = \"wan\"\n"),
+        red("port = \"eth0\"\nlearning = false\n"),
+        red("vlan = 20\n"),
+        red("port = \"eth1\"\nprotocol = \"802.1ad\"\n"),
+        format!("{}{}", red("port = \"eth1\"\n"), blue("port = \"eth1\"\n")),
+        format!("{}{}", red("port = \"eth1\"\nvlan = 20\n"), blue("port = \"eth1\"\nvlan = 20\n")),
+        format!(
+            "{}[networks.x]\nmode = \"bridged\"\nuplink = \"wan\"\nvlan = 20\n",
+            red("port = \"wan\"\nvlan = 20\n")
+        ),
+        format!(
+            "{}[[namespaces.n.interfaces]]\nname = \"eth1\"\ntype = \"device\"\ndevice = \"eth1\"\n",
+            red("port = \"eth1\"\n")
+        ),
+    ];
+    assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+#[test]
 fn namespaces_peers_and_vnets() {
     let interface = |rest: &str| format!("[[namespaces.dmz.interfaces]]\nname = \"x0\"\n{rest}\n");
     let cases = [

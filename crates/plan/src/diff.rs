@@ -9,9 +9,11 @@ use viaduct_types::{IfName, IpNet, MacAddr, NicId, VlanSet};
 
 use crate::{
     desired::{
-        ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, UPLINK, VLAN, When, namespace_of,
+        ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, PORT, UPLINK, VLAN, When,
+        namespace_of,
     },
     inner,
+    lent::{given_back, has_longer_port, kept_mtu},
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
     shown::Plan,
@@ -103,10 +105,10 @@ fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
     desired.links.iter().filter(|(name, link)| is_fresh(name, link)).map(|(name, _)| name.clone()).collect()
 }
 
-/// The device group that a link of ours belongs in: what comes from outside, by an uplink's bridge or a VLAN of it, is no
-/// guest's, nor is what others' bridges are told.
+/// The device group that a link of ours belongs in: what comes from outside, by an uplink's bridge, a VLAN of it or a port of
+/// a vnet, is no guest's, nor is what others' bridges are told.
 fn group(alias: &str) -> u32 {
-    if [UPLINK, VLAN, CABLE].iter().any(|prefix| alias.starts_with(prefix)) { 0 } else { GROUP }
+    if [UPLINK, VLAN, CABLE, PORT].iter().any(|prefix| alias.starts_with(prefix)) { 0 } else { GROUP }
 }
 
 /// Whether it is a guest's, not a bridge.
@@ -116,7 +118,7 @@ fn is_port(link: &Link) -> bool {
 
 /// Whether we made the link, rather than adopted it or had it away.
 fn is_made(link: &Link) -> bool {
-    link.is_ours() && !link.alias.starts_with(ADOPTED) && !link.alias.starts_with(MOVED)
+    link.is_ours() && ![ADOPTED, MOVED, PORT].iter().any(|prefix| link.alias.starts_with(prefix))
 }
 
 /// What brings a port of a bridge that filters by VLAN, or the bridge itself, from those that it is on to those that it is
@@ -256,17 +258,10 @@ impl Planner<'_> {
         let left: Vec<IfName> =
             gone.iter().filter(|name| !self.parted.contains(**name)).map(|name| (*name).clone()).collect();
         self.ops.append(&mut ops);
-        // A device that somebody else made is given back as it was.
-        for (name, link) in observed.links.iter().filter(|(_, l)| l.alias.starts_with(ADOPTED)) {
-            if self.stays(name) {
-                continue;
+        for (name, link) in &observed.links {
+            if !self.stays(name) {
+                self.ops.extend(given_back(name, link, self.parted.contains(name)));
             }
-            if link.master.is_some() && !self.parted.contains(name) {
-                self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Master(None) });
-            }
-            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Group(0) });
-            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::AddrgenNone(false) });
-            self.ops.push(Op::SetLink { name: name.clone(), change: LinkChange::Alias(String::new()) });
         }
         if !left.is_empty() {
             self.ops.push(Op::DeleteLinks(left));
@@ -301,18 +296,24 @@ impl Planner<'_> {
         for (name, link) in vlans {
             self.link(name, link);
         }
+        let unmoved = desired.links.iter().filter(|(name, _)| !self.fresh.contains(*name));
+        let kept: Vec<Op> = unmoved.filter_map(|(name, _)| kept_mtu(name, desired, &self.ops)).collect();
+        self.ops.extend(kept);
     }
 
     fn link(&mut self, name: &IfName, link: &DesiredLink) {
         let set = |change| Op::SetLink { name: name.clone(), change };
         if let (true, Some(make), Some(alias)) = (self.fresh.contains(name), &link.make, &link.alias) {
+            let later = link.mtu.filter(|mtu| has_longer_port(name, *mtu, self.desired));
             self.ops.push(Op::AddLink {
                 name: name.clone(),
                 link: make.clone(),
                 alias: alias.clone(),
                 mac: link.mac,
-                mtu: link.mtu,
+                mtu: link.mtu.filter(|_| later.is_none()),
             });
+            // Only one that is set stays, see [`kept_mtu`].
+            self.ops.extend(later.map(|mtu| set(LinkChange::Mtu(mtu))));
             if link.addrgen_none == Some(false) {
                 self.ops.push(set(LinkChange::AddrgenNone(false)));
             }

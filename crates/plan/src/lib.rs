@@ -7,6 +7,7 @@ mod desired;
 mod diff;
 mod flows;
 mod inner;
+mod lent;
 pub mod nft;
 mod op;
 pub mod part;

@@ -192,3 +192,27 @@ fn what_a_vlan_needs_is_told() {
         assert_says(&notices(&mut taken, &config(VLAN)), &["error: viaduct.toml:5:", name, "not Viaduct's"]);
     }
 }
+
+#[test]
+fn a_port_of_a_vnet_is_there_and_free() {
+    let text = |keys: &str| format!("{BASE}[vnets.red]\nid = \"97\"\n{keys}");
+    let mut host = host();
+    for (keys, words) in [
+        ("port = \"eth7\"", &["vnet red", "no device eth7", "card1"][..]),
+        // It has an address of the host's.
+        ("port = \"card1\"", &["vnet red", "192.0.2.2/24 on card1", "remove the address", "vlan = 20"]),
+        ("port = \"br-inside\"", &["vnet red", "no device br-inside"]),
+    ] {
+        assert_says(&notices(&mut host, &config(&text(keys))), words);
+    }
+    let card = "card2".parse().unwrap();
+    host.hardware(&card, Some("52:54:00:12:34:58".parse().unwrap()));
+    let free = config(&text("port = \"card2\""));
+    assert_eq!(notices(&mut host, &free), Vec::<String>::new());
+    host.state.links.get_mut(&card).unwrap().master = Some("theirs".parse().unwrap());
+    assert_says(&notices(&mut host, &free), &["vnet red", "card2 is a port of theirs", "nomaster"]);
+    let tagged = config(&text("port = \"card1\"\nvlan = 20"));
+    assert_eq!(notices(&mut host, &tagged), Vec::<String>::new());
+    host.state.features.vlan = false;
+    assert_says(&notices(&mut host, &tagged), &["vnet red", "CONFIG_VLAN_8021Q"]);
+}

@@ -8,7 +8,7 @@ use std::{
 
 use viaduct_types::{IfName, MacAddr, PeerName, VnetId};
 
-use super::Origin;
+use super::{Origin, UplinkVlan};
 
 /// Another host in our vnets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct Vnet {
     pub interface: IfName,
     /// Whether machines are behind the bridge that no file knows.
     pub learning: bool,
+    /// Where its bridge goes on into a segment outside.
+    pub port: Option<VnetPort>,
     /// What gets through to all of its hosts, in bytes, when that is known; no file says so.
     pub mtu: Option<u32>,
     /// NICs that have arrived at another host later, so that they have to be silent here; no file says so.
@@ -95,6 +97,22 @@ impl Vnet {
     /// The device over IPv6, where frames are carried by the kernel, which has one for each family.
     pub fn second_interface(&self) -> Option<IfName> {
         crate::names::second(&self.interface)
+    }
+}
+
+/// An interface of this host behind which a vnet goes on, by its bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VnetPort {
+    /// The interface.
+    pub interface: IfName,
+    /// The VLAN of it that is meant; none: what has no tag.
+    pub vlan: Option<UplinkVlan>,
+}
+
+impl VnetPort {
+    /// The device that is a port of the bridge.
+    pub fn device(&self) -> &IfName {
+        self.vlan.as_ref().map_or(&self.interface, |vlan| &vlan.device)
     }
 }
 

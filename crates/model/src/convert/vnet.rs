@@ -3,11 +3,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_types::{IfName, PeerName, VnetName};
+use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
 
-use super::Context;
+use super::{Context, namespace::parent};
 use crate::{
-    Discovery, Peer, Relay, Security, Vnet,
+    Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
     claims::DeviceUse,
     names, raw,
     report::{At, Span},
@@ -95,7 +95,8 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     cx.claims.device(None, &interface, at, DeviceUse::Made, cx.report);
     let networks = cx.root.networks.get().into_iter().flat_map(|networks| networks.values());
     let is_used = networks.filter_map(|(_, network)| network.as_ref()).any(|n| n.0.vnet.get() == Some(name));
-    let learning = raw.learning.get().copied().unwrap_or(!is_used);
+    let port = port(raw, cx);
+    let learning = raw.learning.get().copied().unwrap_or(!is_used || raw.port.key.is_some());
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);
@@ -108,6 +109,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         bridge,
         interface,
         learning,
+        port,
         mtu: None,
         lost: BTreeSet::new(),
         prepared: BTreeSet::new(),
@@ -116,6 +118,51 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         peers,
         origin,
     })
+}
+
+/// What is outside of the vnet's hosts, which only those reach who reckon with machines that no file knows.
+fn port(raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<VnetPort> {
+    if let Some(protocol) = raw.protocol.key.filter(|_| raw.vlan.key.is_none()) {
+        cx.report
+            .error(protocol, "`protocol` says whose tag a VLAN has, and this vnet is on none")
+            .help("write its number, like vlan = 100, or remove the key");
+    }
+    let Some(key) = raw.port.key else {
+        if let Some(vlan) = raw.vlan.key {
+            cx.report
+                .error(vlan, "`vlan` is a VLAN of `port`, which is missing")
+                .help("write whose VLAN it is, like port = \"eth1\", or remove the key");
+        }
+        return None;
+    };
+    if let Some(learning) = raw.learning.value.as_ref().filter(|learning| !learning.value) {
+        cx.report
+            .error(learning.span, "without `learning` nobody reaches the machines behind `port`")
+            .related(key, "the port")
+            .help("write learning = true, or leave it out; or remove `port`");
+    }
+    let written = raw.port.value.as_ref()?;
+    let interface = parent(written, cx)?;
+    cx.parents.push((interface.clone(), written.span));
+    let Some(at) = raw.vlan.key else {
+        cx.claims.vlan(None, &interface, None, written.span, "vnet port", cx.report);
+        let mut uplinks = cx.uplinks.iter().filter(|(_, uplink)| uplink.namespace.is_none());
+        if let Some((name, _)) = uplinks.find(|(_, uplink)| uplink.interface == interface) {
+            cx.report
+                .error(
+                    written.span,
+                    format!("{interface} is the interface of the uplink `{name}`, by which this host itself is reached"),
+                )
+                .help("write a VLAN of it, like vlan = 20, or another interface");
+        }
+        return Some(VnetPort { interface, vlan: None });
+    };
+    let id = u16::try_from(raw.vlan.get()?.0).ok()?;
+    cx.claims.vlan(None, &interface, Some(id), at, "vnet port", cx.report);
+    let device = names::vlan(&interface, id)?;
+    cx.claims.device(None, &device, at, DeviceUse::Made, cx.report);
+    let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
+    Some(VnetPort { interface, vlan: Some(UplinkVlan { device, id, protocol }) })
 }
 
 /// The bridge of a vnet.

@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Security, Spoofing, Vnet};
+use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
@@ -51,7 +51,8 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     if context.config.networks.values().any(|n| matches!(n.mode, Mode::Bridged { vlans: Some(_), .. })) {
         add_trunk_guard(&mut table);
     }
-    add_redirect(&mut table);
+    let outside = outside(context).next().is_some();
+    add_redirect(&mut table, outside);
     Some((Family::Bridge, table.finish()))
 }
 
@@ -80,6 +81,9 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     ] {
         table.counted(counter);
     }
+    if outside(context).next().is_some() {
+        table.set("outside", &[T::IfName]);
+    }
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
         table.counted("drop_prepared");
@@ -102,6 +106,9 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
             table.judge("ports", Key::new().name(&second), Verdict::Accept);
         }
+    }
+    for port in outside(context) {
+        table.insert("outside", Key::new().name(port.device()));
     }
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };
@@ -205,6 +212,16 @@ fn dropped(counter: &'static str) -> [St; 2] {
     [St::CountIn(counter, vec![S::IifName]), drop()]
 }
 
+/// Lets a frame leave an uplink with whatever MAC it has.
+fn free() -> St {
+    St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}")))
+}
+
+/// The devices by which vnets go on outside.
+fn outside<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a VnetPort> {
+    context.config.vnets.values().filter_map(|vnet| vnet.port.as_ref())
+}
+
 /// Lets a frame of a port into the bridge, or turned to the host.
 fn pass() -> St {
     goto("redirect_frames")
@@ -255,8 +272,7 @@ fn add_trunk_guard(table: &mut Builder) {
     );
     let twice = || TAGS.map(|tag| rule(vec![of_inner_type(tag)], dropped("drop_vlan"))).into_iter();
     table.chain("of_other_inner_type", twice().chain([rule(vec![], dropped("drop_type"))]).collect());
-    let free = vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()];
-    table.chain("from_trunk_any_tagged", twice().chain([free]).collect());
+    table.chain("from_trunk_any_tagged", twice().chain([vec![free(), pass()]]).collect());
 }
 
 /// The chain that looks at what a port of a bridge sends.
@@ -317,8 +333,7 @@ fn add_guard(context: &Context<'_>, table: &mut Builder) {
     let arrival = || vec![of_type(RARP), pass()];
     table.chain("of_other_type", tagged().chain([arrival(), rule(vec![], dropped("drop_type"))]).collect());
     // Anything, but not in another segment than its own.
-    let free = vec![St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}"))), pass()];
-    table.chain("from_port_any", tagged().chain([free]).collect());
+    table.chain("from_port_any", tagged().chain([vec![free(), pass()]]).collect());
     // Servers of DHCP are the host's, or the segment's.
     let from_server = || rule(vec![udp(), sport(67)], dropped("drop_dhcp"));
     let to_loopback = || rule(vec![loopback_v4(S::IpDaddr)], dropped("drop_address"));
@@ -417,7 +432,7 @@ fn add_ipv6_guard(table: &mut Builder) {
     );
 }
 
-fn add_redirect(table: &mut Builder) {
+fn add_redirect(table: &mut Builder, outside: bool) {
     let solicitation = |number, word| vec![of_type(IP6), icmpv6(), icmpv6_type(number, word), accept()];
     let redirected = |kind| {
         vec![
@@ -447,16 +462,20 @@ fn add_redirect(table: &mut Builder) {
     table.chain("answered_by_host", vec![asked(67), asked(547), vec![accept()]]);
     let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];
     let for_host = || St::Is(S::PktType, Const::u8(0, "0"));
+    let marked = outside.then(|| vec![St::In(vec![S::OifName], "outside"), free()]);
     table.base(
         "between_ports",
         Hook::Forward,
         FORWARD,
-        vec![
-            // Where a port may send back, only what br_netfilter turned round goes back.
-            vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")],
-            rule(ports(), [goto("between_redirected")]),
-            vec![St::In(vec![S::OifName], "untagged"), goto("to_untagged")],
-        ],
+        marked
+            .into_iter()
+            .chain([
+                // Where a port may send back, only what br_netfilter turned round goes back.
+                vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")],
+                rule(ports(), [goto("between_redirected")]),
+                vec![St::In(vec![S::OifName], "untagged"), goto("to_untagged")],
+            ])
+            .collect(),
     );
     // What an uplink has of other segments is none of this one's guests' business.
     table.chain("to_untagged", TAGS.map(|tag| vec![of_type(tag), drop()]).into());

@@ -1,10 +1,12 @@
 //! What only shows when configuration and host are seen together.
 
-use viaduct_model::{CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Policy, Security};
+use viaduct_model::{
+    CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Policy, Security, UplinkVlan,
+};
 use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
 
 use super::{
-    Notice, Severity,
+    Notice, PORT, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
     named,
     namespaces::{kind, made},
@@ -19,6 +21,7 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     let mut notices = Notices(Vec::new());
     not_carried(context, &mut notices);
     vnets(context, &mut notices);
+    vnet_ports(context, &mut notices);
     missing_features(context, &mut notices);
     uplinks(context, &mut notices);
     namespaces(context, &mut notices);
@@ -125,6 +128,82 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
     }
 }
 
+/// What is to be a port of a vnet's bridge has to be there, and nobody else's.
+fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
+    let links = &context.observed.links;
+    for (name, vnet) in &context.config.vnets {
+        let Some(port) = &vnet.port else { continue };
+        let interface = &port.interface;
+        let is_made = |link: &Link| link.is_ours() && !link.alias.starts_with(PORT);
+        let Some(link) = links.get(interface).filter(|link| !is_made(link)) else {
+            let what = match links.get(interface) {
+                Some(link) => format!("{interface} is a device that Viaduct made ({})", link.alias),
+                None => {
+                    let known = links.iter().filter(|(name, l)| !is_made(l) && name.as_str() != "lo");
+                    let known: Vec<&str> = known.map(|(name, _)| name.as_str()).collect();
+                    format!("this host has no device {interface}; it has {}", known.join(", "))
+                }
+            };
+            notices.error(&vnet.origin, format!("vnet {name}: {what}"));
+            continue;
+        };
+        if let Some(vlan) = &port.vlan {
+            let error = |text| notices.error(&vnet.origin, text);
+            vlan_device(context, &format!("vnet {name}"), (interface, link), vlan, error);
+            continue;
+        }
+        // Once it is ours, what others do with it is put right.
+        if link.is_ours() {
+            continue;
+        }
+        if let Some(master) =
+            link.master.as_ref().filter(|master| !links.get(*master).is_some_and(Link::is_ours))
+        {
+            notices.error(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: {interface} is a port of {master} already, which is not ours: take it out of there \
+                     (ip link set {interface} nomaster), or write another `port`"
+                ),
+            );
+        }
+        let mut addresses =
+            context.observed.addresses.iter().filter(|(a, info)| a.link == *interface && info.scope == 0);
+        if let Some((address, _)) = addresses.next() {
+            notices.error(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: this host has the address {} on {interface}, and would not be reached by it any more: \
+                     remove the address, or write a VLAN of {interface}, like vlan = 20, or another `port`",
+                    address.address
+                ),
+            );
+        }
+    }
+}
+
+/// What it takes to take a VLAN out of a device.
+fn vlan_device(
+    context: &Context<'_>,
+    what: &str,
+    (interface, parent): (&IfName, &Link),
+    vlan: &UplinkVlan,
+    mut error: impl FnMut(String),
+) {
+    if !context.observed.features.vlan {
+        error(format!("this kernel has no 802.1Q VLANs (CONFIG_VLAN_8021Q), and {what} is on one"));
+    }
+    let same = Some((parent.index, vlan.id));
+    let mut others = context.observed.links.iter();
+    let other = others.find(|(device, link)| link.vlan == same && !link.is_ours() && **device != vlan.device);
+    if let Some((device, _)) = other {
+        error(format!(
+            "{what}: {device} has VLAN {} of {interface} already and is not Viaduct's: remove it",
+            vlan.id
+        ));
+    }
+}
+
 fn missing_features(context: &Context<'_>, notices: &mut Notices) {
     let features = context.observed.features;
     for network in context.config.networks.values() {
@@ -194,7 +273,7 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
                     ),
                 );
             }
-            Some(link) if link.is_ours() => notices.error(
+            Some(link) if link.is_ours() && !link.alias.starts_with(PORT) => notices.error(
                 &uplink.origin,
                 format!("uplink {name}: {interface} is a device that Viaduct made ({})", link.alias),
             ),
@@ -319,7 +398,9 @@ fn moved(
     }
     let why = match context.observed.links.get(device) {
         None => format!("this host has no device {device}"),
-        Some(link) if link.is_ours() => format!("{device} is a device that Viaduct made ({})", link.alias),
+        Some(link) if link.is_ours() && !link.alias.starts_with(PORT) => {
+            format!("{device} is a device that Viaduct made ({})", link.alias)
+        }
         Some(Link { master: Some(master), .. }) => {
             format!("{device} is a port of {master}: take it out of there first")
         }
@@ -426,28 +507,10 @@ fn bridged_vlans(context: &Context<'_>, notices: &mut Notices) {
         else {
             continue;
         };
-        if !context.observed.features.vlan {
-            notices.error(
-                &network.origin,
-                format!("this kernel has no 802.1Q VLANs (CONFIG_VLAN_8021Q), and network {name} is on one"),
-            );
-        }
+        let what = format!("network {name}");
+        let error = |text| notices.error(&network.origin, text);
         let Some(parent) = context.observed.links.get(&uplink.interface) else { continue };
-        let same = Some((parent.index, vlan.id));
-        let other = context
-            .observed
-            .links
-            .iter()
-            .find(|(device, link)| link.vlan == same && !link.is_ours() && **device != vlan.device);
-        if let Some((device, _)) = other {
-            notices.error(
-                &network.origin,
-                format!(
-                    "network {name}: {device} has VLAN {} of {} already and is not Viaduct's: remove it",
-                    vlan.id, uplink.interface
-                ),
-            );
-        }
+        vlan_device(context, &what, (&uplink.interface, parent), vlan, error);
         let carried = uplink.mtu.unwrap_or(parent.mtu);
         if context.mtu(network) > carried {
             notices.error(
@@ -485,6 +548,9 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
     for vnet in context.config.vnets.values() {
         check(&vnet.bridge, &vnet.origin, "bridge");
         check(&vnet.interface, &vnet.origin, "interface");
+        if let Some(vlan) = vnet.port.as_ref().and_then(|port| port.vlan.as_ref()) {
+            check(&vlan.device, &vnet.origin, "vlan");
+        }
         if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
             check(&second, &vnet.origin, "interface");
         }

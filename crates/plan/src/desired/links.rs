@@ -205,7 +205,7 @@ fn inside_sysctls(device: &IfName) -> BTreeMap<Sysctl, DesiredSysctl> {
     ])
 }
 
-fn own(value: &str) -> DesiredSysctl {
+pub(super) fn own(value: &str) -> DesiredSysctl {
     DesiredSysctl { value: value.to_owned(), journal: false, when: When::WithLink }
 }
 

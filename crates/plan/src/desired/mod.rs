@@ -49,6 +49,8 @@ pub(crate) const ADOPTED: &str = "viaduct:adopted:";
 pub(crate) const BRIDGE: &str = "viaduct:bridge:";
 /// Of the device that leads to the other hosts of a vnet.
 pub(crate) const VNET: &str = "viaduct:vnet:";
+/// Of an interface of the host's that is a port of a vnet's bridge; the vnet's name follows.
+pub(crate) const PORT: &str = "viaduct:port:";
 /// Of an uplink's bridge.
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
 /// Of a VLAN of an uplink that a bridge has for a port; what it is follows.

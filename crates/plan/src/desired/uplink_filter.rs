@@ -1,7 +1,7 @@
 //! Table `netdev viaduct`: no MAC leaves an uplink that the file did not put there, and the addresses of guests with a
 //! provider's MAC leave with it.
 
-use viaduct_model::{Mode, Nic, Spoofing};
+use viaduct_model::{Mode, Nic, Spoofing, Uplink, Vnet, VnetPort};
 use viaduct_types::{MacAddr, UplinkName};
 
 use super::{
@@ -9,6 +9,7 @@ use super::{
     context::Context,
     elements::{Builder, words::*},
     namespaces::macs,
+    vnets::host_mac_in,
 };
 use crate::nft::{
     Base, ChainKind, Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T,
@@ -32,7 +33,11 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     for (name, uplink, l3) in context.uplinks() {
         let Some(link) = context.observed.links.get(&uplink.interface) else { continue };
         let device = || Key::new().name(&uplink.interface);
-        for mac in link.mac.into_iter().chain(bridged_macs(context, name)).chain(macs(context, name)) {
+        let vnets: Vec<&Vnet> = vnets(context, uplink).collect();
+        // What the host itself says on their bridges.
+        let own = vnets.iter().map(|vnet| host_mac_in(&context.config.host, &vnet.bridge));
+        let others = bridged_macs(context, name).into_iter().chain(macs(context, name)).chain(own);
+        for mac in link.mac.into_iter().chain(others) {
             table.insert("macs", device().mac(mac));
         }
         for nic in with_uplink_mac(context, name) {
@@ -45,11 +50,12 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
             }
         }
         let own_mac = with_uplink_mac(context, name).next().is_some();
-        let free = context.ports.iter().any(|port| {
-            port.nic.spoofing == Spoofing::Mac
-                && matches!(port.network.mode, Mode::Bridged { .. })
-                && port.network.uplink.as_ref() == Some(name)
-        });
+        let free = !vnets.is_empty()
+            || context.ports.iter().any(|port| {
+                port.nic.spoofing == Spoofing::Mac
+                    && matches!(port.network.mode, Mode::Bridged { .. })
+                    && port.network.uplink.as_ref() == Some(name)
+            });
         let base = |hook| Base {
             kind: ChainKind::Filter,
             hook,
@@ -62,6 +68,13 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
         }
     }
     Some((Family::Netdev, table.finish()))
+}
+
+/// The vnets that go on behind an uplink, by a VLAN of it. Who is in them is not known by any list: what goes there is marked
+/// on its way through the bridge.
+fn vnets<'a>(context: &Context<'a>, uplink: &'a Uplink) -> impl Iterator<Item = &'a Vnet> {
+    let is_port = |port: &VnetPort| port.interface == uplink.interface;
+    context.config.vnets.values().filter(move |vnet| vnet.port.as_ref().is_some_and(is_port))
 }
 
 /// The MACs of the NICs that the file puts on an uplink's segment.

@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use viaduct_model::{Config, Endpoint, Mode, Security, Vnet};
+use viaduct_model::{Config, Endpoint, Mode, Security, Vnet, VnetPort};
 use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
-    BRIDGE, Desired, DesiredLink, VNET,
+    BRIDGE, Desired, DesiredLink, PORT, VLAN, VNET,
     context::{Context, bridge_of, ports},
+    links::own,
 };
 use crate::{
     op::{NewLink, Underlay},
-    state::Attachments,
+    state::{Attachments, Sysctl},
 };
 
 /// What an Ethernet frame in ESP in UDP costs over IPv4 (RFC 4303, RFC 3948, RFC 8750), and over IPv6.
@@ -27,7 +28,11 @@ pub(super) const VXLAN_PORT: u16 = 1799;
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     let vnis = vnis(context.config);
     for (name, vnet) in &context.config.vnets {
-        let mtu = Some(mtu_of(context, vnet));
+        let inside = mtu_of(context, vnet);
+        let mtu = Some(inside);
+        if let Some(port) = &vnet.port {
+            add_port(context, name, vnet, port, wanted);
+        }
         // Otherwise it is the network's.
         if context.bare_vnets().any(|(bare, _)| bare == name) {
             let bridge = DesiredLink {
@@ -44,7 +49,8 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
         let link = DesiredLink {
             make: Some(NewLink::VnetTap),
             alias: Some(format!("{VNET}{name}")),
-            mtu,
+            // The bridge would drop what is too long for it, and tell nobody: what carries it answers.
+            mtu: Some(inside.max(vnet.port.as_ref().and_then(|port| outside(context, port)).unwrap_or(0))),
             master: Some(vnet.bridge.clone()),
             addrgen_none: Some(true),
             up: true,
@@ -65,6 +71,39 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
             wanted.links.insert(device, link);
         }
     }
+}
+
+/// What is outside comes to the bridge: an interface as it is, or a VLAN that is taken out of it.
+fn add_port(context: &Context<'_>, name: &VnetName, vnet: &Vnet, port: &VnetPort, wanted: &mut Desired) {
+    let master = Some(vnet.bridge.clone());
+    let Some(vlan) = &port.vlan else {
+        let alias = Some(format!("{PORT}{name}"));
+        let link = DesiredLink { alias, master, up: true, ..DesiredLink::default() };
+        wanted.links.insert(port.interface.clone(), link);
+        return;
+    };
+    let parent = &port.interface;
+    let make = NewLink::Vlan { parent: parent.clone(), id: vlan.id, protocol: vlan.protocol };
+    let link = DesiredLink {
+        make: Some(make),
+        alias: Some(format!("{VLAN}{} ({}) of {parent}", vlan.id, vlan.protocol)),
+        mtu: outside(context, port),
+        master,
+        addrgen_none: Some(true),
+        up: true,
+        ..DesiredLink::default()
+    };
+    wanted.links.insert(vlan.device.clone(), link);
+    wanted.sysctls.insert(Sysctl::ipv6(&vlan.device, "accept_ra"), own("0"));
+    // What carries it has to be up.
+    wanted.links.entry(parent.clone()).or_default().up = true;
+}
+
+/// What a port of a vnet carries outside.
+fn outside(context: &Context<'_>, port: &VnetPort) -> Option<u32> {
+    let uplinks = context.config.uplinks.values();
+    let of_uplink = uplinks.filter(|uplink| uplink.interface == port.interface).find_map(|uplink| uplink.mtu);
+    of_uplink.or_else(|| Some(context.observed.links.get(&port.interface)?.mtu))
 }
 
 /// The numbers by which this host takes frames of vnets that nothing protects.

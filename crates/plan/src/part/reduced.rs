@@ -110,6 +110,9 @@ impl<'a> Reduced<'a> {
             asked.addresses_of.extend(bridges.chain([uplink.interface.clone()]));
             asked.links.insert(uplink.interface.clone());
         }
+        asked.links.extend(
+            config.vnets.values().filter_map(|vnet| vnet.port.as_ref()).map(|port| port.interface.clone()),
+        );
         for (nic, target) in attachments.iter().filter(|(nic, _)| self.changed.contains(&nic.guest)) {
             match target {
                 Target::Tap { name, .. } | Target::Device { name } => asked.links.insert(name.clone()),

@@ -34,6 +34,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             bridge: made.bridge.clone(),
             interface: made.interface.clone(),
             learning: true,
+            port: None,
             mtu: None,
             lost: BTreeSet::new(),
             prepared: BTreeSet::new(),

@@ -300,7 +300,7 @@ fn priorities(raw: &InterfaceKeys, cx: &mut Context<'_, '_>) -> Priorities {
 }
 
 /// The device meant: an uplink's, where one has that name.
-fn parent(parent: &At<Parent>, cx: &mut Context<'_, '_>) -> Option<IfName> {
+pub(super) fn parent(parent: &At<Parent>, cx: &mut Context<'_, '_>) -> Option<IfName> {
     let name = parent.value.0.as_str();
     let known = cx.root.uplinks.get();
     if known.is_some_and(|uplinks| uplinks.contains_key(name)) {
