@@ -8,6 +8,8 @@ use crate::{BROADCAST, ethernet, ethernet_header};
 
 /// The Ethernet type.
 pub const ETHERTYPE: u16 = 0x0806;
+/// That of its reverse (RFC 903).
+const RARP: u16 = 0x8035;
 
 /// Ethernet, IPv4, and the lengths of their addresses.
 const KIND: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
@@ -60,18 +62,26 @@ pub fn announcements(from: MacAddr, address: Ipv4Addr) -> [Vec<u8>; 2] {
     [Operation::Request, Operation::Reply].map(|operation| to_all(from, address, address, operation))
 }
 
+/// The frame that says where a MAC is, whatever addresses it has: it asks for its own by RARP (RFC 903), as hypervisors do for a
+/// machine that has arrived.
+pub fn arrival(from: MacAddr) -> Vec<u8> {
+    to_all(from, Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, Operation::Reverse)
+}
+
 #[derive(Clone, Copy)]
 enum Operation {
     Request,
     Reply,
+    Reverse,
 }
 
 fn to_all(from: MacAddr, sender: Ipv4Addr, target: Ipv4Addr, operation: Operation) -> Vec<u8> {
-    let (number, target_mac) = match operation {
-        Operation::Request => (1, MacAddr([0; 6])),
-        Operation::Reply => (2, BROADCAST),
+    let (kind, number, target_mac) = match operation {
+        Operation::Request => (ETHERTYPE, 1, MacAddr([0; 6])),
+        Operation::Reply => (ETHERTYPE, 2, BROADCAST),
+        Operation::Reverse => (RARP, 3, from),
     };
-    let mut frame = ethernet_header(BROADCAST, from, ETHERTYPE).to_vec();
+    let mut frame = ethernet_header(BROADCAST, from, kind).to_vec();
     frame.extend(KIND);
     frame.extend([0, number]);
     frame.extend(from.0);
@@ -95,6 +105,17 @@ mod tests {
         assert_eq!(parse(&frame), Some(arp));
         // Who asks so is about to take it.
         assert_eq!(claim(&frame), Some((address, mac)));
+    }
+
+    #[test]
+    fn an_arrival_asks_for_its_own_address() {
+        let frame = arrival(MacAddr([2, 0, 0, 0, 1, 0]));
+        assert_eq!(frame[..14], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 1, 0, 0x80, 0x35]);
+        assert_eq!(
+            frame[14..],
+            [0, 1, 8, 0, 6, 4, 0, 3, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(parse(&frame), None);
     }
 
     #[test]

@@ -133,9 +133,10 @@ fn of_arguments(id: &str, arguments: &Create) -> Result<VnetAsked, Failure> {
 
 /// As the original made names, where they fit.
 fn derived(start: &str, id: &str) -> Result<viaduct_types::IfName, Failure> {
-    format!("{start}{id}").parse().map_err(|_| {
+    let name = format!("{start}{id}");
+    name.parse().map_err(|error| {
         let what = if start == "vnet" { "bridge" } else { "interface (vnetif)" };
-        Failure::usage(format!("`{start}{id}` is too long for a device: name the {what} of the vnet"))
+        Failure::usage(format!("`{name}` is no name for a device ({error}): name the {what} of the vnet"))
     })
 }
 

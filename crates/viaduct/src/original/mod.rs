@@ -1,0 +1,100 @@
+//! The commands that vnets had in Xen: `xm vnet-create`, `vnet-delete` and `vnet-list`, and the tool `vn`. This program
+//! answers to them when it is called by one of these names, by links that nobody finds without asking for them, and
+//! says what is there in the original's forms.
+
+mod devices;
+mod forms;
+mod vn;
+mod xm;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use crate::{
+    cli::Global,
+    failure::Failure,
+    operations::{VnetView, VnetsReport},
+};
+
+/// By which name this was called, if it is one of the original's.
+pub(crate) fn called_as(first: Option<OsString>) -> Option<Tool> {
+    let first = first?;
+    match Path::new(&first).file_name()?.to_str()? {
+        "xm" => Some(Tool::Xm),
+        "vn" => Some(Tool::Vn),
+        _ => None,
+    }
+}
+
+/// One of the original's programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tool {
+    Xm,
+    Vn,
+}
+
+/// Where the host's Viaduct keeps what it keeps.
+#[derive(Debug, Args)]
+struct Place {
+    /// The configuration
+    #[arg(long, global = true, default_value = "/etc/viaduct", env = "VIADUCT_CONFIG", hide = true)]
+    config: PathBuf,
+    /// What survives a reboot
+    #[arg(long, global = true, default_value = "/var/lib/viaduct", hide = true)]
+    state_dir: PathBuf,
+    /// What does not
+    #[arg(long, global = true, default_value = "/run/viaduct", hide = true)]
+    run_dir: PathBuf,
+}
+
+impl From<Place> for Global {
+    fn from(place: Place) -> Self {
+        let Place { config, state_dir, run_dir } = place;
+        Self { config, state_dir, run_dir, json: false, verbose: 0 }
+    }
+}
+
+/// Does what was asked of one of them.
+pub(crate) fn run(tool: Tool) -> Result<ExitCode, Failure> {
+    match tool {
+        Tool::Xm => xm::run(),
+        Tool::Vn => vn::run(),
+    }
+}
+
+/// One that is named by its id or its interface.
+fn find<'r>(report: &'r VnetsReport, name: &str) -> Result<&'r VnetView, Failure> {
+    let id = viaduct_model::sxp::vnet_id(name).ok();
+    let found = report.vnets.values().find(|vnet| Some(vnet.id) == id || vnet.interface.as_str() == name);
+    found.ok_or_else(|| {
+        Failure::usage(format!("{name}: there is no such vnet; `viaduct vnet list` shows them"))
+    })
+}
+
+/// Does something for all, or for those that are named; what is wrong with a name is told, and the others go on.
+fn for_each(
+    report: &VnetsReport,
+    names: &[String],
+    mut work: impl FnMut(&VnetView) -> Result<(), Failure>,
+) -> Result<ExitCode, Failure> {
+    if names.is_empty() {
+        report.vnets.values().try_for_each(work)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match find(report, name) {
+            Ok(vnet) => work(vnet)?,
+            Err(failure) => {
+                failure.show(false);
+                code = failure.code();
+            }
+        }
+    }
+    Ok(code)
+}

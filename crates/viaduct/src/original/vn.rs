@@ -1,0 +1,294 @@
+//! The tool `vn`.
+
+use std::{fs, process::ExitCode, str::FromStr};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use viaduct_kernel::{Frames, Listen};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName};
+use viaduct_vnet_io::control::PORT;
+use viaduct_wire::arp;
+
+use super::{Place, devices, find, for_each, forms};
+use crate::{
+    cli::{Global, Peer, Vnet, VnetCreate},
+    commands,
+    failure::Failure,
+    operations::{PeerView, VnetsReport},
+    show::{say, tell},
+};
+
+/// Vnets, as Xen's vn had them.
+#[derive(Debug, Parser)]
+#[command(name = "vn", version, disable_help_subcommand = true)]
+struct Vn {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: VnCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum VnCommand {
+    /// Say which commands there are
+    Help {
+        /// And what their options mean
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Show vnets
+    Vnets {
+        /// Also the MACs that are here and elsewhere
+        #[arg(short, long)]
+        all: bool,
+        /// Also their devices, their bridges and what is in these
+        #[arg(short, long)]
+        long: bool,
+        /// Only these, by id or interface
+        vnets: Vec<String>,
+    },
+    /// Show the devices of vnets
+    Vnifs {
+        /// Only these, by id or interface
+        vnets: Vec<String>,
+    },
+    /// Show the MACs that are on this host
+    Vifs,
+    /// Show where the MACs of other hosts are
+    Varp,
+    /// Forget where they are; but they are told, not guessed, and stay
+    VarpFlush,
+    /// Show the other hosts
+    Peers,
+    /// Show the bridges of vnets, and what is in them
+    Bridges {
+        /// Also what these devices are
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Make a vnet
+    VnetCreate(VnVnetCreate),
+    /// Take a vnet away, with its bridge
+    VnetDelete {
+        /// With its bridge, which it always is
+        #[arg(short, long)]
+        bridge: bool,
+        /// Its id or interface
+        vnet: String,
+    },
+    /// Say to all hosts of a vnet that a MAC is here
+    VifAdd(Vif),
+    /// A MAC goes when it is heard elsewhere
+    VifDelete(Vif),
+    /// Make another host known
+    PeerAdd {
+        /// Its port
+        #[arg(short, long, default_value_t = PORT)]
+        port: u16,
+        /// Its public key, as `viaduct identity` prints it there; the original knew hosts by nothing but their addresses
+        #[arg(short, long)]
+        key: Option<HostKey>,
+        /// Its address, or its name
+        addr: String,
+    },
+    /// Load what is needed into the kernel, which is nothing
+    Insmod {
+        /// What the original's module was told
+        parameters: Vec<String>,
+    },
+    /// Forget a host
+    PeerDelete {
+        /// Its address, or its name
+        addr: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct VnVnetCreate {
+    /// none, auth or conf
+    #[arg(short, long, default_value = "conf", value_parser = ["none", "auth", "conf"])]
+    security: String,
+    /// The bridge
+    #[arg(short, long)]
+    bridge: Option<IfName>,
+    /// The vnet's interface
+    #[arg(short, long)]
+    vnetif: Option<IfName>,
+    /// The id
+    vnet: String,
+}
+
+#[derive(Debug, Args)]
+struct Vif {
+    /// The MAC is that of an interface
+    #[arg(short, long)]
+    interface: bool,
+    /// The id or the interface of the vnet
+    vnet: String,
+    /// The MAC, or the interface
+    vmac: String,
+}
+
+pub(super) fn run() -> Result<ExitCode, Failure> {
+    let Vn { place, command } = Vn::parse();
+    let global = &place.into();
+    let report = || commands::vnets(global);
+    match command {
+        VnCommand::Help { long } => {
+            let mut command = Vn::command();
+            let help = if long { command.render_long_help() } else { command.render_help() };
+            say!("{help}");
+            if long {
+                for command in command.get_subcommands_mut() {
+                    say!("{}", command.render_help());
+                }
+            }
+        }
+        VnCommand::Vnets { all, long, vnets } => {
+            let report = report()?;
+            return for_each(&report, &vnets, |vnet| {
+                say!("{}", forms::vnet(vnet));
+                if long {
+                    say!("{}", devices::ifconfig(&vnet.interface)?);
+                    say!("    Bridge: {}", vnet.bridge);
+                    say!("    Interfaces: {}", devices::ports(&vnet.bridge).join(", "));
+                }
+                if all {
+                    lines(forms::vifs(vnet));
+                    lines(forms::ventries(&report, vnet));
+                }
+                Ok(())
+            });
+        }
+        VnCommand::Vnifs { vnets } => {
+            return for_each(&report()?, &vnets, |vnet| {
+                say!("{}", devices::ifconfig(&vnet.interface)?);
+                Ok(())
+            });
+        }
+        VnCommand::Vifs => {
+            say!("{}", forms::VIF_TABLE);
+            report()?.vnets.values().for_each(|vnet| lines(forms::vifs(vnet)));
+        }
+        VnCommand::Varp => {
+            let report = report()?;
+            say!("{}", forms::varp(PORT));
+            report.vnets.values().for_each(|vnet| lines(forms::ventries(&report, vnet)));
+        }
+        VnCommand::VarpFlush => {
+            report()?;
+            tell!(
+                "nothing to forget: where a MAC is, is told by the host that has it, and is never out of date"
+            );
+        }
+        VnCommand::Peers => {
+            report()?
+                .peers
+                .iter()
+                .for_each(|(name, peer)| say!("{}", forms::peer(name.as_str(), peer, PORT)));
+        }
+        VnCommand::Bridges { long } => {
+            for vnet in report()?.vnets.values() {
+                let ports = devices::ports(&vnet.bridge);
+                say!("{} : {}", vnet.bridge, ports.join(", "));
+                if long {
+                    say!("{}", devices::ifconfig(&vnet.bridge)?);
+                    for port in ports.iter().filter_map(|port| port.parse().ok()) {
+                        say!("{}", devices::ifconfig(&port)?);
+                    }
+                }
+            }
+        }
+        VnCommand::VnetCreate(wanted) => {
+            let VnVnetCreate { security, bridge, vnetif: interface, vnet } = wanted;
+            let (id, security) = (Some(vnet), Some(security));
+            let arguments = VnetCreate { file: None, id, bridge, interface, security };
+            return commands::vnet(global, &Vnet::Create(arguments));
+        }
+        VnCommand::VnetDelete { bridge: _, vnet } => {
+            let vnet = find(&report()?, &vnet)?.id.to_string();
+            return commands::vnet(global, &Vnet::Delete { vnet });
+        }
+        VnCommand::VifAdd(vif) => add_vif(&report()?, &vif)?,
+        VnCommand::VifDelete(vif) => {
+            let (vnet, mac) = (find(&report()?, &vif.vnet)?.id, vif.mac()?);
+            return Err(Failure::usage(format!(
+                "{mac} is in vnet {vnet} until it is heard at another host: a NIC that a configuration knows goes by `viaduct \
+                 detach`, another with its device"
+            )));
+        }
+        VnCommand::PeerAdd { port, key, addr } => return add_peer(global, &addr, port, key),
+        VnCommand::PeerDelete { addr } => {
+            let name = peer_at(&report()?, &addr)?;
+            return commands::peer(global, &Peer::Delete { name });
+        }
+        VnCommand::Insmod { parameters } => {
+            tell!("nothing to load: frames are carried by the daemon's own process");
+            for parameter in parameters.iter().filter(|parameter| parameter.starts_with("varp_mcaddr=")) {
+                tell!(
+                    "{parameter}: groups by which hosts find each other are `groups` of [discovery] in the configuration"
+                );
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lines(lines: Vec<String>) {
+    for line in lines {
+        say!("{line}");
+    }
+}
+
+impl Vif {
+    fn mac(&self) -> Result<MacAddr, Failure> {
+        let text = if self.interface {
+            let place = format!("/sys/class/net/{}/address", self.vmac);
+            // What is no name of an interface is none of its parts.
+            let name = IfName::from_str(&self.vmac)
+                .map_err(|error| Failure::usage(format!("{}: {error}", self.vmac)))?;
+            fs::read_to_string(&place).map_err(|error| Failure::usage(format!("{name}: {error}")))?
+        } else {
+            self.vmac.clone()
+        };
+        text.trim().parse().map_err(|error| Failure::usage(format!("{}: {error}", self.vmac)))
+    }
+}
+
+/// Says it as the hypervisor of a machine does that has arrived. Hosts take note of it as of whatever is heard.
+fn add_vif(report: &VnetsReport, vif: &Vif) -> Result<(), Failure> {
+    let (vnet, mac) = (find(report, &vif.vnet)?, vif.mac()?);
+    if vnet.security == "none" {
+        return Err(Failure::usage(format!(
+            "vnet {} is carried by the kernel's VXLAN, where a MAC is known when it sends: put its device into the bridge {}",
+            vnet.id, vnet.bridge
+        )));
+    }
+    let failed = |error| Failure::failed(format!("{}: {error}", vnet.interface));
+    let device = Frames::open(&vnet.interface, Listen::Arp, 1).map_err(failed)?;
+    device.send([&arp::arrival(mac)[..]]).map_err(failed)
+}
+
+/// The original knew hosts by addresses alone; without a key, nobody is one.
+fn add_peer(global: &Global, addr: &str, port: u16, key: Option<HostKey>) -> Result<ExitCode, Failure> {
+    // Names of peers have no dots or colons.
+    let name: String = addr.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let host = if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() };
+    let key = key.ok_or_else(|| {
+        Failure::usage(format!(
+            "a host is known by its key: add `--key KEY`, with what `viaduct identity` prints there, or run `viaduct peer add \
+             NAME --endpoint {host}:{port} --key KEY`"
+        ))
+    })?;
+    let name: PeerName = name.parse().map_err(|error| Failure::usage(format!("{addr}: {error}")))?;
+    commands::peer(global, &Peer::Add { name, endpoint: vec![format!("{host}:{port}")], key })
+}
+
+/// The name of the peer that has this name or is looked for at this address.
+fn peer_at(report: &VnetsReport, addr: &str) -> Result<PeerName, Failure> {
+    let at = |peer: &PeerView| {
+        let hosts = peer.endpoints.iter().filter_map(|known| Some(known.rsplit_once(':')?.0));
+        hosts.into_iter().any(|host| host.trim_matches(['[', ']']) == addr)
+    };
+    let found = report.peers.iter().find(|(name, peer)| name.as_str() == addr || at(peer));
+    found.map(|(name, _)| name.clone()).ok_or_else(|| Failure::usage(format!("there is no peer at {addr}")))
+}
