@@ -47,6 +47,8 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     // It outlives the daemon, and a ctrl-C in the daemon's terminal.
     let _ = rustix::process::setsid();
     let _alone = alone(global)?;
+    // What is given up next may be needed for it. Its threads have it from this one.
+    let _ = viaduct_vnet_io::datapath::go_first();
     privileges::keep_only(CapabilitySet::NET_ADMIN).map_err(|e| failed("cannot give up privileges", e))?;
     // Made here when there is none, so that it can only be read from then on.
     let wrong = |error: control::IdentityError| Failure::failed(viaduct_reconcile::chain(&error));

@@ -84,6 +84,8 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
         let socket = socket::open(port).map_err(|source| EngineError::Port { port, source })?;
         let (datapath, Inbox { events, datagrams, socket }) =
             Datapath::start(datapath::Options { workers: options.workers, sockets: vec![socket] })?;
+        // Only frames come first (`datapath::go_first`).
+        let _ = rustix::process::setpriority_process(None, 0);
         let ways = Ways::default();
         let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
         let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;

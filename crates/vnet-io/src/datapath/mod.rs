@@ -37,6 +37,7 @@ pub use event::{Datagram, Event};
 pub use handle::{Handle, HandleError};
 pub use tap::{Lifetime, Tap, TapError};
 pub use viaduct_vnet_proto::data::{Lane, receiver};
+pub use worker::go_first;
 
 use handle::Shared;
 use mailbox::Mailbox;

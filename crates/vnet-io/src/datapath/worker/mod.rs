@@ -30,6 +30,8 @@ use super::{
     mailbox::{Command, Mailbox, Relays, Slot},
     socket::Socket,
 };
+pub use pace::go_first;
+
 use deliver::Deliver;
 use inbound::Inbound;
 use outbox::{Outbox, Route, Routes};
@@ -152,7 +154,7 @@ impl Worker {
 
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
-        pace::go_first();
+        pace::keep();
         let mut pace = Pace::default();
         let mut commands = Vec::new();
         let mut ready = Vec::with_capacity(64);

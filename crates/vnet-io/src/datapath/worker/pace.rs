@@ -1,6 +1,6 @@
 //! How a worker gets its turns on a processor, and how long it lets frames gather for one.
 
-use std::{num::NonZeroU64, ops::AddAssign, time::Duration};
+use std::{io, num::NonZeroU64, ops::AddAssign, time::Duration};
 
 /// Over such a time it is counted what comes.
 const WINDOW: Duration = Duration::from_micros(500);
@@ -55,13 +55,23 @@ impl Pace {
     }
 }
 
-/// Frames do not wait for a processor behind what else the host does. Without CAP_SYS_NICE all stays as it is.
-pub(super) fn go_first() {
-    /// Before whatever has no reason of its own; nothing that is real-time.
+/// Lets this thread, and those that it starts from now on, come before whatever has no reason of its own; nothing that is real-time. It
+/// needs CAP_SYS_NICE or a limit (RLIMIT_NICE) that allows it.
+///
+/// # Errors
+/// When there is neither.
+pub fn go_first() -> io::Result<()> {
     const NICE: i32 = -15;
     // Who is meant by 0 is the calling thread (setpriority(2), C library/kernel differences).
-    let _ = rustix::process::setpriority_process(None, NICE);
-    // A rest is not to be twice as long as it says; of itself the kernel adds up to 50 µs.
+    Ok(rustix::process::setpriority_process(None, NICE)?)
+}
+
+/// Frames do not wait for a processor behind what else the host does, nor does a rest last twice as long as it says: of itself the
+/// kernel adds up to 50 µs.
+pub(super) fn keep() {
+    if let Err(error) = go_first() {
+        tracing::warn!(%error, "frames of vnets wait for a processor like everybody else (systemd: LimitNICE=-15)");
+    }
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
