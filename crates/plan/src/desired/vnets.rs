@@ -22,6 +22,10 @@ const AUTH: u32 = 8;
 /// What it costs in VXLAN, without protection (RFC 7348, section 5), over IPv4 and over IPv6.
 const PLAIN: [u32; 2] = [50, 70];
 
+/// The most that a tap takes (drivers/net/tun.c): what gets through is judged by who carries it, for each frame and peer, and
+/// what does not is answered.
+const TAP_MTU: u32 = 65_535 - 14;
+
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub(super) const VXLAN_PORT: u16 = 1799;
 
@@ -57,7 +61,8 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
             ..DesiredLink::default()
         };
         let Some(vni) = vnis.get(&vnet.id) else {
-            wanted.links.insert(vnet.interface.clone(), link);
+            // Longer frames come to it than get through: a bridge would drop them, and nobody hear why.
+            wanted.links.insert(vnet.interface.clone(), DesiredLink { mtu: Some(TAP_MTU), ..link });
             continue;
         };
         // The kernel has a device for each family; what comes by one must not leave by the other.

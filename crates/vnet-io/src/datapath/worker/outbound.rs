@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rustix::event::epoll::EventFlags;
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
-    Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To,
+    Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
     esp::{Probe, datagram_length, largest_frame},
 };
 
@@ -178,6 +178,7 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
     let via = route.path.via.map(|via| via.spi.value().to_be_bytes());
     let before = via.as_ref().map_or(&[][..], |spi| &spi[..]);
     let largest = largest_frame(cipher, usize::from(route.path.largest_datagram)).unwrap_or(0);
+    clamp_mss(frame, offload.partial.is_some(), largest);
     let cut = match Cut::plan(offload, frame, largest) {
         Ok(cut) => cut,
         Err(CutError::Malformed) => {
