@@ -12,6 +12,8 @@ use viaduct_types::{HostKey, MacAddr};
 
 /// So many MACs are taken from one peer; what it claims beyond is not believed.
 pub const MOST_CLAIMS: usize = 65_536;
+/// So many addresses, of all of its MACs.
+const MOST_CLAIMED_ADDRESSES: usize = 4 * MOST_CLAIMS;
 /// So many MACs are known of which only the last sequence is.
 const MOST_REMEMBERED: usize = 65_536;
 
@@ -41,13 +43,19 @@ struct Entry {
     stale: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    macs: usize,
+    addresses: usize,
+}
+
 /// All claims of one vnet.
 #[derive(Debug)]
 pub(super) struct Claims {
     own: HostKey,
     by_mac: BTreeMap<MacAddr, BTreeMap<Owner, Entry>>,
-    /// How many each peer has.
-    counts: BTreeMap<HostKey, usize>,
+    /// How many MACs and addresses each peer has.
+    counts: BTreeMap<HostKey, Counts>,
     /// The highest sequence of MACs that nobody claims any more.
     last: BTreeMap<MacAddr, u64>,
     by_address: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
@@ -66,13 +74,15 @@ impl Claims {
 
     /// Takes a claim; says whether it is believed.
     pub(super) fn set(&mut self, owner: Owner, mac: MacAddr, claim: Claim) -> bool {
-        let known = self.by_mac.get(&mac).is_some_and(|claims| claims.contains_key(&owner));
-        if let (false, Owner::Peer(key)) = (known, owner) {
-            let count = self.counts.entry(key).or_default();
-            if *count >= MOST_CLAIMS {
+        if let Owner::Peer(key) = owner {
+            let known = self.of(owner, mac).map(|known| known.addresses.len());
+            let counts = self.counts.entry(key).or_default();
+            let macs = counts.macs + usize::from(known.is_none());
+            let addresses = counts.addresses - known.unwrap_or(0) + claim.addresses.len();
+            if macs > MOST_CLAIMS || addresses > MOST_CLAIMED_ADDRESSES {
                 return false;
             }
-            *count += 1;
+            *counts = Counts { macs, addresses };
         }
         self.unlist(owner, mac);
         claim.addresses.iter().for_each(|address| {
@@ -88,9 +98,10 @@ impl Claims {
         let Some(claims) = self.by_mac.get_mut(&mac) else { return };
         let Some(entry) = claims.remove(&owner) else { return };
         if let Owner::Peer(key) = owner
-            && let Some(count) = self.counts.get_mut(&key)
+            && let Some(counts) = self.counts.get_mut(&key)
         {
-            *count -= 1;
+            counts.macs -= 1;
+            counts.addresses -= entry.claim.addresses.len();
         }
         if claims.is_empty() {
             self.by_mac.remove(&mac);

@@ -18,6 +18,7 @@ impl Node {
     /// What is to be from now on. `arrival` is higher for what comes later, on any host: the time of day, in milliseconds.
     pub fn configure(&mut self, now: Duration, arrival: u64, settings: Settings) {
         let before = std::mem::replace(&mut self.settings, settings);
+        self.configured = (now, arrival);
         let gone: Vec<VnetId> =
             self.vnets.keys().filter(|id| !self.settings.vnets.contains_key(id)).copied().collect();
         gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));

@@ -1,10 +1,13 @@
 //! A peer in one vnet: its keys, in both directions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use viaduct_types::MacAddr;
 
-use super::SessionId;
+use super::{SessionId, node::Timer};
 use crate::data::Spi;
 
 /// So many sets of keys may wait for the peer to use them.
@@ -18,6 +21,8 @@ pub(super) struct Member {
     pub(super) inbound: BTreeMap<(SessionId, u32), Vec<Spi>>,
     /// The keys that the peer uses last, as far as it said.
     pub(super) used: Option<(SessionId, u32)>,
+    /// When it is given the next keys.
+    pub(super) rekey: Option<(Duration, Timer)>,
     /// Whether machines are behind it that nobody has told of.
     pub(super) learning: bool,
     /// Whether frames can be sealed for it.

@@ -71,6 +71,8 @@ pub struct Node {
     next_spi: u32,
     pub(super) relaying: Relaying,
     pub(super) timers: BTreeSet<(Duration, Timer)>,
+    /// When it was configured the last time, and which time of day it was, in milliseconds.
+    pub(super) configured: (Duration, u64),
     pub(super) actions: VecDeque<Action>,
     pub(super) transmits: VecDeque<(SessionId, Vec<u8>)>,
 }
@@ -96,6 +98,7 @@ impl Node {
             next_spi: spi,
             relaying: Relaying::default(),
             timers: BTreeSet::new(),
+            configured: (Duration::ZERO, 0),
             actions: VecDeque::new(),
             transmits: VecDeque::new(),
         }
@@ -242,6 +245,15 @@ impl Node {
         member.is_some_and(|member| member.session == Some(session))
     }
 
+    /// No NIC arrives so late. Clocks differ; one that was never set says 1970.
+    fn latest_arrival(&self, now: Duration) -> u64 {
+        /// Some 139 years in milliseconds.
+        const AHEAD: u64 = 1 << 42;
+        let (then, arrival) = self.configured;
+        let since = u64::try_from(now.saturating_sub(then).as_millis()).unwrap_or(u64::MAX);
+        arrival.saturating_add(since).saturating_add(AHEAD)
+    }
+
     /// What a member says about a vnet.
     fn hear(
         &mut self,
@@ -251,6 +263,7 @@ impl Node {
         message: Message,
     ) -> Result<(), ProtocolError> {
         let workers = usize::from(self.settings.workers);
+        let latest = self.latest_arrival(now);
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else {
             return Ok(());
         };
@@ -303,6 +316,8 @@ impl Node {
             }
             Message::Rekey { .. } => self.issue_keys(now, key, id),
             Message::Claim { mac, sequence, addresses, .. } => {
+                // As if it had come at the latest time there is: whoever lies must not have the MAC for ever.
+                let sequence = sequence.min(latest);
                 self.change(id, mac, |claims| {
                     claims.set(Owner::Peer(key), mac, Claim { sequence, addresses });
                 });
@@ -448,7 +463,11 @@ impl Node {
         let Some(member) = vnet.members.get_mut(&key) else { return };
         let cipher = best(security, self.settings.fast_aes, greeting.fast_aes);
         let (Some(cipher), Some(channel)) = (cipher, session.channels.get(&id).copied()) else { return };
-        self.timers.insert((now.saturating_add(self.settings.rekey), Timer::Rekey(key, id, session.id)));
+        let due = (now.saturating_add(self.settings.rekey), Timer::Rekey(key, id, session.id));
+        if let Some(before) = member.rekey.replace(due) {
+            self.timers.remove(&before);
+        }
+        self.timers.insert(due);
         if member.unused(session.id) >= MOST_EPOCHS {
             return;
         }
@@ -529,11 +548,10 @@ impl Node {
     pub(super) fn schedule_rekeys(&mut self, now: Duration) {
         self.timers.retain(|(_, timer)| !matches!(timer, Timer::Rekey(..)));
         let due = now.saturating_add(self.settings.rekey);
-        for (id, vnet) in &self.vnets {
-            for (key, member) in &vnet.members {
-                if let Some(session) = member.session {
-                    self.timers.insert((due, Timer::Rekey(*key, *id, session)));
-                }
+        for (id, vnet) in &mut self.vnets {
+            for (key, member) in &mut vnet.members {
+                member.rekey = member.session.map(|session| (due, Timer::Rekey(*key, *id, session)));
+                self.timers.extend(member.rekey);
             }
         }
     }

@@ -164,6 +164,36 @@ fn whoever_lost_a_nic_has_it_again_when_the_other_lets_go() {
 }
 
 #[test]
+fn no_claim_is_so_late_that_nothing_comes_after_it() {
+    let mut world = together(3);
+    world.attach(0, "97", 1);
+    world.settle();
+    for victim in [0, 1] {
+        let channel = world.heard.iter().rev().find_map(|(from, to, message)| match message {
+            Message::Complete { channel } if (*from, *to) == (2, victim) => Some(*channel),
+            _ => None,
+        });
+        let (mac, addresses) = (mac(1), vec![[10, 0, 0, 1].into()]);
+        let lie = Message::Claim { channel: channel.unwrap(), mac, sequence: u64::MAX, addresses };
+        let (now, session) = (world.now, world.session(victim, 2));
+        world.hosts[victim].node.handle_message(now, session, lie).unwrap();
+        world.configure(victim, |_| ());
+    }
+    world.settle();
+    assert_eq!(
+        owner(&world, 0, 1),
+        Some(Owner::Peer(key(2))),
+        "the later arrival holds, whoever tells of it"
+    );
+    world.pass(Duration::from_millis(5));
+    world.detach(0, "97", 1);
+    world.attach(0, "97", 1);
+    world.settle();
+    assert_eq!(owner(&world, 0, 1), Some(Owner::Here));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+}
+
+#[test]
 fn a_process_that_begins_anew_does_not_take_back_what_has_moved() {
     let mut world = together(2);
     world.attach(0, "97", 1);
@@ -203,6 +233,24 @@ fn keys_are_changed_when_they_are_worn() {
     world.configure(0, |_| ());
     world.settle();
     assert_eq!(world.hosts[0].outbound[&(vnet("97"), key(1))].epoch, first + 1);
+}
+
+#[test]
+fn keys_that_were_asked_for_early_do_not_come_more_often_from_then_on() {
+    let mut world = together(2);
+    let epoch = |world: &World| world.hosts[0].outbound[&(vnet("97"), key(1))].epoch;
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(1));
+        world.hosts[0].node.handle_worn_keys(key(1), vnet("97"));
+        world.configure(0, |_| ());
+        world.settle();
+    }
+    let before = epoch(&world);
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(60));
+        world.settle();
+    }
+    assert_eq!(epoch(&world) - before, 10);
 }
 
 #[test]
