@@ -65,6 +65,8 @@ pub(super) struct Peer {
     pub(super) sent: u64,
     /// Since when there is no connection, as far as that was noticed.
     pub(super) unreached: Option<Duration>,
+    /// When it was last said that it sends frames of MACs that are not its own.
+    pub(super) accused: Option<Duration>,
     /// Where it said that it is, and until when that holds.
     pub(super) found: BTreeMap<SocketAddr, Duration>,
 }
@@ -88,6 +90,7 @@ impl Peer {
             probed: (0, Duration::ZERO),
             sent: 0,
             unreached: None,
+            accused: None,
             found: BTreeMap::new(),
         }
     }

@@ -19,6 +19,8 @@ use crate::datapath::{Event, Path};
 
 /// So many machines that nobody has told of are known on this host; those seen first make room.
 const MOST_LEARNED: usize = 4096;
+/// A peer that sends frames of others' MACs is named no more often in the log; what it sends is counted.
+const ACCUSED: Duration = Duration::from_secs(60);
 /// How often a path with traffic is asked what it carries.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -49,11 +51,13 @@ impl Engine {
                 self.arrived(vnet, mac);
             }
             Event::ForeignSource { vnet, peer, mac } => {
-                let name = self.peers.values().find(|known| known.id == peer).map(|peer| peer.name.as_str());
-                warn!(
-                    "vnet {vnet}: peer {} sends frames of {mac}, which is not its own",
-                    name.unwrap_or("?")
-                );
+                let now = self.now();
+                let Some(peer) = self.peers.values_mut().find(|known| known.id == peer) else { return };
+                // Each worker tells of each MAC, and it is the peer who says how many these are.
+                if peer.accused.is_none_or(|last| now.saturating_sub(last) >= ACCUSED) {
+                    peer.accused = Some(now);
+                    warn!("vnet {vnet}: peer {} sends frames of {mac}, which is not its own", peer.name);
+                }
             }
             Event::TooBig { vnet, peer: _, largest_frame, head } => {
                 let mtu = u16::try_from(largest_frame.saturating_sub(14)).unwrap_or(u16::MAX);
