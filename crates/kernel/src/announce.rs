@@ -64,6 +64,16 @@ impl Announcer {
     }
 }
 
+/// Says out of a device that a MAC is here, as the hypervisor of a machine does that has arrived (RARP). Needs CAP_NET_RAW.
+///
+/// # Errors
+/// When there is no such device (ENODEV), or the kernel refuses.
+pub fn announce_arrival(name: &IfName, mac: MacAddr) -> io::Result<()> {
+    let socket = open()?;
+    let index = rustix::net::netdevice::name_to_index(&socket, name.as_str())?;
+    send(&socket, index, &arp::arrival(mac))
+}
+
 fn open() -> io::Result<OwnedFd> {
     // Protocol 0: this socket receives nothing.
     // SAFETY: socket() takes numbers.

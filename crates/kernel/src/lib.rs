@@ -39,6 +39,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{Flow, Link};
 use viaduct_types::{IfName, NamespaceName};
 
+pub use announce::announce_arrival;
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use frames::{Frames, Listen, Trouble};
 pub use inherited::keep_open_files_here;

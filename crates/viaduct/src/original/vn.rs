@@ -3,10 +3,9 @@
 use std::{fs, process::ExitCode, str::FromStr};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use viaduct_kernel::{Frames, Listen};
+use viaduct_kernel::announce_arrival;
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName};
 use viaduct_vnet_io::control::PORT;
-use viaduct_wire::arp;
 
 use super::{Place, devices, find, for_each, forms};
 use crate::{
@@ -263,9 +262,8 @@ fn add_vif(report: &VnetsReport, vif: &Vif) -> Result<(), Failure> {
             vnet.id, vnet.bridge
         )));
     }
-    let failed = |error| Failure::failed(format!("{}: {error}", vnet.interface));
-    let device = Frames::open(&vnet.interface, Listen::Arp, 1).map_err(failed)?;
-    device.send([&arp::arrival(mac)[..]]).map_err(failed)
+    announce_arrival(&vnet.interface, mac)
+        .map_err(|error| Failure::failed(format!("{}: {error}", vnet.interface)))
 }
 
 /// The original knew hosts by addresses alone; without a key, nobody is one.

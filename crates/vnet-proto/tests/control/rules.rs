@@ -169,10 +169,14 @@ fn no_claim_is_so_late_that_nothing_comes_after_it() {
     world.attach(0, "97", 1);
     world.settle();
     for victim in [0, 1] {
-        let channel = world.heard.iter().rev().find_map(|(from, to, message)| match message {
-            Message::Complete { channel } if (*from, *to) == (2, victim) => Some(*channel),
-            _ => None,
-        });
+        let said = world.heard.iter().rev().filter(|(from, to, _)| (*from, *to) == (2, victim));
+        let mut channels =
+            said.filter_map(
+                |(_, _, message)| {
+                    if let Message::Complete { channel } = message { Some(*channel) } else { None }
+                },
+            );
+        let channel = channels.next();
         let (mac, addresses) = (mac(1), vec![[10, 0, 0, 1].into()]);
         let lie = Message::Claim { channel: channel.unwrap(), mac, sequence: u64::MAX, addresses };
         let (now, session) = (world.now, world.session(victim, 2));
