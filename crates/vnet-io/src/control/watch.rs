@@ -22,7 +22,7 @@ const MOST_LEARNED: usize = 4096;
 /// A peer that sends frames of others' MACs is named no more often in the log; what it sends is counted.
 const ACCUSED: Duration = Duration::from_secs(60);
 /// How often a path with traffic is asked what it carries.
-const PROBE: Duration = Duration::from_millis(500);
+const PROBE: Duration = Duration::from_millis(200);
 
 impl Engine {
     pub(super) fn happened(&mut self, event: Event) {
