@@ -61,6 +61,7 @@ labs! {
         vnet_nat = "vnet-nat",
         vnet_plain = "vnet-plain",
         vnet_ports = "vnet-ports",
+        vnet_published = "vnet-published",
         vnet_rekey = "vnet-rekey",
         vnet_relays = "vnet-relays",
         vnets = "vnets",

@@ -15,6 +15,7 @@ use super::{
     elements::{Builder, words::*},
     inet_filter::{add_own_addresses, guard_of},
     links::GATEWAY_V6,
+    vnets::host_mac_in,
 };
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
 
@@ -95,6 +96,14 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
 
 fn fill(context: &Context<'_>, table: &mut Builder) {
     table.insert("taken_link_local", Key::new().ip(IpAddr::V6(GATEWAY_V6)));
+    for network in context.config.networks.values() {
+        if let Mode::Vnet { bridge, gateways, .. } = &network.mode
+            && gateways.iter().any(IpAddr::is_ipv6)
+        {
+            let own = host_mac_in(&context.config.host, bridge).link_local();
+            table.insert("taken_link_local", Key::new().ip(IpAddr::V6(own)));
+        }
+    }
     for (_, nic) in context.config.nics() {
         if context.config.networks.get(&nic.network).and_then(bridge_of).is_some() {
             table.insert("taken_link_local", Key::new().ip(IpAddr::V6(nic.mac.link_local())));

@@ -326,6 +326,21 @@ impl<'a> Context<'a> {
         answering.or_else(|| of_family().next()).map(|(address, _)| address)
     }
 
+    /// Whether ports of guests are published whom this host reaches by its own address in a vnet.
+    pub(super) fn publishes_vnets(&self, v6: bool) -> bool {
+        let leads = |guest: &Guest| {
+            let networks =
+                self.config.nics_of(guest).iter().map(|nic| self.config.networks.get(&nic.network));
+            networks.flatten().any(|network| match &network.mode {
+                Mode::Vnet { gateways, .. } => gateways.iter().any(|gateway| gateway.is_ipv6() == v6),
+                Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => {
+                    false
+                }
+            })
+        };
+        self.config.guests.values().any(|guest| !guest.publish.is_empty() && leads(guest))
+    }
+
     /// Every guest.
     pub(super) fn guests(&self) -> impl Iterator<Item = (&'a GuestName, &'a Guest)> {
         self.config.guests.iter()

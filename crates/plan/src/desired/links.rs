@@ -74,9 +74,15 @@ fn add_bridge(
     wanted.links.insert(bridge.clone(), link);
     for address in own_addresses(&network.mode) {
         wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
-        // In a vnet this is one host of several, and guests ask others by the same name.
-        if address.addr().is_ipv6() && !matches!(network.mode, Mode::Vnet { .. }) {
-            let address = link_local_gateway();
+        if address.addr().is_ipv6() {
+            let address = match network.mode {
+                // This is one host of several, each of which has one of its own. Without any, nobody is looked for on behalf
+                // of others (net/ipv6/ndisc.c, `ndisc_send_ns`).
+                Mode::Vnet { .. } => link_local(host_mac_in(&context.config.host, bridge).link_local()),
+                Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => {
+                    link_local(GATEWAY_V6)
+                }
+            };
             wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_LINK);
         }
     }
@@ -137,8 +143,8 @@ fn own_addresses(mode: &Mode) -> Vec<IpNet> {
     }
 }
 
-fn link_local_gateway() -> IpNet {
-    IpNet::V6(viaduct_types::Ipv6Net::new_assert(GATEWAY_V6, 64))
+fn link_local(address: Ipv6Addr) -> IpNet {
+    IpNet::V6(viaduct_types::Ipv6Net::new_assert(address, 64))
 }
 
 /// Settings of a bridge that has a gateway's addresses.
@@ -265,7 +271,7 @@ pub(super) fn alias(port: &Port<'_>) -> String {
 
 fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: &mut Desired) {
     let device = port.device();
-    wanted.addresses.insert(Address { link: device.clone(), address: link_local_gateway() }, SCOPE_LINK);
+    wanted.addresses.insert(Address { link: device.clone(), address: link_local(GATEWAY_V6) }, SCOPE_LINK);
     let uplink = context.uplink(port.network);
     if let (true, Some((uplink, l3))) = (port.nic.uplink_mac, uplink) {
         wanted.unicast.insert((uplink.interface.clone(), port.nic.mac));

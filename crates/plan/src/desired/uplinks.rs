@@ -65,10 +65,12 @@ pub(super) fn add(
     notices: &mut Vec<Notice>,
 ) -> BTreeSet<IpAddr> {
     let claims = claims(context, notices);
+    let publishes_vnets = context.publishes_vnets(false);
     for ((name, uplink, l3), rank) in context.uplinks().zip(0u32..) {
-        let routed = context.config.networks.values().any(|n| {
-            n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. })
-        });
+        let routed = publishes_vnets
+            || context.config.networks.values().any(|n| {
+                n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. })
+            });
         let proxying = claims.iter().any(|(link, _)| *link == l3)
             || context.config.networks.values().any(|n| {
                 n.uplink.as_ref() == Some(name) && matches!(n.mode, Mode::Routed { proxy: true, .. })
@@ -285,10 +287,11 @@ fn add_unreachable(context: &Context<'_>, wanted: &mut Desired) {
 /// IPv6 has one switch for all devices, and throwing it makes every device that takes router advertisements forget its
 /// default route unless `accept_ra` is 2 before (net/ipv6/addrconf.c, `addrconf_fixup_forwarding`).
 fn add_ipv6_forwarding(context: &Context<'_>, wanted: &mut Desired) {
-    let v6 = context.config.networks.values().any(|n| {
-        matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. })
-            && prefixes(n).iter().any(|p| p.addr().is_ipv6())
-    });
+    let v6 = context.publishes_vnets(true)
+        || context.config.networks.values().any(|n| {
+            matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. })
+                && prefixes(n).iter().any(|p| p.addr().is_ipv6())
+        });
     if !v6 {
         return;
     }

@@ -32,8 +32,7 @@ pub(super) const VXLAN_PORT: u16 = 1799;
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     let vnis = vnis(context.config);
     for (name, vnet) in &context.config.vnets {
-        let inside = mtu_of(context, vnet);
-        let mtu = Some(inside);
+        let mtu = Some(mtu_of(context, vnet));
         if let Some(port) = &vnet.port {
             add_port(context, name, vnet, port, wanted);
         }
@@ -53,8 +52,7 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
         let link = DesiredLink {
             make: Some(NewLink::VnetTap),
             alias: Some(format!("{VNET}{name}")),
-            // The bridge would drop what is too long for it, and tell nobody: what carries it answers.
-            mtu: Some(inside.max(vnet.port.as_ref().and_then(|port| outside(context, port)).unwrap_or(0))),
+            mtu,
             master: Some(vnet.bridge.clone()),
             addrgen_none: Some(true),
             up: true,
@@ -129,10 +127,12 @@ pub fn vnet_claims(config: &Config, attachments: &Attachments) -> BTreeMap<VnetN
         if let Mode::Vnet { vnet, bridge, gateways, .. } = &network.mode
             && !gateways.is_empty()
         {
-            claims
-                .entry(vnet.clone())
-                .or_default()
-                .insert(host_mac_in(&config.host, bridge), gateways.clone());
+            let mac = host_mac_in(&config.host, bridge);
+            let mut addresses = gateways.clone();
+            if gateways.iter().any(IpAddr::is_ipv6) {
+                addresses.push(mac.link_local().into());
+            }
+            claims.entry(vnet.clone()).or_default().insert(mac, addresses);
         }
     }
     for port in ports(config, attachments) {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use viaduct_model::Mode;
-use viaduct_types::IpNet;
+use viaduct_types::{IfName, IpNet};
 
 use super::{
     super::{
@@ -35,11 +35,17 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     fill_published(context, table);
     fill_ways_out(context, table);
     if translates(context.config) {
-        add_rules(table);
+        add_rules(table, &beyond(context));
     }
 }
 
-fn add_rules(table: &mut Builder) {
+/// The bridges behind which published guests may be that other hosts have.
+fn beyond<'a>(context: &Context<'a>) -> Vec<&'a IfName> {
+    let vnets = context.config.networks.values().filter(|network| matches!(network.mode, Mode::Vnet { .. }));
+    vnets.filter_map(bridge_of).collect()
+}
+
+fn add_rules(table: &mut Builder, beyond: &[&IfName]) {
     let mut ports = Vec::new();
     let mut everywhere = Vec::new();
     for f in &FAMILIES {
@@ -87,6 +93,18 @@ fn add_rules(table: &mut Builder) {
             St::Translate { kind: NatKind::Snat, family: f.proto, key: key(), map, port: false },
         ]);
         leaving.push(vec![(f.is)(), St::In(key(), both!(f, "masquerade4", "masquerade6")), St::Masquerade]);
+    }
+    for f in &FAMILIES {
+        // Who is on another host of its vnet would answer by that host's gateway.
+        let elsewhere = St::NotIn(vec![f.daddr], both!(f, "attached4", "attached6"));
+        to_published.extend(beyond.iter().map(|bridge| {
+            vec![
+                (f.is)(),
+                St::Is(S::OifName, Const::name(bridge.as_str())),
+                elsewhere.clone(),
+                St::Masquerade,
+            ]
+        }));
     }
     table.chain("to_published", to_published);
     table.base_chain("leaving", nat(Hook::Postrouting, SRCNAT), leaving);
