@@ -338,3 +338,93 @@ fn guests_are_bridged_to_a_vlan_of_the_uplink_and_to_nothing_else() {
         world.viaduct("apply").refused(2, &["other", "not Viaduct's", "viaduct.toml"]);
     });
 }
+
+/// A vnet that goes on outside by a VLAN of the uplink. Its other hosts are not there.
+const VNET: &str = r#"
+[host]
+name = "iron"
+
+[uplinks.trunk]
+interface = "eth0"
+
+[vnets.red]
+id = "97"
+port = "trunk"
+vlan = 5
+
+[networks.red]
+mode = "vnet"
+vnet = "red"
+subnets = ["10.5.0.0/24"]
+gateways = ["10.5.0.254"]
+
+[guests.web]
+id = 1
+[[guests.web.nics]]
+network = "red"
+addresses = ["10.5.0.5"]
+"#;
+
+#[test]
+#[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
+fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
+    host(|world| {
+        outside(world);
+        for line in [
+            "ip -n outside link add link eth0 name v5 type vlan id 5",
+            "ip -n outside link set v5 up",
+            "ip -n outside address add 10.5.0.1/24 dev v5",
+        ] {
+            world.sh(line);
+        }
+        listen(world);
+        let before = all(world);
+        world.write(CONFIG, VNET);
+        world.good("apply");
+        world.settled();
+        world.attach("web");
+        // A machine that no file knows, put into the bridge by somebody else, with a MAC of its own.
+        for line in [
+            "ip netns add stranger",
+            "ip link add stranger type veth peer name eth0 netns stranger address 02:00:00:00:77:01",
+            "ip link set stranger master br-red up",
+            "ip -n stranger link set eth0 up",
+            "ip -n stranger address add 10.5.0.77/24 dev eth0",
+        ] {
+            world.sh(line);
+        }
+        let works =
+            |line: &str| world.sh(&format!("{line} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n";
+        for ping in [
+            "ip netns exec stranger ping -c1 -W5 10.5.0.1",
+            "ip netns exec web ping -c1 -W5 10.5.0.1",
+            "ip netns exec outside ping -c1 -W5 10.5.0.5",
+            "ping -c1 -W5 -I 10.5.0.254 10.5.0.1",
+        ] {
+            assert!(works(ping), "{ping}");
+        }
+        // With the tag of its VLAN only; without one nobody's MAC but the host's leaves.
+        let tagged = heard(world, "tagged");
+        assert!(tagged.contains("02:00:00:00:77:01 . 5"), "{tagged}");
+        world.sh("ip link add link eth0 name leak type macvlan mode bridge && ip link set leak address 02:00:00:00:77:02 up");
+        world.sh("ip address add 203.0.113.7/24 dev leak; ping -c1 -W1 -I leak 203.0.113.1 > /dev/null || true; ip link del leak");
+        let any = heard(world, "any");
+        assert!(any.contains("02:00:00:00:77:01") && !any.contains("02:00:00:00:77:02"), "{any}");
+
+        // What others change comes back.
+        let daemon = world.daemon();
+        for drift in ["ip link del eth0.5", "ip link set eth0.5 nomaster", "ip link set eth0.5 down"] {
+            world.sh(drift);
+            soon(world, drift, || works("ip netns exec stranger ping -c1 -W1 10.5.0.1"));
+        }
+        daemon.end();
+        world.settled();
+        world.sh("ip netns del stranger");
+        world.good("down");
+        world.sh("ip netns del web");
+        let after = all(world);
+        let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
+        let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
+        assert_eq!((gone, new), (Vec::new(), Vec::new()));
+    });
+}
