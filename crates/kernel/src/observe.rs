@@ -254,6 +254,7 @@ fn probe() -> std::io::Result<Features> {
 
     let mut nft = Nft::open().map_err(std::io::Error::other)?;
     let label = nft::Statement::Write(nft::Selector::CtLabel, nft::Const::label(0));
+    let limit = nft::Statement::Over { rate: 1, burst: 1 };
     let mut holds = |family, hook, device, rules| {
         let base = nft::Base { kind: nft::ChainKind::Filter, hook, priority: 0, device };
         let chain = nft::Chain { base: Some(base), rules };
@@ -264,6 +265,7 @@ fn probe() -> std::io::Result<Features> {
         nft_egress: veth && holds(nft::Family::Netdev, nft::Hook::Egress, Some(near), Vec::new()),
         nft_bridge: holds(nft::Family::Bridge, nft::Hook::Prerouting, None, Vec::new()),
         nft_arp: holds(nft::Family::Arp, nft::Hook::Input, None, Vec::new()),
+        nft_limit: holds(nft::Family::Bridge, nft::Hook::Forward, None, vec![nft::Rule::new([limit])]),
         ct_labels: holds(nft::Family::Inet, nft::Hook::Forward, None, vec![nft::Rule::new([label])]),
         bridge,
         veth,

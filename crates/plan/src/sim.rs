@@ -65,6 +65,7 @@ impl Default for Host {
             nft_egress: true,
             nft_bridge: true,
             nft_arp: true,
+            nft_limit: true,
             ct_labels: true,
             bridge: true,
             veth: true,

@@ -242,6 +242,8 @@ pub struct Features {
     pub nft_bridge: bool,
     /// Tables of family arp.
     pub nft_arp: bool,
+    /// Limits of how many frames pass on bridges (CONFIG_NFT_LIMIT).
+    pub nft_limit: bool,
     /// Labels of tracked connections (CONFIG_NF_CONNTRACK_LABELS).
     pub ct_labels: bool,
     /// Devices of type bridge.

@@ -64,6 +64,7 @@ fn missing_kernel_features_are_named_with_the_line_that_needs_them() {
         nft_egress: false,
         nft_bridge: false,
         nft_arp: false,
+        nft_limit: false,
         ct_labels: false,
         bridge: false,
         veth: false,
@@ -215,4 +216,6 @@ fn a_port_of_a_vnet_is_there_and_free() {
     assert_eq!(notices(&mut host, &tagged), Vec::<String>::new());
     host.state.features.vlan = false;
     assert_says(&notices(&mut host, &tagged), &["vnet red", "CONFIG_VLAN_8021Q"]);
+    host.state.features.nft_limit = false;
+    assert_says(&notices(&mut host, &tagged), &["warning", "vnet red", "CONFIG_NFT_LIMIT"]);
 }

@@ -90,6 +90,10 @@ impl Writer {
         self.attr(kind, &value.to_be_bytes());
     }
 
+    pub(super) fn be64(&mut self, kind: u16, value: u64) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
     /// A text with its NUL.
     pub(super) fn text(&mut self, kind: u16, text: &str) {
         let start = self.begin(kind);

@@ -42,6 +42,7 @@ fn batch() -> Vec<u8> {
         },
         Expr::Masquerade,
         Expr::Counter,
+        Expr::Over { rate: 500, burst: 7 },
         Expr::Verdict(Verdict::Jump("c".to_owned())),
         Expr::Verdict(Verdict::Drop),
     ];

@@ -129,6 +129,10 @@ numbers! {
     xt: u16 { NAME = 1, REVISION = 2, INFO = 3 }
     /// nft_counter_attributes
     counter: u16 { BYTES = 1, PACKETS = 2 }
+    /// nft_limit_attributes
+    limit: u16 { RATE = 1, UNIT = 2, BURST = 3, TYPE = 4, FLAGS = 5 }
+    /// NFT_LIMIT_PKTS and NFT_LIMIT_F_INV
+    limit_value: u32 { PACKETS = 0, INVERT = 1 }
 }
 
 /// NFT_DATA_VERDICT: the data type of a verdict map.

@@ -149,7 +149,13 @@ fn inet() -> Table {
         ),
         ("c_fwd", chain(base(ChainKind::Filter, Hook::Forward, 7), lookups())),
         ("c_out", chain(base(ChainKind::Filter, Hook::Output, 0), verdicts_rules())),
-        ("c_post", chain(base(ChainKind::Filter, Hook::Postrouting, i32::MAX), [exprs([Expr::Counter])])),
+        (
+            "c_post",
+            chain(
+                base(ChainKind::Filter, Hook::Postrouting, i32::MAX),
+                [exprs([Expr::Counter]), exprs([Expr::Over { rate: 500, burst: 7 }])],
+            ),
+        ),
         ("c_dnat", chain(base(ChainKind::Nat, Hook::Prerouting, -100), nats(NatKind::Dnat))),
         (
             "c_snat",

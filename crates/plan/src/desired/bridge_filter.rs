@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
 
+use viaduct_types::{MacAddr, VnetName};
+
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
     elements::{Builder, words::*},
@@ -26,6 +28,9 @@ const IP: (u16, &str) = (0x0800, "ip");
 const ARP: (u16, &str) = (0x0806, "arp");
 const IP6: (u16, &str) = (0x86dd, "ip6");
 const RARP: (u16, &str) = (0x8035, "0x8035");
+
+/// What hosts say on a segment that they bridge (IEEE 802, local experiments).
+const SEGMENT: (u16, &str) = (0x88b5, "0x88b5");
 
 /// What a frame with a VLAN's tag has for its type: 802.1Q, 802.1ad, and what was in use for the outer of two before that.
 const TAGS: [(u16, &str); 4] =
@@ -84,6 +89,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     }
     if outside(context).next().is_some() {
         table.set("outside", &[T::IfName]);
+        table.counted("drop_storm");
     }
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
@@ -116,8 +122,13 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             table.judge("ports", Key::new().name(&second), Verdict::Accept);
         }
     }
-    for port in outside(context) {
+    for (name, port) in outside(context) {
         table.insert("outside", Key::new().name(port.device()));
+        if context.observed.features.nft_limit {
+            let chain = format!("from_outside_{name}");
+            table.judge("ports", Key::new().name(port.device()), Verdict::Goto(chain.clone()));
+            table.chain(&chain, from_outside());
+        }
     }
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };
@@ -227,8 +238,24 @@ fn free() -> St {
 }
 
 /// The devices by which vnets go on outside.
-fn outside<'a>(context: &Context<'a>) -> impl Iterator<Item = &'a VnetPort> {
-    context.config.vnets.values().filter_map(|vnet| vnet.port.as_ref())
+fn outside<'a>(context: &Context<'a>) -> impl Iterator<Item = (&'a VnetName, &'a VnetPort)> {
+    context.config.vnets.iter().filter_map(|(name, vnet)| Some((name, vnet.port.as_ref()?)))
+}
+
+/// What comes from outside: of what is for everybody, no more than a port may send. It is half of what a thread that carries
+/// frames sends of a vnet, so that one port leaves room for the others. By what hosts say of who bridges the segment circles
+/// are ended: a storm must not drown it. Each rule counts for itself, so that each port has its own.
+fn from_outside() -> Vec<Vec<St>> {
+    const RATE: u32 = 500;
+    const SAID: u32 = 100;
+    let group = Const::mac(MacAddr([1, 0, 0, 0, 0, 0]));
+    let over = |rate| St::Over { rate, burst: rate };
+    vec![
+        rule(vec![of_type(SEGMENT), over(SAID)], dropped("drop_storm")),
+        vec![of_type(SEGMENT), accept()],
+        rule(vec![St::Masked(S::EtherDaddr, group.clone(), group), over(RATE)], dropped("drop_storm")),
+        vec![accept()],
+    ]
 }
 
 /// Lets a frame of a port into the bridge, or turned to the host.

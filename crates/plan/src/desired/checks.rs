@@ -133,6 +133,15 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
     let links = &context.observed.links;
     for (name, vnet) in &context.config.vnets {
         let Some(port) = &vnet.port else { continue };
+        if !context.observed.features.nft_limit {
+            notices.warn(
+                &vnet.origin,
+                format!(
+                    "vnet {name}: this kernel has no limits (CONFIG_NFT_LIMIT): what goes round in circles behind its port \
+                     takes the room of all that is for everybody"
+                ),
+            );
+        }
         let interface = &port.interface;
         let is_made = |link: &Link| link.is_ours() && !link.alias.starts_with(PORT);
         let Some(link) = links.get(interface).filter(|link| !is_made(link)) else {

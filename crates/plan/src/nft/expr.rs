@@ -149,6 +149,13 @@ pub enum Expr {
     Masquerade,
     /// Count.
     Counter,
+    /// Go on only with packets that are more than so many.
+    Over {
+        /// A second.
+        rate: u32,
+        /// At once, after a pause.
+        burst: u32,
+    },
     /// Something we never write; the name of the kernel's expression.
     Other(String),
 }

@@ -381,6 +381,13 @@ pub enum Statement {
     Masquerade,
     /// Count.
     Counter,
+    /// Packets that are more than so many a second, and so many at once; counted by the rule.
+    Over {
+        /// A second.
+        rate: u32,
+        /// At once, after a pause.
+        burst: u32,
+    },
     /// Decide.
     Verdict(Verdict),
 }
@@ -471,6 +478,7 @@ impl Statement {
             }
             Self::Masquerade => out.push(Expr::Masquerade),
             Self::Counter => out.push(Expr::Counter),
+            Self::Over { rate, burst } => out.push(Expr::Over { rate: *rate, burst: *burst }),
             Self::Verdict(verdict) => out.push(Expr::Verdict(verdict.clone())),
         }
     }
@@ -532,6 +540,7 @@ impl std::fmt::Display for Statement {
             }
             Self::Masquerade => f.write_str("masquerade"),
             Self::Counter => f.write_str("counter"),
+            Self::Over { rate, burst } => write!(f, "limit rate over {rate}/second burst {burst} packets"),
             Self::Verdict(verdict) => verdict.fmt(f),
         }
     }

@@ -167,6 +167,10 @@ fn list(report: &VnetsReport) {
 fn long_form(name: &VnetName, vnet: &VnetView) {
     say!("vnet {name}, id {}, security {}", vnet.id, vnet.security);
     say!("  bridge {}, port {}", vnet.bridge, vnet.interface);
+    if let Some(port) = &vnet.port {
+        let drops = port.drops.iter().map(|(reason, count)| format!(", {reason} {}", count.packets));
+        say!("  goes on outside by {}{}", port.device, drops.collect::<String>());
+    }
     if let Some(mtu) = vnet.mtu {
         say!("  carries packets of {mtu} bytes");
     }

@@ -12,7 +12,7 @@ use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
 use viaduct_vnet_io::control::{self, Identity};
 
-use super::{Caller, Changed, Operation, Remark};
+use super::{AllDrops, Caller, Changed, Drops, Operation, Remark, drops};
 use crate::{
     failure::Failure,
     host::Host,
@@ -96,6 +96,8 @@ pub(crate) struct VnetView {
     /// Addresses of more than one MAC.
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub(crate) shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    /// Where it goes on outside.
+    pub(crate) port: Option<PortView>,
     /// What was carried and dropped, by what it is.
     pub(crate) counters: BTreeMap<String, u64>,
     /// What does not work.
@@ -161,6 +163,15 @@ pub(crate) struct PeerView {
     pub(crate) counters: BTreeMap<String, u64>,
 }
 
+/// A device by which a vnet goes on outside.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct PortView {
+    #[schemars(with = "String")]
+    pub(crate) device: IfName,
+    /// What came by it and was dropped, by reason: storm is what was for everybody, and too much.
+    pub(crate) drops: Drops,
+}
+
 /// By which ports frames go to a peer and come from it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct PortsView {
@@ -190,12 +201,13 @@ impl Operation for Vnets {
         let situation = host.situation()?;
         let created = host.store.created()?;
         let Some(config) = situation.config() else { return Ok(VnetsReport::default()) };
-        Ok(report(host, config, &created))
+        let drops = drops(host, config)?;
+        Ok(report(host, config, &created, &drops))
     }
 }
 
 /// What is configured, with what the process that carries it knows.
-pub(super) fn report(host: &Host, config: &Config, created: &Created) -> VnetsReport {
+pub(super) fn report(host: &Host, config: &Config, created: &Created, drops: &AllDrops) -> VnetsReport {
     if config.vnets.is_empty() && config.peers.is_empty() {
         return VnetsReport::default();
     }
@@ -203,7 +215,13 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created) -> VnetsRe
     let carried = carried.as_ref();
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
         let created = created.vnets.contains_key(name);
-        (name.clone(), vnet_view(vnet, created, carried.and_then(|carried| carried.vnets.get(&vnet.id))))
+        let mut view = vnet_view(vnet, created, carried.and_then(|carried| carried.vnets.get(&vnet.id)));
+        view.port = vnet.port.as_ref().map(|port| {
+            let device = port.device().clone();
+            let drops = drops.get(&(None, device.clone())).cloned().unwrap_or_default();
+            PortView { device, drops }
+        });
+        (name.clone(), view)
     };
     let peer = |(name, peer): (&PeerName, &viaduct_model::Peer)| {
         let created = created.peers.contains_key(name);
@@ -264,6 +282,7 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
         peers: vnet.peers.iter().map(member).collect(),
         macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
         shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
+        port: None,
         counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
         trouble: match carried {
             None => Some("no process carries it: is the daemon running?".to_owned()),

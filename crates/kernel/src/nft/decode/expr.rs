@@ -10,8 +10,8 @@ use crate::nft::{
     attr::{Malformed, attrs, be32, be64, byte, find, text},
     uapi::{
         REG_VERDICT, REG32_00, bitwise, bitwise_op, checksum, cmp, ct, data, dynset, expr, exthdr,
-        exthdr_value, fib, immediate, lookup, lookup_flag, meta, nat, nat_range, payload, verdict,
-        verdict_code,
+        exthdr_value, fib, immediate, limit, limit_value, lookup, lookup_flag, meta, nat, nat_range, payload,
+        verdict, verdict_code,
     },
 };
 
@@ -74,6 +74,7 @@ fn one(nest: &[u8]) -> Result<Expr> {
         // Port ranges and flags of masquerade are not ours.
         "masq" => a.is_empty().then_some(Expr::Masquerade),
         "counter" => Some(Expr::Counter),
+        "limit" => a.limit()?,
         _ => None,
     };
     Ok(known.unwrap_or_else(|| Expr::Other(name.to_owned())))
@@ -276,6 +277,16 @@ impl<'a> Attributes<'a> {
             return Ok(None);
         }
         Ok(Some(Expr::Dynset { set: self.name(dynset::SET)?, from: self.register(dynset::SREG_KEY)?, op }))
+    }
+
+    fn limit(&self) -> Result<Option<Expr>> {
+        let long = |kind| self.raw(kind).map_or(Ok(0), be64);
+        let (rate, unit) = (u32::try_from(long(limit::RATE)?), long(limit::UNIT)?);
+        let is_ours = unit == 1
+            && self.flags(limit::TYPE)? == limit_value::PACKETS
+            && self.flags(limit::FLAGS)? == limit_value::INVERT;
+        let burst = self.flags(limit::BURST)?;
+        Ok(rate.ok().filter(|_| is_ours).map(|rate| Expr::Over { rate, burst }))
     }
 
     fn nat(&self) -> Result<Option<Expr>> {

@@ -6,8 +6,8 @@ use crate::nft::{
     attr::Writer,
     uapi::{
         REG_VERDICT, REG32_00, bitwise, bitwise_op, checksum, cmp, ct, data, dynset, expr, exthdr,
-        exthdr_value, fib, immediate, list, lookup, lookup_flag, meta, nat, nat_range, payload, verdict,
-        verdict_code,
+        exthdr_value, fib, immediate, limit, limit_value, list, lookup, lookup_flag, meta, nat, nat_range,
+        payload, verdict, verdict_code,
     },
 };
 
@@ -60,6 +60,7 @@ fn write_expr(w: &mut Writer, e: &Expr) {
         Expr::Nat { .. } => "nat",
         Expr::Masquerade => "masq",
         Expr::Counter => "counter",
+        Expr::Over { .. } => "limit",
         // Never in a desired ruleset; the kernel would refuse it for want of its attributes.
         Expr::Other(name) => name,
     };
@@ -176,6 +177,14 @@ fn write_attributes(w: &mut Writer, e: &Expr) {
             if flags != 0 {
                 w.be32(nat::FLAGS, flags);
             }
+        }
+        Expr::Over { rate, burst } => {
+            w.be64(limit::RATE, u64::from(*rate));
+            // Of seconds.
+            w.be64(limit::UNIT, 1);
+            w.be32(limit::BURST, *burst);
+            w.be32(limit::TYPE, limit_value::PACKETS);
+            w.be32(limit::FLAGS, limit_value::INVERT);
         }
         Expr::Masquerade | Expr::Counter | Expr::Other(_) => {}
     }

@@ -11,7 +11,7 @@ import time
 sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir))
 from hearing import write_down
 
-TYPE = 0x88B6
+TYPE = int(os.environ.get("TYPE", "0x88b6"), 16)
 
 
 def send(count, rate, mac=None):
