@@ -16,37 +16,41 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MSS: u8 = 2;
 
-/// Lowers what a SYN says to what a frame of at most `largest_frame` bytes carries. `is_partial`: the checksum does not have what
-/// comes after the pseudo-header in it yet. Does nothing to any other frame.
-pub fn clamp_mss(frame: &mut [u8], is_partial: bool, largest_frame: usize) {
+/// Lowers what a SYN says to what a frame of at most `largest_frame` bytes carries, and keeps its checksum right, or partial. Does
+/// nothing to any other frame.
+pub fn clamp_mss(frame: &mut [u8], largest_frame: usize) {
     if frame.len() > LONGEST {
         return;
     }
-    let Some(Transport { packet, protocol: Protocol::Tcp, payload }) = Transport::of(frame) else { return };
-    let begin = packet.transport;
+    let Some(transport) = Transport::of(frame).filter(|transport| transport.protocol == Protocol::Tcp) else {
+        return;
+    };
+    let (begin, offset) = transport.checksum_place();
     if frame[begin + 13] & SYN == 0 {
         return;
     }
-    let header = match packet.version {
+    let header = match transport.packet.version {
         Version::V4 => 20,
         Version::V6 => 40,
     };
     // Without the options that may be in either header (RFC 6691, section 2).
-    let Some(most) = largest_frame.checked_sub(packet.network + header + TCP_HEADER) else { return };
+    let Some(most) = largest_frame.checked_sub(transport.packet.network + header + TCP_HEADER) else {
+        return;
+    };
     let most = u16::try_from(most).unwrap_or(u16::MAX);
-    let Some(at) = place_of_mss(&frame[begin + TCP_HEADER..payload]) else { return };
+    let Some(at) = place_of_mss(&frame[begin + TCP_HEADER..transport.payload]) else { return };
     let at = begin + TCP_HEADER + at;
     let Some(said) = word(frame, at).filter(|said| *said > most) else { return };
     put_word(frame, at, most);
-    if is_partial {
+    let sum = transport.checksum(frame);
+    if sum == transport.partial_checksum(frame) {
         return;
     }
     // Each byte of the value is a high or a low one of the words that are added up.
     let swapped = |value: u16| if (at - begin).is_multiple_of(2) { value } else { value.swap_bytes() };
-    let Some(sum) = word(frame, begin + 16) else { return };
     // RFC 1624, section 3, equation 3.
     let sum = u64::from(!sum) + u64::from(!swapped(said)) + u64::from(swapped(most));
-    put_word(frame, begin + 16, !fold(sum));
+    put_word(frame, begin + offset, !fold(sum));
 }
 
 /// Where the value stands among the options.
@@ -119,7 +123,7 @@ mod tests {
             {
                 for flags in [0x02, 0x12] {
                     let mut frame = syn(v6, options, flags);
-                    clamp_mss(&mut frame, false, 1446);
+                    clamp_mss(&mut frame, 1446);
                     assert_eq!(said(&frame), Some(most));
                     assert_eq!(sum_of(&frame), 0xffff);
                 }
@@ -130,8 +134,10 @@ mod tests {
     #[test]
     fn a_checksum_that_is_to_be_completed_is_left() {
         let mut frame = syn(false, &[2, 4, 0x05, 0xb4], SYN);
+        let partial = Transport::of(&frame).unwrap().partial_checksum(&frame);
+        put_word(&mut frame, 50, partial);
         let before = frame.clone();
-        clamp_mss(&mut frame, true, 1446);
+        clamp_mss(&mut frame, 1446);
         assert_eq!(said(&frame), Some(1392));
         assert_eq!(frame[50..52], before[50..52]);
     }
@@ -150,7 +156,7 @@ mod tests {
         ] {
             let before = syn(false, options, flags);
             let mut frame = before.clone();
-            clamp_mss(&mut frame, false, 1446);
+            clamp_mss(&mut frame, 1446);
             assert_eq!(frame, before);
         }
     }
@@ -159,13 +165,13 @@ mod tests {
         #[test]
         fn whatever_comes_stays_in_bounds_and_right(v6: bool, options in prop::collection::vec(any::<u8>(), 0..40), largest in 0_usize..2000) {
             let mut frame = syn(v6, &options, SYN);
-            clamp_mss(&mut frame, false, largest);
+            clamp_mss(&mut frame, largest);
             prop_assert_eq!(sum_of(&frame), 0xffff);
         }
 
         #[test]
         fn nothing_is_read_beyond_a_frame(mut frame in prop::collection::vec(any::<u8>(), 0..150)) {
-            clamp_mss(&mut frame, false, 1446);
+            clamp_mss(&mut frame, 1446);
         }
     }
 }

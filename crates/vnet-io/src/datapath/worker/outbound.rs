@@ -178,7 +178,7 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
     let via = route.path.via.map(|via| via.spi.value().to_be_bytes());
     let before = via.as_ref().map_or(&[][..], |spi| &spi[..]);
     let largest = largest_frame(cipher, usize::from(route.path.largest_datagram)).unwrap_or(0);
-    clamp_mss(frame, offload.partial.is_some(), largest);
+    clamp_mss(frame, largest);
     let cut = match Cut::plan(offload, frame, largest) {
         Ok(cut) => cut,
         Err(CutError::Malformed) => {
