@@ -9,7 +9,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
-
 use viaduct_types::{MacAddr, VnetName};
 
 use super::{
@@ -17,7 +16,7 @@ use super::{
     elements::{Builder, words::*},
     inet_filter::{add_own_addresses, guard_of},
     links::GATEWAY_V6,
-    vnets::host_mac_in,
+    vnets,
 };
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
 
@@ -104,9 +103,8 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
     table.insert("taken_link_local", Key::new().ip(IpAddr::V6(GATEWAY_V6)));
     for network in context.config.networks.values() {
         if let Mode::Vnet { bridge, gateways, .. } = &network.mode
-            && gateways.iter().any(IpAddr::is_ipv6)
+            && let Some(own) = vnets::link_local(&context.config.host, bridge, gateways)
         {
-            let own = host_mac_in(&context.config.host, bridge).link_local();
             table.insert("taken_link_local", Key::new().ip(IpAddr::V6(own)));
         }
     }

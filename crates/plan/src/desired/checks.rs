@@ -128,6 +128,11 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
     }
 }
 
+/// Whether a device is no interface of the host's: ours, and not just a port of one of our bridges.
+fn is_ours_alone(link: &Link) -> bool {
+    link.is_ours() && !link.alias.starts_with(PORT)
+}
+
 /// What is to be a port of a vnet's bridge has to be there, and nobody else's.
 fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
     let links = &context.observed.links;
@@ -143,12 +148,11 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
             );
         }
         let interface = &port.interface;
-        let is_made = |link: &Link| link.is_ours() && !link.alias.starts_with(PORT);
-        let Some(link) = links.get(interface).filter(|link| !is_made(link)) else {
+        let Some(link) = links.get(interface).filter(|link| !is_ours_alone(link)) else {
             let what = match links.get(interface) {
                 Some(link) => format!("{interface} is a device that Viaduct made ({})", link.alias),
                 None => {
-                    let known = links.iter().filter(|(name, l)| !is_made(l) && name.as_str() != "lo");
+                    let known = links.iter().filter(|(name, l)| !is_ours_alone(l) && name.as_str() != "lo");
                     let known: Vec<&str> = known.map(|(name, _)| name.as_str()).collect();
                     format!("this host has no device {interface}; it has {}", known.join(", "))
                 }
@@ -282,7 +286,7 @@ fn uplinks(context: &Context<'_>, notices: &mut Notices) {
                     ),
                 );
             }
-            Some(link) if link.is_ours() && !link.alias.starts_with(PORT) => notices.error(
+            Some(link) if is_ours_alone(link) => notices.error(
                 &uplink.origin,
                 format!("uplink {name}: {interface} is a device that Viaduct made ({})", link.alias),
             ),
@@ -407,7 +411,7 @@ fn moved(
     }
     let why = match context.observed.links.get(device) {
         None => format!("this host has no device {device}"),
-        Some(link) if link.is_ours() && !link.alias.starts_with(PORT) => {
+        Some(link) if is_ours_alone(link) => {
             format!("{device} is a device that Viaduct made ({})", link.alias)
         }
         Some(Link { master: Some(master), .. }) => {

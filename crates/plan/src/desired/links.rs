@@ -12,7 +12,7 @@ use super::{
     ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, VLAN, When,
     context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
     namespaces,
-    vnets::host_mac_in,
+    vnets::{self, host_mac_in},
 };
 use crate::{
     op::NewLink,
@@ -75,14 +75,11 @@ fn add_bridge(
     for address in own_addresses(&network.mode) {
         wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
         if address.addr().is_ipv6() {
-            let address = match network.mode {
-                // This is one host of several, each of which has one of its own. Without any, nobody is looked for on behalf
-                // of others (net/ipv6/ndisc.c, `ndisc_send_ns`).
-                Mode::Vnet { .. } => link_local(host_mac_in(&context.config.host, bridge).link_local()),
-                Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => {
-                    link_local(GATEWAY_V6)
-                }
+            let own = match &network.mode {
+                Mode::Vnet { gateways, .. } => vnets::link_local(&context.config.host, bridge, gateways),
+                Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => None,
             };
+            let address = link_local(own.unwrap_or(GATEWAY_V6));
             wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_LINK);
         }
     }
@@ -98,11 +95,7 @@ fn add_vlan(
     wanted: &mut Desired,
 ) {
     let Some((uplink, _)) = context.uplink(network) else { return };
-    let parent = &uplink.interface;
-    let make = NewLink::Vlan { parent: parent.clone(), id: vlan.id, protocol: vlan.protocol };
     let link = DesiredLink {
-        make: Some(make),
-        alias: Some(format!("{VLAN}{} ({}) of {parent}", vlan.id, vlan.protocol)),
         mtu: Some(context.mtu(network)),
         master: Some(bridge.clone()),
         vlans: match &network.mode {
@@ -115,9 +108,19 @@ fn add_vlan(
             | Mode::Isolated { .. }
             | Mode::Vnet { .. } => None,
         },
+        ..DesiredLink::default()
+    };
+    add_vlan_device(&uplink.interface, vlan, link, wanted);
+}
+
+/// The device that takes a VLAN out of `parent`; `link` says what else it is.
+pub(super) fn add_vlan_device(parent: &IfName, vlan: &UplinkVlan, link: DesiredLink, wanted: &mut Desired) {
+    let link = DesiredLink {
+        make: Some(NewLink::Vlan { parent: parent.clone(), id: vlan.id, protocol: vlan.protocol }),
+        alias: Some(format!("{VLAN}{} ({}) of {parent}", vlan.id, vlan.protocol)),
         addrgen_none: Some(true),
         up: true,
-        ..DesiredLink::default()
+        ..link
     };
     wanted.links.insert(vlan.device.clone(), link);
     wanted.sysctls.insert(Sysctl::ipv6(&vlan.device, "accept_ra"), own("0"));
@@ -211,7 +214,7 @@ fn inside_sysctls(device: &IfName) -> BTreeMap<Sysctl, DesiredSysctl> {
     ])
 }
 
-pub(super) fn own(value: &str) -> DesiredSysctl {
+fn own(value: &str) -> DesiredSysctl {
     DesiredSysctl { value: value.to_owned(), journal: false, when: When::WithLink }
 }
 

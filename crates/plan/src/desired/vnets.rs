@@ -1,18 +1,21 @@
 //! The devices of vnets: a bridge each, and what leads from it to the other hosts.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use viaduct_model::{Config, Endpoint, Mode, Security, Vnet, VnetPort};
 use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
-    BRIDGE, Desired, DesiredLink, PORT, VLAN, VNET,
+    BRIDGE, Desired, DesiredLink, PORT, VNET,
     context::{Context, bridge_of, ports},
-    links::own,
+    links::add_vlan_device,
 };
 use crate::{
     op::{NewLink, Underlay},
-    state::{Attachments, Sysctl},
+    state::Attachments,
 };
 
 /// What an Ethernet frame in ESP in UDP costs over IPv4 (RFC 4303, RFC 3948, RFC 8750), and over IPv6.
@@ -85,21 +88,8 @@ fn add_port(context: &Context<'_>, name: &VnetName, vnet: &Vnet, port: &VnetPort
         wanted.links.insert(port.interface.clone(), link);
         return;
     };
-    let parent = &port.interface;
-    let make = NewLink::Vlan { parent: parent.clone(), id: vlan.id, protocol: vlan.protocol };
-    let link = DesiredLink {
-        make: Some(make),
-        alias: Some(format!("{VLAN}{} ({}) of {parent}", vlan.id, vlan.protocol)),
-        mtu: outside(context, port),
-        master,
-        addrgen_none: Some(true),
-        up: true,
-        ..DesiredLink::default()
-    };
-    wanted.links.insert(vlan.device.clone(), link);
-    wanted.sysctls.insert(Sysctl::ipv6(&vlan.device, "accept_ra"), own("0"));
-    // What carries it has to be up.
-    wanted.links.entry(parent.clone()).or_default().up = true;
+    let link = DesiredLink { mtu: outside(context, port), master, ..DesiredLink::default() };
+    add_vlan_device(&port.interface, vlan, link, wanted);
 }
 
 /// What a port of a vnet carries outside.
@@ -127,12 +117,9 @@ pub fn vnet_claims(config: &Config, attachments: &Attachments) -> BTreeMap<VnetN
         if let Mode::Vnet { vnet, bridge, gateways, .. } = &network.mode
             && !gateways.is_empty()
         {
-            let mac = host_mac_in(&config.host, bridge);
-            let mut addresses = gateways.clone();
-            if gateways.iter().any(IpAddr::is_ipv6) {
-                addresses.push(mac.link_local().into());
-            }
-            claims.entry(vnet.clone()).or_default().insert(mac, addresses);
+            let own = link_local(&config.host, bridge, gateways).map(IpAddr::V6);
+            let addresses = gateways.iter().copied().chain(own).collect();
+            claims.entry(vnet.clone()).or_default().insert(host_mac_in(&config.host, bridge), addresses);
         }
     }
     for port in ports(config, attachments) {
@@ -165,6 +152,12 @@ pub type Claims = BTreeMap<MacAddr, Vec<IpAddr>>;
 pub(super) fn host_mac_in(host: &str, bridge: &IfName) -> MacAddr {
     let hash = viaduct_types::stable_hash(format!("{host} {bridge}").as_bytes()).to_be_bytes();
     MacAddr([0x0a, hash[0], hash[1], hash[2], hash[3], hash[4]])
+}
+
+/// The link-local address that a host has on the bridge of a vnet, where it has one of IPv6 at all: each of the hosts another one,
+/// and without any, nobody is looked for on behalf of others (net/ipv6/ndisc.c, `ndisc_send_ns`).
+pub(super) fn link_local(host: &str, bridge: &IfName, gateways: &[IpAddr]) -> Option<Ipv6Addr> {
+    gateways.iter().any(IpAddr::is_ipv6).then(|| host_mac_in(host, bridge).link_local())
 }
 
 /// What the devices of a vnet carry: as its network says, else what gets through.

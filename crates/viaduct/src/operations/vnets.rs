@@ -215,13 +215,13 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created, drops: &Al
     let carried = carried.as_ref();
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
         let created = created.vnets.contains_key(name);
-        let mut view = vnet_view(vnet, created, carried.and_then(|carried| carried.vnets.get(&vnet.id)));
-        view.port = vnet.port.as_ref().map(|port| {
+        let port = vnet.port.as_ref().map(|port| {
             let device = port.device().clone();
             let drops = drops.get(&(None, device.clone())).cloned().unwrap_or_default();
             PortView { device, drops }
         });
-        (name.clone(), view)
+        let carried = carried.and_then(|carried| carried.vnets.get(&vnet.id));
+        (name.clone(), vnet_view(vnet, created, port, carried))
     };
     let peer = |(name, peer): (&PeerName, &viaduct_model::Peer)| {
         let created = created.peers.contains_key(name);
@@ -250,7 +250,12 @@ fn relayed_view(relayed: &control::RelayedReport) -> RelayedView {
     RelayedView { from, to, datagrams, bytes, over_rate }
 }
 
-fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control::VnetReport>) -> VnetView {
+fn vnet_view(
+    vnet: &viaduct_model::Vnet,
+    created: bool,
+    port: Option<PortView>,
+    carried: Option<&control::VnetReport>,
+) -> VnetView {
     let member = |name: &PeerName| {
         let mismatched = carried.and_then(|carried| carried.mismatched.get(name));
         let member = carried.and_then(|carried| carried.members.get(name));
@@ -282,7 +287,7 @@ fn vnet_view(vnet: &viaduct_model::Vnet, created: bool, carried: Option<&control
         peers: vnet.peers.iter().map(member).collect(),
         macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
         shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
-        port: None,
+        port,
         counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
         trouble: match carried {
             None => Some("no process carries it: is the daemon running?".to_owned()),
