@@ -107,6 +107,27 @@ fn outside(world: &World) {
     }
 }
 
+/// Nothing that [`all`] showed is gone, and nothing is new.
+#[track_caller]
+fn as_before(world: &World, before: &str) {
+    let after = all(world);
+    let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
+    let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
+    assert_eq!((gone, new), (Vec::new(), Vec::new()));
+}
+
+fn outside_with_vlan_5(world: &World) {
+    outside(world);
+    for line in [
+        "ip -n outside link add link eth0 name v5 type vlan id 5",
+        "ip -n outside link set v5 up",
+        "ip -n outside address add 10.5.0.1/24 dev v5",
+        "ip -n outside address add 2001:db8:5::1/64 dev v5 nodad",
+    ] {
+        world.sh(line);
+    }
+}
+
 /// Waits until something is so, which takes an emulated processor its time.
 #[track_caller]
 fn soon(world: &World, what: &str, is_so: impl FnMut() -> bool) {
@@ -157,11 +178,8 @@ fn every_kind_carries_packets_and_leaves_nothing_behind() {
         assert!(world.sh("ip -n behind -d link show ip0").contains("mode l3s"));
 
         world.good("down");
-        let after = all(world);
-        let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
-        let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
-        assert_eq!((gone, new), (Vec::new(), Vec::new()));
-        assert_eq!(before, after);
+        as_before(world, &before);
+        assert_eq!(before, all(world));
     });
 }
 
@@ -241,15 +259,7 @@ fn heard(world: &World, set: &str) -> String {
 #[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
 fn guests_are_bridged_to_a_vlan_of_the_uplink_and_to_nothing_else() {
     host(|world| {
-        outside(world);
-        for line in [
-            "ip -n outside link add link eth0 name v5 type vlan id 5",
-            "ip -n outside link set v5 up",
-            "ip -n outside address add 10.5.0.1/24 dev v5",
-            "ip -n outside address add 2001:db8:5::1/64 dev v5 nodad",
-        ] {
-            world.sh(line);
-        }
+        outside_with_vlan_5(world);
         listen(world);
         let before = all(world);
         world.write(CONFIG, BRIDGED);
@@ -327,10 +337,7 @@ fn guests_are_bridged_to_a_vlan_of_the_uplink_and_to_nothing_else() {
         for guest in ["near", "web", "free", "far"] {
             world.sh(&format!("ip netns del {guest}"));
         }
-        let after = all(world);
-        let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
-        let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
-        assert_eq!((gone, new), (Vec::new(), Vec::new()));
+        as_before(world, &before);
 
         // One that somebody else has made is not taken.
         world.sh("ip link add link eth0 name other type vlan id 5");
@@ -369,14 +376,7 @@ addresses = ["10.5.0.5"]
 #[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
 fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
     host(|world| {
-        outside(world);
-        for line in [
-            "ip -n outside link add link eth0 name v5 type vlan id 5",
-            "ip -n outside link set v5 up",
-            "ip -n outside address add 10.5.0.1/24 dev v5",
-        ] {
-            world.sh(line);
-        }
+        outside_with_vlan_5(world);
         listen(world);
         let before = all(world);
         world.write(CONFIG, VNET);
@@ -422,9 +422,6 @@ fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
         world.sh("ip netns del stranger");
         world.good("down");
         world.sh("ip netns del web");
-        let after = all(world);
-        let gone: Vec<&str> = before.lines().filter(|line| !after.contains(*line)).collect();
-        let new: Vec<&str> = after.lines().filter(|line| !before.contains(*line)).collect();
-        assert_eq!((gone, new), (Vec::new(), Vec::new()));
+        as_before(world, &before);
     });
 }
