@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use common::{
     attach_all, config, host,
-    shape::{check_safe, shape},
+    shape::{check_safe, namespace_table, shape},
 };
 use proptest::prelude::*;
 use viaduct_plan::{
@@ -138,6 +138,10 @@ impl Apply for Kernel {
 }
 
 impl Kernel {
+    fn new(host: Host, trouble: Trouble, step: usize, choice: usize) -> Self {
+        Self { host, trouble, after: Some(step), choice, opened: false, foreign: None }
+    }
+
     fn happens(&mut self, op: &Op) -> Option<Errno> {
         let state = &mut self.host.state;
         match self.trouble {
@@ -232,6 +236,23 @@ fn foreign_route() -> Route {
     }
 }
 
+/// A cable to somebody's bridge is in the guests' group until it is told that it is none: when that fails, it comes up
+/// in it, and is put right.
+#[test]
+fn a_cable_to_a_foreign_bridge_survives_each_refusal() {
+    let toml = format!("[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n{}", namespace_table(1));
+    let after = config(&toml);
+    let mut start = host();
+    let attached = attach_all(&mut start, &after);
+    let to = Wish::Be(&after, &attached);
+    for (step, op) in look(&mut start, to).unwrap().plan.ops.iter().enumerate() {
+        let _context = Context(format!("Busy before step {step}: {op}"));
+        let mut kernel = Kernel::new(start.clone(), Trouble::Busy, step, 0);
+        change(&mut kernel, None, to, &mut |_, _| ()).unwrap();
+        assert!(look(&mut kernel, to).unwrap().plan.is_empty());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -251,14 +272,7 @@ proptest! {
                     continue;
                 }
                 let trouble = TROUBLES[number];
-                let mut kernel = Kernel {
-                    host: start.clone(),
-                    trouble,
-                    after: Some(step),
-                    choice: choice + step,
-                    opened: false,
-                    foreign: None,
-                };
+                let mut kernel = Kernel::new(start.clone(), trouble, step, choice + step);
                 let _context = Context(format!("{trouble:?} before step {step}"));
                 let changed = change(&mut kernel, Some(from), to, &mut |_, _| ());
                 kernel.nothing_foreign_touched();
