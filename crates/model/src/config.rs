@@ -22,6 +22,8 @@ use viaduct_types::{
 pub use boot::{Boot, BootFile};
 pub use vnets::*;
 
+use crate::Family;
+
 /// Where in the files something was written; shown as `FILE:LINE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
@@ -236,6 +238,18 @@ impl Mode {
             Self::Bridged { .. } => "bridged",
             Self::Isolated { .. } => "isolated",
             Self::Vnet { .. } => "vnet",
+        }
+    }
+
+    /// Whether this host itself sends to addresses of a family that guests have there: it has one, or a route to each.
+    pub fn is_reached(&self, family: Family) -> bool {
+        match self {
+            Self::Nat { subnets, .. } | Self::Isolated { subnets, .. } => {
+                subnets.iter().any(|subnet| Family::of(subnet.gateway) == family)
+            }
+            Self::Routed { .. } => true,
+            Self::Bridged { .. } => false,
+            Self::Vnet { gateways, .. } => gateways.iter().any(|gateway| Family::of(*gateway) == family),
         }
     }
 }

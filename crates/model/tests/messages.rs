@@ -204,6 +204,41 @@ fn publish() {
 }
 
 #[test]
+fn published_where_this_host_does_not_reach() {
+    let guest = |publish: &str, addresses: &str| {
+        format!(
+            "[guests.web]\npublish = [{publish}]\n[[guests.web.nics]]\nnetwork = \"red\"\naddresses = [{addresses}]\n"
+        )
+    };
+    let both = guest("\"80:80\", \"[2001:db8::1]:81:81\"", "\"10.97.0.8\", \"fd97::8\"");
+    let red = |keys: &str| {
+        format!(
+            "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\n\
+             subnets = [\"10.97.0.0/24\", \"fd97::/64\"]\n{keys}\n"
+        )
+    };
+    let right = [
+        format!("{}{both}", red("gateways = [\"10.97.0.251\", \"fd97::251\"]")),
+        // By another NIC, which the host reaches.
+        format!(
+            "{}{}[[guests.web.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.8\"]\n",
+            red(""),
+            guest("\"80:80\"", "\"10.97.0.8\"")
+        ),
+    ];
+    right.iter().for_each(|case| assert_eq!(said(&format!("{BASE}{case}")), "nothing is wrong\n"));
+    let cases = [
+        format!("{}{both}", red("")),
+        // One family is enough for a port on all addresses, and not for one on an address of the other.
+        format!("{}{both}", red("gateways = [\"10.97.0.251\"]")),
+        format!("[networks.red]\nmode = \"isolated\"\n{}", guest("\"80:80\"", "\"10.97.0.8/24\"")),
+        "[guests.web]\npublish = [\"80:80\"]\n[[guests.web.nics]]\nnetwork = \"wire\"\naddresses = [\"192.0.2.8/24\"]\n"
+            .to_owned(),
+    ];
+    assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+#[test]
 fn permissions() {
     assert_told!(told(&[
         "[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.a]\nallow-in = [{ from = \"192.0.2.1/24\" }, { from = \"web\" }, { form = \"any\" }]\n",

@@ -1,14 +1,17 @@
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use viaduct_types::{GuestName, NamespaceName, Proto, Publish};
+use viaduct_types::{GuestName, NamespaceName, NetworkName, Proto, Publish};
 
 use super::Context;
 use crate::{
-    CableEnd, Family, InterfaceKind, Namespace, NamespaceInterface, Nic, Published, raw,
-    report::{At, Report},
+    CableEnd, Family, InterfaceKind, Mode, Namespace, NamespaceInterface, Nic, Published, raw,
+    report::{At, Report, Span},
 };
 
-/// A guest's published ports, which need an address of the guest's to go to.
+/// A guest's published ports, which need an address of the guest's to go to, and this host a way there.
 pub(crate) fn published(
     name: &GuestName,
     raw: &raw::Guest,
@@ -18,15 +21,21 @@ pub(crate) fn published(
 ) -> Vec<Published> {
     let shared = raw.namespace.get().and_then(|name| namespaces.get(name));
     // What comes to other interfaces does not pass the host.
-    let on_network =
-        |i: &&NamespaceInterface| matches!(i.kind, InterfaceKind::Veth { end: CableEnd::Network(_), .. });
-    let interfaces = shared.into_iter().flat_map(|namespace| &namespace.interfaces).filter(on_network);
-    let addresses = nics.iter().flat_map(|nic| &nic.addresses).chain(interfaces.flat_map(|i| &i.addresses));
-    let (mut v4, mut v6) = (false, false);
-    addresses.for_each(|net| match Family::of(net.addr()) {
-        Family::V4 => v4 = true,
-        Family::V6 => v6 = true,
-    });
+    let network_of = |i: &NamespaceInterface| match &i.kind {
+        InterfaceKind::Veth { end: CableEnd::Network(network), .. } => Some(network.clone()),
+        InterfaceKind::Veth { end: CableEnd::Bridge(_), .. }
+        | InterfaceKind::Vlan { .. }
+        | InterfaceKind::Macvlan { .. }
+        | InterfaceKind::Ipvlan { .. }
+        | InterfaceKind::Device { .. } => None,
+    };
+    let interfaces = shared.into_iter().flat_map(|namespace| &namespace.interfaces);
+    let interfaces = interfaces.filter_map(|i| Some((network_of(i)?, &i.addresses)));
+    let mut known = Known::default();
+    for (network, addresses) in nics.iter().map(|nic| (nic.network.clone(), &nic.addresses)).chain(interfaces)
+    {
+        addresses.iter().for_each(|net| known.add(&network, net.addr(), cx));
+    }
     // A NIC that could not be read may have had the address.
     let complete = raw.nics.is_whole()
         && raw.nics.items().count() == nics.len()
@@ -36,26 +45,89 @@ pub(crate) fn published(
         && raw.namespace.key.is_some() == shared.is_some();
     let mut published = Vec::new();
     for at in raw.publish.items() {
-        let reachable = match at.value.address {
-            None => v4 || v6,
-            Some(IpAddr::V4(_)) => v4,
-            Some(IpAddr::V6(_)) => v6,
+        let families: &[Family] = match at.value.address {
+            None => &[Family::V4, Family::V6],
+            Some(IpAddr::V4(_)) => &[Family::V4],
+            Some(IpAddr::V6(_)) => &[Family::V6],
         };
-        if !reachable && complete {
-            let family = at.value.address.map(|ip| format!("{} ", Family::of(ip))).unwrap_or_default();
-            cx.report
-                .error(at.span, format!("guest `{name}` has no {family}address that the port could lead to"))
-                .help(match raw.namespace.key {
-                    Some(_) => format!(
-                        "give its namespace an interface of type `veth` on a network, with an {family}address"
-                    ),
-                    None => format!("add an {family}address to one of its NICs"),
-                });
+        let family = at.value.address.map(|ip| format!("{} ", Family::of(ip))).unwrap_or_default();
+        let leads = families.iter().any(|family| known.reached.contains(family));
+        match families.iter().find_map(|family| known.beyond.get(family)) {
+            _ if leads || !complete => {}
+            Some(network) => unreached(name, at.span, (family, network), cx),
+            None => {
+                cx.report
+                    .error(
+                        at.span,
+                        format!("guest `{name}` has no {family}address that the port could lead to"),
+                    )
+                    .help(match raw.namespace.key {
+                        Some(_) => format!(
+                            "give its namespace an interface of type `veth` on a network, with an {family}address"
+                        ),
+                        None => format!("add an {family}address to one of its NICs"),
+                    });
+            }
         }
         cx.published.push((name.clone(), *at));
         published.push(Published { publish: at.value, origin: cx.report.origin(at.span) });
     }
     published
+}
+
+/// The guest has addresses, and this host sends nothing there.
+fn unreached(
+    name: &GuestName,
+    span: Span,
+    (family, network): (String, &NetworkName),
+    cx: &mut Context<'_, '_>,
+) {
+    let mode = cx.networks.get(network).and_then(|ground| Some(&ground.network.as_ref()?.mode));
+    let (text, help) = match mode {
+        Some(Mode::Bridged { .. }) => (
+            format!("guest `{name}` is on bridged network `{network}`, where no port of this host leads"),
+            "it is reached there by its own address: leave this out, or give it a NIC on another network"
+                .to_owned(),
+        ),
+        Some(Mode::Isolated { .. }) => (
+            format!(
+                "this host has no {family}address in network `{network}`, by which the port could lead to guest `{name}`"
+            ),
+            format!("write `subnets` of [networks.{network}]: the host has an address in each"),
+        ),
+        Some(Mode::Vnet { .. } | Mode::Nat { .. } | Mode::Routed { .. }) | None => (
+            format!(
+                "this host has no {family}address in network `{network}`, by which the port could lead to guest `{name}`"
+            ),
+            format!(
+                "write `gateways` of [networks.{network}], which no other host has, or publish the port in the files of \
+                 hosts that have one: each of these leads to the guest wherever it is"
+            ),
+        ),
+    };
+    cx.report.error(span, text).help(help);
+}
+
+/// In which families a guest has addresses to which ports could lead.
+#[derive(Default)]
+struct Known {
+    /// Those by which this host reaches it.
+    reached: BTreeSet<Family>,
+    /// Those in which it has addresses only where this host has none, with the network.
+    beyond: BTreeMap<Family, NetworkName>,
+}
+
+impl Known {
+    fn add(&mut self, network: &NetworkName, address: IpAddr, cx: &Context<'_, '_>) {
+        let family = Family::of(address);
+        // What is wrong with a network is told already.
+        let network_itself = cx.networks.get(network).and_then(|ground| ground.network.as_ref());
+        if network_itself.is_none_or(|network| network.mode.is_reached(family)) {
+            self.reached.insert(family);
+        } else {
+            self.beyond.entry(family).or_insert_with(|| network.clone());
+        }
+    }
 }
 
 /// Reports ports that are published twice in one stack: for the same address, or once for all of them.

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_model::{AllowPeer, Config, Guest, Mode, Network, Nic, Policy, Uplink, Vnet};
+use viaduct_model::{AllowPeer, Config, Family, Guest, Mode, Network, Nic, Policy, Uplink, Vnet};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName, VlanSet, VnetName};
 
 use super::{links::default_nic, vnets};
@@ -318,10 +318,17 @@ impl<'a> Context<'a> {
     }
 
     /// Where a guest's published port leads: its first address of a family on the NIC that answers leave by, else its
-    /// first one at all.
+    /// first one at all, of those that this host reaches.
     pub(super) fn publish_target(&self, guest: &'a Guest, v6: bool) -> Option<IpAddr> {
         let way_out = default_nic(self.config, guest, v6);
-        let of_family = || self.addresses_of(guest).filter(|(address, _)| address.is_ipv6() == v6);
+        let reached = |nic: &Nic, address| {
+            let network = self.config.networks.get(&nic.network);
+            network.is_some_and(|network| network.mode.is_reached(Family::of(address)))
+        };
+        let of_family = || {
+            let of_guest = self.addresses_of(guest);
+            of_guest.filter(|(address, nic)| address.is_ipv6() == v6 && reached(nic, *address))
+        };
         let answering = of_family().find(|(_, nic)| way_out.is_some_and(|out| std::ptr::eq(*nic, out)));
         answering.or_else(|| of_family().next()).map(|(address, _)| address)
     }
