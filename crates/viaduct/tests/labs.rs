@@ -53,6 +53,7 @@ labs! {
         vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
         vnet_created = "vnet-created",
+        vnet_fallbacks = "vnet-fallbacks",
         vnet_groups = "vnet-groups",
         vnet_discovery = "vnet-discovery",
         vnet_hostile = "vnet-hostile",

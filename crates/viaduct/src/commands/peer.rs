@@ -52,22 +52,26 @@ fn list(report: &VnetsReport) {
     for stranger in &report.strangers {
         say!("Refused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
     }
-    passed_on(report);
+    beside_peers(report);
 }
 
-/// What this host does for peers that cannot reach each other.
-pub(super) fn passed_on(report: &VnetsReport) {
-    for trouble in &report.beacon_troubles {
+/// What is no single peer's: what does not work, what this host does for peers that cannot reach each other, what was lost.
+pub(super) fn beside_peers(report: &VnetsReport) {
+    for trouble in report.beacon_troubles.iter().chain(&report.fallbacks) {
         say!("{trouble}");
     }
     for relayed in &report.relayed {
-        let over = match relayed.over_rate {
-            0 => String::new(),
-            over => format!(", and {over} were more than may be"),
-        };
+        let lost = [(relayed.over_rate, "were more than may be"), (relayed.send_failed, "could not be sent")];
+        let lost = lost.into_iter().filter(|(count, _)| *count > 0);
+        let lost: String = lost.map(|(count, why)| format!(", and {count} {why}")).collect();
         let (from, to) = (&relayed.from, &relayed.to);
         let (datagrams, bytes) = (relayed.datagrams, relayed.bytes);
-        say!("Passed on from {from} to {to}: {datagrams} datagrams, {bytes} bytes{over}");
+        say!("Passed on from {from} to {to}: {datagrams} datagrams, {bytes} bytes{lost}");
+        relayed.fallbacks.iter().for_each(|fallback| say!("  {fallback}"));
+    }
+    if !report.drops.is_empty() {
+        let drops = report.drops.iter().map(|(why, count)| format!("{} {count}", why.replace('_', " ")));
+        say!("Dropped of what came for vnets: {}", drops.collect::<Vec<_>>().join(", "));
     }
 }
 

@@ -53,7 +53,7 @@ fn print_all(report: &StatusReport) {
     for stranger in &made.vnets.strangers {
         say!("\nRefused: {} with the key {} ({} times)", stranger.address, stranger.key, stranger.refused);
     }
-    super::peer::passed_on(&made.vnets);
+    super::peer::beside_peers(&made.vnets);
     for (id, target) in &report.unknown {
         say!("\n{id} is {}, but not in the configuration.", target::words(target));
     }
@@ -187,7 +187,7 @@ fn vnets(report: &VnetsReport) -> Table {
             vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             lines(hosts),
             vnet.macs.len().to_string(),
-            lines(vnet.trouble.iter().cloned().chain(conflicts)),
+            lines(vnet.trouble.iter().cloned().chain(conflicts).chain(vnet.fallbacks.iter().cloned())),
         ]);
     }
     table

@@ -192,7 +192,7 @@ fn long_form(name: &VnetName, vnet: &VnetView) {
     if !counters.is_empty() {
         say!("  {}", counters.join(", "));
     }
-    if let Some(trouble) = &vnet.trouble {
+    for trouble in vnet.trouble.iter().chain(&vnet.fallbacks) {
         say!("  {trouble}");
     }
 }

@@ -19,6 +19,12 @@ use crate::{
     vnets::{self, endpoint},
 };
 
+const UNSEGMENTED: &str = "the kernel does not cut datagrams for it, so they are sent one by one";
+const UNJOINED: &str =
+    "The kernel does not join the datagrams that it receives (Linux before 5.0), so they come one by one.";
+const UNCUT_UDP: &str =
+    "the kernel does not give UDP in super-frames (Linux before 6.2), so it comes one by one";
+
 /// Looks at the vnets.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Vnets {}
@@ -39,8 +45,13 @@ pub(crate) struct VnetsReport {
     pub(crate) peers: BTreeMap<PeerName, PeerView>,
     /// Keys that were refused, as nobody here knows them: each with where it came from, and how often.
     pub(crate) strangers: Vec<Stranger>,
-    /// Datagrams that belong to nobody, by what was wrong with them.
+    /// Datagrams that belong to nobody or did not get further, by what was wrong with them; `overflow` is what a socket could
+    /// not hold.
     pub(crate) drops: BTreeMap<String, u64>,
+    /// What else the process counts: datagrams by what they are, and calls.
+    pub(crate) counters: BTreeMap<String, u64>,
+    /// What does not work as fast as it could, for all peers.
+    pub(crate) fallbacks: Vec<String>,
     /// What was said and heard of where hosts are, by what it is.
     pub(crate) beacons: BTreeMap<String, u64>,
     /// What does not work of it.
@@ -60,6 +71,10 @@ pub(crate) struct RelayedView {
     pub(crate) bytes: u64,
     /// Datagrams that were more than may be sent.
     pub(crate) over_rate: u64,
+    /// Datagrams that were not sent, as they are too large for where they go, or for another reason.
+    pub(crate) send_failed: u64,
+    /// What does not work as fast as it could.
+    pub(crate) fallbacks: Vec<String>,
 }
 
 /// Somebody with a key that nobody here knows.
@@ -98,6 +113,8 @@ pub(crate) struct VnetView {
     pub(crate) shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
     /// Where it goes on outside.
     pub(crate) port: Option<PortView>,
+    /// What does not work as fast as it could.
+    pub(crate) fallbacks: Vec<String>,
     /// What was carried and dropped, by what it is.
     pub(crate) counters: BTreeMap<String, u64>,
     /// What does not work.
@@ -239,6 +256,8 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created, drops: &Al
         peers: config.peers.iter().map(peer).collect(),
         strangers: carried.into_iter().flat_map(|carried| &carried.strangers).map(stranger).collect(),
         drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
+        counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
+        fallbacks: fallbacks(carried.is_some_and(|carried| carried.unjoined), UNJOINED),
         beacons: carried.map(|carried| carried.beacons.clone()).unwrap_or_default(),
         beacon_troubles: carried.map(|carried| carried.beacon_troubles.clone()).unwrap_or_default(),
         relayed: carried.into_iter().flat_map(|carried| &carried.relayed).map(relayed_view).collect(),
@@ -246,8 +265,14 @@ pub(super) fn report(host: &Host, config: &Config, created: &Created, drops: &Al
 }
 
 fn relayed_view(relayed: &control::RelayedReport) -> RelayedView {
-    let control::RelayedReport { from, to, datagrams, bytes, over_rate } = relayed.clone();
-    RelayedView { from, to, datagrams, bytes, over_rate }
+    let control::RelayedReport { from, to, datagrams, bytes, over_rate, send_failed, unsegmented } =
+        relayed.clone();
+    let fallbacks = fallbacks(unsegmented, UNSEGMENTED);
+    RelayedView { from, to, datagrams, bytes, over_rate, send_failed, fallbacks }
+}
+
+fn fallbacks(is_so: bool, what: &str) -> Vec<String> {
+    is_so.then(|| what.to_owned()).into_iter().collect()
 }
 
 fn vnet_view(
@@ -288,6 +313,7 @@ fn vnet_view(
         macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
         shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
         port,
+        fallbacks: fallbacks(carried.is_some_and(|carried| carried.uncut_udp), UNCUT_UDP),
         counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
         trouble: match carried {
             None => Some("no process carries it: is the daemon running?".to_owned()),
@@ -301,7 +327,6 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
     let control::PortsReport { to, one, received } = carried.ports;
     let received = received.into_iter().map(|(port, datagrams)| ReceivedView { port, datagrams }).collect();
     let ports = PortsView { to, one, received };
-    let singly = "the kernel does not cut datagrams for it, so they are sent one by one".to_owned();
     PeerView {
         key: peer.key.clone(),
         endpoints: peer.endpoints.iter().map(ToString::to_string).collect(),
@@ -315,7 +340,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         refused: carried.refused,
         seen_key: carried.seen_key,
         error: carried.error,
-        fallbacks: carried.unsegmented.then_some(singly).into_iter().collect(),
+        fallbacks: fallbacks(carried.unsegmented, UNSEGMENTED),
         ports,
         counters: carried.counters,
     }

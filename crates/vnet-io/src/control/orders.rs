@@ -167,8 +167,14 @@ pub struct Report {
     pub strangers: Vec<Stranger>,
     /// The vnets.
     pub vnets: BTreeMap<VnetId, VnetReport>,
-    /// Datagrams that belong to nobody, by what was wrong with them.
+    /// Datagrams that belong to nobody or did not get further, by what was wrong with them.
     pub drops: BTreeMap<String, u64>,
+    /// What else is counted: datagrams by what they are, and calls.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+    /// Datagrams come one by one: the kernel would not join them.
+    #[serde(default)]
+    pub unjoined: bool,
     /// What was said and heard of where hosts are, by what it is.
     #[serde(default)]
     pub beacons: BTreeMap<String, u64>,
@@ -193,6 +199,12 @@ pub struct RelayedReport {
     pub bytes: u64,
     /// How many datagrams were more than may be sent.
     pub over_rate: u64,
+    /// How many were not sent, as they are too large for where they go, or for another reason.
+    #[serde(default)]
+    pub send_failed: u64,
+    /// They are sent one by one: the kernel would not cut them.
+    #[serde(default)]
+    pub unsegmented: bool,
 }
 
 /// How another host is.
@@ -266,6 +278,9 @@ pub struct VnetReport {
     pub macs: BTreeMap<MacAddr, MacReport>,
     /// Addresses of more than one MAC.
     pub shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
+    /// UDP comes from the bridge one by one: the kernel would not give it in super-frames.
+    #[serde(default)]
+    pub uncut_udp: bool,
     /// What was carried and dropped, by what it is.
     pub counters: BTreeMap<String, u64>,
     /// What does not work.

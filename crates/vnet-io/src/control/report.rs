@@ -34,7 +34,9 @@ impl Engine {
                 .iter()
                 .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
                 .collect(),
-            drops: counters.host.named().filter_map(nonzero).collect(),
+            drops: counters.host.drops().filter_map(nonzero).collect(),
+            counters: counters.host.work().filter_map(nonzero).collect(),
+            unjoined: !self.handle.joins(),
             relayed: self.relayed(&counters),
             beacons: self.discovery.counters.iter().map(|(what, n)| ((*what).to_owned(), *n)).collect(),
             beacon_troubles: self.discovery.troubles.values().cloned().collect(),
@@ -77,6 +79,8 @@ impl Engine {
                 datagrams: carried.datagrams,
                 bytes: carried.bytes,
                 over_rate: carried.over_rate,
+                send_failed: carried.send_failed,
+                unsegmented: carried.unsegmented > 0,
             })
         };
         self.reach.passes.iter().filter_map(report).collect()
@@ -122,6 +126,7 @@ impl Engine {
             mismatched: mismatched.filter_map(|(key, security)| Some((name(key)?, *security))).collect(),
             macs: macs.collect(),
             shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
+            uncut_udp: self.handle.cuts_udp(id) == Some(false),
             counters: carried,
             trouble: vnet
                 .trouble

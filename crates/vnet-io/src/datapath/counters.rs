@@ -87,6 +87,9 @@ counters! {
         relayed,
         /// Of others, not passed on: more than they may send.
         over_rate,
+        /// Not received: more than a socket holds while its worker is busy, or with a wrong checksum. The kernel counts both
+        /// as one.
+        overflow,
         /// Calls that received.
         receive_calls,
         /// Calls that sent.
@@ -165,6 +168,29 @@ counters! {
         bytes,
         /// Datagrams that were more than may be sent.
         over_rate,
+        /// How often the kernel would not cut datagrams for where they go; what it refused was sent one by one.
+        segmentation_refused,
+        /// Sent one by one because of that.
+        sent_singly,
+        /// How many are sent so, over all workers, before the kernel is asked to cut again.
+        unsegmented,
+        /// Not sent: too large for where they go, or for another reason.
+        send_failed,
+    }
+}
+
+impl HostCounters {
+    /// Those that say what was done, and not that something was lost.
+    const WORK: [&str; 6] = ["quic", "probes", "relayed", "receive_calls", "send_calls", "tap_writes"];
+
+    /// What was lost, each with its name.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named().filter(|(name, _)| !Self::WORK.contains(name))
+    }
+
+    /// What was done, each with its name.
+    pub fn work(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named().filter(|(name, _)| Self::WORK.contains(name))
     }
 }
 

@@ -69,6 +69,11 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct Registry {
+    first: Option<Ear>,
+    /// Those of the workers but the first, if they have their own.
+    own: Vec<Ear>,
+    /// What was lost at sockets, also at those that are closed by now.
+    overflow: u64,
     vnets: BTreeMap<VnetId, Vnet>,
     peers: BTreeMap<PeerId, Vec<Arc<LivePeer>>>,
     relays: BTreeMap<Spi, Vec<Arc<LiveRelay>>>,
@@ -77,12 +82,39 @@ struct Registry {
 #[derive(Debug)]
 struct Vnet {
     slot: Slot,
+    cuts_udp: bool,
     counters: Vec<Arc<LiveVnet>>,
 }
 
+/// A socket that a worker receives from, to ask what it has lost.
+#[derive(Debug)]
+struct Ear {
+    socket: Socket,
+    /// What it had lost when it was last asked.
+    lost: u32,
+}
+
+impl Ear {
+    fn of(socket: Socket) -> Self {
+        Self { lost: socket.lost(), socket }
+    }
+
+    fn lost_since(&mut self) -> u64 {
+        let before = std::mem::replace(&mut self.lost, self.socket.lost());
+        self.lost.wrapping_sub(before).into()
+    }
+}
+
 impl Shared {
-    pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>, host: Vec<Arc<LiveHost>>) -> Self {
-        Self { mailboxes, host, registry: Mutex::default() }
+    /// With the sockets that are received from: the first, and those of the other workers.
+    pub(super) fn new(
+        mailboxes: Vec<Arc<Mailbox>>,
+        host: Vec<Arc<LiveHost>>,
+        (first, own): (Socket, Vec<Socket>),
+    ) -> Self {
+        let own = own.into_iter().map(Ear::of).collect();
+        let registry = Registry { first: Some(Ear::of(first)), own, ..Registry::default() };
+        Self { mailboxes, host, registry: Mutex::new(registry) }
     }
 }
 
@@ -120,7 +152,7 @@ impl Handle {
             let (counters, others) = (Arc::clone(counters), std::mem::take(&mut others));
             mailbox.put(Command::AddVnet { slot, id, queue, others, cuts_udp, counters });
         }
-        registry.vnets.insert(id, Vnet { slot, counters });
+        registry.vnets.insert(id, Vnet { slot, cuts_udp, counters });
         Ok(())
     }
 
@@ -206,6 +238,12 @@ impl Handle {
         }
         let prepare = |(socket, index)| Socket::prepare(socket, index);
         let prepared = sockets.into_iter().zip(1..).map(prepare).collect::<Result<Vec<_>, _>>()?;
+        let what = "another descriptor of a socket";
+        let shared = prepared.iter().map(Socket::share).collect::<Result<Vec<_>, _>>();
+        let shared = shared.map_err(|source| StartError::Resource { what, source })?;
+        let mut registry = self.registry();
+        registry.count_lost();
+        registry.own = shared.into_iter().map(Ear::of).collect();
         let mut prepared = prepared.into_iter();
         for mailbox in self.0.mailboxes.iter().skip(1) {
             mailbox.put(Command::OwnSocket(prepared.next()));
@@ -282,11 +320,13 @@ impl Handle {
 
     /// What was carried and dropped.
     pub fn counters(&self) -> Counters {
-        let registry = self.registry();
+        let mut registry = self.registry();
+        registry.count_lost();
         let mut counters = Counters::default();
         for live in &self.0.host {
             counters.host += live.read();
         }
+        counters.host.overflow = registry.overflow;
         for (id, vnet) in &registry.vnets {
             let sum = counters.vnets.entry(*id).or_default();
             for live in &vnet.counters {
@@ -309,6 +349,16 @@ impl Handle {
         counters
     }
 
+    /// Whether the kernel joins what comes to the sockets (Linux 5.0 and newer).
+    pub fn joins(&self) -> bool {
+        self.registry().ears().all(|ear| ear.socket.joins())
+    }
+
+    /// Whether UDP of a vnet comes from the bridge in super-frames (Linux 6.2 and newer); none when it is not carried.
+    pub fn cuts_udp(&self, vnet: VnetId) -> Option<bool> {
+        self.registry().vnets.get(&vnet).map(|vnet| vnet.cuts_udp)
+    }
+
     pub(super) fn stop(&self) {
         self.all(|| Command::Stop);
     }
@@ -325,6 +375,14 @@ impl Handle {
 }
 
 impl Registry {
+    fn ears(&mut self) -> impl Iterator<Item = &mut Ear> {
+        self.first.iter_mut().chain(&mut self.own)
+    }
+
+    fn count_lost(&mut self) {
+        self.overflow += self.ears().map(Ear::lost_since).sum::<u64>();
+    }
+
     fn slot(&self, id: VnetId) -> Result<Slot, HandleError> {
         self.vnets.get(&id).map(|vnet| vnet.slot).ok_or(HandleError::UnknownVnet(id))
     }

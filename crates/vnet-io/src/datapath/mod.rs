@@ -119,10 +119,14 @@ impl Datapath {
         }
         let mut mailboxes = Vec::new();
         let mut parts = Vec::new();
+        let another = || resource("another descriptor of a socket");
+        let shared = sockets.iter().map(socket::Socket::share).collect::<io::Result<Vec<_>>>();
+        let mut ears = shared.map_err(another())?;
+        let ears_own = ears.split_off(1);
         let mut own = sockets.split_off(1).into_iter();
         for index in 0..workers {
             let mailbox = Arc::new(Mailbox::new().map_err(resource("an eventfd"))?);
-            let first = sockets[0].share().map_err(resource("another descriptor of a socket"))?;
+            let first = sockets[0].share().map_err(another())?;
             let own = if index == 0 { None } else { own.next() };
             let outlets = worker::Outlets { events: events.clone(), datagrams: datagrams.clone() };
             let worker = worker::Worker::new(index, (first, own), Arc::clone(&mailbox), outlets)
@@ -131,7 +135,7 @@ impl Datapath {
             parts.push(worker);
         }
         let counters = parts.iter().map(worker::Worker::counters).collect();
-        let handle = Handle::new(Shared::new(mailboxes, counters));
+        let handle = Handle::new(Shared::new(mailboxes, counters, (ears.remove(0), ears_own)));
         let mut datapath = Self { handle, threads: Vec::new() };
         for worker in parts {
             // Should one not start, dropping the others ends them.

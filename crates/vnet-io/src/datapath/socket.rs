@@ -19,10 +19,14 @@ const RECEIVE_BUFFER: libc::c_int = 2 << 20;
 /// What may wait to be sent: some super-frames.
 const SEND_BUFFER: libc::c_int = 512 << 10;
 
+/// What of `SO_MEMINFO` says how many datagrams did not get into the socket (include/uapi/linux/sock_diag.h).
+const SK_MEMINFO_DROPS: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct Socket {
     socket: UdpSocket,
     is_ipv6: bool,
+    joins: bool,
 }
 
 impl Socket {
@@ -33,7 +37,7 @@ impl Socket {
         let fd = socket.as_raw_fd();
         let set = |level, name, value| set(fd, level, name, value);
         // Without it, each datagram comes by itself: slower, nothing else (before Linux 5.0).
-        let _ = set(libc::SOL_UDP, UDP_GRO, 1);
+        let joins = set(libc::SOL_UDP, UDP_GRO, 1).is_ok();
         set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, PMTU_PROBE).map_err(failed("IP_MTU_DISCOVER"))?;
         set(libc::IPPROTO_IP, libc::IP_RECVERR, 1).map_err(failed("IP_RECVERR"))?;
         // Groups that others on this host have joined are not for us.
@@ -57,12 +61,30 @@ impl Socket {
                 .or_else(|_| set(libc::SOL_SOCKET, plain, size))
                 .map_err(failed("the buffer size"))?;
         }
-        Ok(Self { socket, is_ipv6 })
+        Ok(Self { socket, is_ipv6, joins })
     }
 
-    /// To send from, by another worker.
+    /// The same for somebody else: another worker sends from it, or what it has lost is counted.
     pub(super) fn share(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.try_clone()?, is_ipv6: self.is_ipv6 })
+        Ok(Self { socket: self.socket.try_clone()?, is_ipv6: self.is_ipv6, joins: self.joins })
+    }
+
+    /// Whether the kernel joins what it receives.
+    pub(super) fn joins(&self) -> bool {
+        self.joins
+    }
+
+    /// How many datagrams have come and were not received, as its buffer was full or their checksums wrong; from 2³² on
+    /// it counts anew. The kernel counts them in any case. Zero before Linux 4.12, which does not tell.
+    pub(super) fn lost(&self) -> u32 {
+        let mut memory = [0_u32; SK_MEMINFO_DROPS + 1];
+        let Ok(mut length) = libc::socklen_t::try_from(size_of_val(&memory)) else { return 0 };
+        let (level, name) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
+        // SAFETY: the kernel writes at most `length` bytes to `memory`, and the number of bytes to `length`; both live until
+        // the call returns.
+        let result =
+            unsafe { libc::getsockopt(self.raw(), level, name, memory.as_mut_ptr().cast(), &raw mut length) };
+        if result < 0 { 0 } else { memory[SK_MEMINFO_DROPS] }
     }
 
     pub(super) fn raw(&self) -> RawFd {

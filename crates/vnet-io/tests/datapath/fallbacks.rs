@@ -1,14 +1,18 @@
 //! What the kernel or the path does not do.
 
-use std::{net::UdpSocket, num::NonZeroUsize, os::fd::AsRawFd};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    num::NonZeroUsize,
+    os::fd::AsRawFd,
+};
 
 use viaduct_types::IfName;
-use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Path, StartError, Tap};
-use viaduct_vnet_proto::data::esp::Cipher;
+use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Path, Relay, StartError, Tap};
+use viaduct_vnet_proto::data::{Spi, esp::Cipher};
 
 use super::{
     between_hosts::Pair,
-    world::{Alone, OUT, PEER, PORT, Room, association, mac, until},
+    world::{Alone, Host, OUT, PATIENCE, PEER, PORT, Room, association, mac, until},
 };
 
 const CIPHER: Cipher = Cipher::Aes128Gcm;
@@ -17,20 +21,7 @@ const CIPHER: Cipher = Cipher::Aes128Gcm;
 fn what_the_kernel_will_not_cut_is_sent_one_by_one() {
     let pair = Pair::simple();
     // Segmentation is refused where there are no checksums (EINVAL), as on routes whose device has none (EIO).
-    let socket = &pair.hosts[0].inbox.socket;
-    let on: libc::c_int = 1;
-    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
-    // SAFETY: the option is a c_int, which lives until the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NO_CHECK,
-            (&raw const on).cast(),
-            length,
-        )
-    };
-    assert_eq!(result, 0);
+    set(&pair.hosts[0].inbox.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
     pair.guests[0].command("ping -q -c 1 -W 5 10.9.0.2");
     let lost = pair.lost();
     pair.transfer("10.9.0.2", 1_000_000);
@@ -181,4 +172,112 @@ fn sockets_are_one_or_one_for_each() {
     assert!(matches!(result, Err(StartError::Sockets { workers: 3, sockets: 2 })));
     let none = Datapath::start(Options { workers, sockets: Vec::new() });
     assert!(matches!(none, Err(StartError::Sockets { sockets: 0, .. })));
+}
+
+/// Sets a number of a socket.
+fn set(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+    // SAFETY: the option is a c_int, which lives until the call returns.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    assert_eq!(result, 0);
+}
+
+/// A run of datagrams of 500 bytes, which the kernel cuts, so that it arrives as one.
+fn run_of(spi: u32, datagrams: usize) -> Vec<u8> {
+    let mut one = vec![7; 500];
+    one[..4].copy_from_slice(&spi.to_be_bytes());
+    one.repeat(datagrams)
+}
+
+const SEGMENT: libc::c_int = 103;
+
+#[test]
+fn what_is_of_others_goes_one_by_one_too_where_the_kernel_does_not_cut() {
+    let alone = Alone::new(CIPHER);
+    let [from, to] = [0, 1].map(|_| alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
+    to.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut relay = Relay {
+        spi: Spi::new(0x5005).unwrap(),
+        from: from.local_addr().unwrap(),
+        to: to.local_addr().unwrap(),
+        onward: Spi::new(0x6006).unwrap(),
+        bytes_per_second: u64::MAX,
+    };
+    let handle = &alone.host.handle;
+    handle.set_relays(&[relay], &[]);
+    handle.settle().unwrap();
+    set(&from, libc::SOL_UDP, SEGMENT, 500);
+    set(&alone.host.inbox.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
+    let carry = |to: &UdpSocket| {
+        from.send_to(&run_of(0x5005, 40), alone.host.addresses[0]).unwrap();
+        for _ in 0..40 {
+            let mut bytes = [0; 600];
+            assert_eq!(to.recv(&mut bytes).unwrap(), 500);
+            assert_eq!(bytes[..5], [0, 0, 0x60, 6, 7]);
+        }
+        handle.settle().unwrap();
+        handle.counters().relays[&relay.spi]
+    };
+    // It is refused once, and then known.
+    let first = carry(&to);
+    assert_eq!((first.segmentation_refused, first.sent_singly, first.send_failed), (1, 40, 0), "{first:?}");
+    let second = carry(&to);
+    assert_eq!((second.segmentation_refused, second.sent_singly), (1, 80), "{second:?}");
+    assert!(second.unsegmented > 0, "{second:?}");
+    // Another place may be better.
+    let other = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    other.set_read_timeout(Some(PATIENCE)).unwrap();
+    relay.to = other.local_addr().unwrap();
+    handle.set_relays(&[relay], &[]);
+    handle.settle().unwrap();
+    assert_eq!(handle.counters().relays[&relay.spi].unsegmented, 0);
+    set(&alone.host.inbox.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 0);
+    let third = carry(&other);
+    assert_eq!((third.segmentation_refused, third.sent_singly), (1, 80), "{third:?}");
+}
+
+#[test]
+fn what_a_socket_cannot_hold_is_counted_also_when_it_is_closed() {
+    const EACH: u64 = 3_000;
+    let room = Room::new();
+    let host = Host::start(&room, "127.0.0.1".parse().unwrap(), 2, 1);
+    let own = room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let at = own.local_addr().unwrap();
+    let other = own.try_clone().unwrap();
+    host.handle.set_own_sockets(vec![own]).unwrap();
+    host.handle.settle().unwrap();
+    assert_eq!(host.handle.counters().host.overflow, 0);
+    let sender = room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    // For nobody: each that is received counts as that.
+    let burst = |to: SocketAddr| {
+        (0..EACH).for_each(|_| {
+            sender.send_to(&run_of(0x7007, 1), to).unwrap();
+        });
+    };
+    let lost = |sent: u64, before: u64| {
+        until("each has been received, or is counted as lost", || {
+            let counters = host.handle.counters().host;
+            counters.unknown_spi + counters.overflow == sent
+        });
+        let lost = host.handle.counters().host.overflow;
+        assert!(lost > before, "{lost} of {sent}");
+        lost
+    };
+    // As little as the kernel lets it be: two datagrams.
+    set(&host.inbox.socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
+    burst(host.addresses[0]);
+    let first = lost(EACH, 0);
+    set(&other, libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
+    burst(at);
+    let both = lost(2 * EACH, first);
+    host.handle.set_own_sockets(Vec::new()).unwrap();
+    host.handle.settle().unwrap();
+    let after = host.handle.counters().host;
+    assert_eq!(after.overflow, both);
+    assert!(after.drops().any(|(name, count)| name == "overflow" && count == both));
+    assert!(after.drops().all(|(name, _)| name != "receive_calls"));
+    // And it is closed: nothing here holds it any more.
+    drop(other);
+    room.run(move || UdpSocket::bind(at).unwrap());
 }

@@ -241,6 +241,7 @@ impl Worker {
             }
             Command::Relays(relays) => {
                 self.buckets.retain(|spi, _| relays.contains_key(spi));
+                self.outbox.set_relays(Arc::clone(&relays));
                 self.relays = relays;
             }
             Command::OwnSocket(own) => self.own_socket(own),

@@ -8,13 +8,14 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use viaduct_vnet_proto::data::{Lane, PeerId, receiver};
+use viaduct_vnet_proto::data::{Lane, PeerId, Spi, receiver};
 
 use super::Outlets;
 use crate::datapath::{
     Event,
     api::Path,
-    counters::{LiveHost, LivePeer},
+    counters::{LiveHost, LivePeer, LiveRelay},
+    mailbox::{Relayed, Relays},
     socket::{Address, Control, Socket, UDP_SEGMENT},
 };
 
@@ -81,8 +82,8 @@ struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Peer(PeerId, Lane),
-    /// Something of others.
-    Relayed(SocketAddr),
+    /// Something of others, by what it began with when it came.
+    Relayed(Spi),
     /// Something by the worker's own socket, of which nothing is known yet.
     Probe(SocketAddr),
 }
@@ -109,6 +110,7 @@ pub(super) struct Outbox {
     own: Option<Socket>,
     host: Arc<LiveHost>,
     outlets: Outlets,
+    relays: Arc<Relays>,
     arena: Vec<u8>,
     used: usize,
     messages: Vec<Message>,
@@ -148,6 +150,7 @@ impl Outbox {
             own,
             host,
             outlets,
+            relays: Arc::default(),
             arena: vec![0; ARENA],
             used: 0,
             messages: Vec::with_capacity(MESSAGES),
@@ -166,6 +169,26 @@ impl Outbox {
 
     pub(super) fn own(&self) -> Option<&Socket> {
         self.own.as_ref()
+    }
+
+    /// Where what is of others goes. Nothing waits to be sent. What was found out about where something went before is
+    /// forgotten when it goes elsewhere.
+    pub(super) fn set_relays(&mut self, relays: Arc<Relays>) {
+        for (spi, relayed) in &*relays {
+            if let (Some((to, _)), Relayed::Onward(relay, counters)) = (self.onward(*spi), relayed)
+                && to != relay.to
+            {
+                counters.unsegmented.set(0);
+            }
+        }
+        self.relays = relays;
+    }
+
+    fn onward(&self, spi: Spi) -> Option<(SocketAddr, &LiveRelay)> {
+        match self.relays.get(&spi)? {
+            Relayed::Onward(relay, counters) => Some((relay.to, counters)),
+            Relayed::Brought(_) => None,
+        }
     }
 
     /// Nothing waits to be sent. Gives back the one before.
@@ -220,7 +243,7 @@ impl Outbox {
         let mut rest = &messages[..];
         while let [message, ..] = rest {
             // Runs that the kernel will not cut go one by one.
-            if message.datagrams() > 1 && must_go_singly(message.to, routes) {
+            if message.datagrams() > 1 && self.must_go_singly(message.to, routes) {
                 self.send_singly(*message, routes);
                 rest = &rest[1..];
                 continue;
@@ -229,7 +252,7 @@ impl Outbox {
             let lane = message.to.lane();
             let together = rest
                 .iter()
-                .position(|m| m.to.lane() != lane || m.datagrams() > 1 && must_go_singly(m.to, routes))
+                .position(|m| m.to.lane() != lane || m.datagrams() > 1 && self.must_go_singly(m.to, routes))
                 .unwrap_or(rest.len());
             let sent = self.send(&rest[..together], routes);
             rest = &rest[sent..];
@@ -250,7 +273,7 @@ impl Outbox {
         }
         if count == 0 {
             // Its peer has no path any more, or one of a family that this socket does not have.
-            count_failure(&messages[0], routes);
+            self.count_failure(&messages[0], routes);
             return 1;
         }
         match self.call(count, messages[0].to.lane()) {
@@ -273,26 +296,33 @@ impl Outbox {
             // EIO: the device cannot do checksums. EINVAL, ENOPROTOOPT, EOPNOTSUPP: a kernel that does not cut, or not
             // this. EMSGSIZE: one of them may still fit.
             Some(libc::EIO | libc::EINVAL | libc::ENOPROTOOPT | libc::EOPNOTSUPP) if many => {
-                if let Target::Peer(peer, _) = message.to
-                    && let Some(route) = routes.get_mut(&peer)
-                {
-                    route.singly = RETRY;
-                    route.counters.segmentation_refused.one();
-                    route.counters.unsegmented.set(1);
+                match message.to {
+                    Target::Peer(peer, _) => {
+                        if let Some(route) = routes.get_mut(&peer) {
+                            route.singly = RETRY;
+                            route.counters.segmentation_refused.one();
+                            route.counters.unsegmented.set(1);
+                        }
+                    }
+                    Target::Relayed(spi) => {
+                        if let Some((_, counters)) = self.onward(spi) {
+                            counters.unsegmented.set(RETRY);
+                            counters.segmentation_refused.one();
+                        }
+                    }
+                    Target::Probe(_) => {}
                 }
                 self.send_singly(message, routes);
             }
             Some(libc::EMSGSIZE) if many => self.send_singly(message, routes),
-            Some(libc::EMSGSIZE) => {
-                if let Target::Peer(peer, lane) = message.to
-                    && let Some(route) = routes.get(&peer)
-                {
+            Some(libc::EMSGSIZE) if let Target::Peer(peer, lane) = message.to => {
+                if let Some(route) = routes.get(&peer) {
                     route.counters.too_big.one();
                     let told = Event::PathTooBig { remote: route.remote(lane), largest_packet: None };
                     self.outlets.tell(told, &self.host);
                 }
             }
-            _ => count_failure(&message, routes),
+            _ => self.count_failure(&message, routes),
         }
     }
 
@@ -304,12 +334,21 @@ impl Outbox {
             single.end = (single.begin + message.segment).min(message.end);
             single.segment = single.end - single.begin;
         }
-        if let Target::Peer(peer, _) = message.to
-            && let Some(route) = routes.get_mut(&peer)
-        {
-            route.counters.sent_singly.add(count as u64);
-            route.singly = route.singly.saturating_sub(count as u64);
-            route.counters.unsegmented.set(u64::from(route.singly > 0));
+        match message.to {
+            Target::Peer(peer, _) => {
+                if let Some(route) = routes.get_mut(&peer) {
+                    route.counters.sent_singly.add(count as u64);
+                    route.singly = route.singly.saturating_sub(count as u64);
+                    route.counters.unsegmented.set(u64::from(route.singly > 0));
+                }
+            }
+            Target::Relayed(spi) => {
+                if let Some((_, counters)) = self.onward(spi) {
+                    counters.sent_singly.add(count as u64);
+                    counters.unsegmented.set(counters.unsegmented.value().saturating_sub(count as u64));
+                }
+            }
+            Target::Probe(_) => {}
         }
         let mut done = 0;
         while done < count {
@@ -354,7 +393,11 @@ impl Outbox {
     /// Fills in the header of this index; says whether the message has somewhere to go.
     fn address(&mut self, index: usize, message: &Message, routes: &Routes) -> bool {
         let (remote, local) = match message.to {
-            Target::Relayed(to) | Target::Probe(to) => (to, None),
+            Target::Probe(to) => (to, None),
+            Target::Relayed(spi) => match self.onward(spi) {
+                Some((to, _)) => (to, None),
+                None => return false,
+            },
             Target::Peer(peer, lane) => match routes.get(&peer) {
                 Some(route) => (route.remote(lane), route.path.local),
                 None => return false,
@@ -391,6 +434,31 @@ impl Outbox {
         true
     }
 
+    fn must_go_singly(&self, to: Target, routes: &Routes) -> bool {
+        match to {
+            Target::Peer(peer, _) => routes.get(&peer).is_some_and(|route| route.singly > 0),
+            Target::Relayed(spi) => self.onward(spi).is_some_and(|(_, known)| known.unsegmented.value() > 0),
+            Target::Probe(_) => false,
+        }
+    }
+
+    fn count_failure(&self, message: &Message, routes: &Routes) {
+        let datagrams = message.datagrams() as u64;
+        match message.to {
+            Target::Peer(peer, _) => {
+                if let Some(route) = routes.get(&peer) {
+                    route.counters.send_failed.add(datagrams);
+                }
+            }
+            Target::Relayed(spi) => {
+                if let Some((_, counters)) = self.onward(spi) {
+                    counters.send_failed.add(datagrams);
+                }
+            }
+            Target::Probe(_) => {}
+        }
+    }
+
     fn count_sent(&self, message: &Message, routes: &Routes) {
         let datagrams = message.datagrams() as u64;
         match message.to {
@@ -404,21 +472,6 @@ impl Outbox {
                 }
             }
         }
-    }
-}
-
-fn must_go_singly(to: Target, routes: &Routes) -> bool {
-    match to {
-        Target::Peer(peer, _) => routes.get(&peer).is_some_and(|route| route.singly > 0),
-        Target::Relayed(_) | Target::Probe(_) => false,
-    }
-}
-
-fn count_failure(message: &Message, routes: &Routes) {
-    if let Target::Peer(peer, _) = message.to
-        && let Some(route) = routes.get(&peer)
-    {
-        route.counters.send_failed.add(message.datagrams() as u64);
     }
 }
 

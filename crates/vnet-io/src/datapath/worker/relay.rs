@@ -27,7 +27,7 @@ impl Worker {
                     host.over_rate.one();
                     return;
                 }
-                let place = outbox.datagram(Target::Relayed(relay.to), length, routes);
+                let place = outbox.datagram(Target::Relayed(spi), length, routes);
                 place.copy_from_slice(&receive.bytes()[begin..end]);
                 place[..Via::HEADER].copy_from_slice(&relay.onward.value().to_be_bytes());
                 counters.datagrams.one();
