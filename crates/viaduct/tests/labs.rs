@@ -55,6 +55,7 @@ labs! {
         vnet_created = "vnet-created",
         vnet_fallbacks = "vnet-fallbacks",
         vnet_groups = "vnet-groups",
+        vnet_handshakes = "vnet-handshakes",
         vnet_discovery = "vnet-discovery",
         vnet_hostile = "vnet-hostile",
         vnet_loss = "vnet-loss",

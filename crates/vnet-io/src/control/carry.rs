@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -14,11 +15,11 @@ use viaduct_vnet_proto::{
 
 use super::{
     Orders, VnetOrders,
+    accept::accept,
     engine::{Engine, Vnet},
     link::Farewell,
     peers::Peer,
     plain::Plain,
-    start::accept,
     tables::Tables,
 };
 use crate::datapath::{Lifetime, Tap};
@@ -33,7 +34,7 @@ impl Engine {
             !macs.is_empty()
         });
         if !std::mem::replace(&mut self.accepts, true) {
-            tokio::spawn(accept(self.endpoint.clone(), self.inputs.clone()));
+            tokio::spawn(accept(self.endpoint.clone(), self.inputs.clone(), Arc::clone(&self.refused)));
         }
         let mut gone: BTreeSet<HostKey> = self.peers.keys().copied().collect();
         for (name, wanted) in &orders.peers {

@@ -19,6 +19,7 @@ use viaduct_vnet_proto::{
 
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
+    accept::Refused,
     dial::{Targets, dial},
     discovery::Discovery,
     link::{Farewell, Link, Secrets},
@@ -103,6 +104,8 @@ pub(super) struct Engine {
     pub(super) gone: Vec<(VnetId, MacAddr)>,
     /// Whether connections are taken.
     pub(super) accepts: bool,
+    /// Those that were not, before it was known whose they are.
+    pub(super) refused: Arc<Refused>,
     start: Instant,
     pub(super) node: Node,
     pub(super) orders: Orders,
@@ -151,6 +154,7 @@ impl Engine {
             forgotten: false,
             gone: Vec::new(),
             accepts: false,
+            refused: Arc::default(),
             start: Instant::now(),
             orders: Orders::default(),
             peers: BTreeMap::new(),

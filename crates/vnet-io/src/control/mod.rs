@@ -3,6 +3,7 @@
 //! The engine is a process of its own, so that frames go on while the daemon is away. It is told what to be on a unix
 //! socket ([`Request`]), by whoever keeps the host, and tells on the same what others have to do something about.
 
+mod accept;
 mod act;
 mod bridge;
 mod carry;
@@ -10,6 +11,7 @@ mod dial;
 mod discovery;
 mod engine;
 mod fdb;
+mod handshakes;
 mod identity;
 mod link;
 mod memory;

@@ -34,7 +34,7 @@ impl Engine {
                 .iter()
                 .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
                 .collect(),
-            drops: counters.host.drops().filter_map(nonzero).collect(),
+            drops: counters.host.drops().chain(self.refused.named()).filter_map(nonzero).collect(),
             counters: counters.host.work().filter_map(nonzero).collect(),
             unjoined: !self.handle.joins(),
             relayed: self.relayed(&counters),

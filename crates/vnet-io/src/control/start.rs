@@ -3,21 +3,15 @@
 use std::{io, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use quinn::{Endpoint, EndpointConfig, ServerConfig};
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 use tracing::info;
 
-use super::{
-    Identity, IdentityError,
-    engine::{Engine, Input},
-    link::transport,
-    reach::Ways,
-    server, socket, tls,
-};
+use super::{Identity, IdentityError, engine::Engine, link::transport, reach::Ways, server, socket, tls};
 use crate::datapath::{self, Datapath, Inbox, StartError};
 
-/// So many handshakes may go on at once, each for so long.
-const HANDSHAKES: usize = 64;
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// So many handshakes may wait until it is seen to them, and so many bytes of what belongs to them, of one and of all.
+const WAITING: usize = 1024;
+const WAITING_BYTES: [u64; 2] = [64 * 1024, 4 * 1024 * 1024];
 /// So many reports may wait for the engine.
 const INPUTS: usize = 1024;
 
@@ -110,7 +104,12 @@ fn endpoint(
     };
     let tls = tls::server(identity).map_err(|error| EngineError::Tls(error.to_string()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
-    server.transport_config(transport());
+    let [of_one, of_all] = WAITING_BYTES;
+    server
+        .transport_config(transport())
+        .max_incoming(WAITING)
+        .incoming_buffer_size(of_one)
+        .incoming_buffer_size_total(of_all);
     // The same at each start: peers of a process that was killed are told by a stateless reset that it is gone.
     let reset =
         aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &*identity.secret(b"stateless reset"));
@@ -120,29 +119,4 @@ fn endpoint(
     let socket = socket::Shared::new(socket, ways, datagrams).map_err(failed("share the vnets' socket"))?;
     Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), Arc::new(quinn::TokioRuntime))
         .map_err(failed("set up QUIC"))
-}
-
-/// Takes connections. This begins when it is known who may connect: what comes before waits so long.
-pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>) {
-    let room = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
-    while let Some(incoming) = endpoint.accept().await {
-        // Whoever asks while many do has to show that it is where it says.
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            if incoming.may_retry() {
-                let _ = incoming.retry();
-            } else {
-                incoming.refuse();
-            }
-            continue;
-        };
-        let inputs = inputs.clone();
-        tokio::spawn(async move {
-            if let Ok(Ok(connection)) = time::timeout(HANDSHAKE, incoming).await
-                && let Some(key) = tls::peer_key(&connection)
-            {
-                let _ = inputs.send(Input::Connected { key, dialled: false, connection }).await;
-            }
-            drop(place);
-        });
-    }
 }

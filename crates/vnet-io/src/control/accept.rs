@@ -1,0 +1,93 @@
+//! Connections are taken: handshakes, each for a while, as many as there are places for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quinn::{Endpoint, Incoming};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time,
+};
+use viaduct_types::HostKey;
+
+use super::{
+    engine::Input,
+    handshakes::{Handshakes, Number, Verdict},
+    tls,
+};
+
+/// Each may last for so long.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How many handshakes did not simply go on, since the engine began.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    unproven: AtomicU64,
+    crowded: AtomicU64,
+}
+
+impl Refused {
+    /// Each number with its name.
+    pub(super) fn named(&self) -> [(&'static str, u64); 2] {
+        let value = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        [("handshakes_unproven", value(&self.unproven)), ("handshakes_crowded", value(&self.crowded))]
+    }
+}
+
+/// Takes connections. This begins when it is known who may connect: what comes before waits so long.
+pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>, refused: Arc<Refused>) {
+    let begin = Instant::now();
+    let mut handshakes = Handshakes::default();
+    let mut tasks = JoinSet::new();
+    let mut going = BTreeMap::<Number, AbortHandle>::new();
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { return };
+                let from = incoming.remote_address();
+                match handshakes.ask(begin.elapsed(), from, incoming.remote_address_validated()) {
+                    Verdict::Begins { number, instead_of } => {
+                        if let Some(task) = instead_of.and_then(|other| going.remove(&other)) {
+                            refused.crowded.fetch_add(1, Ordering::Relaxed);
+                            task.abort();
+                        }
+                        going.insert(number, tasks.spawn(shake(number, incoming)));
+                    }
+                    Verdict::HasToProve => {
+                        refused.unproven.fetch_add(1, Ordering::Relaxed);
+                        // It can be asked, as it has not been.
+                        let _ = incoming.retry();
+                    }
+                    Verdict::HasToWait => {
+                        refused.crowded.fetch_add(1, Ordering::Relaxed);
+                        incoming.ignore();
+                    }
+                }
+            }
+            Some(ended) = tasks.join_next() => {
+                // One that was ended by another has no place any more.
+                let Ok((number, connected)) = ended else { continue };
+                handshakes.ended(number);
+                going.remove(&number);
+                if let Some((key, connection)) = connected {
+                    let _ = inputs.send(Input::Connected { key, dialled: false, connection }).await;
+                }
+            }
+        }
+    }
+}
+
+async fn shake(number: Number, incoming: Incoming) -> (Number, Option<(HostKey, quinn::Connection)>) {
+    let connected = match time::timeout(HANDSHAKE, incoming).await {
+        Ok(Ok(connection)) => tls::peer_key(&connection).map(|key| (key, connection)),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    (number, connected)
+}
