@@ -22,6 +22,9 @@ use crate::{Frame, queue::Queue};
 /// Seconds that a router, its name servers and its routes are good for (RFC 8319). The kernel goes on forwarding when
 /// nobody advertises for a while; what is no longer so is taken back at once.
 const LIFETIME: u16 = 65_535;
+/// The same where guests move to another host, whose own advertisements take the place of these: three times the longest
+/// [`INTERVAL`] (RFC 4861, section 6.2.1).
+const STRETCHED_LIFETIME: u16 = 1_800;
 /// Seconds that prefixes are good for.
 const PREFIX_LIFETIME: u32 = 86_400;
 /// Between two that nobody asked for, so many seconds at least and at most.
@@ -103,9 +106,24 @@ impl Advertiser {
         match (before, router) {
             (Some(before), Some(router)) if before.router == router => self.put(device, before),
             (Some(mut before), Some(router)) => {
-                before.gone.note(&before.router, &router);
-                let link = Link { next: before.soonest(now), router, first: FIRST, timer: None, ..before };
-                self.put(device, link);
+                let is_same = before.router.says_the_same(&router);
+                let knows = |mac: &MacAddr| {
+                    is_same && before.router.only.as_ref().is_some_and(|only| only.contains(mac))
+                };
+                // Who has just moved here sees nothing of it, and does not ask. It is told by itself, as all together may
+                // have to wait, and with all, as what is for it alone may for a moment still be led to where it was.
+                let told = router.only.iter().flatten().copied().filter(|mac| !knows(mac)).take(WAITING);
+                let told: Vec<MacAddr> = told.collect();
+                if !is_same || !told.is_empty() {
+                    before.next = before.next.min(before.soonest(now));
+                }
+                before.asked.extend(told.into_iter().map(|mac| (mac, (ALL_NODES, now))));
+                if !is_same {
+                    before.gone.note(&before.router, &router);
+                    before.first = FIRST;
+                }
+                before.router = router;
+                self.put(device, before);
             }
             (None, Some(router)) => {
                 let link = Link {
@@ -130,6 +148,7 @@ impl Advertiser {
                     routes: Vec::new(),
                     dns: Vec::new(),
                     search: Vec::new(),
+                    only: before.router.only.clone(),
                 };
                 before.gone.note(&before.router, &nothing);
                 before.router = nothing;
@@ -167,6 +186,9 @@ impl Advertiser {
         let Some(solicitation) = parse_solicitation(frame) else { return };
         let delay = self.random(DELAY);
         if let Some(mut link) = self.forget(device) {
+            if link.router.only.as_ref().is_some_and(|only| !only.contains(&solicitation.mac)) {
+                return self.put(device, link);
+            }
             let can_be_told = !solicitation.from.is_unspecified() && !solicitation.mac.is_multicast();
             if can_be_told && (link.asked.len() < WAITING || link.asked.contains_key(&solicitation.mac)) {
                 // Who asks again does not wait longer.
@@ -292,23 +314,26 @@ impl Gone {
 
 /// What is so comes before what is no longer.
 fn advertisement(router: &Router, gone: &Gone) -> Advertisement {
-    let lifetime = u32::from(LIFETIME);
+    let lifetime = if router.only.is_some() { STRETCHED_LIFETIME } else { LIFETIME };
     let prefixes = router.prefixes.iter().map(|prefix| Prefix {
         prefix: prefix.prefix,
         on_link: prefix.on_link,
         autonomous: prefix.autonomous,
         lifetime: PREFIX_LIFETIME,
     });
-    let routes = router.routes.iter().map(|route| (*route, lifetime));
+    let routes = router.routes.iter().map(|route| (*route, u32::from(lifetime)));
     let is_there = router.default || !router.prefixes.is_empty() || !router.routes.is_empty();
     Advertisement {
-        lifetime: if router.default { LIFETIME } else { 0 },
+        lifetime: if router.default { lifetime } else { 0 },
         managed: is_there,
         other: is_there,
         mtu: Some(router.mtu),
         prefixes: prefixes.chain(gone.prefixes.iter().copied()).collect(),
         routes: routes.chain(gone.routes.iter().map(|route| (*route, 0))).collect(),
-        dns: vec![(router.dns.clone(), lifetime), (gone.dns.iter().copied().collect(), 0)],
-        search: vec![(router.search.clone(), lifetime), (gone.search.iter().cloned().collect(), 0)],
+        dns: vec![(router.dns.clone(), u32::from(lifetime)), (gone.dns.iter().copied().collect(), 0)],
+        search: vec![
+            (router.search.clone(), u32::from(lifetime)),
+            (gone.search.iter().cloned().collect(), 0),
+        ],
     }
 }

@@ -108,6 +108,7 @@ fn link(served: ServedNic) -> ServedLink {
         mtu: 1500,
         prefixes: Vec::new(),
         shared: false,
+        stretched: false,
         routes: Vec::new(),
     };
     ServedLink {

@@ -65,6 +65,7 @@ labs! {
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",
         vnet_rekey = "vnet-rekey",
+        vnet_served = "vnet-served",
         vnet_relays = "vnet-relays",
         vnets = "vnets",
     }

@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
+use viaduct_model::{Mode, Security, Spoofing, VnetPort};
 use viaduct_types::{MacAddr, VnetName};
 
 use super::{
@@ -51,6 +51,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     if !context.config.vnets.is_empty() {
         table.chain("from_port_moved", vec![rule(vec![], dropped("drop_moved"))]);
         add_prepared(&mut table);
+        add_own(&mut table);
     }
     add_ipv6_guard(&mut table);
     if context.config.networks.values().any(|n| matches!(n.mode, Mode::Bridged { vlans: Some(_), .. })) {
@@ -93,6 +94,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
         table.counted("drop_prepared");
+        table.set("ways_out", &[T::IfName]);
         table.set("announcer", &[T::IfName, T::Ether]);
         table.set("announced4", &[T::IfName, T::Ether, T::Ipv4, T::Ipv4]);
         table.set("announced6", &[T::IfName, T::Ether, T::Ipv6]);
@@ -102,9 +104,8 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
 fn fill(context: &Context<'_>, table: &mut Builder) {
     table.insert("taken_link_local", Key::new().ip(IpAddr::V6(GATEWAY_V6)));
     for network in context.config.networks.values() {
-        if let Mode::Vnet { bridge, gateways, .. } = &network.mode
-            && let Some(own) = vnets::link_local(&context.config.host, bridge, gateways)
-        {
+        if let Mode::Vnet { bridge, .. } = &network.mode {
+            let own = vnets::speaks_as(&context.config.host, bridge);
             table.insert("taken_link_local", Key::new().ip(IpAddr::V6(own)));
         }
     }
@@ -112,6 +113,9 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         if context.config.networks.get(&nic.network).and_then(bridge_of).is_some() {
             table.insert("taken_link_local", Key::new().ip(IpAddr::V6(nic.mac.link_local())));
         }
+    }
+    for device in vnets::ways_out(context) {
+        table.insert("ways_out", Key::new().name(&device));
     }
     // What comes from other hosts was looked at there, and its MAC by what carries it.
     for vnet in context.config.vnets.values() {
@@ -132,11 +136,11 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         let Some(bridge) = bridge_of(port.network) else { continue };
         let device = || Key::new().name(port.device());
         // Its MAC is somebody else's by now.
-        if has_moved_away(context, port) {
+        if vnets::has_moved_away(context, port) {
             table.judge("ports", device(), Verdict::Goto("from_port_moved".to_owned()));
             continue;
         }
-        if is_prepared(context, port) {
+        if vnets::is_prepared(context, port) {
             table.judge("ports", device(), Verdict::Goto("from_port_prepared".to_owned()));
             let own = || device().mac(port.nic.mac);
             table.insert("announcer", own());
@@ -161,25 +165,6 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             table.insert("redirected", device());
             table.relate("to_bridge", device(), Key::new().mac(bridge_mac(bridge)));
         }
-    }
-}
-
-/// Whether another host says that the NIC has arrived there since.
-fn has_moved_away(context: &Context<'_>, port: &Port<'_>) -> bool {
-    // A NIC that is prepared here is rightly elsewhere.
-    let gone = |vnet: &Vnet| vnet.lost.contains(&port.nic.mac) && !vnet.prepared.contains(&port.nic.mac);
-    vnet_of(context, port).is_some_and(gone)
-}
-
-/// Whether the NIC waits for its guest.
-fn is_prepared(context: &Context<'_>, port: &Port<'_>) -> bool {
-    vnet_of(context, port).is_some_and(|vnet| vnet.prepared.contains(&port.nic.mac))
-}
-
-fn vnet_of<'c>(context: &Context<'c>, port: &Port<'_>) -> Option<&'c Vnet> {
-    match &port.network.mode {
-        Mode::Vnet { vnet, .. } => context.config.vnets.get(vnet),
-        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
     }
 }
 
@@ -208,6 +193,22 @@ fn add_prepared(table: &mut Builder) {
                 accept(),
             ],
             rule(vec![], dropped("drop_prepared")),
+        ],
+    );
+}
+
+/// What a host says to its guests in a vnet about their configuration is for none of other hosts, which do so themselves, nor
+/// for who is outside.
+fn add_own(table: &mut Builder) {
+    let leaves = || St::In(vec![S::OifName], "ways_out");
+    table.base(
+        "own_words",
+        Hook::Output,
+        0,
+        vec![
+            vec![leaves(), of_type(IP), udp(), sport(67), drop()],
+            vec![leaves(), of_type(IP6), udp(), sport(547), drop()],
+            vec![leaves(), of_type(IP6), icmpv6(), icmpv6_type(134, "nd-router-advert"), drop()],
         ],
     );
 }

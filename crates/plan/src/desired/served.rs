@@ -16,6 +16,7 @@ use super::{
     context::{Context, Port, bridge_of, bridges, prefixes},
     links::{GATEWAY_V6, ROUTED_GATEWAY_V4, answered_by_kernel, default_nic, gateway},
     named::{self, Answers},
+    vnets,
 };
 use crate::state::Address;
 pub use change::{ServedChange, ServedLinkChange, Told, ZoneChange};
@@ -30,7 +31,10 @@ pub(super) fn served(context: &Context<'_>) -> Served {
 
 fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {
     let mut served: BTreeMap<IfName, ServedLink> = BTreeMap::new();
-    for port in &context.ports {
+    // Who is elsewhere, still or by now, is told by the host there.
+    let is_here =
+        |port: &&Port<'_>| !vnets::is_prepared(context, port) && !vnets::has_moved_away(context, port);
+    for port in context.ports.iter().filter(is_here) {
         let network = port.network;
         let dhcp = network.dhcp && is_known_by_mac(port);
         let nic = ServedNic {
@@ -142,15 +146,19 @@ fn boot<'a>(port: &Port<'a>) -> Option<&'a viaduct_model::Boot> {
 /// What a router has to say on a link.
 fn router(context: &Context<'_>, network: &Network, of: Of<'_, '_>) -> Option<LinkRouter> {
     let prefixes: Vec<Ipv6Net> = prefixes(network).into_iter().filter_map(ipv6_net).collect();
-    let (default, shared, routes) = match (&network.mode, of) {
+    let (address, default, shared, routes) = match (&network.mode, of) {
         (Mode::Routed { .. }, Of::Port(port)) => {
             let way_out = default_nic(context.config, port.guest, true);
-            (way_out.is_some_and(|out| std::ptr::eq(out, port.nic)), false, prefixes.clone())
+            (GATEWAY_V6, way_out.is_some_and(|out| std::ptr::eq(out, port.nic)), false, prefixes.clone())
         }
-        (Mode::Nat { .. }, _) => (true, true, Vec::new()),
-        (Mode::Isolated { .. }, _) => (false, true, Vec::new()),
+        (Mode::Nat { .. }, _) => (GATEWAY_V6, true, true, Vec::new()),
+        (Mode::Isolated { .. }, _) => (GATEWAY_V6, false, true, Vec::new()),
+        (Mode::Vnet { bridge, gateways, .. }, _) => {
+            let leads_out = gateways.iter().any(IpAddr::is_ipv6);
+            (vnets::speaks_as(&context.config.host, bridge), leads_out, true, Vec::new())
+        }
         // The segment has routers of its own.
-        (Mode::Bridged { .. } | Mode::Vnet { .. }, _) | (Mode::Routed { .. }, Of::Bridge(..)) => return None,
+        (Mode::Bridged { .. }, _) | (Mode::Routed { .. }, Of::Bridge(..)) => return None,
     };
     if shared && prefixes.is_empty() {
         return None;
@@ -160,11 +168,12 @@ fn router(context: &Context<'_>, network: &Network, of: Of<'_, '_>) -> Option<Li
         Of::Port(_) | Of::Bridge(..) => None,
     };
     Some(LinkRouter {
-        address: GATEWAY_V6,
+        address,
         default,
         mtu: own_mtu.unwrap_or_else(|| context.mtu(network)),
         prefixes,
         shared,
+        stretched: matches!(network.mode, Mode::Vnet { .. }),
         routes: if default { Vec::new() } else { routes },
     })
 }
@@ -192,7 +201,9 @@ fn client(context: &Context<'_>, port: &Port<'_>) -> Option<Client> {
         }
         Mode::Routed { .. } => Some(ROUTED_GATEWAY_V4),
         Mode::Bridged { .. } => context.main_address(network).and_then(ipv4),
-        Mode::Vnet { .. } => None,
+        Mode::Vnet { gateways, .. } => {
+            gateways.iter().copied().filter_map(ipv4).find(|own| address.contains(own))
+        }
     };
     Some(Client {
         nic: port.id.clone(),

@@ -10,7 +10,7 @@ use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
     BRIDGE, Desired, DesiredLink, PORT, VNET,
-    context::{Context, bridge_of, ports},
+    context::{Context, Port, bridge_of, ports},
     links::add_vlan_device,
 };
 use crate::{
@@ -154,10 +154,43 @@ pub(super) fn host_mac_in(host: &str, bridge: &IfName) -> MacAddr {
     MacAddr([0x0a, hash[0], hash[1], hash[2], hash[3], hash[4]])
 }
 
-/// The link-local address that a host has on the bridge of a vnet, where it has one of IPv6 at all: each of the hosts another one,
-/// and without any, nobody is looked for on behalf of others (net/ipv6/ndisc.c, `ndisc_send_ns`).
+/// By which link-local address a host speaks to its own guests in a vnet: each of the hosts has another one.
+pub(super) fn speaks_as(host: &str, bridge: &IfName) -> Ipv6Addr {
+    host_mac_in(host, bridge).link_local()
+}
+
+/// The link-local address that a host has on the bridge of a vnet, where it has one of IPv6 at all: without any, nobody is
+/// looked for on behalf of others (net/ipv6/ndisc.c, `ndisc_send_ns`).
 pub(super) fn link_local(host: &str, bridge: &IfName, gateways: &[IpAddr]) -> Option<Ipv6Addr> {
-    gateways.iter().any(IpAddr::is_ipv6).then(|| host_mac_in(host, bridge).link_local())
+    gateways.iter().any(IpAddr::is_ipv6).then(|| speaks_as(host, bridge))
+}
+
+/// Whether another host says that the NIC has arrived there since.
+pub(super) fn has_moved_away(context: &Context<'_>, port: &Port<'_>) -> bool {
+    // A NIC that is prepared here is rightly elsewhere.
+    let gone = |vnet: &Vnet| vnet.lost.contains(&port.nic.mac) && !vnet.prepared.contains(&port.nic.mac);
+    vnet_of(context, port).is_some_and(gone)
+}
+
+/// Whether the NIC waits for its guest.
+pub(super) fn is_prepared(context: &Context<'_>, port: &Port<'_>) -> bool {
+    vnet_of(context, port).is_some_and(|vnet| vnet.prepared.contains(&port.nic.mac))
+}
+
+fn vnet_of<'c>(context: &Context<'c>, port: &Port<'_>) -> Option<&'c Vnet> {
+    match &port.network.mode {
+        Mode::Vnet { vnet, .. } => context.config.vnets.get(vnet),
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Bridged { .. } | Mode::Isolated { .. } => None,
+    }
+}
+
+/// The devices by which what a host says in its vnets would leave it.
+pub(super) fn ways_out<'c>(context: &Context<'c>) -> impl Iterator<Item = IfName> + use<'c> {
+    context.config.vnets.values().flat_map(|vnet| {
+        let second = vnet.second_interface().filter(|_| vnet.security == Security::None);
+        let port = vnet.port.as_ref().map(|port| port.device().clone());
+        [Some(vnet.interface.clone()), second, port].into_iter().flatten()
+    })
 }
 
 /// What the devices of a vnet carry: as its network says, else what gets through.

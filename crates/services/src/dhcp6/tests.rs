@@ -38,6 +38,7 @@ fn link() -> ServedLink {
                 mtu: 1500,
                 prefixes: Vec::new(),
                 shared: false,
+                stretched: false,
                 routes: Vec::new(),
             }),
             dns6: vec!["2001:db8::53".parse().unwrap()],

@@ -24,7 +24,13 @@ fn router() -> Router {
         routes: Vec::new(),
         dns: vec!["2001:db8::53".parse().unwrap()],
         search: vec!["lan.example".to_owned()],
+        only: None,
     }
+}
+
+/// On a link that goes on to other hosts.
+fn router_of(macs: &[MacAddr]) -> Router {
+    Router { only: Some(macs.iter().copied().collect()), ..router() }
 }
 
 fn at(milliseconds: u64) -> Duration {
@@ -153,6 +159,47 @@ fn who_has_no_address_yet_is_answered_with_all_and_not_before_the_pause_is_over(
     assert!(advertiser.due().unwrap() >= at(3000));
     advertiser.tick(at(3500));
     assert_eq!(all(&mut advertiser)[0].to, ALL_NODES);
+}
+
+#[test]
+fn where_a_link_goes_on_to_other_hosts_each_speaks_to_its_own_guests() {
+    let other = MacAddr([2, 0, 0, 0, 0x64, 1]);
+    let own = MacAddr([2, 0, 0, 0, 0x64, 2]);
+    let mut advertiser = Advertiser::new(7);
+    advertiser.serve(at(0), &device(), Some(router_of(&[MAC])));
+    advertiser.opened(at(0), &device(), OWN);
+    let first = all(&mut advertiser);
+    assert_eq!(
+        (first.len(), first[0].to, first[0].lifetime, first[0].dns[0].1),
+        (1, ALL_NODES, 1_800, 1_800)
+    );
+    for from in ["::", "fe80::64:1"] {
+        let due = advertiser.due();
+        advertiser.receive(at(100), &device(), &solicitation(from, other));
+        assert_eq!(advertiser.due(), due, "another host answers it");
+    }
+    advertiser.receive(at(100), &device(), &solicitation("fe80::64:0", MAC));
+    advertiser.tick(at(700));
+    assert_eq!(all(&mut advertiser)[0].to, "fe80::64:0".parse::<Ipv6Addr>().unwrap());
+
+    // Who comes hears at once, and once more with all as soon as that may be.
+    advertiser.serve(at(800), &device(), Some(router_of(&[MAC, own])));
+    let frames: Vec<Frame> = std::iter::from_fn(|| advertiser.transmit()).collect();
+    assert_eq!((frames.len(), &frames[0].bytes[..6]), (1, &own.0[..]));
+    assert_eq!((said(&frames[0]).to, said(&frames[0]).lifetime), (ALL_NODES, 1_800));
+    assert_eq!(advertiser.due(), Some(at(3_000)));
+    // And of a change each of them, although all together would have to wait.
+    let narrower = Router { mtu: 1300, ..router_of(&[MAC, own]) };
+    advertiser.serve(at(900), &device(), Some(narrower));
+    let frames: Vec<Frame> = std::iter::from_fn(|| advertiser.transmit()).collect();
+    let to: Vec<&[u8]> = frames.iter().map(|frame| &frame.bytes[..6]).collect();
+    assert_eq!(to, [&MAC.0[..], &own.0[..]]);
+    assert_eq!(advertiser.due(), Some(at(3_000)));
+    // Who goes is answered no more.
+    advertiser.serve(at(1_000), &device(), Some(Router { mtu: 1300, ..router_of(&[own]) }));
+    let due = advertiser.due();
+    advertiser.receive(at(1_100), &device(), &solicitation("fe80::64:0", MAC));
+    assert_eq!((advertiser.transmit(), advertiser.due()), (None, due));
 }
 
 #[test]

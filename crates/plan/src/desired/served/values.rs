@@ -95,6 +95,15 @@ pub struct Router {
     pub dns: Vec<Ipv6Addr>,
     /// Domains to search names in.
     pub search: Vec<String>,
+    /// Whom alone it is for, where others are on the link that other routers are there for.
+    pub only: Option<BTreeSet<MacAddr>>,
+}
+
+impl Router {
+    /// Whether another one says the same, whomever to.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        *self == Self { only: self.only.clone(), ..other.clone() }
+    }
 }
 
 /// A prefix of a link.
@@ -122,6 +131,8 @@ pub struct LinkRouter {
     pub prefixes: Vec<Ipv6Net>,
     /// Whether several guests share the link, so that these addresses are neighbours.
     pub shared: bool,
+    /// Whether the link goes on to other hosts, each of which is the router of its own guests.
+    pub stretched: bool,
     /// What it leads to, where that is not everything.
     pub routes: Vec<Ipv6Net>,
 }
@@ -186,6 +197,11 @@ impl ServedLink {
         self.nics.values().filter_map(|nic| nic.client6.as_ref())
     }
 
+    /// The MACs of all who are answered.
+    fn macs(&self) -> impl Iterator<Item = MacAddr> {
+        self.clients().map(|client| client.mac).chain(self.clients6().map(|client| client.mac))
+    }
+
     /// What is advertised. What may be said of a prefix depends on everybody's addresses.
     pub fn router(&self) -> Option<Router> {
         let router = self.head.router.as_ref()?;
@@ -208,6 +224,7 @@ impl ServedLink {
             routes: router.routes.clone(),
             dns: self.head.dns6.clone(),
             search: self.head.search.clone(),
+            only: router.stretched.then(|| self.macs().collect()),
         })
     }
 
