@@ -80,9 +80,8 @@ impl Tables {
             self.group();
         }
         // Who is here answers for itself.
-        let remote = |macs: &BTreeSet<MacAddr>| macs.iter().any(|mac| self.is_remote(*mac));
-        let answered = self.addresses.iter().filter(|(_, macs)| remote(macs)).map(|(address, _)| *address);
-        self.forwarding.answered = Arc::new(answered.collect());
+        let answered = self.addresses.keys().filter(|address| self.remote_mac(**address).is_some());
+        self.forwarding.answered = Arc::new(answered.copied().collect());
         Some(self.forwarding.clone())
     }
 
@@ -242,8 +241,93 @@ impl Tables {
         }
     }
 
-    /// The MAC at a peer that has an address.
+    /// The MAC at a peer that has an address, and for which this host answers: for a link-local one it does not, as routers have
+    /// these, and whoever hears that the holder is none takes its routes out (RFC 4861, section 7.2.5).
     pub(super) fn remote_mac(&self, address: IpAddr) -> Option<MacAddr> {
+        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return None;
+        }
         self.addresses.get(&address)?.iter().find(|mac| self.is_remote(**mac)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const REMOTE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const FURTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+    const PEER: PeerId = PeerId(1);
+    const NOW: Duration = Duration::ZERO;
+
+    fn addresses(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    fn route(tables: &mut Tables, mac: MacAddr, place: Option<Place>, list: &[&str]) {
+        tables.route(NOW, mac, place, addresses(list), false);
+    }
+
+    /// What is asked for and answered: the workers show no other questions.
+    fn answered(tables: &mut Tables) -> Vec<(IpAddr, MacAddr)> {
+        tables.tell_again();
+        let shown = tables.take_changed().unwrap().answered;
+        shown.iter().map(|address| (*address, tables.remote_mac(*address).unwrap())).collect()
+    }
+
+    #[test]
+    fn what_is_at_peers_is_answered_for_and_who_is_here_answers_for_itself() {
+        let mut tables = Tables::new();
+        route(&mut tables, OWN, Some(Place::Here), &["10.0.0.1", "fd00::1"]);
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["10.0.0.2", "fd00::2"]);
+        let [v4, v6] = addresses(&["10.0.0.2", "fd00::2"])[..] else { unreachable!() };
+        assert_eq!(answered(&mut tables), [(v4, REMOTE), (v6, REMOTE)]);
+        for address in addresses(&["10.0.0.1", "fd00::1", "10.0.0.3"]) {
+            assert_eq!(tables.remote_mac(address), None, "{address}");
+        }
+        // In another vnet, nobody has them.
+        assert_eq!(answered(&mut Tables::new()), []);
+        assert_eq!(Tables::new().remote_mac(v4), None);
+    }
+
+    #[test]
+    fn answers_follow_who_moves_changes_and_goes() {
+        let mut tables = Tables::new();
+        let [old, new] = addresses(&["10.0.0.2", "10.0.0.9"])[..] else { unreachable!() };
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["10.0.0.2"]);
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["10.0.0.9"]);
+        assert_eq!(answered(&mut tables), [(new, REMOTE)]);
+        assert_eq!(tables.remote_mac(old), None);
+        route(&mut tables, REMOTE, Some(Place::Here), &["10.0.0.9"]);
+        assert_eq!(answered(&mut tables), []);
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["10.0.0.9"]);
+        assert_eq!(answered(&mut tables), [(new, REMOTE)]);
+        // Another machine takes the address over.
+        route(&mut tables, REMOTE, None, &[]);
+        route(&mut tables, FURTHER, Some(Place::At(PEER)), &["10.0.0.9"]);
+        assert_eq!(answered(&mut tables), [(new, FURTHER)]);
+        route(&mut tables, FURTHER, None, &[]);
+        assert_eq!(answered(&mut tables), []);
+    }
+
+    #[test]
+    fn an_address_of_two_is_answered_for_by_who_is_elsewhere() {
+        let mut tables = Tables::new();
+        route(&mut tables, OWN, Some(Place::Here), &["10.0.0.2"]);
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["10.0.0.2"]);
+        let address = addresses(&["10.0.0.2"])[0];
+        assert_eq!(answered(&mut tables), [(address, REMOTE)]);
+        route(&mut tables, REMOTE, None, &[]);
+        assert_eq!(answered(&mut tables), []);
+    }
+
+    #[test]
+    fn whether_who_has_a_link_local_address_is_a_router_only_it_can_say() {
+        let mut tables = Tables::new();
+        route(&mut tables, REMOTE, Some(Place::At(PEER)), &["fd00::2", "fe80::2"]);
+        let [global, link_local] = addresses(&["fd00::2", "fe80::2"])[..] else { unreachable!() };
+        assert_eq!(answered(&mut tables), [(global, REMOTE)]);
+        assert_eq!(tables.remote_mac(link_local), None);
     }
 }

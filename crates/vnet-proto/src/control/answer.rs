@@ -21,24 +21,25 @@ const QUOTED_V4: usize = 548;
 pub fn answer(frame: &[u8], find: impl Fn(IpAddr) -> Option<MacAddr>) -> Option<Vec<u8>> {
     let (_, asker, kind, packet) = ethernet(frame)?;
     match kind {
-        ARP => answer_arp(packet, find),
+        ARP => answer_arp(asker, packet, find),
         IPV6 => answer_solicitation(asker, packet, find),
         _ => None,
     }
 }
 
-fn answer_arp(packet: &[u8], find: impl Fn(IpAddr) -> Option<MacAddr>) -> Option<Vec<u8>> {
+fn answer_arp(from: MacAddr, packet: &[u8], find: impl Fn(IpAddr) -> Option<MacAddr>) -> Option<Vec<u8>> {
     let packet = packet.strip_prefix(&ARP_KIND)?.strip_prefix(&[0, 1])?;
     let (asker, packet) = packet.split_first_chunk::<6>()?;
     let (sender, packet) = packet.split_first_chunk::<4>()?;
     let (_, packet) = packet.split_first_chunk::<6>()?;
     let (target, _) = packet.split_first_chunk::<4>()?;
-    // A guest that tells its own address asks nothing.
-    if sender == target {
+    // A guest that tells its own address asks nothing, and nobody asks for a group.
+    if sender == target || MacAddr(*asker).is_multicast() {
         return None;
     }
     let holder = find(IpAddr::V4(Ipv4Addr::from(*target)))?;
-    if holder.0 == *asker {
+    // Also where it asks for another.
+    if holder.0 == *asker || holder == from {
         return None;
     }
     let mut frame = [&asker[..], &holder.0, &ARP, &ARP_KIND, &[0, 2]].concat();
@@ -54,9 +55,14 @@ fn answer_solicitation(
     packet: &[u8],
     find: impl Fn(IpAddr) -> Option<MacAddr>,
 ) -> Option<Vec<u8>> {
-    let (header, message) = packet.split_first_chunk::<40>()?;
-    // Neighbour discovery is never fragmented and has a hop limit of 255 (RFC 4861, 7.1.1; RFC 6980).
-    if header[6] != ICMPV6 || header[7] != 255 || message.first() != Some(&SOLICITATION) {
+    let (header, rest) = packet.split_first_chunk::<40>()?;
+    let message = rest.get(..usize::from(u16::from_be_bytes([header[4], header[5]])))?;
+    // Neighbour discovery is never fragmented, has a hop limit of 255, and no code (RFC 4861, 7.1.1; RFC 6980).
+    if header[0] >> 4 != 6
+        || header[6] != ICMPV6
+        || header[7] != 255
+        || !message.starts_with(&[SOLICITATION, 0])
+    {
         return None;
     }
     let target: [u8; 16] = message.get(8..24)?.try_into().ok()?;

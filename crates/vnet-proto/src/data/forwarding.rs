@@ -322,6 +322,10 @@ mod tests {
         let other = arp(HERE, [10, 0, 0, 3]);
         let decision = forwarding.from_bridge(&other);
         assert_eq!((decision.to, decision.shown), (To::Peers(&[P, Q]), None));
+        // In a VLAN there is another network: who is there answers.
+        let tagged = [&question[..12], &[0x81, 0, 0, 5], &question[12..]].concat();
+        let decision = forwarding.from_bridge(&tagged);
+        assert_eq!((decision.to, decision.shown), (To::Peers(&[P, Q]), None));
         let muted = arp(SILENT, [10, 0, 0, 1]);
         let decision = forwarding.from_bridge(&muted);
         assert_eq!((decision.to, decision.shown), (To::Dropped(DropReason::Muted), Some(Interest::Muted)));

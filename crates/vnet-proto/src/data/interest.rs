@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::layout::{Packet, Version, network, word};
+use super::layout::{Packet, Version, is_tagged, network, word};
 
 const ARP: u16 = 0x0806;
 const RARP: u16 = 0x8035;
@@ -42,6 +42,9 @@ impl Interest {
 
 /// What is of interest in a frame, when these addresses are answered for.
 pub(super) fn interest(frame: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Interest> {
+    // Addresses are those of who sends without a VLAN; in one, there is another network.
+    const NONE: &BTreeSet<IpAddr> = &BTreeSet::new();
+    let answered = if is_tagged(frame) { NONE } else { answered };
     match network(frame)? {
         (_, RARP) => Some(Interest::Arrival),
         (at, ARP) => Some(arp(frame.get(at..)?, answered)),

@@ -53,14 +53,23 @@ pub(super) fn network(frame: &[u8]) -> Option<(usize, u16)> {
     let mut at = ETHERNET;
     let mut kind = word(frame, 12)?;
     for _ in 0..2 {
-        // IEEE 802.1Q and 802.1ad.
-        if !matches!(kind, 0x8100 | 0x88a8) {
+        if !is_tag(kind) {
             break;
         }
         kind = word(frame, at + 2)?;
         at += TAG;
     }
     Some((at, kind))
+}
+
+/// Whether it is in a VLAN.
+pub(super) fn is_tagged(frame: &[u8]) -> bool {
+    word(frame, 12).is_some_and(is_tag)
+}
+
+/// IEEE 802.1Q and 802.1ad.
+fn is_tag(kind: u16) -> bool {
+    matches!(kind, 0x8100 | 0x88a8)
 }
 
 pub(super) fn word(bytes: &[u8], at: usize) -> Option<u16> {
