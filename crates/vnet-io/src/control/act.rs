@@ -62,6 +62,7 @@ impl Engine {
                 link.send(bytes);
             }
         }
+        self.hear_unheard();
         self.remember();
         if self.findings != self.told {
             self.told = self.findings.clone();

@@ -21,6 +21,7 @@ use super::{
     peers::Peer,
     plain::Plain,
     tables::Tables,
+    unheard::Unheard,
 };
 use crate::datapath::{Lifetime, Tap};
 
@@ -82,6 +83,7 @@ impl Engine {
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
                 listeners: Listeners::new(now),
+                unheard: Unheard::default(),
             });
             let (learning, before) = (wanted.learning, vnet.own.clone());
             vnet.name = wanted.name.clone();

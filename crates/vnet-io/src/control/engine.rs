@@ -29,6 +29,7 @@ use super::{
     ports::Ports,
     reach::{Reach, Ways, relay_of},
     tables::Tables,
+    unheard::Unheard,
 };
 use crate::datapath::{Datapath, Event, Handle};
 
@@ -85,6 +86,8 @@ pub(super) struct Vnet {
     pub(super) pinned: BTreeSet<MacAddr>,
     /// What the machines here listen to.
     pub(super) listeners: Listeners,
+    /// What those have said who were not known to be here.
+    pub(super) unheard: Unheard,
 }
 
 pub(super) struct Engine {

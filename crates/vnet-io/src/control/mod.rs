@@ -27,6 +27,7 @@ mod socket;
 mod start;
 mod tables;
 mod tls;
+mod unheard;
 mod watch;
 
 pub use identity::{Identity, IdentityError};

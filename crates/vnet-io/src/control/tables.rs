@@ -209,6 +209,11 @@ impl Tables {
         self.place(mac, moved);
     }
 
+    /// Whether it is of this host: no other one has claimed it with more right.
+    pub(super) fn is_here(&self, mac: MacAddr) -> bool {
+        matches!(self.of_mac.get(&mac), Some((Some(Place::Here), _)))
+    }
+
     /// Puts a MAC into the workers' table, or takes it out.
     fn place(&mut self, mac: MacAddr, moved: bool) {
         self.changed = true;

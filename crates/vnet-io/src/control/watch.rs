@@ -33,9 +33,13 @@ impl Engine {
                     let _ = self.handle.deliver(vnet, answer);
                 }
             }
-            Event::Frame { vnet, reason: Interest::Arrival | Interest::Muted, frame } => {
+            Event::Frame { vnet: id, reason: reason @ (Interest::Arrival | Interest::Muted), frame } => {
                 if let Some(mac) = frame.get(6..12).and_then(|mac| mac.try_into().ok()) {
-                    self.arrived(vnet, MacAddr(mac));
+                    self.arrived(id, MacAddr(mac));
+                }
+                let now = self.now();
+                if let (Some(vnet), Interest::Muted) = (self.vnets.get_mut(&id), reason) {
+                    vnet.unheard.keep(now, frame);
                 }
             }
             Event::Frame { vnet, reason: Interest::Membership | Interest::Query, frame } => {
@@ -107,6 +111,20 @@ impl Engine {
                 }
             }
             Event::TapGone { vnet } => self.lost_tap(vnet),
+        }
+    }
+
+    /// Does what guests wanted who have been known to be here only since.
+    pub(super) fn hear_unheard(&mut self) {
+        let now = self.now();
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried && vnet.plain.is_none()) {
+            let heard = vnet.unheard.take(now, &vnet.tables);
+            for answer in heard.answers {
+                let _ = self.handle.deliver(*id, answer);
+            }
+            for frame in heard.for_all {
+                let _ = self.handle.send(*id, None, frame);
+            }
         }
     }
 

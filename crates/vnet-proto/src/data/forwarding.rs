@@ -154,7 +154,15 @@ impl Forwarding {
                 return FromBridge { shown, ..dropped(DropReason::Muted) };
             }
             None if self.local_source == LocalSource::Learned => is_source_unknown = true,
-            None | Some(Port::Peer(_) | Port::Moved(_)) => return dropped(DropReason::UnknownSource),
+            None | Some(Port::Peer(_) | Port::Moved(_)) => {
+                // It may be of a guest that has come this moment.
+                let shown = interest(frame, &self.answered)
+                    .filter(|what| matches!(what, Interest::Question | Interest::Announcement));
+                return FromBridge {
+                    shown: shown.map(|_| Interest::Muted),
+                    ..dropped(DropReason::UnknownSource)
+                };
+            }
         }
         if to.is_multicast() {
             let shown = interest(frame, &self.answered)
@@ -326,6 +334,14 @@ mod tests {
         let tagged = [&question[..12], &[0x81, 0, 0, 5], &question[12..]].concat();
         let decision = forwarding.from_bridge(&tagged);
         assert_eq!((decision.to, decision.shown), (To::Peers(&[P, Q]), None));
+        for unknown in [NOWHERE, THERE, GONE] {
+            let decision = forwarding.from_bridge(&arp(unknown, [10, 0, 0, 2]));
+            assert_eq!(
+                (decision.to, decision.shown),
+                (To::Dropped(DropReason::UnknownSource), Some(Interest::Muted))
+            );
+            assert_eq!(forwarding.from_bridge(&frame(BROADCAST, unknown)).shown, None);
+        }
         let muted = arp(SILENT, [10, 0, 0, 1]);
         let decision = forwarding.from_bridge(&muted);
         assert_eq!((decision.to, decision.shown), (To::Dropped(DropReason::Muted), Some(Interest::Muted)));

@@ -20,7 +20,7 @@ pub enum Interest {
     Question,
     /// RARP: a guest arrived (what QEMU and Xen send after a move). It is carried as well, unless its port is muted.
     Arrival,
-    /// ARP or neighbour discovery from a muted port. It goes nowhere else.
+    /// ARP or neighbour discovery from a muted port, or from somebody of whom nobody here knows. It goes nowhere else.
     Muted,
     /// IGMP or MLD: somebody joins or leaves a group. It goes to those who want all groups' frames, so that nobody is silent
     /// because somebody at another host has spoken (RFC 4541, section 2.1.1).
@@ -29,7 +29,7 @@ pub enum Interest {
     Query,
     /// Another host bridges the same segment ([`Segment`](super::Segment)). It goes nowhere else.
     Segment,
-    /// Other ARP and neighbour discovery; shown of muted ports only, as [`Muted`](Self::Muted).
+    /// Other ARP and neighbour discovery; shown of muted ports and unknown sources only, as [`Muted`](Self::Muted).
     Announcement,
 }
 
