@@ -33,7 +33,8 @@ impl Engine {
                 receives |= matches!(action, Action::Receive(_) | Action::Reach);
                 self.act(action);
             }
-            if !std::mem::take(&mut self.forgotten) {
+            let now = self.now();
+            if !self.looks.look(now, self.vnets.values_mut().map(|vnet| &mut vnet.learned)) {
                 break;
             }
             self.configure();
@@ -73,6 +74,9 @@ impl Engine {
 
     /// Writes down the sequences, so that the next engine claims what this one did.
     pub(super) fn remember(&mut self) {
+        if !std::mem::take(&mut self.configured.1) {
+            return;
+        }
         let sequences = self.node.sequences();
         if sequences != self.written {
             if let Err(error) = memory::write(&self.run_dir, &sequences) {
@@ -165,9 +169,8 @@ impl Engine {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         vnet.tables.route(now, mac, place, addresses, moved);
         // It was seen here and has been seen elsewhere since.
-        if matches!(place, Some(Place::At(_))) && vnet.learned.contains(&mac) {
-            vnet.learned.retain(|known| *known != mac);
-            self.forgotten = true;
+        if matches!(place, Some(Place::At(_))) && vnet.learned.contains(mac) {
+            vnet.learned.forget(mac);
         }
         self.point_bridge(id, mac, place);
         let Some(vnet) = self.vnets.get(&id) else { return };

@@ -1,10 +1,6 @@
 //! What the engine is told to be.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
@@ -17,6 +13,7 @@ use super::{
     Orders, VnetOrders,
     accept::accept,
     engine::{Engine, Vnet},
+    learned::Learned,
     link::Farewell,
     peers::Peer,
     plain::Plain,
@@ -79,7 +76,7 @@ impl Engine {
                 plain: wanted.plain.as_ref().map(|plain| Plain::new(wanted.tap.clone(), plain.clone())),
                 beside: None,
                 said: None,
-                learned: VecDeque::new(),
+                learned: Learned::default(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
                 listeners: Listeners::new(now),
@@ -130,7 +127,7 @@ impl Engine {
         let key_of = |name: &PeerName| self.orders.peers.get(name).map(|peer| peer.key);
         let vnet = |(id, orders): (&VnetId, &VnetOrders)| {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
-            let learned = self.vnets.get(id).into_iter().flat_map(|vnet| &vnet.learned);
+            let learned = self.vnets.get(id).into_iter().flat_map(|vnet| vnet.learned.iter());
             // Who bridges the same segment reaches what is there, this host's NICs among it.
             let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.beside.is_some());
             let settings = VnetSettings {
@@ -139,7 +136,7 @@ impl Engine {
                 learning: orders.learning,
                 peers: orders.peers.iter().filter(|_| !is_out).filter_map(key_of).collect(),
                 nics: learned
-                    .map(|mac| (*mac, Vec::new()))
+                    .map(|mac| (mac, Vec::new()))
                     .chain(nics.map(|(mac, nic)| (*mac, nic.addresses.clone())))
                     .collect(),
             };
@@ -156,6 +153,7 @@ impl Engine {
         let arrival = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let arrival = u64::try_from(arrival.as_millis()).unwrap_or(u64::MAX);
         self.node.configure(self.now(), arrival, settings);
+        self.configured = (self.configured.0 + 1, true);
     }
 
     pub(super) fn remove_vnet(&mut self, id: VnetId) {

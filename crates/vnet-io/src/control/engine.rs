@@ -1,7 +1,7 @@
 //! The engine: one task that has everything, and to which all others report.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
@@ -22,6 +22,7 @@ use super::{
     accept::Refused,
     dial::{Targets, dial},
     discovery::Discovery,
+    learned::{Learned, Looks},
     link::{Farewell, Link, Secrets},
     memory,
     peers::{Peer, Strangers},
@@ -35,6 +36,8 @@ use crate::datapath::{Datapath, Event, Handle};
 
 /// How often what nobody tells is looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// So many reports of the workers are heard before something follows from them.
+const BATCH: usize = 64;
 /// A connection that lasted for so long did not end because of what the hosts are.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Keys are used for so long.
@@ -78,8 +81,8 @@ pub(super) struct Vnet {
     pub(super) beside: Option<(HostKey, Duration)>,
     /// When this host has said so.
     pub(super) said: Option<Duration>,
-    /// Machines behind the bridge that nobody has told of, in the order in which they were seen.
-    pub(super) learned: VecDeque<MacAddr>,
+    /// Machines behind the bridge that nobody has told of.
+    pub(super) learned: Learned,
     /// The host's own NICs that are claimed.
     pub(super) own: BTreeSet<MacAddr>,
     /// Of those, who are at another host by now: the bridge has been told that they are behind the tap.
@@ -101,8 +104,10 @@ pub(super) struct Engine {
     pub(super) rekey: Duration,
     pub(super) run_dir: PathBuf,
     pub(super) inputs: mpsc::Sender<Input>,
-    /// Whether a learned machine is not here any more, which the node does not know yet.
-    pub(super) forgotten: bool,
+    /// When it was last looked which machines have been learned.
+    pub(super) looks: Looks,
+    /// How often the node was told what there is, and whether it was since the sequences were written down.
+    pub(super) configured: (u64, bool),
     /// NICs of this host that are elsewhere by now, which their bridges are told when the workers know.
     pub(super) gone: Vec<(VnetId, MacAddr)>,
     /// Whether connections are taken.
@@ -154,7 +159,8 @@ impl Engine {
             rekey: options.rekey.unwrap_or(REKEY),
             run_dir: options.run_dir.clone(),
             inputs,
-            forgotten: false,
+            looks: Looks::default(),
+            configured: (0, true),
             gone: Vec::new(),
             accepts: false,
             refused: Arc::default(),
@@ -185,9 +191,11 @@ impl Engine {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) {
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
         loop {
             self.flush();
-            let due = self.node.poll_timeout().map(|due| self.start + due);
+            let learned = self.looks.due(self.vnets.values().map(|vnet| &vnet.learned));
+            let due = self.node.poll_timeout().into_iter().chain(learned).min().map(|due| self.start + due);
             let timeout = async {
                 match due {
                     Some(due) => time::sleep_until(due.into()).await,
@@ -200,7 +208,9 @@ impl Engine {
                         break;
                     }
                 }
-                Some(event) = events.recv() => self.happened(event),
+                1.. = events.recv_many(&mut batch, BATCH) => {
+                    batch.drain(..).for_each(|event| self.happened(event));
+                }
                 () = timeout => {
                     let now = self.now();
                     self.node.handle_timeout(now);

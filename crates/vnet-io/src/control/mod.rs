@@ -13,6 +13,7 @@ mod engine;
 mod fdb;
 mod handshakes;
 mod identity;
+mod learned;
 mod link;
 mod memory;
 mod orders;

@@ -224,7 +224,7 @@ impl Engine {
                         is_waiting
                             && !numbers.is_far(near.port)
                             && !vnet.own.contains(&near.mac)
-                            && !vnet.learned.contains(&near.mac)
+                            && !vnet.learned.contains(near.mac)
                     };
                     heard.extend(known.nears.into_iter().filter(is_news).map(|near| (*id, near.mac)));
                 }

@@ -35,7 +35,12 @@ impl Engine {
                 .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
                 .collect(),
             drops: counters.host.drops().chain(self.refused.named()).filter_map(nonzero).collect(),
-            counters: counters.host.work().filter_map(nonzero).collect(),
+            counters: counters
+                .host
+                .work()
+                .chain([("configured", self.configured.0)])
+                .filter_map(nonzero)
+                .collect(),
             unjoined: !self.handle.joins(),
             relayed: self.relayed(&counters),
             beacons: self.discovery.counters.iter().map(|(what, n)| ((*what).to_owned(), *n)).collect(),

@@ -17,8 +17,6 @@ use super::{
 };
 use crate::datapath::{Event, Path};
 
-/// So many machines that nobody has told of are known on this host; those seen first make room.
-const MOST_LEARNED: usize = 4096;
 /// A peer that sends frames of others' MACs is named no more often in the log; what it sends is counted.
 const ACCUSED: Duration = Duration::from_secs(60);
 /// How often a path with traffic is asked what it carries.
@@ -132,7 +130,7 @@ impl Engine {
         self.peers.iter().find(|(_, known)| known.id == peer).map(|(key, _)| *key)
     }
 
-    /// A machine speaks that nobody has told of: where such machines may be, it is claimed as if it had just arrived.
+    /// A machine speaks that nobody has told of: where such machines may be, it is claimed soon as if it had just arrived.
     pub(super) fn learn(&mut self, id: VnetId, mac: MacAddr) {
         let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
@@ -140,16 +138,12 @@ impl Engine {
             warn!("vnet {}: {mac} is heard here and attached at another host, which keeps it", vnet.name);
             return;
         }
-        if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(&mac) {
+        if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(mac) {
             debug!("vnet {}: frames of {mac}, which is nobody's here, are dropped", vnet.name);
             return;
         }
-        if vnet.learned.len() >= MOST_LEARNED {
-            vnet.learned.pop_front();
-        }
         debug!("vnet {}: {mac} is behind the bridge", vnet.name);
-        vnet.learned.push_back(mac);
-        self.configure();
+        vnet.learned.hear(mac);
     }
 
     /// The guest of a prepared NIC speaks: from now on the NIC is here.

@@ -1,5 +1,6 @@
 """Frames for everybody on a segment. send COUNT RATE [MAC]: numbered ones, of the machine's own MAC or another. hear FILE: writes down
-which came, how often, until killed. once FILE COUNT: fails unless almost each came, and none twice. atmost FILE COUNT: fails when more
+which came, how often, until killed. macs COUNT RATE: to nobody, each of another MAC. number NAME: what a host's status says.
+once FILE COUNT: fails unless almost each came, and none twice. atmost FILE COUNT: fails when more
 came."""
 import json
 import os
@@ -22,6 +23,21 @@ def send(count, rate, mac=None):
     for number in range(int(count)):
         s.send(b"\xff" * 6 + source + struct.pack("!HI", TYPE, number) + bytes(42))
         time.sleep(max(0, begin + (number + 1) / float(rate) - time.monotonic()))
+
+
+def macs(count, rate):
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind(("eth0", 0))
+    begin = time.monotonic()
+    for number in range(int(count)):
+        s.send(b"\x02\xee\0\0\0\1\x02\xef" + struct.pack("!IHI", number, TYPE, number) + bytes(42))
+        if number % 50 == 0:
+            time.sleep(max(0, begin + number / float(rate) - time.monotonic()))
+    print(count, "in", time.monotonic() - begin, "s")
+
+
+def number(name):
+    print(json.load(sys.stdin)["vnets"]["counters"].get(name, 0))
 
 
 def hear(file):

@@ -131,7 +131,11 @@ fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>
         && let Some(mac) = source(frame)
         && vnet.told.is_news(mac, None)
     {
-        way.outlets.tell(Event::UnknownSource { vnet: vnet.id, mac }, way.host);
+        if vnet.news.lets_through(vnet.since.elapsed()) {
+            way.outlets.tell(Event::UnknownSource { vnet: vnet.id, mac }, way.host);
+        } else {
+            vnet.told.take_back(mac);
+        }
     }
     if let Some(reason) = decision.shown {
         let shown = Event::Frame { vnet: vnet.id, reason, frame: frame.to_vec() };

@@ -22,6 +22,8 @@ pub(super) struct Vnet {
     pub(super) counters: Arc<LiveVnet>,
     pub(super) outbound: HashMap<PeerId, Lanes, PeerHash>,
     pub(super) told: Told,
+    /// How many addresses are told of.
+    pub(super) news: Storm,
     pub(super) storm: Storm,
     pub(super) since: Instant,
 }
@@ -68,6 +70,7 @@ impl Vnet {
             counters,
             outbound: HashMap::default(),
             told: Told::default(),
+            news: Storm::default(),
             storm: Storm::default(),
             since: Instant::now(),
         }
@@ -96,10 +99,19 @@ impl Default for Told {
 impl Told {
     /// Whether it is to be told: not if it just was.
     pub(super) fn is_news(&mut self, mac: MacAddr, peer: Option<PeerId>) -> bool {
-        let place = usize::from(mac.0[5] ^ mac.0[4].rotate_left(3) ^ mac.0[3].rotate_left(5)) % TOLD;
+        let place = Self::place(mac);
         let news = Some((mac, peer));
         let is_news = self.0[place] != news;
         self.0[place] = news;
         is_news
+    }
+
+    /// It was not told after all, and is the next time.
+    pub(super) fn take_back(&mut self, mac: MacAddr) {
+        self.0[Self::place(mac)] = None;
+    }
+
+    fn place(mac: MacAddr) -> usize {
+        usize::from(mac.0[5] ^ mac.0[4].rotate_left(3) ^ mac.0[3].rotate_left(5)) % TOLD
     }
 }
