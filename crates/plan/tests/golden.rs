@@ -64,6 +64,37 @@ fn vnets_that_go_on_outside() {
 }
 
 #[test]
+fn a_vnet_that_nothing_protects() {
+    let text = r#"
+[host]
+name = "iron"
+
+[uplinks.wan]
+interface = "eth0"
+
+[peers.b]
+endpoint = "192.0.2.2:1798"
+key = "bHcXiYj4AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+[vnets.red]
+id = "97"
+security = "none"
+peers = ["b"]
+
+[networks.red]
+mode = "vnet"
+vnet = "red"
+subnets = ["10.97.0.0/24", "fd97::/64"]
+
+[guests.g1]
+[[guests.g1.nics]]
+network = "red"
+addresses = ["10.97.0.1", "fd97::1"]
+"#;
+    golden("vnet-plain", text, host());
+}
+
+#[test]
 fn a_port_of_a_vnet_is_kept_and_given_back() {
     let mut host = host();
     let [eth1, bridge, vlan]: [viaduct_types::IfName; 3] =

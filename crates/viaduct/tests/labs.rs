@@ -62,6 +62,7 @@ labs! {
         vnet_moves = "vnet-moves",
         vnet_nat = "vnet-nat",
         vnet_plain = "vnet-plain",
+        vnet_plain_mtu = "vnet-plain-mtu",
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",
         vnet_rekey = "vnet-rekey",

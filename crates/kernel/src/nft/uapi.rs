@@ -98,7 +98,7 @@ numbers! {
     /// nft_exthdr_attributes
     exthdr: u16 { DREG = 1, TYPE = 2, OFFSET = 3, LEN = 4, FLAGS = 5, OP = 6, SREG = 7 }
     /// nft_exthdr_op and nft_exthdr_flags
-    exthdr_value: u32 { OP_IPV6 = 0, FLAG_PRESENT = 1 }
+    exthdr_value: u32 { OP_IPV6 = 0, OP_TCPOPT = 1, FLAG_PRESENT = 1 }
     /// nft_ct_attributes
     ct: u16 { DREG = 1, KEY = 2, DIRECTION = 3, SREG = 4 }
     /// nft_fib_attributes

@@ -211,6 +211,7 @@ fn compares() -> Vec<Expr> {
         let op = BitOp::MaskXor { mask: (1..=len).collect(), xor };
         compares.push(Expr::Bitwise { from: Reg(0), to: Reg(4), op });
     }
+    compares.push(Expr::TcpOptionSet { kind: 2, offset: 2, len: 2, from: Reg(0) });
     compares
 }
 

@@ -8,8 +8,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Security, Spoofing, VnetPort};
-use viaduct_types::{MacAddr, VnetName};
+use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
+use viaduct_types::{IfName, MacAddr, VnetName};
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
@@ -22,6 +22,11 @@ use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table
 
 const GUARD: i32 = -300;
 const FORWARD: i32 = -200;
+const CLAMP: i32 = 0;
+
+/// IP's and TCP's headers without options (RFC 6691, section 2).
+const HEADERS_V4: u32 = 20 + 20;
+const HEADERS_V6: u32 = 40 + 20;
 
 const IP: (u16, &str) = (0x0800, "ip");
 const ARP: (u16, &str) = (0x0806, "arp");
@@ -59,6 +64,9 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     }
     let outside = outside(context).next().is_some();
     add_redirect(&mut table, outside);
+    if plain(context).next().is_some() {
+        add_clamp(&mut table);
+    }
     Some((Family::Bridge, table.finish()))
 }
 
@@ -91,6 +99,11 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
         table.set("outside", &[T::IfName]);
         table.counted("drop_storm");
     }
+    if plain(context).next().is_some() {
+        // Ports are of two bytes, too.
+        table.map("segment4", &[T::IfName], &[T::Port]);
+        table.map("segment6", &[T::IfName], &[T::Port]);
+    }
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
         table.counted("drop_prepared");
@@ -120,8 +133,13 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
     // What comes from other hosts was looked at there, and its MAC by what carries it.
     for vnet in context.config.vnets.values() {
         table.judge("ports", Key::new().name(&vnet.interface), Verdict::Accept);
-        if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
-            table.judge("ports", Key::new().name(&second), Verdict::Accept);
+    }
+    for (vnet, device) in plain(context) {
+        table.judge("ports", Key::new().name(&device), Verdict::Accept);
+        for (map, headers) in [("segment4", HEADERS_V4), ("segment6", HEADERS_V6)] {
+            let most = vnets::carried(context, vnet).saturating_sub(headers);
+            let most = u16::try_from(most).unwrap_or(u16::MAX);
+            table.relate(map, Key::new().name(&device), Key::new().port(most));
         }
     }
     for (name, port) in outside(context) {
@@ -234,6 +252,27 @@ fn dropped(counter: &'static str) -> [St; 2] {
 /// Lets a frame leave an uplink with whatever MAC it has.
 fn free() -> St {
     St::Write(S::Mark, Const::u32(FREE_MARK, &format!("{FREE_MARK:#x}")))
+}
+
+/// The devices by which the kernel carries vnets that nothing protects.
+fn plain<'a>(context: &Context<'a>) -> impl Iterator<Item = (&'a Vnet, IfName)> {
+    let plain = context.config.vnets.values().filter(|vnet| vnet.security == Security::None);
+    plain.flat_map(|vnet| vnets::plain_devices(vnet).map(move |(device, _)| (vnet, device)))
+}
+
+/// Who opens a connection by TCP to another host of a vnet that nothing protects says no larger a segment than gets there, also
+/// when the machine has not heard of the vnet's MTU. The same as the process that carries the other vnets does.
+fn add_clamp(table: &mut Builder) {
+    let opens = || vec![tcp(), St::Any(S::TcpFlags, Const::u8(0x02, "syn"))];
+    let lowered = |kind, map| {
+        [of_type(kind)].into_iter().chain(opens()).chain([St::WriteMapped(
+            S::TcpMaxSegment,
+            vec![S::OifName],
+            map,
+        )])
+    };
+    let rules = [lowered(IP, "segment4"), lowered(IP6, "segment6")].map(Iterator::collect);
+    table.base("to_other_hosts", Hook::Postrouting, CLAMP, rules.into());
 }
 
 /// The devices by which vnets go on outside.

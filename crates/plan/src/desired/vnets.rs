@@ -25,9 +25,10 @@ const AUTH: u32 = 8;
 /// What it costs in VXLAN, without protection (RFC 7348, section 5), over IPv4 and over IPv6.
 const PLAIN: [u32; 2] = [50, 70];
 
-/// The most that a tap takes (drivers/net/tun.c): what gets through is judged by who carries it, for each frame and peer, and
-/// what does not is answered.
-const TAP_MTU: u32 = 65_535 - 14;
+/// The most that a tap takes (drivers/net/tun.c); VXLAN takes more. What gets through is judged by who carries it, for each frame and
+/// peer, and what does not is answered: by the process that carries the vnet, or by the kernel (net/ipv4/ip_tunnel_core.c,
+/// `skb_tunnel_check_pmtu`), as far as it knows what the way there carries.
+const LONGEST: u32 = 65_535 - 14;
 
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub(super) const VXLAN_PORT: u16 = 1799;
@@ -55,15 +56,15 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
         let link = DesiredLink {
             make: Some(NewLink::VnetTap),
             alias: Some(format!("{VNET}{name}")),
-            mtu,
+            // Longer frames come to it than get through: a bridge would drop them, and nobody hear why.
+            mtu: Some(LONGEST),
             master: Some(vnet.bridge.clone()),
             addrgen_none: Some(true),
             up: true,
             ..DesiredLink::default()
         };
         let Some(vni) = vnis.get(&vnet.id) else {
-            // Longer frames come to it than get through: a bridge would drop them, and nobody hear why.
-            wanted.links.insert(vnet.interface.clone(), DesiredLink { mtu: Some(TAP_MTU), ..link });
+            wanted.links.insert(vnet.interface.clone(), link);
             continue;
         };
         // The kernel has a device for each family; what comes by one must not leave by the other.
@@ -199,11 +200,16 @@ fn mtu_of(context: &Context<'_>, vnet: &Vnet) -> u32 {
     network.map_or_else(|| mtu(context, vnet), |network| context.mtu(network))
 }
 
-/// What gets through a vnet: as it was found, else what this host's uplinks let expect.
+/// What gets through a vnet, as far as its devices can follow.
 pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
     // With less, a device has no IPv6 (RFC 8200, section 5); what is too long for the path is answered by what carries it.
     const LEAST: u32 = 1280;
-    let found = vnet.mtu.unwrap_or_else(|| {
+    carried(context, vnet).max(LEAST)
+}
+
+/// What gets through a vnet: as it was found, else what this host's uplinks let expect.
+pub(super) fn carried(context: &Context<'_>, vnet: &Vnet) -> u32 {
+    vnet.mtu.unwrap_or_else(|| {
         let of_uplink = |uplink: &viaduct_model::Uplink| {
             uplink.mtu.or_else(|| Some(context.observed.links.get(&uplink.interface)?.mtu))
         };
@@ -217,6 +223,5 @@ pub(super) fn mtu(context: &Context<'_>, vnet: &Vnet) -> u32 {
             Security::Auth => OVERHEAD[v6] + AUTH,
             Security::None => PLAIN[v6],
         })
-    });
-    found.max(LEAST)
+    })
 }

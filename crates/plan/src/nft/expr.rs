@@ -60,6 +60,18 @@ pub enum Expr {
         /// To.
         to: Reg,
     },
+    /// Write bytes of an option of TCP, with the checksum; go on in any case. What is written of the largest segment never makes it
+    /// larger (net/netfilter/nft_exthdr.c).
+    TcpOptionSet {
+        /// The option's kind.
+        kind: u8,
+        /// In bytes from where its kind stands.
+        offset: u32,
+        /// In bytes.
+        len: u32,
+        /// From.
+        from: Reg,
+    },
     /// Load from the packet's connection.
     Ct {
         /// What.

@@ -91,6 +91,8 @@ pub enum Selector {
     ThDport,
     /// Flags of TCP.
     TcpFlags,
+    /// The largest segment, as whoever opens a connection by TCP says it (RFC 9293, section 3.7.1); to be lowered only.
+    TcpMaxSegment,
     /// ICMP type.
     IcmpType,
     /// ICMPv6 type.
@@ -144,6 +146,7 @@ impl Selector {
             Self::ThSport => "th sport",
             Self::ThDport => "th dport",
             Self::TcpFlags => "tcp flags",
+            Self::TcpMaxSegment => "tcp option maxseg size",
             Self::IcmpType => "icmp type",
             Self::Icmpv6Type => "icmpv6 type",
             Self::NdTarget => "@th,64,128",
@@ -187,6 +190,7 @@ impl Selector {
             | Self::ArpOperation
             | Self::ThSport
             | Self::ThDport
+            | Self::TcpMaxSegment
             | Self::FragOffset => 2,
             Self::PktType
             | Self::NfProto
@@ -227,6 +231,7 @@ impl Selector {
             Self::ThSport | Self::IcmpType | Self::Icmpv6Type => Place::Payload(Transport, 0),
             Self::ThDport => Place::Payload(Transport, 2),
             Self::TcpFlags => Place::Payload(Transport, 13),
+            Self::TcpMaxSegment => Place::TcpOption(2, 2),
             Self::NdTarget => Place::Payload(Transport, 8),
             Self::NaOption => Place::Payload(Transport, 24),
             Self::NaTargetLinkLayer => Place::Payload(Transport, 26),
@@ -249,6 +254,7 @@ impl Selector {
             Place::Ct(key) => Expr::Ct { key, direction: None, to },
             // NFTA_FIB_F_DADDR
             Place::FibDaddrType => Expr::Fib { result: FibResult::AddressType, flags: 2, to },
+            Place::TcpOption(..) => unreachable!("{} is never read", self.text()),
         }
     }
 
@@ -267,6 +273,7 @@ impl Selector {
                 Expr::PayloadSet { base, offset, len, from, checksum }
             }
             Place::Meta(key) => Expr::MetaSet { key, from },
+            Place::TcpOption(kind, offset) => Expr::TcpOptionSet { kind, offset, len, from },
             Place::Ct(key) => Expr::CtSet { key, from },
             Place::Fragment(..) | Place::FibDaddrType => {
                 unreachable!("{} is never written", self.text())
@@ -279,6 +286,8 @@ enum Place {
     Meta(MetaKey),
     Payload(PayloadBase, u32),
     Fragment(ExthdrOp, u32),
+    /// The option's kind, and where in it.
+    TcpOption(u8, u32),
     Ct(CtKey),
     FibDaddrType,
 }

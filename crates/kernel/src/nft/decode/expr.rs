@@ -173,21 +173,19 @@ impl<'a> Attributes<'a> {
     }
 
     fn exthdr(&self) -> Result<Option<Expr>> {
+        let header = byte(self.raw(exthdr::TYPE).ok_or(Malformed)?)?;
+        let (offset, len) = (self.number(exthdr::OFFSET)?, self.number(exthdr::LEN)?);
+        let from = self.optional_register(exthdr::SREG)?;
         let op = match (self.flags(exthdr::OP)?, self.flags(exthdr::FLAGS)?) {
+            (exthdr_value::OP_TCPOPT, 0) => {
+                return Ok(from.map(|from| Expr::TcpOptionSet { kind: header, offset, len, from }));
+            }
+            _ if from.is_some() => return Ok(None),
             (exthdr_value::OP_IPV6, 0) => ExthdrOp::Ipv6,
             (exthdr_value::OP_IPV6, exthdr_value::FLAG_PRESENT) => ExthdrOp::Ipv6Present,
             _ => return Ok(None),
         };
-        if self.has(exthdr::SREG) {
-            return Ok(None);
-        }
-        Ok(Some(Expr::Exthdr {
-            op,
-            header: byte(self.raw(exthdr::TYPE).ok_or(Malformed)?)?,
-            offset: self.number(exthdr::OFFSET)?,
-            len: self.number(exthdr::LEN)?,
-            to: self.register(exthdr::DREG)?,
-        }))
+        Ok(Some(Expr::Exthdr { op, header, offset, len, to: self.register(exthdr::DREG)? }))
     }
 
     fn ct(&self) -> Result<Option<Expr>> {

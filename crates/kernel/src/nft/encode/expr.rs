@@ -49,7 +49,7 @@ fn write_expr(w: &mut Writer, e: &Expr) {
     let name = match e {
         Expr::Meta { .. } | Expr::MetaSet { .. } => "meta",
         Expr::Payload { .. } | Expr::PayloadSet { .. } => "payload",
-        Expr::Exthdr { .. } => "exthdr",
+        Expr::Exthdr { .. } | Expr::TcpOptionSet { .. } => "exthdr",
         Expr::Ct { .. } | Expr::CtSet { .. } => "ct",
         Expr::Fib { .. } => "fib",
         Expr::Bitwise { .. } => "bitwise",
@@ -108,6 +108,13 @@ fn write_attributes(w: &mut Writer, e: &Expr) {
                 ExthdrOp::Ipv6 => {}
                 ExthdrOp::Ipv6Present => w.be32(exthdr::FLAGS, exthdr_value::FLAG_PRESENT),
             }
+        }
+        Expr::TcpOptionSet { kind, offset, len, from } => {
+            w.be32(exthdr::SREG, register(*from));
+            w.u8(exthdr::TYPE, *kind);
+            w.be32(exthdr::OFFSET, *offset);
+            w.be32(exthdr::LEN, *len);
+            w.be32(exthdr::OP, exthdr_value::OP_TCPOPT);
         }
         Expr::CtSet { key, from } => {
             w.be32(ct::KEY, *key as u32);
