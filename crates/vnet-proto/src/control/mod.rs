@@ -87,7 +87,8 @@ pub enum Action {
         /// Which.
         session: SessionId,
     },
-    /// A peer is in a vnet: what is for all goes to it, too, as soon as there are keys.
+    /// A peer is in a vnet: what is for all goes to it, too, as soon as there are keys. Also when it says something else of
+    /// itself than before.
     Join {
         /// Who.
         peer: HostKey,

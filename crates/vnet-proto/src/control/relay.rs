@@ -143,7 +143,9 @@ impl Node {
         self.lose_relay(key);
         let asked: Vec<HostKey> =
             self.relaying.asks.keys().filter(|(from, _)| *from == key).map(|(_, to)| *to).collect();
-        asked.into_iter().for_each(|to| self.end_pass(key, to));
+        for to in asked {
+            self.end_pass(key, to);
+        }
     }
 
     fn lose_relay(&mut self, relay: HostKey) {
@@ -154,10 +156,10 @@ impl Node {
         }
     }
 
-    /// Takes back what one host asked for, and tells the other one.
-    fn end_pass(&mut self, from: HostKey, to: HostKey) {
+    /// Takes back what one host asked for, and tells the other one; says whether it had asked.
+    fn end_pass(&mut self, from: HostKey, to: HostKey) -> bool {
         if self.relaying.asks.remove(&(from, to)).is_none() {
-            return;
+            return false;
         }
         let stood = self.relaying.given.remove(&(from, to)).is_some();
         self.relaying.given.remove(&(to, from));
@@ -165,6 +167,7 @@ impl Node {
             self.actions.push_back(Action::Reach);
         }
         self.tell_peer(to, &Message::Granted { key: from, spi: None });
+        true
     }
 
     /// What is configured may be another than before.
@@ -202,9 +205,10 @@ impl Node {
             }
             Message::Ask { key, spi: Some(spi) } => self.asked(from, *key, *spi),
             Message::Ask { key, spi: None } => {
-                self.end_pass(from, *key);
                 // Whoever still wants it says so again.
-                self.relaying.asks.remove(&(*key, from));
+                if self.end_pass(from, *key) {
+                    self.relaying.asks.remove(&(*key, from));
+                }
             }
             Message::Wanted { key } => {
                 let is_known = self.vnets.values().any(|vnet| vnet.settings.peers.contains(key));
@@ -261,7 +265,13 @@ impl Node {
 
     fn granted(&mut self, peer: HostKey, relay: HostKey, spi: Option<Spi>) {
         let is_wanted = self.relaying.wanted.contains(&peer);
-        let Some(detour) = self.relaying.detours.get_mut(&(peer, relay)) else { return };
+        let Some(detour) = self.relaying.detours.get_mut(&(peer, relay)) else {
+            // What was asked for has been taken back since, here or by the relay: nothing that comes that way would be known.
+            if spi.is_some() {
+                self.tell_peer(relay, &Message::Ask { key: peer, spi: None });
+            }
+            return;
+        };
         let changed = detour.1 != spi;
         detour.1 = spi;
         match (spi, is_wanted) {

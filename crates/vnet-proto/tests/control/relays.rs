@@ -105,3 +105,19 @@ fn relays_are_asked_by_the_few() {
     want(&mut world, 0, 8, true);
     assert_eq!(detours(&world, 0).len(), 4);
 }
+
+#[test]
+fn what_is_asked_for_while_it_is_taken_back_is_not_passed_on_to_nowhere() {
+    let mut world = apart(1);
+    want(&mut world, 0, 2, true);
+    // The relay lets the other end know of the wish once more, and then loses who has it: its answer meets the news of that.
+    world.cut(1, 2);
+    world.dial(1, 2);
+    world.cut(0, 1);
+    world.dial(0, 1);
+    world.settle();
+    let (there, back, passes) = (detours(&world, 0), detours(&world, 2), passes(&world, 1));
+    assert_eq!((there.len(), back.len(), passes.len()), (1, 1, 2));
+    let onward = |from| passes.iter().find(|pass| pass.from == key(from)).unwrap().onward;
+    assert_eq!((onward(0), onward(2)), (back[0].inbound, there[0].inbound));
+}

@@ -1,5 +1,6 @@
 //! Whatever happens to hosts and connections: once it is quiet and everybody is connected, all know the same, and it is
-//! what a list of the NICs says that knows nothing of messages.
+//! what a list of the NICs says that knows nothing of messages. So it is with what protects frames and with nothing, with
+//! machines that are only heard behind a host, and by way of others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +9,7 @@ use std::{
 
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr};
-use viaduct_vnet_proto::control::Owner;
+use viaduct_vnet_proto::control::{Owner, Security};
 
 use super::world::{World, key, vnet};
 
@@ -28,11 +29,18 @@ enum Step {
     Pass(u64),
     PathMtu(usize, usize, u16),
     Listen(usize, usize, Option<BTreeSet<u8>>),
+    Secure(usize, usize, Security),
+    SecureAll(usize, Security),
+    Learn(usize, usize, bool),
+    Overhear(usize, usize, u8),
+    Relay(usize, u8),
+    Want(usize, usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let host = || 0..HOSTS;
     let id = || 0..IDS.len();
+    let security = || prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
     prop_oneof![
         4 => (host(), host()).prop_map(|(a, b)| Step::Dial(a, b)),
         1 => (host(), host()).prop_map(|(a, b)| Step::Cut(a, b)),
@@ -46,6 +54,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (host(), id(), prop::option::of(prop::collection::btree_set(0..6u8, 0..5)))
             .prop_map(|(host, id, groups)| Step::Listen(host, id, groups)),
         1 => (host(), host(), 1000..2000u16).prop_map(|(a, b, mtu)| Step::PathMtu(a, b, mtu)),
+        1 => (host(), id(), security()).prop_map(|(host, id, security)| Step::Secure(host, id, security)),
+        1 => (id(), security()).prop_map(|(id, security)| Step::SecureAll(id, security)),
+        2 => (host(), id(), any::<bool>()).prop_map(|(host, id, learning)| Step::Learn(host, id, learning)),
+        3 => (host(), id(), 1..5u8).prop_map(|(host, id, nic)| Step::Overhear(host, id, nic)),
+        2 => (host(), any::<u8>()).prop_map(|(host, between)| Step::Relay(host, between)),
+        2 => (host(), host(), any::<bool>()).prop_map(|(a, b, wanted)| Step::Want(a, b, wanted)),
     ]
 }
 
@@ -73,6 +87,16 @@ fn take(world: &mut World, step: Step) {
             let groups = groups.map(|groups| groups.into_iter().map(group).collect());
             world.listen(host, IDS[id], groups);
         }
+        Step::Secure(host, id, security) => world.secure(host, IDS[id], security),
+        Step::SecureAll(id, security) => (0..HOSTS).for_each(|host| world.secure(host, IDS[id], security)),
+        Step::Learn(host, id, learning) => world.learn(host, IDS[id], learning),
+        Step::Overhear(host, id, nic) => world.overhear(host, IDS[id], nic),
+        Step::Relay(host, between) => {
+            let between = (0..HOSTS).filter(|peer| *peer != host && between >> peer & 1 == 1).map(key);
+            world.configure(host, |settings| settings.relay = between.collect());
+        }
+        Step::Want(a, b, wanted) if a != b => world.want(a, b, wanted),
+        Step::Want(..) => {}
         Step::Restart(host) => world.restart(host),
         Step::Pass(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
         Step::PathMtu(a, b, mtu) => {
@@ -86,26 +110,124 @@ fn group(number: u8) -> MacAddr {
     MacAddr([1, 0, 0x5e, 1, 1, number])
 }
 
-/// Who has a MAC for a host: the highest sequence among those that it and they list as each other's.
+/// Whether two hosts are in a vnet together: each lists the other, and both have it with the same security.
+fn agree(world: &World, one: usize, other: usize, id: &str) -> bool {
+    let vnet_of = |host: usize| world.hosts[host].settings.vnets.get(&vnet(id));
+    let (Some(here), Some(there)) = (vnet_of(one), vnet_of(other)) else { return false };
+    let both_list = here.peers.contains(&key(other)) && there.peers.contains(&key(one));
+    both_list && here.security == there.security
+}
+
+/// Who has a MAC for a host: one with addresses before one that is merely heard, and then the highest sequence, among those that
+/// are in the vnet with it.
 fn expected(world: &World, host: usize, id: &str) -> BTreeMap<MacAddr, Owner> {
-    let id = vnet(id);
-    let lists = |one: usize, other: usize| {
-        world.hosts[one].settings.vnets.get(&id).is_some_and(|vnet| vnet.peers.contains(&key(other)))
-    };
-    let mut best = BTreeMap::<MacAddr, (u64, HostKey, Owner)>::new();
-    for other in 0..HOSTS {
-        if other != host && !(lists(host, other) && lists(other, host)) {
-            continue;
-        }
+    let mut best = BTreeMap::<MacAddr, ((bool, u64, HostKey), Owner)>::new();
+    for other in (0..HOSTS).filter(|other| *other == host || agree(world, host, *other, id)) {
         let owner = if other == host { Owner::Here } else { Owner::Peer(key(other)) };
+        let nics = world.hosts[other].settings.vnets.get(&vnet(id)).map(|vnet| &vnet.nics);
         for ((of, mac), sequence) in world.hosts[other].node.sequences() {
-            let claim = (sequence, key(other), owner);
-            if of == id && best.get(&mac).is_none_or(|best| (best.0, best.1) < (sequence, key(other))) {
-                best.insert(mac, claim);
+            let is_attached = nics.and_then(|nics| nics.get(&mac)).is_some_and(|nic| !nic.is_empty());
+            let rank = (is_attached, sequence, key(other));
+            if of == vnet(id) && best.get(&mac).is_none_or(|(best, _)| *best < rank) {
+                best.insert(mac, (rank, owner));
             }
         }
     }
-    best.into_iter().map(|(mac, (_, _, owner))| (mac, owner)).collect()
+    best.into_iter().map(|(mac, (_, owner))| (mac, owner)).collect()
+}
+
+fn index(of: HostKey) -> usize {
+    (0..HOSTS).find(|at| key(*at) == of).unwrap()
+}
+
+/// Whether what one host sends another in a vnet is taken there as of this vnet and of nobody else.
+fn carries(world: &World, from: usize, to: usize, id: &str) -> bool {
+    let (here, there) = (&world.hosts[from], &world.hosts[to]);
+    let place = (vnet(id), key(to));
+    match (here.outbound.get(&place), here.plain.get(&place)) {
+        (Some(out), None) => (0..).zip(&out.spis).all(|(worker, spi)| {
+            let inbound = there.inbound.get(spi);
+            inbound.is_some_and(|inbound| {
+                (inbound.vnet, inbound.peer, inbound.cipher) == (vnet(id), key(from), out.cipher)
+                    && inbound.context(worker) == out.context(worker)
+            })
+        }),
+        (None, Some(vni)) => {
+            let vnet = &there.settings.vnets[&vnet(id)];
+            vnet.security == Security::None && vnet.vni == Some(*vni)
+        }
+        (None, None) => false,
+        (Some(_), Some(_)) => panic!("with security, and without"),
+    }
+}
+
+/// The hosts at which a frame arrives that one sends to a MAC.
+fn delivered(world: &World, from: usize, id: &str, mac: MacAddr) -> BTreeSet<usize> {
+    let arrives = |to: &usize| carries(world, from, *to, id);
+    match world.hosts[from].routes.get(&(vnet(id), mac)) {
+        Some(Owner::Here) => BTreeSet::from([from]),
+        Some(Owner::Peer(peer)) => {
+            let at = index(*peer);
+            let is_here = world.hosts[at].routes.get(&(vnet(id), mac)) == Some(&Owner::Here);
+            Some(at).filter(arrives).filter(|_| is_here).into_iter().collect()
+        }
+        None => {
+            let members = world.hosts[from].learning.iter().filter(|(of, _)| *of == vnet(id));
+            members.map(|(_, peer)| index(*peer)).filter(arrives).collect()
+        }
+    }
+}
+
+/// The same by the list: to who has it, and what nobody has to everybody behind whom it may be.
+fn deserved(world: &World, from: usize, id: &str, mac: MacAddr) -> BTreeSet<usize> {
+    match expected(world, from, id).get(&mac) {
+        Some(Owner::Here) => BTreeSet::from([from]),
+        Some(Owner::Peer(peer)) => {
+            let at = index(*peer);
+            // Where two do not know of each other, who has it for a third has lost it to somebody else.
+            let is_here = expected(world, at, id).get(&mac) == Some(&Owner::Here);
+            Some(at).filter(|_| is_here).into_iter().collect()
+        }
+        None => {
+            let learns = |to: &usize| world.hosts[*to].settings.vnets[&vnet(id)].learning;
+            (0..HOSTS).filter(|to| *to != from && agree(world, from, *to, id) && learns(to)).collect()
+        }
+    }
+}
+
+/// What goes by way of others arrives at whom it is for, as from who sent it, and by those only who pass on for both.
+fn check_relays(world: &World) -> Result<(), TestCaseError> {
+    let allows = |relay: usize, one: usize, other: usize| {
+        let relay = &world.hosts[relay].settings.relay;
+        relay.contains(&key(one)) && relay.contains(&key(other))
+    };
+    for from in 0..HOSTS {
+        let detours: Vec<_> = world.hosts[from].node.detours().collect();
+        for detour in &detours {
+            let (to, by) = (index(detour.peer), index(detour.relay));
+            let Some(spi) = detour.outbound else { continue };
+            prop_assert!(allows(by, from, to), "{} does not pass on from {} to {}", by, from, to);
+            let mut passes = world.hosts[by].node.passes();
+            let pass = passes.find(|pass| (pass.from, pass.spi) == (key(from), spi));
+            prop_assert!(pass.is_some_and(|pass| pass.to == key(to)), "{} by {} to {}", from, by, to);
+            let taken = world.hosts[to].node.detours().find(|taken| taken.inbound == pass.unwrap().onward);
+            prop_assert_eq!(taken.map(|taken| (taken.peer, taken.relay)), Some((key(from), key(by))));
+        }
+        // Where both want it, there is every way that somebody offers.
+        for to in (0..HOSTS).filter(|to| world.hosts[from].wants.contains(to)) {
+            for by in (0..HOSTS).filter(|by| ![from, to].contains(by) && allows(*by, from, to)) {
+                let there_too = world.hosts[to].wants.contains(&from);
+                let stands = |detour: &viaduct_vnet_proto::control::Detour| {
+                    (detour.peer, detour.relay) == (key(to), key(by)) && detour.outbound.is_some()
+                };
+                prop_assert!(!there_too || detours.iter().any(stands), "{} by {} to {}", from, by, to);
+            }
+        }
+        for pass in world.hosts[from].node.passes() {
+            prop_assert!(allows(from, index(pass.from), index(pass.to)));
+        }
+    }
+    Ok(())
 }
 
 fn check(world: &mut World) -> Result<(), TestCaseError> {
@@ -121,8 +243,19 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
     // Who does not come back into a vnet is given some time.
     world.pass(Duration::from_secs(31));
     world.settle();
+    check_relays(world)?;
     for (index, host) in world.hosts.iter().enumerate() {
         for id in IDS {
+            for nic in 0..6 {
+                let mac = super::world::mac(nic);
+                let arrives = delivered(world, index, id, mac);
+                prop_assert_eq!(arrives, deserved(world, index, id, mac), "{} from {} in {}", mac, index, id);
+            }
+            for other in (0..HOSTS).filter(|other| *other != index) {
+                let is_member = host.members.contains(&(vnet(id), key(other)));
+                prop_assert_eq!(is_member, agree(world, index, other, id), "{} and {}", index, other);
+                prop_assert_eq!(carries(world, index, other, id), is_member, "{} to {}", index, other);
+            }
             let routes: BTreeMap<MacAddr, Owner> = host
                 .routes
                 .iter()
@@ -131,28 +264,17 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
                 .collect();
             prop_assert_eq!(routes, expected(world, index, id), "host {} of vnet {}", index, id);
         }
-        for ((id, peer), out) in &host.outbound {
-            let at = (0..HOSTS).find(|at| key(*at) == *peer).unwrap();
-            for (worker, spi) in (0..).zip(&out.spis) {
-                let inbound = world.hosts[at].inbound.get(spi);
-                prop_assert!(inbound.is_some(), "host {} seals what host {} does not take", index, at);
-                let inbound = inbound.unwrap();
-                prop_assert_eq!(inbound.context(worker), out.context(worker));
-                prop_assert_eq!(inbound.vnet, *id);
-            }
-        }
         for (id, peer) in &host.members {
-            let at = (0..HOSTS).find(|at| key(*at) == *peer).unwrap();
+            let at = self::index(*peer);
             let (known, wanted) = (host.listening.get(&(*id, *peer)), world.hosts[at].wanted.get(id));
             prop_assert_eq!(known, wanted, "what host {} knows of the groups of host {}", index, at);
-            prop_assert!(host.outbound.contains_key(&(*id, *peer)), "a member without keys");
         }
     }
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn all_come_to_know_the_same(steps in prop::collection::vec(step(), 0..120)) {

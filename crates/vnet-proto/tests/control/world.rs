@@ -46,6 +46,10 @@ pub(crate) struct Host {
     /// Those of workers with ports of their own.
     pub(crate) own: BTreeMap<(VnetId, HostKey), Association>,
     pub(crate) plain: BTreeMap<(VnetId, HostKey), Vni>,
+    /// Members that have said that machines are behind them of which nobody has told.
+    pub(crate) learning: BTreeSet<(VnetId, HostKey)>,
+    /// Whom it wants to reach by way of others.
+    pub(crate) wants: BTreeSet<usize>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
     pub(crate) moved: Vec<MacAddr>,
     /// What its own machines listen to, where that is known.
@@ -90,6 +94,8 @@ impl World {
             outbound: BTreeMap::new(),
             own: BTreeMap::new(),
             plain: BTreeMap::new(),
+            learning: BTreeSet::new(),
+            wants: BTreeSet::new(),
             mtus: BTreeMap::new(),
             moved: Vec::new(),
             wanted: BTreeMap::new(),
@@ -151,6 +157,48 @@ impl World {
         });
     }
 
+    /// What protects a vnet on a host: nothing, with a number of the host's own, or encryption.
+    pub(crate) fn secure(&mut self, host: usize, id: &str, security: Security) {
+        let number = u32::try_from(host).unwrap() + 100;
+        self.configure(host, |settings| {
+            if let Some(vnet) = settings.vnets.get_mut(&vnet(id)) {
+                vnet.vni = if security == Security::None { Vni::new(number) } else { None };
+                vnet.security = security;
+            }
+        });
+    }
+
+    /// Whether machines are behind a host of which nobody has told; when there are none any more, they are forgotten.
+    pub(crate) fn learn(&mut self, host: usize, id: &str, learning: bool) {
+        self.configure(host, |settings| {
+            if let Some(vnet) = settings.vnets.get_mut(&vnet(id)) {
+                vnet.learning = learning;
+                vnet.nics.retain(|_, addresses| learning || !addresses.is_empty());
+            }
+        });
+    }
+
+    /// A machine is heard behind a host.
+    pub(crate) fn overhear(&mut self, host: usize, id: &str, nic: u8) {
+        self.configure(host, |settings| {
+            if let Some(vnet) = settings.vnets.get_mut(&vnet(id)).filter(|vnet| vnet.learning) {
+                vnet.nics.entry(mac(nic)).or_default();
+            }
+        });
+    }
+
+    /// A host wants to reach another by way of others, or does not any more.
+    pub(crate) fn want(&mut self, host: usize, other: usize, wanted: bool) {
+        let state = &mut self.hosts[host];
+        if wanted {
+            state.wants.insert(other);
+        } else {
+            state.wants.remove(&other);
+        }
+        state.node.want_detour(key(other), wanted);
+        self.act(host);
+    }
+
     /// The host begins anew: its process was killed.
     pub(crate) fn restart(&mut self, host: usize) {
         let ends = |wire: &Wire| wire.ends.iter().any(|(end, _)| *end == host);
@@ -169,6 +217,9 @@ impl World {
         state.inbound.clear();
         state.outbound.clear();
         state.own.clear();
+        state.plain.clear();
+        state.learning.clear();
+        state.wants.clear();
         state.listening.clear();
         state.wanted.clear();
         self.configure(host, |_| ());
@@ -276,8 +327,20 @@ impl World {
                 self.act(host);
             }
             if self.now == until {
-                return;
+                break;
             }
+        }
+        self.say_who_listens();
+    }
+
+    /// As whoever owns a node does again and again: a vnet that was made anew knows nothing of it.
+    fn say_who_listens(&mut self) {
+        for host in 0..self.hosts.len() {
+            for id in self.hosts[host].settings.vnets.keys().copied().collect::<Vec<_>>() {
+                let wanted = self.hosts[host].wanted.get(&id).cloned();
+                self.hosts[host].node.handle_listening(id, wanted);
+            }
+            self.act(host);
         }
     }
 
@@ -289,9 +352,16 @@ impl World {
         while let Some(action) = host.node.poll_action() {
             match action {
                 Action::Close { session } => closed.push(session),
-                Action::Join { peer, vnet, .. } => assert!(host.members.insert((vnet, peer)), "twice"),
+                Action::Join { peer, vnet, learning } => {
+                    let changed = match learning {
+                        true => host.learning.insert((vnet, peer)),
+                        false => host.learning.remove(&(vnet, peer)),
+                    };
+                    assert!(host.members.insert((vnet, peer)) || changed, "twice");
+                }
                 Action::Leave { peer, vnet } => {
                     assert!(host.members.remove(&(vnet, peer)), "was not in it");
+                    host.learning.remove(&(vnet, peer));
                     let left = host.inbound.values().any(|a| a.peer == peer && a.vnet == vnet);
                     assert!(!left, "keys of a peer that left");
                     assert!(!host.outbound.contains_key(&(vnet, peer)));
