@@ -128,9 +128,6 @@ pub(crate) fn run(options: &Options, cargo: fn(&str) -> Result<(), String>) -> R
     if here || options.vlans {
         // This program, too: it makes the traffic.
         cargo("build --release --locked --package viaduct --package xtask")?;
-        if options.vnet {
-            cargo("build --release --locked --package viaduct-vnet-io --example end")?;
-        }
         if options.mesh {
             cargo("build --release --locked --package viaduct-vnet-io --example mesh")?;
         }

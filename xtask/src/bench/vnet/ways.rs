@@ -12,8 +12,9 @@ use super::{
     super::{
         sandbox::{Machine, Sandbox, output},
         target,
+        viaduct::{Daemon, Viaduct},
     },
-    measure::processor,
+    measure::{BRIDGE, GUEST, processor},
 };
 
 /// A tunnel between two bridges.
@@ -66,13 +67,14 @@ impl Way {
         self.encrypts()
     }
 
-    /// The device that is a port of the bridge.
-    pub(super) fn port(self) -> &'static str {
-        match self {
+    /// The device that is to be a port of the bridge; none where the tunnel itself makes the bridge.
+    pub(super) fn port(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Viaduct => return None,
             Self::Bare => "u0",
             Self::Vxlan | Self::Nebula | Self::WireGuard => "vx0",
-            Self::Viaduct | Self::OpenVpn | Self::VpnCloud | Self::Fastd | Self::Tinc => "tap0",
-        }
+            Self::OpenVpn | Self::VpnCloud | Self::Fastd | Self::Tinc => "tap0",
+        })
     }
 
     /// What guests may send, so that nothing is fragmented.
@@ -114,7 +116,12 @@ const WIREGUARD: [&str; 2] = ["wga", "wgb"];
 
 /// Its processes at both ends; they end with it.
 #[derive(Debug, Default)]
-pub(super) struct Tunnel(Vec<Child>);
+pub(super) struct Tunnel {
+    children: Vec<Child>,
+    /// Ours, which keep the processes running that carry frames, and those.
+    daemons: Vec<Daemon>,
+    engines: Vec<u32>,
+}
 
 impl Tunnel {
     pub(super) fn start(sandbox: &Sandbox, way: Way, hosts: &[Machine; 2]) -> Result<Self, String> {
@@ -141,7 +148,8 @@ impl Tunnel {
 
     /// What its processes have used of the processors.
     pub(super) fn seconds(&self) -> Result<f64, String> {
-        self.0.iter().map(|child| processor(child.id())).sum()
+        let processes = self.children.iter().map(Child::id).chain(self.engines.iter().copied());
+        processes.map(processor).sum()
     }
 
     /// Starts a process and waits for its device.
@@ -149,7 +157,7 @@ impl Tunnel {
         let mut words = line.split_whitespace();
         let mut command = host.enter(words.next().unwrap_or_default());
         command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.0.push(command.spawn().map_err(|error| format!("{line}: {error}"))?);
+        self.children.push(command.spawn().map_err(|error| format!("{line}: {error}"))?);
         for _ in 0..100 {
             if host.run(&format!("ip link show dev {device}")).is_ok() {
                 return Ok(());
@@ -159,17 +167,32 @@ impl Tunnel {
         Err(format!("`{line}` made no {device}"))
     }
 
+    /// The whole of it: as on two hosts whose daemons make bridge and guest ports, filter what guests send, and keep the
+    /// process running that carries frames.
     fn viaduct(&mut self, sandbox: &Sandbox, hosts: &[Machine; 2]) -> Result<(), String> {
-        let release = sandbox.xtask.parent().ok_or("this program stands nowhere")?;
-        let end = release.join("examples/end");
+        let configuration = |side: usize, key: &str| {
+            let (us, them, [here, there]) =
+                (side + 1, 2 - side, if side == 0 { ["a", "b"] } else { ["b", "a"] });
+            format!(
+                "[host]\nname = \"{here}\"\n[uplinks.wan]\ninterface = \"u0\"\n\
+                 [peers.{there}]\nendpoint = \"192.0.2.{them}:1798\"\nkey = \"{key}\"\n\
+                 [vnets.red]\nid = \"97\"\nbridge = \"{BRIDGE}\"\npeers = [\"{there}\"]\n\
+                 [networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.9.0.0/24\"]\n\
+                 [[guests.g{us}.nics]]\nnetwork = \"red\"\nmac = \"02:00:00:00:00:0{us}\"\n\
+                 addresses = [\"10.9.0.{us}\"]\n"
+            )
+        };
+        let mut keys = Vec::new();
+        for host in hosts {
+            let identity = Viaduct::new(sandbox, host, "")?;
+            keys.push(output(&mut identity.command(&["identity"]))?.trim().to_owned());
+        }
         for (side, host) in hosts.iter().enumerate() {
-            let (us, them, letter) = (side + 1, 2 - side, ["a", "b"][side]);
-            let line = format!(
-                "{} tap0 192.0.2.{us} 192.0.2.{them} 1798 1 aes-128-gcm 1500 {letter} 02:00:00:00:00:0{us} \
-                 02:00:00:00:00:0{them}",
-                end.display()
-            );
-            self.run(host, "tap0", &line)?;
+            let viaduct = Viaduct::new(sandbox, host, &configuration(side, &keys[1 - side]))?;
+            viaduct.run(&["apply"])?;
+            self.daemons.push(viaduct.daemon()?);
+            viaduct.run(&["attach", &format!("g{}", side + 1), "--device", GUEST])?;
+            self.engines.push(engine(host)?);
         }
         Ok(())
     }
@@ -331,11 +354,32 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Without a daemon nothing starts them again.
+        self.daemons.clear();
+        for engine in &self.engines {
+            let _ = Command::new("kill").args(["-9", &engine.to_string()]).status();
+        }
     }
+}
+
+/// The process that carries frames on a host.
+fn engine(host: &Machine) -> Result<u32, String> {
+    for _ in 0..100 {
+        let processes = output(Command::new("ip").args(["netns", "pids", &host.name]))?;
+        let carries = |pid: &u32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|&byte| byte == 0).any(|word| word == b"carry-vnets")
+        };
+        if let Some(pid) = processes.lines().filter_map(|line| line.parse().ok()).find(carries) {
+            return Ok(pid);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Err(format!("nothing carries frames on {}", host.name))
 }
 
 fn vxlan(hosts: &[Machine; 2], devices: [&str; 2], addresses: [&str; 2]) -> Result<(), String> {
