@@ -34,6 +34,7 @@ pub(crate) fn tests() -> Result<i32, String> {
     ];
     let tested = run(&[&programs[..], &kinds].concat())?;
     let labs = run(&["lab", "examples/dedicated-xen", "examples/vserver"])?;
+    let processors = run(&["lab", "--processors", "4", "crates/viaduct/tests/labs/vnet-workers"])?;
     // Those that say that they need it.
     let others = run(&[
         "test",
@@ -50,7 +51,7 @@ pub(crate) fn tests() -> Result<i32, String> {
         "--test-threads",
         "1",
     ])?;
-    Ok(tested.max(labs).max(others))
+    Ok(tested.max(labs).max(processors).max(others))
 }
 
 /// Does what the words after `vm` say; the exit status of what was run in the machine.
@@ -71,8 +72,10 @@ pub(crate) fn run(words: &[&str]) -> Result<i32, String> {
 #[derive(Debug, PartialEq, Eq)]
 struct Order<'a> {
     copy: Vec<PathBuf>,
+    programs: Vec<&'a str>,
     modules: Vec<&'a str>,
     memory: u32,
+    processors: u32,
     limit: Duration,
     words: Vec<&'a str>,
 }
@@ -81,19 +84,27 @@ impl<'a> Order<'a> {
     fn parse(words: &[&'a str]) -> Result<Self, String> {
         let mut order = Self {
             copy: Vec::new(),
+            programs: HOST_PROGRAMS.to_vec(),
             modules: HOST_MODULES.to_vec(),
             memory: 1024,
+            processors: 2,
             limit: Duration::from_secs(600),
             words: Vec::new(),
         };
         let mut rest = words;
-        while let &[option @ ("--copy" | "--module" | "--memory" | "--timeout"), ref after @ ..] = rest {
+        while let &[
+            option @ ("--copy" | "--program" | "--module" | "--memory" | "--processors" | "--timeout"),
+            ref after @ ..,
+        ] = rest
+        {
             let &[value, ref after @ ..] = after else { return Err(format!("{option} wants a value")) };
             let number = || value.parse::<u32>().map_err(|_| format!("{option} {value}: that is no number"));
             match option {
                 "--copy" => order.copy.push(absolute(value)?),
+                "--program" => order.programs.push(value),
                 "--module" => order.modules.push(value),
                 "--memory" => order.memory = number()?,
+                "--processors" => order.processors = number()?,
                 _ => order.limit = Duration::from_secs(number()?.into()),
             }
             rest = after;
@@ -106,7 +117,7 @@ impl<'a> Order<'a> {
     fn image(&self, kernel: &Kernel) -> Result<Image, String> {
         let mut image = Image::new(kernel).map_err(told)?;
         image.modules(&self.modules).map_err(told)?;
-        for program in HOST_PROGRAMS {
+        for program in &self.programs {
             // What is not installed here, nobody can expect there.
             let _ = image.program(program);
         }
@@ -127,7 +138,7 @@ impl<'a> Order<'a> {
         to: impl io::Write + Send,
     ) -> Result<i32, String> {
         let begin = Instant::now();
-        let setup = Setup { memory: self.memory, processors: 2, netns: None, qemu: Vec::new() };
+        let setup = Setup { memory: self.memory, processors: self.processors, netns: None, qemu: Vec::new() };
         let mut machine = Machine::boot(kernel, image, &setup).map_err(told)?;
         let console = machine.console();
         if !console.trim().is_empty() {
@@ -303,6 +314,8 @@ mod tests {
     fn options_come_before_what_is_run() {
         let order = Order::parse(&["--memory", "64", "--module", "sit", "ls", "--copy", "x"]).unwrap();
         assert_eq!((order.memory, &order.words[..]), (64, &["ls", "--copy", "x"][..]));
+        let order = Order::parse(&["--processors", "4", "--program", "ss", "ls"]).unwrap();
+        assert_eq!((order.processors, order.programs.contains(&"ss")), (4, true));
         assert!(order.modules.contains(&"sit"));
         assert_eq!(Order::parse(&["--", "--memory"]).unwrap().words, ["--memory"]);
         for (wrong, said) in

@@ -68,6 +68,7 @@ labs! {
         vnet_rekey = "vnet-rekey",
         vnet_served = "vnet-served",
         vnet_relays = "vnet-relays",
+        vnet_workers = "vnet-workers",
         vnets = "vnets",
     }
 }
