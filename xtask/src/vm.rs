@@ -314,9 +314,9 @@ mod tests {
     fn options_come_before_what_is_run() {
         let order = Order::parse(&["--memory", "64", "--module", "sit", "ls", "--copy", "x"]).unwrap();
         assert_eq!((order.memory, &order.words[..]), (64, &["ls", "--copy", "x"][..]));
+        assert!(order.modules.contains(&"sit"));
         let order = Order::parse(&["--processors", "4", "--program", "ss", "ls"]).unwrap();
         assert_eq!((order.processors, order.programs.contains(&"ss")), (4, true));
-        assert!(order.modules.contains(&"sit"));
         assert_eq!(Order::parse(&["--", "--memory"]).unwrap().words, ["--memory"]);
         for (wrong, said) in
             [(&["--memory", "much", "ls"][..], "no number"), (&["--copy"], "wants"), (&[], "what")]
