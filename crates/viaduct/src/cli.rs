@@ -160,6 +160,15 @@ pub(crate) enum Command {
     /// Carry vnets, as the daemon says; started by it
     #[command(name = vnets::COMMAND, hide = true)]
     CarryVnets,
+    /// Have names of hosts looked up, for who carries vnets; started by it
+    #[command(name = vnets::names::COMMAND, hide = true)]
+    LookUpNames,
+    /// Look up the name of a host, as NAME:PORT; started by the former
+    #[command(name = vnets::names::ONE, hide = true)]
+    LookUpName {
+        /// NAME:PORT
+        name: String,
+    },
     /// Print this host's public key, by which other hosts know it
     ///
     /// The key pair is made when there is none. The key is what the other hosts' configurations have as `key` of this host.

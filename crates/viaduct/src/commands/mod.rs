@@ -48,6 +48,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::ReturnUnconfirmed => guard::run(global).map(|()| ExitCode::SUCCESS),
         Command::Services { namespace } => services::run(namespace.as_ref()).map(|()| ExitCode::SUCCESS),
         Command::CarryVnets => vnets::run(global).map(|()| ExitCode::SUCCESS),
+        Command::LookUpNames => vnets::names::serve().map(|()| ExitCode::SUCCESS),
+        Command::LookUpName { name } => vnets::names::one(name).map(|()| ExitCode::SUCCESS),
         Command::Identity => identity::run(global),
         Command::Vnet(command) => vnet::run(global, command),
         Command::Peer(command) => peer::run(global, command),

@@ -17,6 +17,8 @@ pub(crate) enum Calls {
     /// The process's that carries vnets: taps, UDP, the kernel's bridges by rtnetlink, a unix socket on which it is told
     /// what to do, two files, and threads.
     Carrying,
+    /// The process's that looks up a name: files, and UDP and TCP to name servers.
+    LookingUp,
 }
 
 /// A condition of one argument; the mask says which of its bits count.
@@ -91,6 +93,10 @@ impl Calls {
                 calls.extend(SOCKETS);
                 calls.extend(CARRYING);
             }
+            Self::LookingUp => {
+                calls.extend(SOCKETS);
+                calls.extend(LOOKING_UP);
+            }
         }
         calls
     }
@@ -143,10 +149,41 @@ impl Calls {
                     (libc::SYS_ioctl, TAP.map(|request| vec![is(1, request)]).into()),
                 ]);
             }
+            Self::LookingUp => {
+                let of = |family, of_kind| vec![is(0, family), kind(of_kind)];
+                let sockets = vec![
+                    of(libc::AF_INET, libc::SOCK_DGRAM),
+                    of(libc::AF_INET6, libc::SOCK_DGRAM),
+                    of(libc::AF_INET, libc::SOCK_STREAM),
+                    of(libc::AF_INET6, libc::SOCK_STREAM),
+                    // To a cache of names, and for what addresses this host has.
+                    of(libc::AF_UNIX, libc::SOCK_STREAM),
+                    vec![is(0, libc::AF_NETLINK), kind(libc::SOCK_RAW), is(2, libc::NETLINK_ROUTE)],
+                ];
+                let ioctls = [FIONBIO, FIONREAD].map(|request| vec![is(1, request)]).into();
+                calls.extend([(libc::SYS_socket, sockets), (libc::SYS_ioctl, ioctls)]);
+            }
         }
         calls
     }
 }
+
+/// What the C library does beside when it looks up a name (getaddrinfo(3)).
+const LOOKING_UP: &[i64] = &[
+    libc::SYS_setsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_openat,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_lseek,
+    libc::SYS_uname,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+];
 
 /// What every program does: memory, time, waiting, signals' ends and its own end.
 const MEMORY_TIME_AND_ENDS: &[i64] = &[
@@ -264,8 +301,9 @@ const OPTIONS: [(i32, i32); 9] = [
     (libc::SOL_PACKET, libc::PACKET_RX_RING),
 ];
 
-/// Non-blocking or not; the index of a device.
+/// Non-blocking or not; how much there is to read; the index of a device.
 const FIONBIO: i32 = 0x5421;
+const FIONREAD: i32 = 0x541b;
 const SIOCGIFINDEX: i32 = 0x8933;
 
 fn is(argument: u8, value: i32) -> Is {

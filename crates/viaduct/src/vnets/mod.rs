@@ -3,6 +3,7 @@
 mod changes;
 mod client;
 mod created;
+pub(crate) mod names;
 mod orders;
 
 use std::{
@@ -47,6 +48,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     // It outlives the daemon, and a ctrl-C in the daemon's terminal.
     let _ = rustix::process::setsid();
     let _alone = alone(global)?;
+    let names = names::start().map_err(|error| failed("cannot have names looked up", error))?;
     // What is given up next may be needed for it. Its threads have it from this one.
     let _ = viaduct_vnet_io::datapath::go_first();
     privileges::keep_only(CapabilitySet::NET_ADMIN).map_err(|e| failed("cannot give up privileges", e))?;
@@ -71,7 +73,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     ];
     sandbox::enter("the process that carries vnets", &Places { files, ports: Vec::new() }, Calls::Carrying)
         .map_err(|e| failed("cannot be confined", e))?;
-    control::run(&options, || {
+    control::run(&options, names, || {
         // Nobody may listen any more; that changes nothing.
         let _ = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
     })

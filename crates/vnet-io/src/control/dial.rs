@@ -6,7 +6,7 @@ use quinn::{ClientConfig, Endpoint};
 use tokio::{sync::mpsc, task::JoinSet, time};
 use viaduct_types::HostKey;
 
-use super::{Identity, engine::Input, link, tls};
+use super::{Identity, engine::Input, link, names::Names, tls};
 
 /// How long one address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ pub(super) struct Targets {
 /// stand has ended so many before.
 pub(super) async fn dial(
     identity: Arc<Identity>,
-    endpoint: Endpoint,
+    (endpoint, lookup): (Endpoint, Names),
     key: HostKey,
     targets: Targets,
     ended_before: u32,
@@ -48,10 +48,10 @@ pub(super) async fn dial(
         let mut attempts = JoinSet::new();
         let mut delay = Duration::ZERO;
         for name in &targets.names {
-            let addresses = match time::timeout(PATIENCE, tokio::net::lookup_host(name)).await {
-                Ok(Ok(addresses)) => addresses.collect::<Vec<_>>(),
+            let addresses = match time::timeout(PATIENCE, lookup.find(name)).await {
+                Ok(Ok(addresses)) => addresses,
                 Ok(Err(error)) => {
-                    let _ = inputs.send(Input::not_reached(key, name, &error.to_string(), None)).await;
+                    let _ = inputs.send(Input::not_reached(key, name, &error, None)).await;
                     continue;
                 }
                 Err(_) => {

@@ -25,6 +25,7 @@ use super::{
     learned::{Learned, Looks},
     link::{Farewell, Link, Secrets},
     memory,
+    names::Names,
     peers::{Peer, Strangers},
     plain::Plain,
     ports::Ports,
@@ -130,6 +131,7 @@ pub(super) struct Engine {
     /// The first of the sockets, beside which others are to have its port.
     pub(super) socket: std::net::UdpSocket,
     pub(super) discovery: Discovery,
+    names: Names,
     /// Events that the workers had and could not tell, when that was last looked at.
     pub(super) missed: u64,
     next_session: u64,
@@ -142,6 +144,7 @@ impl Engine {
         identity: Arc<Identity>,
         datapath: Datapath,
         (endpoint, ways, socket): (Endpoint, Ways, std::net::UdpSocket),
+        names: Names,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
         let mut random = [0; 4];
@@ -178,6 +181,7 @@ impl Engine {
             ways,
             socket,
             discovery: Discovery::default(),
+            names,
             missed: 0,
             next_session: 0,
             next_peer: 0,
@@ -352,7 +356,7 @@ impl Engine {
         }
         peer.dialling = Some(tokio::spawn(dial(
             Arc::clone(&self.identity),
-            self.endpoint.clone(),
+            (self.endpoint.clone(), self.names.clone()),
             key,
             targets,
             peer.ended_at_once,

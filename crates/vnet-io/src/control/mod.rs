@@ -16,6 +16,7 @@ mod identity;
 mod learned;
 mod link;
 mod memory;
+mod names;
 mod orders;
 mod peers;
 mod plain;
@@ -32,8 +33,9 @@ mod unheard;
 mod watch;
 
 pub use identity::{Identity, IdentityError};
+pub use names::Found;
 pub use orders::{
     Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
     PeerReport, PlainOrders, PortsReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
-pub use start::{EngineError, Options, run};
+pub use start::{EngineError, NamesLine, Options, run};

@@ -6,7 +6,9 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig};
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::{Identity, IdentityError, engine::Engine, link::transport, reach::Ways, server, socket, tls};
+use super::{
+    Identity, IdentityError, engine::Engine, link::transport, names::Names, reach::Ways, server, socket, tls,
+};
 use crate::datapath::{self, Datapath, Inbox, StartError};
 
 /// So many handshakes may wait until it is seen to them, and so many bytes of what belongs to them, of one and of all.
@@ -29,6 +31,9 @@ pub struct Options {
     /// How long keys are used; none: an hour.
     pub rekey: Option<Duration>,
 }
+
+/// Where names of hosts are looked up: a line with a name each goes there, and one with a [`super::Found`] comes back.
+pub type NamesLine = std::os::unix::net::UnixStream;
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +69,7 @@ pub enum EngineError {
 ///
 /// # Errors
 /// When it cannot begin.
-pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineError> {
+pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Result<(), EngineError> {
     let failed = |what: String| move |source| EngineError::System { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -84,10 +89,13 @@ pub fn run(options: &Options, listening: impl FnOnce()) -> Result<(), EngineErro
         let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
         let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
+        let names = Names::new(names).map_err(failed("ask for names".to_owned()))?;
         tokio::spawn(server::serve(listener, inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
-        Engine::new(options, identity, datapath, (endpoint, ways, beside), inputs).run(queue, events).await;
+        Engine::new(options, identity, datapath, (endpoint, ways, beside), names, inputs)
+            .run(queue, events)
+            .await;
         Ok(())
     })
 }
