@@ -249,7 +249,8 @@ impl Planner<'_> {
         for (address, info) in &observed.addresses {
             let link = observed.links.get(&address.link);
             // On the bridge of an uplink live the system's addresses, too.
-            let wholly_ours = link.is_some_and(|l| is_made(l) && !l.alias.starts_with(UPLINK));
+            let keeps = desired.links.get(&address.link).is_some_and(|link| link.keeps_addresses);
+            let wholly_ours = link.is_some_and(|l| is_made(l) && !l.alias.starts_with(UPLINK)) && !keeps;
             let ours = info.protocol == PROTOCOL || wholly_ours;
             if ours && !desired.addresses.contains_key(address) && !vanishing(&address.link) {
                 ops.push(Op::DeleteAddress(address.clone()));

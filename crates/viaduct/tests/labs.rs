@@ -61,6 +61,7 @@ labs! {
         vnet_loss = "vnet-loss",
         vnet_moves = "vnet-moves",
         vnet_nat = "vnet-nat",
+        vnet_original = "vnet-original",
         vnet_plain = "vnet-plain",
         vnet_plain_mtu = "vnet-plain-mtu",
         vnet_ports = "vnet-ports",

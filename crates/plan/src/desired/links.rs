@@ -255,6 +255,7 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
             ..PortVlans::default()
         }),
         addrgen_none: Some(true),
+        keeps_addresses: false,
         up: true,
     };
     wanted.links.insert(device.clone(), link);

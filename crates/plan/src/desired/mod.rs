@@ -120,6 +120,8 @@ pub struct DesiredLink {
     pub vlans: Option<PortVlans>,
     /// None: as it is.
     pub addrgen_none: Option<bool>,
+    /// Of a bridge: the host's own addresses that others give it there stay.
+    pub keeps_addresses: bool,
     /// Whether to bring it up; one that is up is never taken down.
     pub up: bool,
 }

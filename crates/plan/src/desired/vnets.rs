@@ -48,6 +48,8 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
                 mac: Some(host_mac_in(&context.config.host, &vnet.bridge)),
                 mtu,
                 addrgen_none: Some(true),
+                // Whoever is in it is others' business, this host among them.
+                keeps_addresses: true,
                 up: true,
                 ..DesiredLink::default()
             };

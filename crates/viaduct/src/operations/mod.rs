@@ -40,7 +40,7 @@ pub(crate) use status::{
 };
 
 pub(crate) use vnets::{
-    PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport,
+    Mac, PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport,
 };
 
 use crate::{failure::Failure, host::Host};

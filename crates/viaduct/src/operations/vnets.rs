@@ -138,6 +138,8 @@ pub(crate) struct Mac {
     pub(crate) peer: Option<PeerName>,
     /// Raised whenever it arrives on a host.
     pub(crate) sequence: u64,
+    /// For how many seconds this host has known it there.
+    pub(crate) seconds: u64,
     #[schemars(with = "Vec<String>")]
     pub(crate) addresses: Vec<IpAddr>,
     /// Others who claim it with less right; null is this host.
@@ -297,6 +299,7 @@ fn vnet_view(
         let view = Mac {
             peer: report.peer,
             sequence: report.sequence,
+            seconds: report.seconds,
             addresses: report.addresses,
             also_claimed_by: report.also_claimed_by,
         };
@@ -391,6 +394,11 @@ impl Operation for VnetCreate {
                 return Err(Failure::usage(format!("`{}` is no level of security", asked.security)));
             }
             let VnetAsked { id, bridge, interface, security } = asked;
+            if let Some(user) = vnets::user_of(config, &created, [&bridge, &interface]) {
+                return Err(Failure::usage(format!(
+                    "vnet {id}: {user}: write other names of `bridge` and `vnetif`"
+                )));
+            }
             created.vnets.insert(name, CreatedVnet { id, bridge, interface, security });
         }
         make(host, created, caller)

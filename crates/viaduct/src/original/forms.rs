@@ -1,7 +1,9 @@
 //! What the original printed, as s-expressions. What has no counterpart any more stands there as nothing: what is known of MACs is
-//! told by the hosts that have them, so that it has neither age nor life time, and no frame waits for it.
+//! told by the hosts that have them, so that it has no life time, and no frame waits for it.
 
-use crate::operations::{PeerView, VnetView, VnetsReport};
+use viaduct_types::MacAddr;
+
+use crate::operations::{Mac, PeerView, VnetView, VnetsReport};
 
 /// As xend kept it, and `xm` printed it.
 pub(super) fn config(vnet: &VnetView) -> String {
@@ -30,7 +32,14 @@ pub(super) const VIF_TABLE: &str = "(viftable (table_ttl 0) (entry_ttl 0) (sweep
 /// The MACs of a vnet that are on this host, a line each.
 pub(super) fn vifs(vnet: &VnetView) -> Vec<String> {
     let here = vnet.macs.iter().filter(|(_, view)| view.peer.is_none());
-    here.map(|(mac, _)| format!("(vif (vnet {}) (vmac {mac}) (age 0))", vnet.id)).collect()
+    let line =
+        |(mac, view): (&MacAddr, &Mac)| format!("(vif (vnet {}) (vmac {mac}) (age {}))", vnet.id, age(view));
+    here.map(line).collect()
+}
+
+/// For how long it has been known there, in hundredths of a second: what the kernel tells of its jiffies (USER_HZ, proc(5)).
+fn age(mac: &Mac) -> u64 {
+    mac.seconds.saturating_mul(100)
 }
 
 /// What stands before the MACs of other hosts.
@@ -40,14 +49,15 @@ pub(super) fn varp(port: u16) -> String {
 
 /// Where the MACs of a vnet are that other hosts have, a line each.
 pub(super) fn ventries(report: &VnetsReport, vnet: &VnetView) -> Vec<String> {
-    let elsewhere = vnet.macs.iter().filter_map(|(mac, view)| Some((mac, view.peer.as_ref()?)));
-    let entries = elsewhere.map(|(mac, name)| {
+    let elsewhere = vnet.macs.iter().filter_map(|(mac, view)| Some((mac, view, view.peer.as_ref()?)));
+    let entries = elsewhere.map(|(mac, view, name)| {
         let peer = report.peers.get(name);
         let at = peer.and_then(|peer| peer.address).map(|at| at.ip().to_string());
         let addr = at.unwrap_or_else(|| name.to_string());
         let state = if peer.is_some_and(|peer| peer.connected) { "reachable" } else { "failed" };
         format!(
-            "(ventry (ref 1) (state {state}) (flags -) (addr {addr}) (queue 0) (age 0) (vmac {mac}) (vnet {}))",
+            "(ventry (ref 1) (state {state}) (flags -) (addr {addr}) (queue 0) (age {}) (vmac {mac}) (vnet {}))",
+            age(view),
             vnet.id
         )
     });

@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode, str::FromStr};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use viaduct_kernel::announce_arrival;
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
 use viaduct_vnet_io::control::PORT;
 
 use super::{Place, devices, find, for_each, forms};
@@ -14,6 +14,7 @@ use crate::{
     failure::Failure,
     operations::{PeerView, VnetsReport},
     show::{say, tell},
+    vnets,
 };
 
 /// Vnets, as Xen's vn had them.
@@ -74,9 +75,9 @@ enum VnCommand {
         /// Its id or interface
         vnet: String,
     },
-    /// Say to all hosts of a vnet that a MAC is here
+    /// Say to all hosts of a vnet that a MAC is here, before it has said so itself
     VifAdd(Vif),
-    /// A MAC goes when it is heard elsewhere
+    /// Say to all hosts of a vnet that a MAC is not here, until it is heard again
     VifDelete(Vif),
     /// Make another host known
     PeerAdd {
@@ -207,13 +208,10 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
             let vnet = find(&report()?, &vnet)?.id.to_string();
             return commands::vnet(global, &Vnet::Delete { vnet });
         }
-        VnCommand::VifAdd(vif) => add_vif(&report()?, &vif)?,
+        VnCommand::VifAdd(vif) => add_vif(global, &report()?, &vif)?,
         VnCommand::VifDelete(vif) => {
             let (vnet, mac) = (find(&report()?, &vif.vnet)?.id, vif.mac()?);
-            return Err(Failure::usage(format!(
-                "{mac} is in vnet {vnet} until it is heard at another host: a NIC that a configuration knows goes by `viaduct \
-                 detach`, another with its device"
-            )));
+            say_machine(global, vnet, mac, false)?;
         }
         VnCommand::PeerAdd { port, key, addr } => return add_peer(global, &addr, port, key),
         VnCommand::PeerDelete { addr } => {
@@ -253,17 +251,28 @@ impl Vif {
     }
 }
 
-/// Says it as the hypervisor of a machine does that has arrived. Hosts take note of it as of whatever is heard.
-fn add_vif(report: &VnetsReport, vif: &Vif) -> Result<(), Failure> {
+/// The hosts are told, and then the switches behind their bridges, as the hypervisor of a machine does that has arrived.
+fn add_vif(global: &Global, report: &VnetsReport, vif: &Vif) -> Result<(), Failure> {
     let (vnet, mac) = (find(report, &vif.vnet)?, vif.mac()?);
+    say_machine(global, vnet.id, mac, true)?;
     if vnet.security == "none" {
-        return Err(Failure::usage(format!(
-            "vnet {} is carried by the kernel's VXLAN, where a MAC is known when it sends: put its device into the bridge {}",
-            vnet.id, vnet.bridge
-        )));
+        // Frames of it are let in where it is known to be here, which this one would not wait for.
+        return Ok(());
     }
     announce_arrival(&vnet.interface, mac)
         .map_err(|error| Failure::failed(format!("{}: {error}", vnet.interface)))
+}
+
+fn say_machine(global: &Global, vnet: VnetId, mac: MacAddr, here: bool) -> Result<(), Failure> {
+    let troubles = vnets::machine(&global.run_dir, vnet, mac, here).map_err(|error| {
+        Failure::failed(format!(
+            "the process that carries vnets does not answer: {error}; is the daemon running?"
+        ))
+    })?;
+    match troubles.first() {
+        None => Ok(()),
+        Some(trouble) => Err(Failure::usage(format!("vnet {vnet}: {trouble}"))),
+    }
 }
 
 /// The original knew hosts by addresses alone; without a key, nobody is one.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use viaduct_types::{MacAddr, VnetId};
 use viaduct_vnet_io::control::{Answer, Report, Request};
 
 /// The socket in the run directory.
@@ -61,6 +62,19 @@ pub(crate) fn ask(mut stream: &UnixStream, request: &Request) -> io::Result<()> 
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+/// Says that a machine that no orders know is behind a vnet's bridge, or is not until it is heard there; why it is not so,
+/// if it is not. An error when nobody carries vnets.
+pub(crate) fn machine(run_dir: &Path, vnet: VnetId, mac: MacAddr, here: bool) -> io::Result<Vec<String>> {
+    let mut client = Client::connect(run_dir)?;
+    ask(&client.writer()?, &Request::Machine { vnet, mac, here })?;
+    while let Some(answer) = client.hear()? {
+        if let Answer::Done { troubles } = answer {
+            return Ok(troubles);
+        }
+    }
+    Err(io::Error::other("it does not know of this, as it is of another version"))
 }
 
 /// How things are; none when nobody carries vnets.

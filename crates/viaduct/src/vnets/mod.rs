@@ -26,8 +26,8 @@ use crate::{
 };
 
 pub(crate) use changes::changes;
-pub(crate) use client::{Client, ask, report};
-pub(crate) use created::{endpoint, vnet_of, with_created};
+pub(crate) use client::{Client, ask, machine, report};
+pub(crate) use created::{endpoint, user_of, vnet_of, with_created};
 pub(crate) use orders::orders;
 
 /// How it is called on the command line, where only we call it.

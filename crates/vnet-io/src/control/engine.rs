@@ -265,6 +265,10 @@ impl Engine {
                         self.listeners.push(answers);
                     }
                 }
+                Request::Machine { vnet, mac, here } => {
+                    let troubles = self.told_of(vnet, mac, here).err().into_iter().collect();
+                    let _ = answers.try_send(Answer::Done { troubles });
+                }
                 Request::Report => {
                     let _ = answers.try_send(Answer::Report(Box::new(self.report())));
                 }

@@ -48,19 +48,31 @@ pub(super) fn index(device: &IfName) -> Option<u32> {
 
 /// How many frames a device has sent; none when it is not there.
 pub(super) fn frames_out(device: u32) -> Option<u64> {
+    attribute(device, |attribute| {
+        let LinkAttribute::Stats64(counters) = attribute else { return None };
+        Some(counters.tx_packets)
+    })
+}
+
+/// A device's own MAC.
+pub(super) fn own_mac(device: u32) -> Option<MacAddr> {
+    attribute(device, |attribute| {
+        let LinkAttribute::Address(bytes) = attribute else { return None };
+        bytes.as_slice().try_into().ok().map(MacAddr)
+    })
+}
+
+fn attribute<T>(device: u32, find: impl Fn(&LinkAttribute) -> Option<T>) -> Option<T> {
     let mut message = LinkMessage::default();
     message.header.index = device;
-    let mut sent = None;
+    let mut found = None;
     ask(RouteNetlinkMessage::GetLink(message), 0, |answer| {
         if let RouteNetlinkMessage::NewLink(link) = answer {
-            sent = link.attributes.iter().find_map(|attribute| {
-                let LinkAttribute::Stats64(counters) = attribute else { return None };
-                Some(counters.tx_packets)
-            });
+            found = link.attributes.iter().find_map(&find);
         }
     })
     .ok()?;
-    sent
+    found
 }
 
 /// A port of a bridge lets in only what comes from MACs that it was told are there, and learns of no others.

@@ -45,12 +45,16 @@ impl Learned {
         }
     }
 
-    /// It is somewhere else.
-    pub(super) fn forget(&mut self, mac: MacAddr) {
-        if self.known.remove(&mac) {
+    /// It is somewhere else, or nowhere; says whether it was here.
+    pub(super) fn forget(&mut self, mac: MacAddr) -> bool {
+        let waited = self.waiting.len();
+        self.waiting.retain(|waiting| *waiting != mac);
+        let was_known = self.known.remove(&mac);
+        if was_known {
             self.order.retain(|known| *known != mac);
             self.is_less = true;
         }
+        was_known || self.waiting.len() < waited
     }
 
     pub(super) fn clear(&mut self) {
@@ -126,7 +130,7 @@ mod tests {
         assert!(!looks.look(at(104), [&mut learned].into_iter()));
         assert!(looks.look(at(105), [&mut learned].into_iter()) && learned.contains(mac(2)));
         assert_eq!(looks.due([&learned].into_iter()), None);
-        learned.forget(mac(1));
+        assert!(learned.forget(mac(1)) && !learned.forget(mac(1)));
         assert!(looks.look(at(300), [&mut learned].into_iter()) && !learned.contains(mac(1)));
     }
 

@@ -15,6 +15,7 @@ mod handshakes;
 mod identity;
 mod learned;
 mod link;
+mod machines;
 mod memory;
 mod names;
 mod orders;

@@ -18,6 +18,16 @@ pub const PORT: u16 = 1798;
 pub enum Request {
     /// This is to be so from now on. Whoever says so hears of changes on the same connection.
     Be(Box<Orders>),
+    /// A machine that no orders know is behind a vnet's bridge, or is not until it is heard there; done without a trouble
+    /// when it is so.
+    Machine {
+        /// The vnet.
+        vnet: VnetId,
+        /// The machine's.
+        mac: MacAddr,
+        /// Whether it is there.
+        here: bool,
+    },
     /// How are things?
     Report,
     /// End.
@@ -305,6 +315,9 @@ pub struct MacReport {
     pub peer: Option<PeerName>,
     /// Of the claim.
     pub sequence: u64,
+    /// For so long it has been known there.
+    #[serde(default)]
+    pub seconds: u64,
     /// Of the NIC.
     pub addresses: Vec<IpAddr>,
     /// Others who claim it, with less right; none in the place of a name: this host.

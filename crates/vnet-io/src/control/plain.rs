@@ -108,6 +108,13 @@ impl Plain {
         Ok(())
     }
 
+    /// Behind which of the host's own ports a MAC has been heard.
+    pub(super) fn nears(&self, mac: MacAddr) -> io::Result<Vec<Near>> {
+        let Some(numbers) = self.numbers else { return Ok(Vec::new()) };
+        let known = fdb::known(numbers.bridge)?.nears.into_iter();
+        Ok(known.filter(|near| near.mac == mac && !numbers.is_far(near.port)).collect())
+    }
+
     /// Whether the devices are those that were there when it began.
     fn is_there(&self) -> bool {
         self.look() == self.numbers
@@ -214,6 +221,11 @@ impl Engine {
             }
             let (Some(orders), Some(numbers)) = (self.orders.vnets.get(id), plain.numbers) else { continue };
             let is_waiting = orders.learning || orders.nics.values().any(|nic| nic.prepared);
+            // The host itself is behind the bridge when it speaks there: that its MAC is the bridge's says nothing yet.
+            if orders.learning && fdb::frames_out(numbers.bridge).is_some_and(|sent| sent > 0) {
+                let own = fdb::own_mac(numbers.bridge);
+                heard.extend(own.filter(|mac| !vnet.learned.contains(*mac)).map(|mac| (*id, mac)));
+            }
             match fdb::known(numbers.bridge) {
                 Ok(known) if !plain.is_still_told(&known.nears) => {
                     warn!("vnet {}: {} was taken out of its bridge; it begins anew", vnet.name, plain.first);

@@ -110,6 +110,10 @@ impl Engine {
             let report = MacReport {
                 peer: owner(first.0),
                 sequence: first.1.sequence,
+                seconds: vnet
+                    .tables
+                    .since(*mac)
+                    .map_or(0, |since| self.now().saturating_sub(since).as_secs()),
                 addresses: first.1.addresses.clone(),
                 also_claimed_by: others.iter().map(|(other, _)| owner(*other)).collect(),
             };

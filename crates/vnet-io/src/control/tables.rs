@@ -23,6 +23,15 @@ pub(super) enum Place {
     At(PeerId),
 }
 
+/// What is known of a MAC.
+#[derive(Debug)]
+struct Known {
+    place: Place,
+    addresses: Vec<IpAddr>,
+    /// When it came there, as far as this host knows.
+    since: Duration,
+}
+
 /// One vnet's tables.
 #[derive(Debug)]
 pub(super) struct Tables {
@@ -31,7 +40,7 @@ pub(super) struct Tables {
     speaking: BTreeSet<PeerId>,
     /// Which MAC an address belongs to, with where that is.
     addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
-    of_mac: BTreeMap<MacAddr, (Option<Place>, Vec<IpAddr>)>,
+    of_mac: BTreeMap<MacAddr, Known>,
     /// NICs that wait for their guest.
     prepared: BTreeSet<MacAddr>,
     /// When what comes late for a NIC is sent on no longer.
@@ -118,14 +127,19 @@ impl Tables {
 
     /// The MACs at peers.
     pub(super) fn remote_macs(&self) -> impl Iterator<Item = (MacAddr, PeerId)> {
-        self.of_mac.iter().filter_map(|(mac, (place, _))| match place {
-            Some(Place::At(peer)) => Some((*mac, *peer)),
-            Some(Place::Here) | None => None,
+        self.of_mac.iter().filter_map(|(mac, known)| match known.place {
+            Place::At(peer) => Some((*mac, peer)),
+            Place::Here => None,
         })
     }
 
     fn is_remote(&self, mac: MacAddr) -> bool {
-        matches!(self.of_mac.get(&mac), Some((Some(Place::At(_)), _)))
+        self.of_mac.get(&mac).is_some_and(|known| matches!(known.place, Place::At(_)))
+    }
+
+    /// When a MAC came to where it is.
+    pub(super) fn since(&self, mac: MacAddr) -> Option<Duration> {
+        self.of_mac.get(&mac).map(|known| known.since)
     }
 
     /// The workers have forgotten everything.
@@ -152,9 +166,9 @@ impl Tables {
 
     /// Whether the MAC is of a NIC that is attached at a peer, and none that the peer has learned of: that has no addresses.
     pub(super) fn is_attached_elsewhere(&self, mac: MacAddr) -> bool {
-        self.of_mac.get(&mac).is_some_and(|(place, addresses)| match place {
-            Some(Place::At(peer)) => !addresses.is_empty() || !self.learning_peers.contains(peer),
-            Some(Place::Here) | None => false,
+        self.of_mac.get(&mac).is_some_and(|known| match known.place {
+            Place::At(peer) => !known.addresses.is_empty() || !self.learning_peers.contains(&peer),
+            Place::Here => false,
         })
     }
 
@@ -182,8 +196,12 @@ impl Tables {
         addresses: Vec<IpAddr>,
         moved: bool,
     ) {
-        if let Some((was, before)) = self.of_mac.remove(&mac) {
-            if let (Some(Place::At(peer)), Some(Place::Here)) = (was, place) {
+        let mut since = now;
+        if let Some(Known { place: was, addresses: before, since: came }) = self.of_mac.remove(&mac) {
+            if Some(was) == place {
+                since = came;
+            }
+            if let (Place::At(peer), Some(Place::Here)) = (was, place) {
                 self.arrived.insert(mac, (peer, now + STRAGGLERS));
             }
             for address in before {
@@ -195,11 +213,11 @@ impl Tables {
                 }
             }
         }
-        if place.is_some() {
+        if let Some(place) = place {
             for address in &addresses {
                 self.addresses.entry(*address).or_default().insert(mac);
             }
-            self.of_mac.insert(mac, (place, addresses));
+            self.of_mac.insert(mac, Known { place, addresses, since });
         }
         if moved {
             self.moved.insert(mac, now + STRAGGLERS);
@@ -211,13 +229,13 @@ impl Tables {
 
     /// Whether it is of this host: no other one has claimed it with more right.
     pub(super) fn is_here(&self, mac: MacAddr) -> bool {
-        matches!(self.of_mac.get(&mac), Some((Some(Place::Here), _)))
+        self.of_mac.get(&mac).is_some_and(|known| known.place == Place::Here)
     }
 
     /// Puts a MAC into the workers' table, or takes it out.
     fn place(&mut self, mac: MacAddr, moved: bool) {
         self.changed = true;
-        let port = match self.of_mac.get(&mac).and_then(|(place, _)| *place) {
+        let port = match self.of_mac.get(&mac).map(|known| known.place) {
             Some(Place::Here) => Port::Local,
             Some(Place::At(peer)) if moved || self.moved.contains_key(&mac) => Port::Moved(peer),
             Some(Place::At(peer)) => Port::Peer(peer),

@@ -130,22 +130,6 @@ impl Engine {
         self.peers.iter().find(|(_, known)| known.id == peer).map(|(key, _)| *key)
     }
 
-    /// A machine speaks that nobody has told of: where such machines may be, it is claimed soon as if it had just arrived.
-    pub(super) fn learn(&mut self, id: VnetId, mac: MacAddr) {
-        let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
-        let Some(vnet) = self.vnets.get_mut(&id) else { return };
-        if is_learning && vnet.tables.is_attached_elsewhere(mac) {
-            warn!("vnet {}: {mac} is heard here and attached at another host, which keeps it", vnet.name);
-            return;
-        }
-        if !is_learning || vnet.own.contains(&mac) || vnet.learned.contains(mac) {
-            debug!("vnet {}: frames of {mac}, which is nobody's here, are dropped", vnet.name);
-            return;
-        }
-        debug!("vnet {}: {mac} is behind the bridge", vnet.name);
-        vnet.learned.hear(mac);
-    }
-
     /// The guest of a prepared NIC speaks: from now on the NIC is here.
     pub(super) fn arrived(&mut self, id: VnetId, mac: MacAddr) {
         let now = self.now();
