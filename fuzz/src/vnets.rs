@@ -152,8 +152,8 @@ fn judged(frame: &[u8]) {
     if let Some(answer) = too_big(frame, 1280) {
         assert!(answer.len() <= 1294);
     }
-    if let Some(segment) = Segment::read(frame) {
-        assert_eq!(Segment::read(&segment.frame()), Some(segment));
+    if let Some((segment, signature)) = Segment::read(frame) {
+        assert_eq!(Segment::read(&segment.frame(signature)), Some((segment, signature)));
     }
     if let Some((path, _)) = frame.split_first_chunk::<2>() {
         let path = u16::from_be_bytes(*path);

@@ -59,7 +59,9 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
     // Of megabits, bytes.
     let relay_rate = u64::from(rate) * 125_000;
     let single_port = config.single_port;
-    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery, single_port })
+    let names = config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.key.parse().ok()?)));
+    let names = names.collect();
+    Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery, single_port, names })
 }
 
 fn level(security: Security) -> Level {

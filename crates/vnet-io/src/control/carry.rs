@@ -17,6 +17,7 @@ use super::{
     link::Farewell,
     peers::Peer,
     plain::Plain,
+    segment::Bridging,
     tables::Tables,
     unheard::Unheard,
 };
@@ -74,8 +75,7 @@ impl Engine {
                 carried: false,
                 trouble: None,
                 plain: wanted.plain.as_ref().map(|plain| Plain::new(wanted.tap.clone(), plain.clone())),
-                beside: None,
-                said: None,
+                bridging: Bridging::default(),
                 learned: Learned::default(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
@@ -91,7 +91,7 @@ impl Engine {
             vnet.tables.set_learning(wanted.learning);
             if !wanted.learning {
                 vnet.learned.clear();
-                vnet.beside = None;
+                vnet.bridging.end();
             }
             vnet.own = with(false);
             if !learning && !vnet.own.is_subset(&before) {
@@ -129,7 +129,7 @@ impl Engine {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
             let learned = self.vnets.get(id).into_iter().flat_map(|vnet| vnet.learned.iter());
             // Who bridges the same segment reaches what is there, this host's NICs among it.
-            let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.beside.is_some());
+            let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.bridging.is_out());
             let settings = VnetSettings {
                 security: orders.security,
                 vni: orders.plain.as_ref().map(|plain| plain.vni),

@@ -193,6 +193,7 @@ impl Engine {
     pub(super) fn forget_beacons(&mut self) {
         let peers = &self.peers;
         self.discovery.heard.retain(|key: HostKey| peers.contains_key(&key));
+        self.numbers.retain(|key| peers.contains_key(&key));
     }
 }
 
@@ -208,7 +209,7 @@ fn place(address: IpAddr, port: u16, interface: u32) -> SocketAddr {
     }
 }
 
-fn time_of_day() -> u64 {
+pub(super) fn time_of_day() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -14,14 +14,14 @@ use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, VnetId, VnetName};
 use viaduct_vnet_proto::{
     control::{Message, Node, Security, SessionId},
-    data::Listeners,
+    data::{Count, Listeners, Numbers},
 };
 
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
     accept::Refused,
     dial::{Targets, dial},
-    discovery::Discovery,
+    discovery::{Discovery, time_of_day},
     learned::{Learned, Looks},
     link::{Farewell, Link, Secrets},
     memory,
@@ -30,6 +30,7 @@ use super::{
     plain::Plain,
     ports::Ports,
     reach::{Reach, Ways, relay_of},
+    segment::Bridging,
     tables::Tables,
     unheard::Unheard,
 };
@@ -78,10 +79,8 @@ pub(super) struct Vnet {
     pub(super) trouble: Option<String>,
     /// What the kernel is told of it, where it carries the frames.
     pub(super) plain: Option<Plain>,
-    /// Who bridges the same segment and is the one that goes on doing it, and when it last said so.
-    pub(super) beside: Option<(HostKey, Duration)>,
-    /// When this host has said so.
-    pub(super) said: Option<Duration>,
+    /// Who else bridges the same segment.
+    pub(super) bridging: Bridging,
     /// Machines behind the bridge that nobody has told of.
     pub(super) learned: Learned,
     /// The host's own NICs that are claimed.
@@ -132,6 +131,9 @@ pub(super) struct Engine {
     pub(super) socket: std::net::UdpSocket,
     pub(super) discovery: Discovery,
     names: Names,
+    /// What this host says on segments, and what others have said there.
+    pub(super) count: Count,
+    pub(super) numbers: Numbers,
     /// Events that the workers had and could not tell, when that was last looked at.
     pub(super) missed: u64,
     next_session: u64,
@@ -182,6 +184,8 @@ impl Engine {
             socket,
             discovery: Discovery::default(),
             names,
+            count: Count::new(time_of_day()),
+            numbers: Numbers::default(),
             missed: 0,
             next_session: 0,
             next_peer: 0,
@@ -245,6 +249,12 @@ impl Engine {
             Input::Messages { session, messages } => {
                 for message in messages {
                     let now = self.now();
+                    if let Message::Number { number } = message {
+                        if let Some(key) = self.links.get(&session).map(|link| link.key) {
+                            self.heard_number(key, number);
+                        }
+                        continue;
+                    }
                     if let Err(error) = self.node.handle_message(now, session, message) {
                         if let Some(link) = self.links.get(&session) {
                             warn!("a peer does not keep to the protocol: {error}");

@@ -45,6 +45,8 @@ pub(super) struct Link {
     pub(super) key: HostKey,
     pub(super) connection: Connection,
     pub(super) since: Duration,
+    /// When the other end was last told at which number this host is.
+    pub(super) told: Option<Duration>,
     out: mpsc::Sender<Vec<u8>>,
 }
 
@@ -59,7 +61,7 @@ impl Link {
         let (out, queue) = mpsc::channel(WAITING);
         tokio::spawn(write(connection.clone(), queue));
         tokio::spawn(read(id, connection.clone(), inputs.clone()));
-        Self { key, connection, since, out }
+        Self { key, connection, since, told: None, out }
     }
 
     pub(super) fn send(&self, bytes: Vec<u8>) {

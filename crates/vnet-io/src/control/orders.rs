@@ -76,6 +76,16 @@ pub struct Orders {
     /// Whether one port carries everything, to and from all peers.
     #[serde(default)]
     pub single_port: bool,
+    /// What hosts are called here, also those that share no vnet with this one.
+    #[serde(default)]
+    pub names: BTreeMap<PeerName, HostKey>,
+}
+
+impl Orders {
+    /// What a host is called.
+    pub(super) fn name_of(&self, key: &HostKey) -> Option<String> {
+        self.names.iter().find(|(_, known)| *known == key).map(|(name, _)| name.to_string())
+    }
 }
 
 /// How peers are found whose places nobody told.

@@ -140,7 +140,7 @@ impl Engine {
             trouble: vnet
                 .trouble
                 .clone()
-                .or_else(|| vnet.kept_out(|key| name(key).map(|name| name.to_string())))
+                .or_else(|| vnet.bridging.notice(|key| self.orders.name_of(key)))
                 .or_else(|| self.unreached(vnet)),
         }
     }

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, VnetId};
-use viaduct_vnet_proto::data::{MOST_MARKS, Mark, Segment};
+use viaduct_vnet_proto::{
+    control::Message,
+    data::{Doubt, Segment},
+};
 
 use super::{
+    discovery::time_of_day,
     engine::{Engine, Vnet},
-    link::Link,
 };
 
 /// How often each host says that it is there.
@@ -17,21 +21,63 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Of whom nothing has been heard for so long, it is not there any more.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How often those who are connected are told what this host's number is: well before they forget the last
+/// ([`TOLD`](viaduct_vnet_proto::data::TOLD)).
+const TELL: Duration = Duration::from_secs(10);
+/// How many signatures are looked at between two ticks, on one vnet's segment: each costs some 50 microseconds.
+const MOST_LOOKS: u32 = 16;
 
-/// What only the two ends of a connection can compute (RFC 8446, section 7.5).
-fn mark(link: &Link, from: HostKey, vnet: VnetId) -> Option<Mark> {
-    let mut mark = Mark::default();
-    let context = [&from.0[..], &vnet.to_bytes()].concat();
-    link.connection.export_keying_material(&mut mark, b"EXPORTER-viaduct-segment", &context).ok()?;
-    Some(mark)
+/// What is known of who else bridges the segment of a vnet.
+#[derive(Debug, Default)]
+pub(super) struct Bridging {
+    /// Who does and is the one that goes on doing it, and when it last said so.
+    beside: Option<(HostKey, Duration)>,
+    /// Who does and has no say here, and why not.
+    other: Option<(HostKey, Duration, Why)>,
+    /// When this host has said so.
+    said: Option<Duration>,
+    looks: u32,
 }
 
-impl Vnet {
-    /// Why this host keeps out of it.
-    pub(super) fn kept_out(&self, name: impl Fn(&HostKey) -> Option<String>) -> Option<String> {
-        let (beside, _) = self.beside?;
-        let name = name(&beside).unwrap_or_else(|| beside.to_string());
-        Some(format!("{name} bridges the same segment into it; as long as it does, this host does not"))
+/// Why what a host says does not decide anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// It is no peer of the vnet here.
+    NoPeer,
+    /// It may have said so at any time.
+    Clock,
+}
+
+impl Bridging {
+    /// Whether this host keeps out of the vnet.
+    pub(super) fn is_out(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// Nothing is bridged any more.
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What somebody has to know or do.
+    pub(super) fn notice(&self, name: impl Fn(&HostKey) -> Option<String>) -> Option<String> {
+        if let Some((beside, _)) = self.beside {
+            let name = name(&beside).unwrap_or_else(|| beside.to_string());
+            let notice = "bridges the same segment into it; as long as it does, this host does not";
+            return Some(format!("{name} {notice}"));
+        }
+        let (other, _, why) = self.other?;
+        let name = name(&other).unwrap_or_else(|| format!("the host with the key {other}"));
+        Some(match why {
+            Why::NoPeer => format!(
+                "{name} bridges the same segment into it, and is none of its peers here: frames come twice, or go round; let one \
+                 of the two do it, or list each among the other's `peers` of this vnet"
+            ),
+            Why::Clock => format!(
+                "{name} says that it bridges the same segment into it, at another time than this host's clock has: set both \
+                 clocks, for frames go round if it is so"
+            ),
+        })
     }
 }
 
@@ -41,70 +87,112 @@ impl Engine {
         let now = self.now();
         let mut is_free = false;
         for vnet in self.vnets.values_mut() {
-            if vnet.beside.is_some_and(|(_, heard)| now.saturating_sub(heard) > SILENCE) {
+            let bridging = &mut vnet.bridging;
+            bridging.looks = 0;
+            if bridging.beside.is_some_and(|(_, heard)| now.saturating_sub(heard) > SILENCE) {
                 info!("vnet {}: nobody else bridges its segment any more", vnet.name);
-                vnet.beside = None;
+                bridging.beside = None;
                 is_free = true;
             }
+            bridging.other.take_if(|(_, heard, _)| now.saturating_sub(*heard) > SILENCE);
         }
         if is_free {
             self.configure();
         }
-        let is_due = |vnet: &Vnet| vnet.said.is_none_or(|said| now.saturating_sub(said) >= INTERVAL);
+        self.tell_number();
+        let is_due = |vnet: &Vnet| vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) >= INTERVAL);
         let due: Vec<VnetId> =
             self.vnets.iter().filter(|(_, vnet)| is_due(vnet)).map(|(id, _)| *id).collect();
         due.into_iter().for_each(|id| self.say_segment(id));
     }
 
+    /// Says by the connections at which number this host is, where what it says on segments may be heard.
+    fn tell_number(&mut self) {
+        let now = self.now();
+        if !self.orders.vnets.values().any(|orders| orders.learning) {
+            return;
+        }
+        let mut bytes = Vec::new();
+        for link in self.links.values_mut() {
+            if link.told.is_none_or(|told| now.saturating_sub(told) >= TELL) {
+                if bytes.is_empty() {
+                    Message::Number { number: self.count.next(now) }.write(&mut bytes);
+                }
+                link.told = Some(now);
+                link.send(bytes.clone());
+            }
+        }
+    }
+
     /// Says on the vnet's own segment that this host bridges it.
     pub(super) fn say_segment(&mut self, id: VnetId) {
-        let (own, now) = (self.identity.public(), self.now());
-        let Some(orders) = self.orders.vnets.get(&id).filter(|orders| orders.learning) else { return };
-        let links = orders.peers.iter().filter_map(|name| {
-            let key = self.orders.peers.get(name)?.key;
-            self.links.get(&self.peers.get(&key)?.session?)
-        });
-        let marks: Vec<Mark> = links.filter_map(|link| mark(link, own, id)).collect();
+        let now = self.now();
+        if !self.orders.vnets.get(&id).is_some_and(|orders| orders.learning) {
+            return;
+        }
         let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried && vnet.plain.is_none()) else {
             return;
         };
         // Who keeps out says nothing: it bridges nothing.
-        if vnet.beside.is_some() {
+        if vnet.bridging.is_out() {
             return;
         }
-        vnet.said = Some(now);
-        for marks in marks.chunks(MOST_MARKS) {
-            let _ = self.handle.deliver(id, Segment { host: own, marks: marks.to_vec() }.frame());
-        }
+        vnet.bridging.said = Some(now);
+        let segment = Segment { host: self.identity.public(), number: self.count.next(now) };
+        let _ = self.handle.deliver(id, segment.frame(&self.identity.sign(&segment.signed(id))));
     }
 
     /// Somebody says on the vnet's segment that it bridges it, too.
     pub(super) fn heard_segment(&mut self, id: VnetId, frame: &[u8]) {
         let (own, now) = (self.identity.public(), self.now());
-        let Some(segment) = Segment::read(frame) else { return };
+        let Some((segment, signature)) = Segment::read(frame) else { return };
         let other = segment.host;
-        let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
-        let Some(peer) = self.peers.get(&other).filter(|_| is_learning) else { return };
-        let link = peer.session.and_then(|session| self.links.get(&session));
-        let expected = link.and_then(|link| mark(link, other, id));
-        if !expected.is_some_and(|expected| segment.marks.contains(&expected)) {
+        let Some(orders) = self.orders.vnets.get(&id).filter(|orders| orders.learning && other != own) else {
+            return;
+        };
+        let keys = || orders.peers.iter().filter_map(|name| Some(self.orders.peers.get(name)?.key));
+        let is_peer = keys().any(|key| key == other);
+        let checked = self.numbers.check(now, time_of_day(), id, &segment);
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        if checked == Err(Doubt::Old) || vnet.bridging.looks >= MOST_LOOKS {
             return;
         }
-        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        vnet.bridging.looks += 1;
+        let key = UnparsedPublicKey::new(&ED25519, other.0);
+        if key.verify(&segment.signed(id), signature).is_err() {
+            // It may be of another vnet, which goes on on the same segment.
+            return;
+        }
+        if !is_peer || checked.is_err() {
+            let why = if is_peer { Why::Clock } else { Why::NoPeer };
+            if vnet.bridging.other.replace((other, now, why)).is_none_or(|(before, ..)| before != other) {
+                let notice = vnet.bridging.notice(|key| self.orders.name_of(key));
+                warn!("vnet {}: {}", vnet.name, notice.unwrap_or_default());
+            }
+            return;
+        }
+        self.numbers.accept(id, &segment);
         if own < other {
             // It keeps out as soon as it hears of this host.
-            if vnet.said.is_none_or(|said| now.saturating_sub(said) > AT_ONCE) {
+            if vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) > AT_ONCE) {
                 self.say_segment(id);
             }
             return;
         }
-        let before = vnet.beside.replace((other, now));
+        let before = vnet.bridging.beside.replace((other, now));
         if before.is_none() {
+            let name = self.peers.get(&other).map_or("?", |peer| peer.name.as_str());
             warn!(
-                "vnet {}: peer {} bridges the same segment into it, so this host does not: frames would go round",
-                vnet.name, peer.name
+                "vnet {}: peer {name} bridges the same segment into it, so this host does not: frames would go round",
+                vnet.name
             );
             self.configure();
         }
+    }
+
+    /// A peer says by its connection at which number it is.
+    pub(super) fn heard_number(&mut self, host: HostKey, number: u64) {
+        debug!("a peer's number on segments is {number}");
+        self.numbers.tell(self.now(), host, number);
     }
 }

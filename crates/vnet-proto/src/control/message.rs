@@ -189,6 +189,11 @@ pub enum Message {
         /// By which number it is told from others.
         number: u32,
     },
+    /// The sender's number on segments is this, now ([`Numbers`](crate::data::Numbers)).
+    Number {
+        /// Which.
+        number: u64,
+    },
     /// What a third host sends to this one is to be passed on.
     Ask {
         /// The third one.
@@ -252,8 +257,9 @@ const PRUNES: u8 = 134;
 const PORTS: u8 = 135;
 const OWN_KEYS: u8 = 136;
 const ARRIVED: u8 = 137;
+const NUMBER: u8 = 138;
 /// The last of those that are known.
-const LAST: u8 = ARRIVED;
+const LAST: u8 = NUMBER;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -334,6 +340,10 @@ impl Message {
             }
             Self::Arrived { worker, number } => {
                 out.extend([ARRIVED, *worker]);
+                out.extend(number.to_be_bytes());
+            }
+            Self::Number { number } => {
+                out.push(NUMBER);
                 out.extend(number.to_be_bytes());
             }
             Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
@@ -468,6 +478,7 @@ impl Fields<'_> {
                 Message::OwnKeys { channel, epoch, spis }
             }
             ARRIVED => Message::Arrived { worker: self.byte()?, number: u32::from_be_bytes(self.take()?) },
+            NUMBER => Message::Number { number: u64::from_be_bytes(self.take()?) },
             RELAYS => Message::Relays { on: self.flag()? },
             ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             WANTED => Message::Wanted { key: HostKey(self.take()?) },

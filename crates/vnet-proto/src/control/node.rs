@@ -196,7 +196,7 @@ impl Node {
             (_, Some(_)) => {}
         }
         match message {
-            Message::Hello { .. } => {}
+            Message::Hello { .. } | Message::Number { .. } => {}
             Message::Offer { channel, proof, security, learning } => {
                 session.offered(channel, Offer { proof, security, learning })?;
                 if let Some(vnet) = session.vnet(channel) {
@@ -350,6 +350,7 @@ impl Node {
             | Message::PathMtu { .. }
             | Message::Ports { .. }
             | Message::Arrived { .. }
+            | Message::Number { .. }
             | Message::Relays { .. }
             | Message::Ask { .. }
             | Message::Wanted { .. }

@@ -233,6 +233,7 @@ impl Node {
             | Message::Ports { .. }
             | Message::OwnKeys { .. }
             | Message::Arrived { .. }
+            | Message::Number { .. }
             | Message::PathMtu { .. } => {}
         }
     }

@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn who_else_bridges_here_is_shown_and_goes_nowhere() {
-        let frame = crate::data::Segment { host: viaduct_types::HostKey([9; 32]), marks: Vec::new() }.frame();
+        let frame = crate::data::Segment { host: viaduct_types::HostKey([9; 32]), number: 1 }.frame(&[0; 64]);
         let mut forwarding = forwarding();
         for source in [LocalSource::Claimed, LocalSource::Learned] {
             forwarding.local_source = source;

@@ -31,7 +31,7 @@ pub use mac_table::{Learned, MacTable, Port, TableFull};
 pub use mss::clamp_mss;
 pub use offload::{OFFLOAD_HEADER, Offload, Segments};
 pub use replay::{ReplayWindow, Replayed};
-pub use segment::{MOST_MARKS, Mark, Segment};
+pub use segment::{APART, Count, Doubt, NEAR, Numbers, SEGMENT_CONTEXT, Segment, TOLD};
 pub use storm::Storm;
 
 /// Another host, by a number that this host's control side gave it. It means nothing elsewhere and is not on the wire.

@@ -1,5 +1,6 @@
 """Frames for everybody on a segment. send COUNT RATE [MAC]: numbered ones, of the machine's own MAC or another. hear FILE: writes down
-which came, how often, until killed. macs COUNT RATE: to nobody, each of another MAC. number NAME: what a host's status says.
+which came, how often, until killed. macs COUNT RATE: to nobody, each of another MAC. number NAME: what a host's status says. marks FILE: writes
+down what hosts say of who bridges here, until killed. again FILE TIMES: says it again.
 once FILE COUNT: fails unless almost each came, and none twice. atmost FILE COUNT: fails when more
 came."""
 import json
@@ -34,6 +35,31 @@ def macs(count, rate):
         if number % 50 == 0:
             time.sleep(max(0, begin + number / float(rate) - time.monotonic()))
     print(count, "in", time.monotonic() - begin, "s")
+
+
+def marks(file):
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+    heard = []
+    while True:
+        heard.append(s.recv(2000).hex())
+        with open(file, "w") as out:
+            json.dump(heard, out)
+
+
+def again(file, times):
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind(("eth0", 0))
+    frames = json.load(open(file))
+    for _ in range(int(times)):
+        for frame in frames:
+            s.send(bytes.fromhex(frame))
+            time.sleep(0.05)
+    print(len(frames), "said again")
+    sys.exit(len(frames) < 3)
+
+
+def unconnected(peer):
+    sys.exit(json.load(sys.stdin)["vnets"]["peers"][peer]["connected"])
 
 
 def number(name):
