@@ -1,6 +1,6 @@
 """A TCP connection over which somebody says something all the time, and hears it back.
 
-serve PORT: says back what it hears. call ADDRESS PORT FILE SECONDS: says a number every 20 ms; in the end the file has
+serve PORT: says back what it hears, to everybody. call ADDRESS PORT FILE SECONDS: says a number every 20 ms; in the end the file has
 how many were said and heard, and the longest silence in milliseconds."""
 import socket
 import sys
@@ -9,11 +9,14 @@ import time
 
 
 def serve(port):
-    listener = socket.create_server(("", port))
-    while True:
-        connection, _ = listener.accept()
+    listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+
+    def answer(connection):
         while data := connection.recv(4096):
             connection.sendall(data)
+
+    while True:
+        threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
 
 
 def call(address, port, file, seconds):
