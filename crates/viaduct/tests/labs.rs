@@ -66,6 +66,7 @@ labs! {
         vnet_plain_mtu = "vnet-plain-mtu",
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",
+        vnet_reboot = "vnet-reboot",
         vnet_rekey = "vnet-rekey",
         vnet_served = "vnet-served",
         vnet_relays = "vnet-relays",
