@@ -65,6 +65,10 @@ install:
 	install -D --mode 755 integrations/guest $(DESTDIR)$(PREFIX)/lib/viaduct/guest
 	install -D --mode 755 integrations/lxc/hook $(DESTDIR)$(PREFIX)/lib/viaduct/lxc-hook
 	install -D --mode 755 integrations/systemd-nspawn/nspawn $(DESTDIR)$(PREFIX)/lib/viaduct/nspawn
+	install -d $(DESTDIR)$(PREFIX)/lib/viaduct/xen-compat
+	for name in xm vn; do \
+		ln -sfn ../../../bin/viaduct $(DESTDIR)$(PREFIX)/lib/viaduct/xen-compat/$$name || exit; \
+	done
 	install -d $(DESTDIR)$(PREFIX)/share/viaduct
 	for manager in lxc systemd-nspawn; do \
 		sed 's,/usr/,$(PREFIX)/,' integrations/$$manager/viaduct.conf \

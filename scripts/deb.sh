@@ -28,6 +28,12 @@ rm -rf "$made"
 "$built/viaduct" man "$made/man"
 gzip --best --no-name "$made"/man/*
 gzip --best --no-name <CHANGELOG.md >"$made/changelog.gz"
+# Whoever wants the commands that Xen had for vnets has this directory in the PATH; nobody finds them otherwise.
+mkdir -p "$made/lib/viaduct/xen-compat" "$made/bin"
+ln -s "$(readlink -f "$built/viaduct")" "$made/bin/viaduct"
+for name in xm vn; do
+    ln -s ../../../bin/viaduct "$made/lib/viaduct/xen-compat/$name"
+done
 for shell in bash zsh fish; do
     "$built/viaduct" completions $shell >"$made/viaduct.$shell"
 done

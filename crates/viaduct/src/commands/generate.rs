@@ -9,6 +9,7 @@ use crate::{
     cli::Cli,
     daemon,
     failure::Failure,
+    original,
     show::{self, say},
 };
 
@@ -30,7 +31,8 @@ pub(super) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
 pub(super) fn man(directory: &Path) -> Result<ExitCode, Failure> {
     let go = || -> io::Result<()> {
         fs::create_dir_all(directory)?;
-        clap_mangen::generate_to(Cli::command(), directory)
+        clap_mangen::generate_to(Cli::command(), directory)?;
+        original::commands().into_iter().try_for_each(|command| clap_mangen::generate_to(command, directory))
     };
     go().map_err(|error| {
         Failure::failed(format!("cannot write man pages to {}: {error}", directory.display()))

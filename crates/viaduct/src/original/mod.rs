@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Args;
+use clap::{Args, CommandFactory};
 
 use crate::{
     cli::Global,
@@ -36,6 +36,11 @@ pub(crate) fn called_as(first: Option<OsString>) -> Option<Tool> {
 pub(crate) enum Tool {
     Xm,
     Vn,
+}
+
+/// What they take, for whoever describes it: their pages have names of their own, for others are called as they are.
+pub(crate) fn commands() -> [clap::Command; 2] {
+    [xm::Xm::command().display_name("viaduct-xm"), vn::Vn::command().display_name("viaduct-vn")]
 }
 
 /// Where the host's Viaduct keeps what it keeps.

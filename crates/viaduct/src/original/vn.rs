@@ -20,7 +20,7 @@ use crate::{
 /// Vnets, as Xen's vn had them.
 #[derive(Debug, Parser)]
 #[command(name = "vn", version, disable_help_subcommand = true)]
-struct Vn {
+pub(super) struct Vn {
     #[command(flatten)]
     place: Place,
     #[command(subcommand)]

@@ -15,7 +15,7 @@ use crate::{
 /// Vnets, as Xen's xm had them.
 #[derive(Debug, Parser)]
 #[command(name = "xm", version)]
-struct Xm {
+pub(super) struct Xm {
     #[command(flatten)]
     place: Place,
     #[command(subcommand)]

@@ -85,11 +85,19 @@ fn has_what_it_is_to_have(package: &Path) {
         "./usr/lib/viaduct/guest",
         "./usr/lib/viaduct/lxc-hook",
         "./usr/lib/viaduct/nspawn",
+        "./usr/lib/viaduct/xen-compat/xm",
+        "./usr/lib/viaduct/xen-compat/vn",
+        "./usr/share/man/man1/viaduct-xm.1",
+        "./usr/share/man/man1/viaduct-vn.1",
         "./usr/share/viaduct/lxc.conf",
         "./usr/share/viaduct/systemd-nspawn.conf",
     ] {
         assert!(files.iter().any(|name| name.trim_end_matches(".gz") == file), "no {file} in {list}");
     }
+    // Xen's commands are links, and where nobody finds them who has not asked for them.
+    assert_eq!(list.matches("/xen-compat/xm -> ../../../bin/viaduct\n").count(), 1, "{list}");
+    assert_eq!(list.matches("/xen-compat/vn -> ../../../bin/viaduct\n").count(), 1, "{list}");
+    assert!(!files.iter().any(|name| name.contains("bin/xm") || name.contains("bin/vn")), "{list}");
     // Nothing that would change a host by itself.
     assert!(!files.iter().any(|name| name.starts_with("./etc") && name.ends_with(".toml")), "{list}");
 }
@@ -148,6 +156,8 @@ fn set_up(world: &World, machine: &mut Machine<'_>) {
         machine.sh("ip -brief address").contains("203.0.113.2/24")
     });
     machine.sh("viaduct apply");
+    // Before there are any, and by its name alone where that is asked for.
+    assert_eq!(machine.sh("PATH=/usr/lib/viaduct/xen-compat:$PATH; xm vnet-list && vn vnets"), "");
     // This namespace comes after the daemon, which has its own view of the file system.
     machine.sh("ip netns add echo && viaduct attach echo --netns echo");
     machine.sh("ip netns exec echo ping -c 1 -W 5 203.0.113.1");
