@@ -261,7 +261,8 @@ impl Planner<'_> {
         self.ops.append(&mut ops);
         for (name, link) in &observed.links {
             if !self.stays(name) {
-                self.ops.extend(given_back(name, link, self.parted.contains(name)));
+                let needed = self.desired.links.get(name).is_some_and(|wanted| wanted.up);
+                self.ops.extend(given_back(name, link, self.parted.contains(name), needed));
             }
         }
         if !left.is_empty() {

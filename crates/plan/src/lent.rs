@@ -1,6 +1,6 @@
 //! Ports of bridges of ours that others made: how they are given back, and what becomes of a bridge by what they carry.
 
-use viaduct_types::IfName;
+use viaduct_types::{IfName, VnetName};
 
 use crate::{
     desired::{ADOPTED, Desired, DesiredLink, PORT},
@@ -8,16 +8,31 @@ use crate::{
     state::Link,
 };
 
-/// What gives a device that somebody else made back as it was; `parted`: it is out of its bridge already.
-pub(crate) fn given_back(name: &IfName, link: &Link, parted: bool) -> Vec<Op> {
+/// What the alias of a vnet's port ends with that was down before: beside it nothing is remembered.
+const WAS_DOWN: &str = ":down";
+
+/// The alias of an interface that is the port of a vnet: as it was before it became one.
+pub(crate) fn port_alias(name: &VnetName, link: Option<&Link>) -> String {
+    let was_down = link.is_some_and(|link| match link.alias.starts_with(PORT) {
+        true => link.alias.ends_with(WAS_DOWN),
+        false => !link.up,
+    });
+    format!("{PORT}{name}{}", if was_down { WAS_DOWN } else { "" })
+}
+
+/// What gives a device that somebody else made back as it was; `parted`: it is out of its bridge already, and `needed`: it has to be
+/// up for something else.
+pub(crate) fn given_back(name: &IfName, link: &Link, parted: bool, needed: bool) -> Vec<Op> {
     let adopted = link.alias.starts_with(ADOPTED);
     if !adopted && !link.alias.starts_with(PORT) {
         return Vec::new();
     }
     let leaves = (link.master.is_some() && !parted).then_some(LinkChange::Master(None));
+    let down =
+        (!adopted && link.alias.ends_with(WAS_DOWN) && link.up && !needed).then_some(LinkChange::Up(false));
     // Of a vnet's port these are as they were.
     let of_guest = adopted.then_some([LinkChange::Group(0), LinkChange::AddrgenNone(false)]);
-    let changes = leaves.into_iter().chain(of_guest.into_iter().flatten());
+    let changes = leaves.into_iter().chain(down).chain(of_guest.into_iter().flatten());
     let changes = changes.chain([LinkChange::Alias(String::new())]);
     changes.map(|change| Op::SetLink { name: name.clone(), change }).collect()
 }

@@ -69,3 +69,35 @@ fn an_address_is_used_when_its_earlier_flows_have_ended() {
     let ended = steps.iter().position(|op| matches!(op, Op::EndFlows { .. })).unwrap();
     assert!(ended < steps.iter().position(sends).unwrap(), "{steps:?}");
 }
+
+/// An interface is given back as it was, whatever it was in between, and however often it was looked at.
+#[test]
+fn a_port_of_a_vnet_is_down_again_if_it_was() {
+    let card = "card2".parse().unwrap();
+    let text =
+        |vnets: &str| config(&format!("[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n{vnets}"));
+    let free = text("[vnets.red]\nid = \"97\"\n");
+    let port = text("[vnets.red]\nid = \"97\"\nport = \"card2\"\n");
+    let tagged = text("[vnets.red]\nid = \"97\"\nport = \"card2\"\nvlan = 20\n");
+    let elsewhere = text("[vnets.blue]\nid = \"98\"\nport = \"card2\"\n");
+    for was_up in [false, true] {
+        let mut host = host();
+        host.hardware(&card, Some("52:54:00:12:34:58".parse().unwrap()));
+        host.state.links.get_mut(&card).unwrap().up = was_up;
+        let mut is = |config| {
+            converge(&mut host, config, &Attachments::new());
+            let link = &host.state.links[&card];
+            (link.up, link.master.is_some(), link.alias.clone())
+        };
+        for _ in 0..2 {
+            let (up, held, alias) = is(&port);
+            assert!(up && held && alias.starts_with("viaduct:port:red"), "{alias}");
+        }
+        let (up, held, alias) = is(&elsewhere);
+        assert!(up && held && alias.starts_with("viaduct:port:blue"), "{alias}");
+        assert_eq!(is(&free), (was_up, false, String::new()));
+        // What carries a VLAN has to be up, whatever it was.
+        is(&port);
+        assert_eq!(is(&tagged), (true, false, String::new()));
+    }
+}

@@ -64,6 +64,7 @@ labs! {
         vnet_original = "vnet-original",
         vnet_plain = "vnet-plain",
         vnet_plain_mtu = "vnet-plain-mtu",
+        vnet_port_down = "vnet-port-down",
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",
         vnet_reboot = "vnet-reboot",

@@ -9,11 +9,12 @@ use viaduct_model::{Config, Endpoint, Mode, Security, Vnet, VnetPort};
 use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
-    BRIDGE, Desired, DesiredLink, PORT, VNET,
+    BRIDGE, Desired, DesiredLink, VNET,
     context::{Context, Port, bridge_of, ports},
     links::add_vlan_device,
 };
 use crate::{
+    lent::port_alias,
     op::{NewLink, Underlay},
     state::Attachments,
 };
@@ -86,7 +87,7 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
 fn add_port(context: &Context<'_>, name: &VnetName, vnet: &Vnet, port: &VnetPort, wanted: &mut Desired) {
     let master = Some(vnet.bridge.clone());
     let Some(vlan) = &port.vlan else {
-        let alias = Some(format!("{PORT}{name}"));
+        let alias = Some(port_alias(name, context.observed.links.get(&port.interface)));
         let link = DesiredLink { alias, master, up: true, ..DesiredLink::default() };
         wanted.links.insert(port.interface.clone(), link);
         return;

@@ -12,6 +12,9 @@ use std::{fs, path::Path, process::Command, thread, time::Duration};
 use machine::{Machine, OUTSIDE, World, repository, run, sh, world};
 use traffic::{Traffic, serve};
 
+/// The key of another host.
+const PEER: &str = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+
 const CONFIG: &str = r#"
 [host]
 name = "machine"
@@ -158,6 +161,10 @@ fn set_up(world: &World, machine: &mut Machine<'_>) {
     machine.sh("viaduct apply");
     // Before there are any, and by its name alone where that is asked for.
     assert_eq!(machine.sh("PATH=/usr/lib/viaduct/xen-compat:$PATH; xm vnet-list && vn vnets"), "");
+    machine.sh(&format!(
+        "PATH=/usr/lib/viaduct/xen-compat:$PATH; vn vnet-create 97 && vn peer-add -k {PEER} 203.0.113.3"
+    ));
+    assert!(machine.sh("viaduct vnet list").contains("vnet97"));
     // This namespace comes after the daemon, which has its own view of the file system.
     machine.sh("ip netns add echo && viaduct attach echo --netns echo");
     machine.sh("ip netns exec echo ping -c 1 -W 5 203.0.113.1");
@@ -262,6 +269,9 @@ fn starts_again(world: &World) {
         "not made before guests: {note}"
     );
     assert!(!note.contains("until_made"), "still closed: {note}");
+    assert!(note.contains("vnet97") && note.contains("vnif97"), "no vnet before guests: {note}");
+    let peers = machine.sh("viaduct peer list");
+    assert!(peers.contains(PEER) && peers.contains("203.0.113.3:1798"), "{peers}");
     machine.soon("it is up", |machine| machine.sh("systemctl list-jobs").contains("No jobs"));
     assert_eq!(machine.sh("systemctl --failed --no-legend"), "");
 
