@@ -20,6 +20,7 @@ use crate::{
 };
 
 const UNSEGMENTED: &str = "the kernel does not cut datagrams for it, so they are sent one by one";
+const IN_TWO: &str = "its path carries less than IPv6 needs inside, so that long frames go in two datagrams; links with an MTU of 1348 bytes (1368 over IPv6) carry them whole";
 const UNJOINED: &str =
     "The kernel does not join the datagrams that it receives (Linux before 5.0), so they come one by one.";
 const UNCUT_UDP: &str =
@@ -343,7 +344,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         refused: carried.refused,
         seen_key: carried.seen_key,
         error: carried.error,
-        fallbacks: fallbacks(carried.unsegmented, UNSEGMENTED),
+        fallbacks: [fallbacks(carried.unsegmented, UNSEGMENTED), fallbacks(carried.in_two, IN_TWO)].concat(),
         ports,
         counters: carried.counters,
     }

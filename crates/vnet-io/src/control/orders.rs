@@ -252,6 +252,9 @@ pub struct PeerReport {
     pub error: Option<String>,
     /// Datagrams are sent to it one by one: the kernel would not cut them.
     pub unsegmented: bool,
+    /// The path carries less than what IPv6 needs inside: long frames go in two.
+    #[serde(default)]
+    pub in_two: bool,
     /// By which ports frames go and come.
     #[serde(default)]
     pub ports: PortsReport,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use viaduct_types::{HostKey, PeerName, VnetId};
 use viaduct_vnet_proto::{
     control::{self, Owner},
-    data::Spi,
+    data::{Spi, esp},
 };
 
 use super::{
@@ -14,6 +14,12 @@ use super::{
     peers::{DETOUR, headers},
 };
 use crate::datapath::Counters;
+
+/// Whether datagrams of so many bytes are too short for what IPv6 counts on (RFC 8200, section 5).
+fn is_too_short(datagram: u16) -> bool {
+    let frame = esp::largest_frame(esp::Cipher::Aes128Gcm, usize::from(datagram));
+    frame.is_none_or(|frame| frame < 14 + 1280)
+}
 
 impl Engine {
     pub(super) fn report(&self) -> Report {
@@ -64,8 +70,9 @@ impl Engine {
         report.path_mtu = path.map(|path| {
             let remote = via.map(|via| via.relay).or(path.remotes.first().copied());
             let before = if via.is_some() { DETOUR } else { 0 };
-            path.largest_datagram.saturating_add(headers(remote.is_some_and(|r| r.is_ipv6())) + before)
+            path.hoped.saturating_add(headers(remote.is_some_and(|r| r.is_ipv6())) + before)
         });
+        report.in_two = path.is_some_and(|path| is_too_short(path.hoped));
         report.ports = self.ports_report(peer, counters);
         if let Some(of_peer) = counters.peers.get(&peer.id) {
             report.unsegmented = of_peer.unsegmented > 0;
@@ -89,6 +96,19 @@ impl Engine {
             })
         };
         self.reach.passes.iter().filter_map(report).collect()
+    }
+
+    /// What the kernel carries does not go in two.
+    fn loses_ipv6(&self, id: VnetId, vnet: &Vnet) -> Option<String> {
+        vnet.plain.as_ref()?;
+        let agreed = self.node.report(id)?;
+        let short = agreed.members.iter().filter_map(|(key, member)| Some((key, member.mtu?)));
+        let (key, mtu) = short.filter(|(_, mtu)| *mtu < 1280).min_by_key(|(_, mtu)| *mtu)?;
+        let name = &self.peers.get(key)?.name;
+        Some(format!(
+            "the path to {name} carries packets of {mtu} bytes inside, and IPv6 needs 1280: longer ones of it are lost; the links \
+             on the way need an MTU of 1330 bytes (1350 over IPv6), or the vnet another security than none"
+        ))
     }
 
     fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters) -> VnetReport {
@@ -141,6 +161,7 @@ impl Engine {
                 .trouble
                 .clone()
                 .or_else(|| vnet.bridging.notice(|key| self.orders.name_of(key)))
+                .or_else(|| self.loses_ipv6(id, vnet))
                 .or_else(|| self.unreached(vnet)),
         }
     }

@@ -84,7 +84,7 @@ impl Engine {
                     if let (Some(said), Some(peer)) = (said, self.peers.get_mut(&key)) {
                         let before = if by_way { DETOUR } else { 0 };
                         let datagram = said.saturating_sub(headers(remote.is_ipv6()) + before);
-                        let carries = peer.path.as_ref().is_some_and(|path| datagram < path.largest_datagram);
+                        let carries = peer.path.as_ref().is_some_and(|path| datagram < path.hoped);
                         if datagram > LEAST && carries {
                             peer.hint = Some((datagram, now));
                         }
@@ -218,20 +218,20 @@ impl Engine {
             return;
         }
         let found = link.largest_datagram();
-        let known = peer
-            .path
-            .as_ref()
-            .filter(|path| path.remotes.first() == Some(&remote))
-            .map(|path| path.largest_datagram);
-        let largest = if now.saturating_sub(link.since) < SEARCHING {
+        let same = peer.path.as_ref().filter(|path| path.remotes.first() == Some(&remote));
+        let known = same.map(|path| path.hoped);
+        // Until it is known what gets there, longer frames than what is known go in two, and guests are told what the link lets
+        // hope for: what they were told less would be slow to rise.
+        let (largest, hoped) = if now.saturating_sub(link.since) < SEARCHING {
             let link = via.map_or_else(
                 || largest_of_link(remote),
                 |via| largest_of_link(via.relay)?.checked_sub(DETOUR),
             );
-            known.or(link).unwrap_or(found).max(found)
+            (found, known.or(link).unwrap_or(found).max(found))
         } else {
             peer.find_anew(now, known, found, self.node.path_back(key));
-            peer.carries(now, known, found)
+            let carried = peer.carries(now, known, found);
+            (carried, carried)
         };
         let mut remotes = vec![remote];
         if let (Further::Used(ports), None) = (self.node.further_ports(key, remote), via) {
@@ -239,7 +239,7 @@ impl Engine {
             let used = ports.iter().take(self.handle.workers() - 1);
             remotes.extend(used.map(|port| at_port(remote, *port)));
         }
-        let path = Path { remotes, local: None, largest_datagram: largest, via };
+        let path = Path { remotes, local: None, largest_datagram: largest, hoped, via };
         if peer.path.as_ref() != Some(&path) {
             if let Err(error) = self.handle.set_path(peer.id, path.clone()) {
                 warn!("peer {}: {error}", peer.name);
@@ -249,7 +249,7 @@ impl Engine {
             peer.path = Some(path);
         }
         let v6 = remote.is_ipv6();
-        self.node.handle_path_mtu(key, largest.saturating_add(headers(v6)), v6);
+        self.node.handle_path_mtu(key, hoped.saturating_add(headers(v6)), v6);
     }
 
     /// Sends what is as long as may be, and something short after it, by which the loss of the first shows.

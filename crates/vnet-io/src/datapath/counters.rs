@@ -152,6 +152,8 @@ counters! {
         sent_singly,
         /// How many workers send to it one by one at the moment.
         unsegmented,
+        /// Frames sent in two, as they are longer than the path is known to take.
+        in_two,
         /// Not sent: too large for the path.
         too_big,
         /// Not sent for another reason: no route, the firewall, no memory.

@@ -264,7 +264,7 @@ fn what_goes_by_way_of_another_host_has_its_number_before_it() {
     let alone = Alone::new(CIPHER);
     let via = Via { relay: alone.peer.local_addr().unwrap(), spi: Spi::new(0x9009).unwrap() };
     let remotes = vec!["[100::1]:1798".parse().unwrap()];
-    let path = Path { remotes, local: None, largest_datagram: LARGEST, via: Some(via) };
+    let path = Path { remotes, local: None, largest_datagram: LARGEST, hoped: LARGEST, via: Some(via) };
     alone.host.handle.set_path(PEER, path).unwrap();
     alone.host.handle.settle().unwrap();
     say(&alone, "by the way");
@@ -302,7 +302,8 @@ fn a_peer_at_another_address_is_told() {
         Some(*from)
     });
     assert_eq!(from, other.local_addr().unwrap());
-    let path = Path { remotes: vec![from], local: None, largest_datagram: LARGEST, via: None };
+    let path =
+        Path { remotes: vec![from], local: None, largest_datagram: LARGEST, hoped: LARGEST, via: None };
     alone.host.handle.set_path(PEER, path).unwrap();
     alone.host.handle.settle().unwrap();
     say(&alone, "there you are");

@@ -7,6 +7,7 @@
 mod between_hosts;
 mod fallbacks;
 mod forwarding;
+mod halves;
 mod hostile;
 mod ports;
 mod wire;

@@ -168,7 +168,12 @@ impl Host {
 
     pub(crate) fn reach(&self, peer: PeerId, remotes: Vec<SocketAddr>) {
         let largest_datagram = if remotes[0].is_ipv4() { LARGEST } else { LARGEST - 20 };
-        self.handle.set_path(peer, Path { remotes, local: None, largest_datagram, via: None }).unwrap();
+        self.handle
+            .set_path(
+                peer,
+                Path { remotes, local: None, largest_datagram, hoped: largest_datagram, via: None },
+            )
+            .unwrap();
     }
 
     pub(crate) fn forward(&self, ports: &[(MacAddr, Port)], flood: &[PeerId]) {

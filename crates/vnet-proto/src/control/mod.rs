@@ -227,5 +227,10 @@ pub fn inner_mtu(path: u16, outer_v6: bool, security: Security) -> u16 {
         Security::Conf => esp::largest_frame(Cipher::Aes128Gcm, datagram),
     };
     let packet = frame.and_then(|frame| frame.checked_sub(ETHERNET));
-    packet.and_then(|packet| u16::try_from(packet).ok()).unwrap_or(0)
+    let packet = packet.and_then(|packet| u16::try_from(packet).ok()).unwrap_or(0);
+    match security {
+        Security::None => packet,
+        // Frames that the path does not take go in two, so that it is at least what IPv6 counts on (RFC 8200, section 5).
+        Security::Auth | Security::Conf => packet.max(1280),
+    }
 }

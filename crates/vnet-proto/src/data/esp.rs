@@ -139,6 +139,57 @@ impl Probe {
     }
 }
 
+/// One of the two parts of a frame that is longer than the path is known to take, in a dummy packet. The second has the number
+/// after the first's, so that they find each other; IP outside has nothing to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// The frame's beginning.
+    First,
+    /// Its rest.
+    Second,
+}
+
+impl Half {
+    /// None is longer.
+    pub const LONGEST: usize = 4_608;
+
+    /// What stands before it in the packet, which is never how a [`Probe`] begins.
+    pub const HEADER: usize = 4;
+
+    /// What that is.
+    pub const fn header(self) -> [u8; Self::HEADER] {
+        [1, 0, 0, self as u8]
+    }
+
+    /// Which it is, and its bytes; none when something else stands there.
+    pub const fn read(content: &[u8]) -> Option<(Self, &[u8])> {
+        match content {
+            [1, 0, 0, 0, rest @ ..] => Some((Self::First, rest)),
+            [1, 0, 0, 1, rest @ ..] => Some((Self::Second, rest)),
+            _ => None,
+        }
+    }
+
+    /// How long the first is.
+    pub const fn split(frame: usize) -> usize {
+        frame.div_ceil(2)
+    }
+
+    /// The longest frame that goes in two, where one of so many bytes goes whole.
+    pub const fn most(whole: usize) -> usize {
+        let one = whole.saturating_sub(Self::HEADER);
+        2 * if one < Self::LONGEST { one } else { Self::LONGEST }
+    }
+
+    /// The number that the other one has.
+    pub const fn number_of_other(self, number: u64) -> u64 {
+        match self {
+            Self::First => number.wrapping_add(1),
+            Self::Second => number.wrapping_sub(1),
+        }
+    }
+}
+
 /// How many bytes of padding a frame needs: ESP's trailer ends at a multiple of four (RFC 4303, section 2.4).
 pub const fn padding(frame: usize) -> usize {
     (frame + TRAILER).next_multiple_of(ALIGNMENT) - frame - TRAILER

@@ -43,6 +43,11 @@ impl Offload {
     /// A frame as it is on a wire.
     pub const NONE: Self = Self { partial: None, segments: Segments::None, header_length: 0, ecn: false };
 
+    /// Whether it stands before TCP that is to be cut.
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self.segments, Segments::Tcp4(_) | Segments::Tcp6(_))
+    }
+
     /// Reads it. The numbers are in the machine's own order.
     pub fn read(bytes: &[u8; OFFLOAD_HEADER]) -> Self {
         let [flags, kind, rest @ ..] = bytes;

@@ -316,10 +316,14 @@ fn the_shortest_way_in_either_direction_decides() {
     world.settle();
     assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1332), "the way back is shorter");
     assert_eq!(world.hosts[1].mtus[&vnet("97")], Some(1332));
+    world.hosts[0].node.handle_path_mtu(key(2), 1400, true);
+    world.configure(0, |_| ());
+    world.settle();
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1312), "IPv6 outside takes 20 bytes more");
     world.hosts[0].node.handle_path_mtu(key(2), 1300, true);
     world.configure(0, |_| ());
     world.settle();
-    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1212), "IPv6 outside takes 20 bytes more");
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1280), "no less than IPv6 counts on");
 }
 
 #[test]

@@ -81,6 +81,15 @@ impl Deliver {
         self.parts.clear();
     }
 
+    /// Writes a frame of a peer's that is not among what was received.
+    pub(super) fn one(&mut self, vnet: &Vnet, queue: usize, frame: &mut [u8]) {
+        let mut header = Run::start(frame, vnet.joins).finish(frame).write();
+        self.vectors.clear();
+        self.vectors.push(vector(&mut header));
+        self.vectors.push(vector(frame));
+        self.write(vnet, queue, (1, frame.len() as u64));
+    }
+
     /// Writes a frame that is not among what was received.
     pub(super) fn whole(&mut self, vnet: &Vnet, frame: &[u8]) {
         let mut header: [u8; OFFLOAD_HEADER] = Offload::NONE.write();

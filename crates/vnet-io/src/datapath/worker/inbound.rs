@@ -3,12 +3,16 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::data::{FromPeer, Lane, PeerId, ReplayWindow, Spi, esp::Probe};
+use viaduct_vnet_proto::data::{
+    FromPeer, Lane, PeerId, ReplayWindow, Spi,
+    esp::{Half, Probe},
+};
 
-use super::{Worker, outbound, pace::Load, receive::Arrived};
+use super::{Outlets, Worker, outbound, pace::Load, receive::Arrived, vnet::Vnet};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
+    counters::LiveHost,
     mailbox::Slot,
 };
 
@@ -27,6 +31,10 @@ pub(super) struct Inbound {
     lane: Lane,
     pub(super) slot: Slot,
     queue: usize,
+    /// The part of a frame that came last and whose other one has not come, with its number.
+    half: Option<(u64, Half)>,
+    /// Its bytes.
+    half_bytes: Vec<u8>,
     /// When it was last told of a probe.
     probed: Option<Duration>,
     /// An address other than the peer's that it was told to have.
@@ -35,7 +43,30 @@ pub(super) struct Inbound {
 
 impl Inbound {
     pub(super) fn new(keys: Keys, (peer, lane): (PeerId, Lane), (slot, queue): (Slot, usize)) -> Self {
-        Self { keys, window: ReplayWindow::default(), peer, lane, slot, queue, probed: None, told: None }
+        let window = ReplayWindow::default();
+        let (half, half_bytes) = (None, Vec::new());
+        Self { keys, window, peer, lane, slot, queue, half, half_bytes, probed: None, told: None }
+    }
+
+    /// Takes a part of a frame; gives the frame when the other one is here, too. One part waits at most: they are sent one
+    /// after the other.
+    fn join(&mut self, number: u64, half: Half, bytes: &[u8]) -> Option<Vec<u8>> {
+        let other = self.half.take();
+        if bytes.len() > Half::LONGEST {
+            return None;
+        }
+        if other.is_some_and(|(waiting, other)| other != half && waiting == half.number_of_other(number)) {
+            let mut frame = std::mem::take(&mut self.half_bytes);
+            match half {
+                Half::Second => frame.extend_from_slice(bytes),
+                Half::First => drop(frame.splice(..0, bytes.iter().copied())),
+            }
+            return Some(frame);
+        }
+        self.half = Some((number, half));
+        self.half_bytes.clear();
+        self.half_bytes.extend_from_slice(bytes);
+        None
     }
 
     /// Whether an address is one that the peer is known to send from. What it sends from ports of its own comes from any.
@@ -125,6 +156,7 @@ impl Worker {
         if association.window.check(number).is_err() {
             return host.replayed.one();
         }
+        let number_of_this = number;
         let opened = association.keys.open(number, datagram, scratch);
         if opened == Err(NotOpened::Forged) {
             return host.forged.one();
@@ -154,6 +186,11 @@ impl Worker {
                     association.probed = Some(now);
                     outlets.tell(Event::Probed { peer, worker, number }, host);
                 }
+                if let Some((half, bytes)) = Half::read(&datagram[first..after])
+                    && let Some(frame) = association.join(number_of_this, half, bytes)
+                {
+                    self.joined(spi, (slot, queue, peer), frame);
+                }
                 return;
             }
             Err(NotOpened::NotAFrame | NotOpened::Forged) => return host.not_a_frame.one(),
@@ -181,15 +218,84 @@ impl Worker {
             FromPeer::Forward(next) => {
                 Self::forward(vnet, next, frame, (outbox, routes, scratch), (outlets, host));
             }
-            FromPeer::NotHere => vnet.counters.not_here.one(),
-            FromPeer::Malformed => host.not_a_frame.one(),
-            FromPeer::ForeignSource => {
-                vnet.counters.foreign_source.one();
-                let mac = outbound::source(frame).unwrap_or(MacAddr([0; 6]));
-                if vnet.told.is_news(mac, Some(peer)) {
-                    outlets.tell(Event::ForeignSource { vnet: vnet.id, peer, mac }, host);
-                }
+            refused @ (FromPeer::NotHere | FromPeer::Malformed | FromPeer::ForeignSource) => {
+                refuse(refused, vnet, (peer, frame), (outlets, host))
             }
         }
+    }
+
+    /// A frame that came in two, which stands nowhere else.
+    fn joined(&mut self, spi: Spi, (slot, queue, peer): (Slot, usize, PeerId), mut frame: Vec<u8>) {
+        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, .. } = self;
+        // What came before goes first.
+        deliver.flush(vnets, receive.bytes());
+        let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
+        let forwarding = Arc::clone(&vnet.forwarding);
+        match forwarding.from_peer(peer, &frame) {
+            FromPeer::Deliver => deliver.one(vnet, queue, &mut frame),
+            FromPeer::Forward(next) => {
+                Self::forward(vnet, next, &mut frame, (outbox, routes, scratch), (outlets, host));
+            }
+            refused @ (FromPeer::NotHere | FromPeer::Malformed | FromPeer::ForeignSource) => {
+                refuse(refused, vnet, (peer, &frame), (outlets, host))
+            }
+        }
+        // The next one needs no new room.
+        if let Some(association) = inbound.get_mut(&spi) {
+            association.half_bytes = frame;
+        }
+    }
+}
+
+/// Counts a frame that goes no further.
+fn refuse(
+    decision: FromPeer,
+    vnet: &mut Vnet,
+    (peer, frame): (PeerId, &[u8]),
+    (outlets, host): (&Outlets, &LiveHost),
+) {
+    match decision {
+        FromPeer::Deliver | FromPeer::Forward(_) => {}
+        FromPeer::NotHere => vnet.counters.not_here.one(),
+        FromPeer::Malformed => host.not_a_frame.one(),
+        FromPeer::ForeignSource => {
+            vnet.counters.foreign_source.one();
+            let mac = outbound::source(frame).unwrap_or(MacAddr([0; 6]));
+            if vnet.told.is_news(mac, Some(peer)) {
+                outlets.tell(Event::ForeignSource { vnet: vnet.id, peer, mac }, host);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use viaduct_vnet_proto::data::esp::Cipher;
+
+    use super::*;
+    use crate::datapath::api::KeyMaterial;
+
+    #[test]
+    fn halves_find_each_other_and_no_others() {
+        let cipher = Cipher::Aes128Gcm;
+        let material = KeyMaterial::new(cipher, &[7; 20]).unwrap();
+        let keys = Keys::new(Spi::new(0x1000).unwrap(), cipher, &material).unwrap();
+        let mut inbound = Inbound::new(keys, (PeerId(1), Lane::First), (0, 0));
+        let mut join = |number, half, bytes: &[u8]| inbound.join(number, half, bytes);
+        assert_eq!(join(1, Half::First, b"ab"), None);
+        assert_eq!(join(2, Half::Second, b"cd").as_deref(), Some(&b"abcd"[..]));
+        // In the other order.
+        assert_eq!(join(6, Half::Second, b"cd"), None);
+        assert_eq!(join(5, Half::First, b"ab").as_deref(), Some(&b"abcd"[..]));
+        // One is lost, of either kind: nothing is made of what is left.
+        assert_eq!(join(7, Half::First, b"ab"), None);
+        assert_eq!(join(10, Half::Second, b"cd"), None);
+        assert_eq!(join(11, Half::First, b"ab"), None);
+        assert_eq!(join(14, Half::Second, b"cd"), None);
+        assert_eq!(join(15, Half::First, b"ef"), None);
+        assert_eq!(join(16, Half::First, b"ab"), None, "two beginnings");
+        assert_eq!(join(17, Half::Second, b"").as_deref(), Some(&b"ab"[..]));
+        assert_eq!(join(18, Half::First, b"ab"), None);
+        assert_eq!(join(17, Half::Second, b"cd"), None, "the end of the one before");
     }
 }

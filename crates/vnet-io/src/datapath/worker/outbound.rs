@@ -6,7 +6,7 @@ use rustix::event::epoll::EventFlags;
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
     Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
-    esp::{Probe, datagram_length, largest_frame},
+    esp::{Half, Probe, datagram_length, largest_frame},
 };
 
 use super::{
@@ -21,6 +21,8 @@ use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot}
 const FRAMES: usize = 64;
 /// How many bytes: a few super-frames, so that a small frame does not wait for long behind them.
 const BYTES: usize = 256 << 10;
+/// No path has to take less than what IPv6 counts on (RFC 8200, section 5), in a frame with a tag.
+const LEAST: usize = 14 + 4 + 1280;
 /// How much of a frame that is too big an answer by ICMP needs (RFC 4443, section 2.4 (c), with the headers before).
 const HEAD: usize = 1_280;
 
@@ -181,9 +183,14 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
     let cipher = outbound.keys.cipher();
     let via = route.path.via.map(|via| via.spi.value().to_be_bytes());
     let before = via.as_ref().map_or(&[][..], |spi| &spi[..]);
-    let largest = largest_frame(cipher, usize::from(route.path.largest_datagram)).unwrap_or(0);
-    clamp_mss(frame, largest);
-    let cut = match Cut::plan(offload, frame, largest) {
+    let of = |datagram: u16| largest_frame(cipher, usize::from(datagram)).unwrap_or(0);
+    let whole = of(route.path.largest_datagram);
+    let in_two = Half::most(whole).max(whole);
+    let largest = of(route.path.hoped).max(whole).max(LEAST.min(in_two));
+    // Connections last longer than it takes to know what the path carries; each segment goes in one then.
+    clamp_mss(frame, if route.path.hoped > route.path.largest_datagram { largest } else { whole });
+    let room = if offload.is_tcp() { whole } else { largest };
+    let cut = match Cut::plan(offload, frame, room) {
         Ok(cut) => cut,
         Err(CutError::Malformed) => {
             vnet.counters.malformed.one();
@@ -200,6 +207,26 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
     let mut bytes = 0;
     for index in 0..cut.count() {
         let length = cut.frame_length(index);
+        bytes += length;
+        if length > whole && length <= in_two {
+            let target = Target::Peer(peer, lane);
+            if let Some(route) = way.routes.get(&peer) {
+                route.counters.in_two.one();
+            }
+            let halves = cut.with_frame(index, frame, |frame| {
+                let (first, second) = frame.split_at(Half::split(length));
+                for (half, bytes) in [(Half::First, first), (Half::Second, second)] {
+                    let number = next_number(outbound, way, (vnet.id, peer))?;
+                    send_half(outbound, (half, bytes), number, (before, target), way)?;
+                }
+                Some(())
+            });
+            if halves.is_none() {
+                vnet.counters.no_association.one();
+                return;
+            }
+            continue;
+        }
         let Some(number) = next_number(outbound, way, (vnet.id, peer)) else {
             vnet.counters.no_association.one();
             return;
@@ -217,10 +244,33 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
             vnet.counters.malformed.one();
             return;
         }
-        bytes += length;
     }
     vnet.counters.frames_out.add(cut.count() as u64);
     vnet.counters.bytes_out.add(bytes as u64);
+}
+
+/// Seals a part of a frame.
+fn send_half(
+    outbound: &Outbound,
+    (half, bytes): (Half, &[u8]),
+    number: u64,
+    (before, target): (&[u8], Target),
+    way: &mut Way<'_>,
+) -> Option<()> {
+    let mut content = [0; Half::HEADER + Half::LONGEST];
+    let length = Half::HEADER + bytes.len();
+    let content = content.get_mut(..length)?;
+    content[..Half::HEADER].copy_from_slice(&half.header());
+    content[Half::HEADER..].copy_from_slice(bytes);
+    let size = before.len() + datagram_length(outbound.keys.cipher(), length);
+    let whole = way.outbox.datagram(target, size, way.routes);
+    let (head, datagram) = whole.split_at_mut(before.len());
+    head.copy_from_slice(before);
+    if outbound.keys.seal_dummy(number, content, datagram, way.scratch).is_err() {
+        way.outbox.take_back(size);
+        return None;
+    }
+    Some(())
 }
 
 fn next_number(
