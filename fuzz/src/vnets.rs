@@ -34,6 +34,7 @@ impl Exporter for Open {
 fn host() -> Option<Node> {
     let vnet = |security, vni| VnetSettings {
         security,
+        cipher: None,
         vni,
         learning: security == Security::None,
         peers: [PEER].into(),

@@ -10,7 +10,7 @@ use viaduct_types::{
 };
 
 use crate::{
-    Endpoint, Policy, Security, Spoofing,
+    Cipher, Endpoint, Policy, Security, Spoofing,
     report::Report,
     shape::{
         Address, AllowEnd, BootFile, BootParameter, DomainName, HookPath, HostNet, Integer, List, Named,
@@ -117,6 +117,12 @@ words!(
 words!(Policy, "a policy", "allow" => Self::Allow, "deny" => Self::Deny);
 words!(Spoofing, "what a NIC may send", "none" => Self::None, "ip" => Self::Ip, "mac" => Self::Mac);
 words!(Security, "a vnet's security", "conf" => Self::Conf, "auth" => Self::Auth, "none" => Self::None);
+words!(
+    Cipher, "a cipher of vnets",
+    "aes-128-gcm" => Self::Aes128Gcm, "aes-256-gcm" => Self::Aes256Gcm,
+    "chacha20-poly1305" => Self::ChaCha20Poly1305,
+    "aes-128-gmac" => Self::Aes128Gmac, "aes-256-gmac" => Self::Aes256Gmac,
+);
 
 table! {
     /// What guests' interfaces join.
@@ -577,6 +583,9 @@ table! {
         "interface" => interface: IfName,
         /// conf: encrypted and authenticated. auth: authenticated only. none: neither. conf unless written.
         "security" => security: Security,
+        /// What seals its frames, whatever both ends do best: aes-128-gcm, aes-256-gcm or chacha20-poly1305 with security
+        /// conf; aes-128-gmac or aes-256-gmac with auth. It holds for both ends when one of them says it.
+        "cipher" => cipher: Cipher,
         /// The hosts that may belong to it.
         "peers" => peers: List<PeerName>,
         /// Machines that no file knows are behind the bridge: they are reached, too. true unless written when no network

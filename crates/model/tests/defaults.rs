@@ -69,7 +69,7 @@ fn policies_follow_the_mode() {
         assert!(!n.dhcp && !n.dns && n.mtu.is_none(), "{network}");
     }
     assert_eq!(config.host, "host");
-    assert_eq!(config.vnets["blue"].security, Security::Conf);
+    assert_eq!((config.vnets["blue"].security, config.vnets["blue"].cipher), (Security::Conf, None));
     assert_eq!(config.guests["web"].nics[0].spoofing, Spoofing::None);
     assert_eq!((&config.guests["web"].allow_in, &config.guests["web"].allow_out), (&None, &None));
 }

@@ -134,6 +134,7 @@ const WRONG: &[&str] = &[
     "[vnets.x]\nid = \"12345\"",
     "[vnets.x]\nid = 97",
     "[vnets.x]\nid = \"97\"\nsecurity = \"strong\"",
+    "[vnets.x]\nid = \"97\"\ncipher = \"rc4\"",
 ];
 
 #[test]

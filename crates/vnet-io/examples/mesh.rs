@@ -215,6 +215,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             of_host[*host].push(vnet);
             let settings = VnetSettings {
                 security: Security::Conf,
+                cipher: None,
                 vni: None,
                 learning: false,
                 peers: hosts.iter().filter(|other| *other != host).map(|other| key(*other)).collect(),

@@ -87,6 +87,8 @@ pub struct Vnet {
     pub reached: BTreeSet<IpAddr>,
     /// What protects its frames.
     pub security: Security,
+    /// By which cipher, which gives that level; none: by what both ends do best.
+    pub cipher: Option<Cipher>,
     /// The hosts that may belong to it.
     pub peers: Vec<PeerName>,
     /// Where it was written.
@@ -125,6 +127,44 @@ pub enum Security {
     Auth,
     /// Neither.
     None,
+}
+
+/// What seals frames between hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    /// Encrypts, with a key of 128 bits.
+    Aes128Gcm,
+    /// Encrypts, with a key of 256 bits.
+    Aes256Gcm,
+    /// Encrypts, with a key of 256 bits; the fastest without instructions for AES.
+    ChaCha20Poly1305,
+    /// Authenticates, with a key of 128 bits.
+    Aes128Gmac,
+    /// Authenticates, with a key of 256 bits.
+    Aes256Gmac,
+}
+
+impl Cipher {
+    /// The level that it gives.
+    pub fn security(self) -> Security {
+        match self {
+            Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20Poly1305 => Security::Conf,
+            Self::Aes128Gmac | Self::Aes256Gmac => Security::Auth,
+        }
+    }
+}
+
+/// As it is written.
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aes128Gcm => "aes-128-gcm",
+            Self::Aes256Gcm => "aes-256-gcm",
+            Self::ChaCha20Poly1305 => "chacha20-poly1305",
+            Self::Aes128Gmac => "aes-128-gmac",
+            Self::Aes256Gmac => "aes-256-gmac",
+        })
+    }
 }
 
 /// As it is written.

@@ -7,7 +7,7 @@ use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
-    Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
+    Cipher, Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
     claims::DeviceUse,
     names, raw,
     report::{At, Span},
@@ -100,6 +100,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
     let security = raw.security.get().copied().unwrap_or(Security::Conf);
+    let cipher = cipher(raw, security, cx);
     if let (Security::None, Some(second)) = (security, names::second(&interface)) {
         cx.claims.device(None, &second, at, DeviceUse::Made, cx.report);
     }
@@ -115,9 +116,33 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         prepared: BTreeSet::new(),
         reached: BTreeSet::new(),
         security,
+        cipher,
         peers,
         origin,
     })
+}
+
+/// A cipher of another level than the vnet's would be a vnet of that level.
+fn cipher(raw: &raw::Vnet, security: Security, cx: &mut Context<'_, '_>) -> Option<Cipher> {
+    let written = raw.cipher.value.as_ref()?;
+    let (cipher, gives) = (written.value, written.value.security());
+    if gives == security {
+        return Some(cipher);
+    }
+    let diagnostic = cx.report.error(
+        written.span,
+        format!("the cipher {cipher} gives security {gives}, and this vnet has {security}"),
+    );
+    let diagnostic = match &raw.security.value {
+        Some(at) => diagnostic.related(at.span, "the vnet's security"),
+        None => diagnostic,
+    };
+    diagnostic.help(match security {
+        Security::Conf => "write aes-128-gcm, aes-256-gcm or chacha20-poly1305, or remove the key",
+        Security::Auth => "write aes-128-gmac or aes-256-gmac, or remove the key",
+        Security::None => "remove one of the two keys: with security \"none\", nothing seals frames",
+    });
+    None
 }
 
 /// What is outside of the vnet's hosts, which only those reach who reckon with machines that no file knows.

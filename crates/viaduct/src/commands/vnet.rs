@@ -176,7 +176,8 @@ fn long_form(name: &VnetName, vnet: &VnetView) {
     }
     for (peer, member) in &vnet.peers {
         let mtu = member.mtu.map(|mtu| format!(", packets of {mtu} bytes")).unwrap_or_default();
-        say!("  peer {peer}: {}{mtu}", member.state);
+        let cipher = member.cipher.as_ref().map(|cipher| format!(", {cipher}")).unwrap_or_default();
+        say!("  peer {peer}: {}{mtu}{cipher}", member.state);
     }
     say!("  {} MACs", vnet.macs.len());
     for (address, macs) in &vnet.shared_addresses {

@@ -129,6 +129,8 @@ pub(crate) struct Member {
     pub(crate) state: String,
     /// In bytes of IP packets inside, in both directions.
     pub(crate) mtu: Option<u16>,
+    /// What seals frames that go there; none when nothing does.
+    pub(crate) cipher: Option<String>,
 }
 
 /// Where a MAC is.
@@ -288,12 +290,13 @@ fn vnet_view(
         let mismatched = carried.and_then(|carried| carried.mismatched.get(name));
         let member = carried.and_then(|carried| carried.members.get(name));
         let state = match (mismatched, member) {
-            (Some(security), _) => format!("has it with security {security}"),
+            (Some(theirs), _) => format!("has it with {theirs}"),
             (None, Some(member)) if member.connected && member.speaks => "in it".to_owned(),
             (None, Some(_)) => "away".to_owned(),
             (None, None) => "not in it".to_owned(),
         };
-        (name.clone(), Member { state, mtu: member.and_then(|member| member.mtu) })
+        let cipher = member.and_then(|member| member.cipher).map(|cipher| cipher.to_string());
+        (name.clone(), Member { state, mtu: member.and_then(|member| member.mtu), cipher })
     };
     let mac = |(mac, report): (&MacAddr, &control::MacReport)| {
         let report = report.clone();

@@ -94,7 +94,14 @@ fn of_vnet(vnet: &Vnet) -> Properties {
     } else {
         "only machines that are attached"
     };
-    vec![format!("id {}", vnet.id), format!("security {}", vnet.security), peers, learning.to_owned()]
+    let cipher = vnet.cipher.map_or("whatever both ends do best".to_owned(), |cipher| cipher.to_string());
+    vec![
+        format!("id {}", vnet.id),
+        format!("security {}", vnet.security),
+        format!("sealed by {cipher}"),
+        peers,
+        learning.to_owned(),
+    ]
 }
 
 #[cfg(test)]

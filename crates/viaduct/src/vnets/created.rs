@@ -43,6 +43,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             prepared: BTreeSet::new(),
             reached: BTreeSet::new(),
             security: security(&made.security),
+            cipher: None,
             peers: config.peers.keys().cloned().collect(),
             origin: origin.clone(),
         };

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use viaduct_model::{Config, Security};
+use viaduct_model::{Cipher, Config, Security};
 use viaduct_plan::Attachments;
 use viaduct_types::{PeerName, VnetId};
 use viaduct_vnet_io::control::{DiscoveryOrders, NicOrders, Orders, PeerOrders, PlainOrders, VnetOrders};
-use viaduct_vnet_proto::control::Security as Level;
+use viaduct_vnet_proto::{control::Security as Level, data::esp};
 
 /// None when there is nothing to carry.
 pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Orders> {
@@ -31,6 +31,7 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
                 name: name.clone(),
                 tap: vnet.interface.clone(),
                 security: level(vnet.security),
+                cipher: vnet.cipher.map(suite),
                 plain: vnis.get(&vnet.id).map(|vni| PlainOrders {
                     vni: *vni,
                     second: vnet.second_interface(),
@@ -69,5 +70,15 @@ fn level(security: Security) -> Level {
         Security::Conf => Level::Conf,
         Security::Auth => Level::Auth,
         Security::None => Level::None,
+    }
+}
+
+fn suite(cipher: Cipher) -> esp::Cipher {
+    match cipher {
+        Cipher::Aes128Gcm => esp::Cipher::Aes128Gcm,
+        Cipher::Aes256Gcm => esp::Cipher::Aes256Gcm,
+        Cipher::ChaCha20Poly1305 => esp::Cipher::ChaCha20Poly1305,
+        Cipher::Aes128Gmac => esp::Cipher::Aes128Gmac,
+        Cipher::Aes256Gmac => esp::Cipher::Aes256Gmac,
     }
 }

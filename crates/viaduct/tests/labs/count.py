@@ -5,16 +5,21 @@ from whom, and when. merge THERE HERE COUNT: fails unless each around the move c
 sent it; senders are on the host where it was, on the one where it is, and on a third. soon MOVES OTHERS ODD EVEN: fails unless
 after half of the moves, whose times are lines of MOVES, in less than 200 ms all hosts' frames came to who moved (to ODD and
 EVEN in turn) and its own to OTHERS; and in 2 s after each, for who is late by that much has asked a second time already.
+swallow COUNT FILE: takes what so many
+connections bring, and writes down how much each did. pour SECONDS ADDRESS...: fills one to each. poured FILE COUNT LEAST: fails
+unless so many brought that much.
 announce ADDRESS: says by gratuitous ARP that this address is here. rarp: says by RARP that this machine is here. rarps COUNT FILE: makes a file when so many have come."""
 import json
 import os
 import socket
 import sys
+import threading
 import time
 
 from hearing import write_down
 
 PORT = 4000
+STREAM = 5001
 
 
 def send(address, count, rate):
@@ -65,6 +70,39 @@ def soon(moves, others, *places):
     sys.exit(len(took) < 5 or took[len(took) // 2] > 0.2 or took[-1] > 2)
 
 
+def swallow(count, file):
+    brought = {}
+
+    def take(connection):
+        while data := connection.recv(1 << 20):
+            brought[connection.getpeername()[0]] = brought.get(connection.getpeername()[0], 0) + len(data)
+
+    with socket.create_server(("", STREAM), backlog=count) as server:
+        threads = [threading.Thread(target=take, args=(server.accept()[0],)) for _ in range(count)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+    with open(file, "w") as out:
+        json.dump(brought, out)
+
+
+def pour(seconds, *addresses):
+    def fill(connection):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            connection.sendall(bytes(1 << 16))
+        connection.close()
+
+    threads = [threading.Thread(target=fill, args=(socket.create_connection((address, STREAM)),)) for address in addresses]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+
+
+def poured(file, count, least):
+    brought = json.load(open(file))
+    print(brought)
+    sys.exit(len(brought) != count or min(brought.values()) < least)
+
+
 def say(kind, packet):
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     s.bind(("eth0", 0))
@@ -95,6 +133,12 @@ elif sys.argv[1] == "hear":
     hear(sys.argv[2])
 elif sys.argv[1] == "merge":
     merge(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+elif sys.argv[1] == "swallow":
+    swallow(int(sys.argv[2]), sys.argv[3])
+elif sys.argv[1] == "pour":
+    pour(float(sys.argv[2]), *sys.argv[3:])
+elif sys.argv[1] == "poured":
+    poured(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 elif sys.argv[1] == "soon":
     soon(*sys.argv[2:])
 elif sys.argv[1] == "rarps":

@@ -132,6 +132,7 @@ impl Engine {
             let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.bridging.is_out());
             let settings = VnetSettings {
                 security: orders.security,
+                cipher: orders.cipher,
                 vni: orders.plain.as_ref().map(|plain| plain.vni),
                 learning: orders.learning,
                 peers: orders.peers.iter().filter(|_| !is_out).filter_map(key_of).collect(),

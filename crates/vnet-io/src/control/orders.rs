@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName, Vni};
-use viaduct_vnet_proto::control::Security;
+use viaduct_vnet_proto::{
+    control::{Protection, Security},
+    data::esp::Cipher,
+};
 
 /// The port that the original vnets used, too.
 pub const PORT: u16 = 1798;
@@ -120,6 +123,9 @@ pub struct VnetOrders {
     pub tap: IfName,
     /// What protects its frames.
     pub security: Security,
+    /// By which cipher, whatever both ends do best.
+    #[serde(default)]
+    pub cipher: Option<Cipher>,
     /// How they are carried where nothing does.
     #[serde(default)]
     pub plain: Option<PlainOrders>,
@@ -295,8 +301,8 @@ pub struct VnetReport {
     pub mtu: Option<u16>,
     /// Those who are in it, or were until shortly.
     pub members: BTreeMap<PeerName, MemberReport>,
-    /// Peers that have it with another security.
-    pub mismatched: BTreeMap<PeerName, Security>,
+    /// Peers that have it with another security, or cipher.
+    pub mismatched: BTreeMap<PeerName, Protection>,
     /// The NICs, wherever they are.
     pub macs: BTreeMap<MacAddr, MacReport>,
     /// Addresses of more than one MAC.
@@ -319,6 +325,9 @@ pub struct MemberReport {
     pub speaks: bool,
     /// What gets through, in bytes of IP packets inside, in both directions.
     pub mtu: Option<u16>,
+    /// What seals the frames that go to it.
+    #[serde(default)]
+    pub cipher: Option<Cipher>,
 }
 
 /// Where a MAC is.

@@ -115,8 +115,8 @@ impl Engine {
         let name = |key: &HostKey| self.peers.get(key).map(|peer| peer.name.clone());
         let agreed = self.node.report(id);
         let members = agreed.iter().flat_map(|agreed| &agreed.members).filter_map(|(key, member)| {
-            let control::MemberReport { connected, speaks, mtu } = *member;
-            Some((name(key)?, MemberReport { connected, speaks, mtu }))
+            let control::MemberReport { connected, speaks, mtu, cipher } = *member;
+            Some((name(key)?, MemberReport { connected, speaks, mtu, cipher }))
         });
         let mismatched = agreed.iter().flat_map(|agreed| &agreed.mismatched);
         let owner = |owner: Owner| -> Option<PeerName> {
@@ -152,7 +152,7 @@ impl Engine {
             security: vnet.security,
             mtu: self.findings.mtus.get(&id).copied(),
             members: members.collect(),
-            mismatched: mismatched.filter_map(|(key, security)| Some((name(key)?, *security))).collect(),
+            mismatched: mismatched.filter_map(|(key, theirs)| Some((name(key)?, *theirs))).collect(),
             macs: macs.collect(),
             shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
             uncut_udp: self.handle.cuts_udp(id) == Some(false),

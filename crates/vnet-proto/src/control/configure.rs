@@ -24,7 +24,7 @@ impl Node {
         gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
         for (id, wanted) in self.settings.vnets.clone() {
             // What was offered otherwise is another vnet, as far as peers are concerned.
-            let offered = |vnet: &VnetSettings| (vnet.security, vnet.vni, vnet.learning);
+            let offered = |vnet: &VnetSettings| (vnet.protection(), vnet.vni, vnet.learning);
             if self.vnets.get(&id).is_some_and(|vnet| offered(&vnet.settings) != offered(&wanted)) {
                 self.remove_vnet(id);
             }

@@ -8,7 +8,7 @@ use std::{
 use viaduct_types::MacAddr;
 
 use super::{SessionId, node::Timer};
-use crate::data::Spi;
+use crate::data::{Spi, esp::Cipher};
 
 /// So many sets of keys may wait for the peer to use them.
 pub(super) const MOST_EPOCHS: usize = 4;
@@ -27,6 +27,8 @@ pub(super) struct Member {
     pub(super) learning: bool,
     /// Whether frames can be sealed for it.
     pub(super) speaks: bool,
+    /// By what, if anything seals them.
+    pub(super) cipher: Option<Cipher>,
     /// What its own paths to the members let through, as it said: in bytes, of IP packets inside.
     pub(super) limit: Option<u16>,
     /// The groups that it has asked for since it began to say so.

@@ -12,6 +12,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use viaduct_types::{HostKey, MacAddr, Vni};
 
+use super::{
+    Protection,
+    suite::{cipher, number},
+};
 use crate::data::{Spi, esp::Cipher};
 
 /// The version that is spoken here.
@@ -70,7 +74,7 @@ pub enum Message {
         /// Shows that the vnet's id is known, to those who know it.
         proof: [u8; 16],
         /// What protects its frames here.
-        security: Security,
+        protection: Protection,
         /// Whether machines are behind it here that nobody has told of.
         learning: bool,
     },
@@ -270,10 +274,10 @@ impl Message {
             Self::Hello { version, workers, fast_aes } => {
                 out.extend([HELLO, *version, *workers, u8::from(*fast_aes)]);
             }
-            Self::Offer { channel, proof, security, learning } => {
+            Self::Offer { channel, proof, protection, learning } => {
                 head(out, OFFER, *channel);
                 out.extend(proof);
-                out.extend([security.number(), u8::from(*learning)]);
+                out.extend([protection.number(), u8::from(*learning)]);
             }
             Self::Retract { channel } => head(out, RETRACT, *channel),
             Self::Keys { channel, epoch, cipher, spis } => {
@@ -413,7 +417,7 @@ impl Fields<'_> {
             OFFER => Message::Offer {
                 channel: self.u16()?,
                 proof: self.take()?,
-                security: Security::of(self.byte()?).ok_or(self.wrong())?,
+                protection: Protection::of(self.byte()?).ok_or(self.wrong())?,
                 learning: self.flag()?,
             },
             RETRACT => Message::Retract { channel: self.u16()? },
@@ -542,50 +546,4 @@ impl Fields<'_> {
     fn wrong(&self) -> MessageError {
         MessageError::Value(self.kind)
     }
-}
-
-impl Security {
-    fn number(self) -> u8 {
-        match self {
-            Self::None => 0,
-            Self::Auth => 1,
-            Self::Conf => 2,
-        }
-    }
-
-    fn of(number: u8) -> Option<Self> {
-        [Self::None, Self::Auth, Self::Conf].into_iter().find(|security| security.number() == number)
-    }
-}
-
-/// How ciphers are called in messages: the numbers of ESP's transforms where they have some (IANA, IKEv2 parameters).
-const CIPHERS: [(u8, Cipher); 5] = [
-    (30, Cipher::Aes128Gcm),
-    (130, Cipher::Aes256Gcm),
-    (31, Cipher::ChaCha20Poly1305),
-    (21, Cipher::Aes128Gmac),
-    (121, Cipher::Aes256Gmac),
-];
-
-fn number(cipher: Cipher) -> u8 {
-    CIPHERS.iter().find(|(_, known)| *known == cipher).map_or(0, |(number, _)| *number)
-}
-
-fn cipher(number: u8) -> Option<Cipher> {
-    CIPHERS.iter().find(|(known, _)| *known == number).map(|(_, cipher)| *cipher)
-}
-
-/// What both ends do best, for a level that has a cipher.
-pub(super) fn best(security: Security, here_fast_aes: bool, there_fast_aes: bool) -> Option<Cipher> {
-    match security {
-        Security::None => None,
-        Security::Auth => Some(Cipher::Aes128Gmac),
-        Security::Conf if here_fast_aes && there_fast_aes => Some(Cipher::Aes128Gcm),
-        Security::Conf => Some(Cipher::ChaCha20Poly1305),
-    }
-}
-
-/// The level that a cipher gives.
-pub(super) fn level(cipher: Cipher) -> Security {
-    if cipher.encrypts() { Security::Conf } else { Security::Auth }
 }

@@ -10,6 +10,7 @@ mod answer;
 mod beacon;
 mod claims;
 mod configure;
+mod keys;
 mod listening;
 mod member;
 mod message;
@@ -20,6 +21,7 @@ mod relay;
 mod report;
 mod session;
 mod spread;
+mod suite;
 mod timeouts;
 
 pub use answer::{answer, too_big};
@@ -33,6 +35,7 @@ pub use ports::Further;
 pub use relay::{Detour, Pass};
 pub use report::{MemberReport, VnetReport};
 pub use session::{Exporter, ProtocolError, SessionId};
+pub use suite::Protection;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,6 +72,8 @@ pub struct Settings {
 pub struct VnetSettings {
     /// What protects its frames.
     pub security: Security,
+    /// By which cipher, which gives that level, whatever both ends do best.
+    pub cipher: Option<Cipher>,
     /// Where nothing does, the number by which this host takes them.
     pub vni: Option<Vni>,
     /// Whether machines are behind it that nobody has told of.
@@ -77,6 +82,12 @@ pub struct VnetSettings {
     pub peers: BTreeSet<HostKey>,
     /// The NICs that are here, each with its addresses.
     pub nics: BTreeMap<MacAddr, Vec<IpAddr>>,
+}
+
+impl VnetSettings {
+    fn protection(&self) -> Protection {
+        Protection { security: self.security, cipher: self.cipher }
+    }
 }
 
 /// What is to be done.

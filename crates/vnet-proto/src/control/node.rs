@@ -8,15 +8,15 @@ use std::{
 use viaduct_types::{HostKey, MacAddr, VnetId};
 
 use super::{
-    Action, Association, Channel, Exporter, Message, ProtocolError, Security, SessionId, Settings, VERSION,
-    VnetSettings,
+    Action, Association, Channel, Exporter, Message, Protection, ProtocolError, Security, SessionId,
+    Settings, VERSION, VnetSettings,
     claims::{Claim, Claims, Owner},
-    member::{MOST_EPOCHS, Member},
-    message::{best, level},
+    member::Member,
     relay::Relaying,
     session::{Greeting, Offer, Session},
+    suite::level,
 };
-use crate::data::{Lane, Spi};
+use crate::data::Lane;
 
 /// For so long nothing is forgotten of a peer whose connection ended.
 const GRACE: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub(super) struct Vnet {
     pub(super) settings: VnetSettings,
     pub(super) claims: Claims,
     pub(super) members: BTreeMap<HostKey, Member>,
-    pub(super) mismatched: BTreeMap<HostKey, Security>,
+    pub(super) mismatched: BTreeMap<HostKey, Protection>,
     /// What this host's own paths let through.
     pub(super) limit: Option<u16>,
     pub(super) mtu: Option<u16>,
@@ -68,7 +68,7 @@ pub struct Node {
     pub(super) vnets: BTreeMap<VnetId, Vnet>,
     /// Sequences of NICs that were here when the process before this one ended.
     pub(super) remembered: BTreeMap<(VnetId, MacAddr), u64>,
-    next_spi: u32,
+    pub(super) next_spi: u32,
     pub(super) relaying: Relaying,
     pub(super) timers: BTreeSet<(Duration, Timer)>,
     /// When it was configured the last time, and which time of day it was, in milliseconds.
@@ -197,8 +197,8 @@ impl Node {
         }
         match message {
             Message::Hello { .. } | Message::Number { .. } => {}
-            Message::Offer { channel, proof, security, learning } => {
-                session.offered(channel, Offer { proof, security, learning })?;
+            Message::Offer { channel, proof, protection, learning } => {
+                session.offered(channel, Offer { proof, protection, learning })?;
                 if let Some(vnet) = session.vnet(channel) {
                     self.join(now, key, vnet)?;
                 }
@@ -229,11 +229,19 @@ impl Node {
             | Message::Prunes { channel, .. }
             | Message::Plain { channel, .. }
             | Message::Complete { channel } => {
-                // The peer may not have heard yet that it is in it no longer.
-                if let Some(vnet) = session.vnet(channel)
-                    && self.is_member(key, vnet, id)
-                {
-                    self.hear(now, key, vnet, message)?;
+                let vnet = session.vnet(channel);
+                let vnet = vnet.filter(|vnet| self.is_member(key, *vnet, id));
+                let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else {
+                    return Ok(());
+                };
+                match (vnet, &message) {
+                    // What belongs to keys that were passed over is, too.
+                    (_, Message::OwnKeys { epoch, .. }) if session.passed_over == Some((channel, *epoch)) => {
+                    }
+                    (Some(vnet), _) => self.hear(now, key, vnet, message)?,
+                    // The peer may not have heard yet that it is in it no longer.
+                    (None, Message::Keys { epoch, .. }) => session.passed_over = Some((channel, *epoch)),
+                    (None, _) => {}
                 }
             }
         }
@@ -270,6 +278,11 @@ impl Node {
         let Some(vnet) = self.vnets.get_mut(&id) else { return Ok(()) };
         let Some(member) = vnet.members.get_mut(&key) else { return Ok(()) };
         let (number, dialled) = (session.id, session.dialled);
+        let theirs = session.offer_of(id).and_then(|offer| offer.protection.cipher);
+        let wanted = vnet.settings.cipher.or(theirs);
+        let security = vnet.settings.security;
+        // Others are never used; who gives them may not have heard yet what is wanted here, and gives what suits then.
+        let suits = |cipher| level(cipher) == security && wanted.is_none_or(|wanted| wanted == cipher);
         let transmit = |lane, epoch, cipher, spis| {
             Action::Transmit(Association {
                 session: number,
@@ -284,14 +297,15 @@ impl Node {
         };
         match message {
             Message::Keys { epoch, cipher, spis, .. } => {
-                if level(cipher) != vnet.settings.security
-                    || spis.len() != workers
-                    || !session.is_next(id, epoch)
-                {
+                if spis.len() != workers || !session.is_next(id, epoch) {
                     return Err(ProtocolError::Keys);
                 }
-                member.speaks = true;
                 session.taken.insert(id, (epoch, cipher));
+                if !suits(cipher) {
+                    return Ok(());
+                }
+                member.speaks = true;
+                member.cipher = Some(cipher);
                 self.actions.push_back(transmit(Lane::First, epoch, cipher, spis));
                 if let Some(channel) = session.channels.get(&id) {
                     say(&mut self.transmits, session.id, &Message::Using { channel: *channel, epoch });
@@ -304,6 +318,9 @@ impl Node {
                     Some((taken, cipher)) if taken == epoch && spis.len() + 1 == workers => cipher,
                     Some(_) | None => return Err(ProtocolError::Keys),
                 };
+                if !suits(cipher) {
+                    return Ok(());
+                }
                 session.spread.set_keyed();
                 self.actions.push_back(transmit(Lane::Own, epoch, cipher, spis));
             }
@@ -326,8 +343,8 @@ impl Node {
                 self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac))
             }
             Message::Plain { vni, .. } => {
-                if vnet.settings.security != Security::None {
-                    return Err(ProtocolError::Keys);
+                if security != Security::None {
+                    return Ok(());
                 }
                 member.speaks = true;
                 self.actions.push_back(Action::Plain { peer: key, vnet: id, vni });
@@ -361,11 +378,11 @@ impl Node {
 
     /// Lets a peer know of a vnet, if there is a connection.
     pub(super) fn offer(&mut self, now: Duration, key: HostKey, id: VnetId) {
-        let offered = self.vnets.get(&id).map(|vnet| (vnet.settings.security, vnet.settings.learning));
-        let Some((security, learning)) = offered else { return };
+        let offered = self.vnets.get(&id).map(|vnet| (vnet.settings.protection(), vnet.settings.learning));
+        let Some((protection, learning)) = offered else { return };
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
         let Some((channel, proof)) = session.offer(id) else { return };
-        say(&mut self.transmits, session.id, &Message::Offer { channel, proof, security, learning });
+        say(&mut self.transmits, session.id, &Message::Offer { channel, proof, protection, learning });
         // It cannot fail: what would is what the peer said.
         let _ = self.join(now, key, id);
     }
@@ -386,8 +403,8 @@ impl Node {
         let (Some(channel), Some(offer)) = (session.channels.get(&id), session.offer_of(id)) else {
             return Ok(());
         };
-        if offer.security != vnet.settings.security {
-            vnet.mismatched.insert(key, offer.security);
+        if !vnet.settings.protection().agrees_with(offer.protection) {
+            vnet.mismatched.insert(key, offer.protection);
             self.leave(key, id);
             return Ok(());
         }
@@ -449,70 +466,6 @@ impl Node {
         self.tell_mtu(id);
     }
 
-    /// A number that this host has given to nobody yet.
-    pub(super) fn new_spi(&mut self) -> Spi {
-        self.next_spi = self.next_spi.wrapping_add(1);
-        spi(self.next_spi)
-    }
-
-    /// Gives a member new keys to send with.
-    pub(super) fn issue_keys(&mut self, now: Duration, key: HostKey, id: VnetId) {
-        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
-        let Some(greeting) = session.greeting else { return };
-        let Some(vnet) = self.vnets.get_mut(&id) else { return };
-        let security = vnet.settings.security;
-        let Some(member) = vnet.members.get_mut(&key) else { return };
-        let cipher = best(security, self.settings.fast_aes, greeting.fast_aes);
-        let (Some(cipher), Some(channel)) = (cipher, session.channels.get(&id).copied()) else { return };
-        let due = (now.saturating_add(self.settings.rekey), Timer::Rekey(key, id, session.id));
-        if let Some(before) = member.rekey.replace(due) {
-            self.timers.remove(&before);
-        }
-        self.timers.insert(due);
-        if member.unused(session.id) >= MOST_EPOCHS {
-            return;
-        }
-        let Some(epoch) = session.next_epoch(id) else { return };
-        let next_spi = &mut self.next_spi;
-        let mut new_spis = |count: u8| -> Vec<Spi> {
-            let new = |_| {
-                *next_spi = next_spi.wrapping_add(1);
-                spi(*next_spi)
-            };
-            (0..count).map(new).collect()
-        };
-        let spis = new_spis(greeting.workers);
-        // Who has one port sends from one to one.
-        let uses_several = !self.settings.ports.is_empty() && session.spread.has_ports();
-        let own = new_spis(if uses_several { greeting.workers - 1 } else { 0 });
-        member.inbound.insert((session.id, epoch), [&spis[..], &own[..]].concat());
-        let mut receive = |lane, spis: &[Spi]| {
-            self.actions.push_back(Action::Receive(Association {
-                session: session.id,
-                peer: key,
-                vnet: id,
-                sender_dialled: !session.dialled,
-                epoch,
-                cipher,
-                lane,
-                spis: spis.to_vec(),
-            }));
-        };
-        receive(Lane::First, &spis);
-        if own.is_empty() {
-            say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
-            return;
-        }
-        receive(Lane::Own, &own);
-        say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
-        say(&mut self.transmits, session.id, &Message::OwnKeys { channel, epoch, spis: own });
-    }
-
-    /// Keys that this host sends with will soon have been used enough: others are asked for.
-    pub fn handle_worn_keys(&mut self, key: HostKey, id: VnetId) {
-        self.tell(key, id, |channel| Message::Rekey { channel });
-    }
-
     /// Changes claims of a MAC, and says where it is then if that is elsewhere.
     pub(super) fn change(&mut self, id: VnetId, mac: MacAddr, change: impl FnOnce(&mut Claims)) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
@@ -546,17 +499,6 @@ impl Node {
         members.into_iter().for_each(|key| self.tell(key, id, &message));
     }
 
-    pub(super) fn schedule_rekeys(&mut self, now: Duration) {
-        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Rekey(..)));
-        let due = now.saturating_add(self.settings.rekey);
-        for (id, vnet) in &mut self.vnets {
-            for (key, member) in &mut vnet.members {
-                member.rekey = member.session.map(|session| (due, Timer::Rekey(*key, *id, session)));
-                self.timers.extend(member.rekey);
-            }
-        }
-    }
-
     pub(super) fn is_connected(&self, key: HostKey, session: Option<SessionId>) -> bool {
         let current = self.peers.get(&key).and_then(|peer| peer.session.as_ref());
         current.is_some_and(|current| Some(current.id) == session)
@@ -571,12 +513,6 @@ impl Node {
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
-}
-
-/// Counts through all numbers that an association can have.
-fn spi(number: u32) -> Spi {
-    // The bit that QUIC has is left out in between.
-    Spi::from_random(number & 0x3fff_ffff | (number & 0x4000_0000) << 1)
 }
 
 pub(super) fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {

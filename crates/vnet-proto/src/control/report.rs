@@ -7,8 +7,10 @@ use std::{
 
 use viaduct_types::{HostKey, MacAddr, VnetId};
 
+use crate::data::esp::Cipher;
+
 use super::{
-    Security,
+    Protection,
     claims::{Claim, Owner},
     member::Member,
     node::{Node, Vnet},
@@ -19,8 +21,8 @@ use super::{
 pub struct VnetReport {
     /// Those who are in it, or were until shortly.
     pub members: BTreeMap<HostKey, MemberReport>,
-    /// Peers that have it with another security; nothing is carried to and from them.
-    pub mismatched: BTreeMap<HostKey, Security>,
+    /// Peers that have it with another security, or cipher; nothing is carried to and from them.
+    pub mismatched: BTreeMap<HostKey, Protection>,
     /// Who claims which MAC, who has it first.
     pub macs: BTreeMap<MacAddr, Vec<(Owner, Claim)>>,
     /// Addresses that belong to several MACs.
@@ -38,6 +40,8 @@ pub struct MemberReport {
     pub speaks: bool,
     /// In bytes, of IP packets inside, in both directions.
     pub mtu: Option<u16>,
+    /// What seals the frames that go to it; none when nothing does, or not yet.
+    pub cipher: Option<Cipher>,
 }
 
 impl Node {
@@ -58,6 +62,7 @@ impl Node {
                 connected: self.is_connected(*key, member.session),
                 speaks: member.speaks,
                 mtu: self.mtu_of(*key, vnet.settings.security),
+                cipher: member.cipher,
             };
             (*key, report)
         };

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use viaduct_types::VnetId;
 
-use super::{Channel, MessageError, Security, ports::Spread};
+use super::{Channel, MessageError, Protection, ports::Spread};
 use crate::data::esp::Cipher;
 
 /// So many vnets a peer may offer on one connection.
@@ -35,8 +35,8 @@ pub enum ProtocolError {
     /// It offers more vnets than anybody has.
     #[error("it offers more than {MOST_OFFERS} vnets")]
     Offers,
-    /// It offers keys that do not protect as the vnet has to be.
-    #[error("it offers keys that do not suit the vnet")]
+    /// It offers keys twice, or not one for each worker.
+    #[error("it offers keys that nobody can use")]
     Keys,
     /// The connection gives no secrets.
     #[error("its connection ended")]
@@ -49,7 +49,7 @@ const MEMBERSHIP: &[u8] = b"EXPORTER-viaduct-membership";
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     pub(super) proof: [u8; 16],
-    pub(super) security: Security,
+    pub(super) protection: Protection,
     pub(super) learning: bool,
 }
 
@@ -78,6 +78,8 @@ pub(super) struct Session {
     epochs: BTreeMap<(VnetId, Way), u32>,
     /// What the last keys seal with that the peer gave, of each vnet, and their epoch.
     pub(super) taken: BTreeMap<VnetId, (u32, Cipher)>,
+    /// The last keys that the peer gave for what it is not in.
+    pub(super) passed_over: Option<(Channel, u32)>,
     /// The peer's further ports.
     pub(super) spread: Spread,
 }
@@ -122,6 +124,7 @@ impl Session {
             offers: BTreeMap::new(),
             epochs: BTreeMap::new(),
             taken: BTreeMap::new(),
+            passed_over: None,
             spread: Spread::default(),
         }
     }

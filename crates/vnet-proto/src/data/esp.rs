@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// SPI and the low half of the sequence number.
 pub const HEADER: usize = 8;
 /// Pad length and next header.
@@ -58,17 +60,22 @@ impl fmt::Debug for Spi {
 }
 
 /// How an association protects its frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Cipher {
     /// `conf`: AES-GCM with a 128-bit key and implicit IV (RFC 8750, ENCR_AES_GCM_16_IIV).
+    #[serde(rename = "aes-128-gcm")]
     Aes128Gcm,
     /// `conf`: the same with a 256-bit key.
+    #[serde(rename = "aes-256-gcm")]
     Aes256Gcm,
     /// `conf`: ChaCha20-Poly1305 with implicit IV (RFC 8750, ENCR_CHACHA20_POLY1305_IIV).
+    #[serde(rename = "chacha20-poly1305")]
     ChaCha20Poly1305,
     /// `auth`: readable, but nobody else's: AES-GMAC with a 128-bit key (RFC 4543, ENCR_NULL_AUTH_AES_GMAC).
+    #[serde(rename = "aes-128-gmac")]
     Aes128Gmac,
     /// `auth`: the same with a 256-bit key.
+    #[serde(rename = "aes-256-gmac")]
     Aes256Gmac,
 }
 

@@ -5,13 +5,18 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr, Vni};
 use viaduct_vnet_proto::control::{
-    LONGEST, MOST_ADDRESSES, MOST_PORTS, MOST_WORKERS, Message, MessageError, Security,
+    LONGEST, MOST_ADDRESSES, MOST_PORTS, MOST_WORKERS, Message, MessageError, Protection, Security,
 };
 use viaduct_vnet_proto::data::Spi;
 use viaduct_vnet_proto::data::esp::Cipher;
 
 fn message() -> impl Strategy<Value = Message> {
-    let security = prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
+    let level = prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
+    let wish = prop::sample::select(&Cipher::ALL[..]).prop_map(|cipher| Protection {
+        security: if cipher.encrypts() { Security::Conf } else { Security::Auth },
+        cipher: Some(cipher),
+    });
+    let protection = prop_oneof![level.prop_map(|security| Protection { security, cipher: None }), wish];
     let cipher = prop_oneof![
         Just(Cipher::Aes128Gcm),
         Just(Cipher::Aes256Gcm),
@@ -30,8 +35,8 @@ fn message() -> impl Strategy<Value = Message> {
             workers,
             fast_aes
         }),
-        (any::<u16>(), any::<[u8; 16]>(), security, any::<bool>()).prop_map(
-            |(channel, proof, security, learning)| Message::Offer { channel, proof, security, learning }
+        (any::<u16>(), any::<[u8; 16]>(), protection, any::<bool>()).prop_map(
+            |(channel, proof, protection, learning)| Message::Offer { channel, proof, protection, learning }
         ),
         any::<u16>().prop_map(|channel| Message::Retract { channel }),
         (

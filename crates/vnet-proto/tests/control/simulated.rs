@@ -10,8 +10,9 @@ use std::{
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr};
 use viaduct_vnet_proto::control::{Owner, Security};
+use viaduct_vnet_proto::data::esp::Cipher;
 
-use super::world::{World, key, vnet};
+use super::world::{Host, World, key, vnet};
 
 const HOSTS: usize = 4;
 const IDS: [&str; 2] = ["97", "0:1:2:3:4:5:6:7"];
@@ -29,8 +30,8 @@ enum Step {
     Pass(u64),
     PathMtu(usize, usize, u16),
     Listen(usize, usize, Option<BTreeSet<u8>>),
-    Secure(usize, usize, Security),
-    SecureAll(usize, Security),
+    Secure(usize, usize, (Security, Option<Cipher>)),
+    SecureAll(usize, (Security, Option<Cipher>)),
     Learn(usize, usize, bool),
     Overhear(usize, usize, u8),
     Relay(usize, u8),
@@ -40,7 +41,12 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let host = || 0..HOSTS;
     let id = || 0..IDS.len();
-    let security = || prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
+    let security = || {
+        let of = |cipher: Cipher| if cipher.encrypts() { Security::Conf } else { Security::Auth };
+        let wish = prop::sample::select(&Cipher::ALL[..]).prop_map(move |cipher| (of(cipher), Some(cipher)));
+        let level = prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
+        prop_oneof![level.prop_map(|level| (level, None)), wish]
+    };
     prop_oneof![
         4 => (host(), host()).prop_map(|(a, b)| Step::Dial(a, b)),
         1 => (host(), host()).prop_map(|(a, b)| Step::Cut(a, b)),
@@ -87,8 +93,10 @@ fn take(world: &mut World, step: Step) {
             let groups = groups.map(|groups| groups.into_iter().map(group).collect());
             world.listen(host, IDS[id], groups);
         }
-        Step::Secure(host, id, security) => world.secure(host, IDS[id], security),
-        Step::SecureAll(id, security) => (0..HOSTS).for_each(|host| world.secure(host, IDS[id], security)),
+        Step::Secure(host, id, security) => world.secure(host, IDS[id], security.0, security.1),
+        Step::SecureAll(id, security) => {
+            (0..HOSTS).for_each(|host| world.secure(host, IDS[id], security.0, security.1));
+        }
         Step::Learn(host, id, learning) => world.learn(host, IDS[id], learning),
         Step::Overhear(host, id, nic) => world.overhear(host, IDS[id], nic),
         Step::Relay(host, between) => {
@@ -110,12 +118,14 @@ fn group(number: u8) -> MacAddr {
     MacAddr([1, 0, 0x5e, 1, 1, number])
 }
 
-/// Whether two hosts are in a vnet together: each lists the other, and both have it with the same security.
+/// Whether two hosts are in a vnet together: each lists the other, and both have it with the same security, and not with
+/// different ciphers.
 fn agree(world: &World, one: usize, other: usize, id: &str) -> bool {
     let vnet_of = |host: usize| world.hosts[host].settings.vnets.get(&vnet(id));
     let (Some(here), Some(there)) = (vnet_of(one), vnet_of(other)) else { return false };
     let both_list = here.peers.contains(&key(other)) && there.peers.contains(&key(one));
-    both_list && here.security == there.security
+    let differ = here.cipher.is_some() && there.cipher.is_some() && here.cipher != there.cipher;
+    both_list && here.security == there.security && !differ
 }
 
 /// Who has a MAC for a host: one with addresses before one that is merely heard, and then the highest sequence, among those that
@@ -148,7 +158,10 @@ fn carries(world: &World, from: usize, to: usize, id: &str) -> bool {
         (Some(out), None) => (0..).zip(&out.spis).all(|(worker, spi)| {
             let inbound = there.inbound.get(spi);
             inbound.is_some_and(|inbound| {
+                let wish = |host: &Host| host.settings.vnets[&vnet(id)].cipher;
+                let wanted = wish(here).or(wish(there)).unwrap_or(out.cipher);
                 (inbound.vnet, inbound.peer, inbound.cipher) == (vnet(id), key(from), out.cipher)
+                    && out.cipher == wanted
                     && inbound.context(worker) == out.context(worker)
             })
         }),

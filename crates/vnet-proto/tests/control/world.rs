@@ -10,7 +10,7 @@ use viaduct_types::{HostKey, MacAddr, VnetId, Vni, stable_hash};
 use viaduct_vnet_proto::control::{
     Action, Association, Exporter, Message, Node, Owner, Security, SessionId, Settings, VnetSettings,
 };
-use viaduct_vnet_proto::data::{Lane, Spi};
+use viaduct_vnet_proto::data::{Lane, Spi, esp::Cipher};
 
 /// What both ends of one connection can derive secrets from.
 struct Secret(u64);
@@ -121,6 +121,7 @@ impl World {
         self.configure(host, |settings| {
             let vnet = settings.vnets.entry(vnet(id)).or_insert_with(|| VnetSettings {
                 security: Security::Conf,
+                cipher: None,
                 vni: None,
                 learning: false,
                 peers: BTreeSet::new(),
@@ -157,13 +158,13 @@ impl World {
         });
     }
 
-    /// What protects a vnet on a host: nothing, with a number of the host's own, or encryption.
-    pub(crate) fn secure(&mut self, host: usize, id: &str, security: Security) {
+    /// What protects a vnet on a host: nothing, with a number of the host's own, or a cipher.
+    pub(crate) fn secure(&mut self, host: usize, id: &str, security: Security, cipher: Option<Cipher>) {
         let number = u32::try_from(host).unwrap() + 100;
         self.configure(host, |settings| {
             if let Some(vnet) = settings.vnets.get_mut(&vnet(id)) {
                 vnet.vni = if security == Security::None { Vni::new(number) } else { None };
-                vnet.security = security;
+                (vnet.security, vnet.cipher) = (security, cipher);
             }
         });
     }

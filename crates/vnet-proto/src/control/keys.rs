@@ -1,0 +1,96 @@
+//! Keys: what this host gives its peers to send with, and when they are given the next ones.
+
+use std::time::Duration;
+
+use viaduct_types::{HostKey, VnetId};
+
+use super::{
+    Action, Association, Message,
+    member::MOST_EPOCHS,
+    node::{Node, Timer, say},
+};
+use crate::data::{Lane, Spi};
+
+impl Node {
+    /// A number that this host has given to nobody yet.
+    pub(super) fn new_spi(&mut self) -> Spi {
+        self.next_spi = self.next_spi.wrapping_add(1);
+        spi(self.next_spi)
+    }
+
+    /// Gives a member new keys to send with.
+    pub(super) fn issue_keys(&mut self, now: Duration, key: HostKey, id: VnetId) {
+        let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
+        let Some(greeting) = session.greeting else { return };
+        let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        let (own, theirs) = (vnet.settings.protection(), session.offer_of(id).map(|offer| offer.protection));
+        let Some(member) = vnet.members.get_mut(&key) else { return };
+        let cipher =
+            theirs.and_then(|theirs| own.cipher_with(theirs, self.settings.fast_aes, greeting.fast_aes));
+        let (Some(cipher), Some(channel)) = (cipher, session.channels.get(&id).copied()) else { return };
+        let due = (now.saturating_add(self.settings.rekey), Timer::Rekey(key, id, session.id));
+        if let Some(before) = member.rekey.replace(due) {
+            self.timers.remove(&before);
+        }
+        self.timers.insert(due);
+        if member.unused(session.id) >= MOST_EPOCHS {
+            return;
+        }
+        let Some(epoch) = session.next_epoch(id) else { return };
+        let next_spi = &mut self.next_spi;
+        let mut new_spis = |count: u8| -> Vec<Spi> {
+            let new = |_| {
+                *next_spi = next_spi.wrapping_add(1);
+                spi(*next_spi)
+            };
+            (0..count).map(new).collect()
+        };
+        let spis = new_spis(greeting.workers);
+        // Who has one port sends from one to one.
+        let uses_several = !self.settings.ports.is_empty() && session.spread.has_ports();
+        let own = new_spis(if uses_several { greeting.workers - 1 } else { 0 });
+        member.inbound.insert((session.id, epoch), [&spis[..], &own[..]].concat());
+        let mut receive = |lane, spis: &[Spi]| {
+            self.actions.push_back(Action::Receive(Association {
+                session: session.id,
+                peer: key,
+                vnet: id,
+                sender_dialled: !session.dialled,
+                epoch,
+                cipher,
+                lane,
+                spis: spis.to_vec(),
+            }));
+        };
+        receive(Lane::First, &spis);
+        if own.is_empty() {
+            say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
+            return;
+        }
+        receive(Lane::Own, &own);
+        say(&mut self.transmits, session.id, &Message::Keys { channel, epoch, cipher, spis });
+        say(&mut self.transmits, session.id, &Message::OwnKeys { channel, epoch, spis: own });
+    }
+
+    /// Keys that this host sends with will soon have been used enough: others are asked for.
+    pub fn handle_worn_keys(&mut self, key: HostKey, id: VnetId) {
+        self.tell(key, id, |channel| Message::Rekey { channel });
+    }
+
+    pub(super) fn schedule_rekeys(&mut self, now: Duration) {
+        self.timers.retain(|(_, timer)| !matches!(timer, Timer::Rekey(..)));
+        let due = now.saturating_add(self.settings.rekey);
+        for (id, vnet) in &mut self.vnets {
+            for (key, member) in &mut vnet.members {
+                member.rekey = member.session.map(|session| (due, Timer::Rekey(*key, *id, session)));
+                self.timers.extend(member.rekey);
+            }
+        }
+    }
+}
+
+/// Counts through all numbers that an association can have.
+fn spi(number: u32) -> Spi {
+    // The bit that QUIC has is left out in between.
+    Spi::from_random(number & 0x3fff_ffff | (number & 0x4000_0000) << 1)
+}
