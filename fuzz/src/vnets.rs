@@ -5,11 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use viaduct_types::{HostKey, MacAddr, VnetId, Vni};
 use viaduct_vnet_proto::{
     control::{
-        Exporter, Message, Node, Security, SessionId, Settings, VnetSettings, answer, inner_mtu, too_big,
+        Beacon, Exporter, Heard, MOST_BEACON_ADDRESSES, Message, Node, Security, SessionId, Settings,
+        VnetSettings, answer, inner_mtu, too_big,
     },
     data::{
-        Cut, Forwarding, Joins, LocalSource, OFFLOAD_HEADER, Offload, PeerId, Port, ReplayWindow, Run,
-        Segment, UnknownDestination,
+        Cut, Forwarding, Joins, Listeners, LocalSource, MOST_GROUPS, OFFLOAD_HEADER, Offload, PeerId, Port,
+        ReplayWindow, Run, Segment, Spi, UnknownDestination,
+        esp::{Cipher, Half, Probe, datagram_length, largest_frame, padding},
+        is_for_all,
     },
 };
 
@@ -174,4 +177,67 @@ fn window(bytes: &[u8]) {
         assert_eq!(window.accept(number).is_ok(), is_free);
         assert!(!is_free || taken.insert(number), "{number} twice");
     }
+}
+
+/// A beacon from anybody is read as it was written, and what was accepted is not looked at again.
+pub fn beacon(bytes: &[u8]) {
+    let Some((beacon, signed, signature)) = Beacon::read(bytes) else { return };
+    assert_eq!(beacon.write(), signed, "{beacon:?}");
+    assert_eq!([signed, signature].concat(), bytes);
+    assert!((1..=MOST_BEACON_ADDRESSES).contains(&beacon.addresses.len()) && beacon.port != 0);
+    let is_place = |at: &IpAddr| !(at.is_multicast() || at.is_unspecified() || at.is_loopback());
+    assert!(beacon.addresses.iter().all(is_place), "{beacon:?}");
+    let mut heard = Heard::default();
+    let is_other = beacon.key != OWN;
+    assert_eq!(heard.check(beacon.time, &beacon, OWN, |_| true).is_ok(), is_other);
+    assert!(heard.check(beacon.time, &beacon, OWN, |_| false).is_err());
+    heard.accept(&beacon);
+    assert!(heard.check(beacon.time, &beacon, OWN, |_| true).is_err());
+}
+
+/// Frames of one host's machines, each with two bytes before it that say how long it is: whatever they say, so many groups are
+/// remembered at most, those that go to all are none of them, and what nobody says again is forgotten.
+pub fn listeners(bytes: &[u8]) {
+    let mut now = Duration::from_secs(100);
+    let mut listeners = Listeners::new(Duration::ZERO);
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length)).min(after.len());
+        let (frame, after) = after.split_at(length);
+        rest = after;
+        now += Duration::from_millis(100);
+        listeners.hear(now, frame);
+        listeners.handle_timeout(now);
+        let wanted = listeners.wanted(now).unwrap_or_default();
+        assert!(wanted.len() <= MOST_GROUPS);
+        assert!(wanted.iter().all(|group| group.is_multicast() && !is_for_all(*group)), "{wanted:?}");
+    }
+    now += Duration::from_secs(600);
+    assert!(listeners.handle_timeout(now), "nobody is asked");
+    assert_eq!(listeners.wanted(now), Some(Default::default()), "it holds for ever");
+}
+
+/// What stands around frames in datagrams, and in those that carry none.
+pub fn esp(bytes: &[u8]) {
+    match (Probe::read(bytes), Half::read(bytes)) {
+        (Some(_), Some(_)) => panic!("two things at once"),
+        (Some(probe), None) => assert_eq!(probe.write(), bytes),
+        (None, Some((half, content))) => assert_eq!([&half.header()[..], content].concat(), bytes),
+        (None, None) => {}
+    }
+    if let Some((bits, _)) = bytes.split_first_chunk::<4>() {
+        let bits = u32::from_be_bytes(*bits);
+        // QUIC and what is no ESP are told apart by the first bytes.
+        let is_esp = bits > 255 && bytes[0] & 0x40 == 0;
+        assert_eq!(Spi::new(bits).map(Spi::value), is_esp.then_some(bits));
+        assert!(Spi::new(Spi::from_random(bits).value()).is_some());
+    }
+    let datagram = bytes.len();
+    for cipher in Cipher::ALL {
+        let Some(frame) = largest_frame(cipher, datagram) else { continue };
+        assert!(datagram_length(cipher, frame) <= datagram);
+        assert!(datagram_length(cipher, frame + 1) > datagram);
+        assert!((frame + padding(frame) + 2).is_multiple_of(4));
+    }
+    window(bytes);
 }

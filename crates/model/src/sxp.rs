@@ -99,7 +99,13 @@ impl Node {
 }
 
 fn wrong(line: usize, message: impl Into<String>) -> SxpError {
-    SxpError { line, message: message.into() }
+    SxpError { line, message: shown(&message.into()) }
+}
+
+/// What is in a file must not reach a terminal as it stands.
+fn shown(text: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 fn vnet(node: &Node, file: &mut SxpFile) -> Result<(), SxpError> {
@@ -169,7 +175,7 @@ fn unknown(name: &str) -> String {
         "vnif" => {
             "there is no field `vnif`, so it is passed over: `vnetif` is what names the device".to_owned()
         }
-        _ => format!("the field `{name}` is not known and is passed over"),
+        _ => shown(&format!("the field `{name}` is not known and is passed over")),
     }
 }
 

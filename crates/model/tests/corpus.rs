@@ -35,6 +35,11 @@ fn configurations() {
 }
 
 #[test]
+fn vnets_of_xen() {
+    replay("sxp", checks::vnets);
+}
+
+#[test]
 fn words() {
     replay("words", checks::words);
 }

@@ -35,6 +35,21 @@ fn what_hosts_say() {
 }
 
 #[test]
+fn beacons() {
+    replay("vnet_beacons", checks::beacon);
+}
+
+#[test]
+fn listeners() {
+    replay("vnet_listeners", checks::listeners);
+}
+
+#[test]
+fn around_frames() {
+    replay("vnet_esp", checks::esp);
+}
+
+#[test]
 fn frames() {
     replay("vnet_frames", checks::frames);
 }

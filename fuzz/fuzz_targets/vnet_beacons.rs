@@ -1,0 +1,8 @@
+//! What anybody says on a multicast group of where a key is.
+#![no_main]
+
+#[allow(dead_code, reason = "of several parts, the others are for other targets")]
+#[path = "../src/vnets.rs"]
+mod vnets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| vnets::beacon(bytes));
