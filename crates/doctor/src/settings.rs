@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use viaduct_model::{Mode, Network};
+use viaduct_model::{Mode, Network, Vnet};
 use viaduct_plan::{RouteKind, Severity};
-use viaduct_types::{IfName, NetworkName, UplinkName};
+use viaduct_types::{IfName, NetworkName, UplinkName, VnetName};
 
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
@@ -169,62 +169,88 @@ fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
     patient.uplinks().filter_map(one).collect()
 }
 
+/// A bridge whose ports are looked at.
+struct Segment<'a> {
+    bridge: &'a IfName,
+    /// Its network; none of a vnet that no network lies on.
+    network: Option<&'a NetworkName>,
+    /// Of a vnet: its name, and by which device it goes on outside.
+    vnet: Option<(&'a VnetName, Option<&'a IfName>)>,
+}
+
+fn segments<'a>(patient: &Patient<'a>) -> Vec<Segment<'a>> {
+    let config = patient.config;
+    let of_vnet = |(name, vnet): (&'a VnetName, &'a Vnet)| {
+        let lies_on = |network: &Network| matches!(&network.mode, Mode::Vnet { vnet, .. } if vnet == name);
+        let network = config.networks.iter().find(|(_, network)| lies_on(network)).map(|(name, _)| name);
+        let outside = vnet.port.as_ref().map(|port| port.device());
+        Segment { bridge: &vnet.bridge, network, vnet: Some((name, outside)) }
+    };
+    let of_network = |(name, network): (&'a NetworkName, &'a Network)| {
+        Some(Segment { bridge: bridge(network)?, network: Some(name), vnet: None })
+    };
+    config.networks.iter().filter_map(of_network).chain(config.vnets.iter().map(of_vnet)).collect()
+}
+
 /// Ports of a bridge that take less than the bridge: longer frames are dropped there without an answer.
 fn mtu(patient: &Patient<'_>) -> Vec<Finding> {
+    segments(patient).iter().flat_map(|segment| shorter_ports(patient, segment)).collect()
+}
+
+fn shorter_ports(patient: &Patient<'_>, segment: &Segment<'_>) -> Vec<Finding> {
+    let bridge = segment.bridge;
+    let Some(device) = patient.observed.links.get(bridge) else { return Vec::new() };
+    let ports = || patient.observed.links.iter().filter(|(_, link)| link.master.as_ref() == Some(bridge));
+    // The bridge's own MTU matters only where the host routes; what guests send is told by theirs. In a vnet nobody is to send
+    // more than the bridge has: what leads to other hosts takes more so that it can be answered, and what is outside may.
+    let longest = match segment.vnet {
+        Some(_) => device.mtu,
+        None => ports().map(|(_, link)| link.mtu).chain([device.mtu]).max().unwrap_or(device.mtu),
+    };
+    let title = |port: &IfName, mtu| match segment.vnet {
+        Some(_) => format!("{port} takes {mtu} bytes, and vnet bridge {bridge} {longest}"),
+        None => format!("{port} takes {mtu} bytes, other ports of {bridge} {longest}"),
+    };
     let mut findings = Vec::new();
-    for (name, network) in &patient.config.networks {
-        let Some((bridge, device)) = bridge(network).and_then(|b| Some((b, patient.observed.links.get(b)?)))
-        else {
-            continue;
+    for (port, link) in ports().filter(|(_, link)| link.mtu < longest) {
+        let uplink = patient.config.uplinks.values().any(|uplink| uplink.interface == *port);
+        let outside = uplink || segment.vnet.is_some_and(|(_, outside)| outside == Some(port));
+        let mut nics = segment.network.into_iter().flat_map(|name| patient.nics(name));
+        let guest = nics.find(|(id, nic)| patient.device(id, nic) == port);
+        let sufferers = match (&guest, segment.network, segment.vnet) {
+            (Some((id, _)), Some(name), _) => vec![format!("network {name}: {id}")],
+            (_, Some(name), _) => patient.sufferers(&BTreeSet::from([name])),
+            (_, None, Some((name, _))) => vec![format!("vnet {name}")],
+            (_, None, None) => Vec::new(),
         };
-        // The bridge's own MTU matters only where the host routes; what guests send is told by theirs.
-        let longest = patient
-            .observed
-            .links
-            .iter()
-            .filter(|(_, link)| link.master.as_ref() == Some(bridge))
-            .map(|(_, link)| link.mtu)
-            .chain([device.mtu])
-            .max()
-            .unwrap_or(device.mtu);
-        let ports = patient.observed.links.iter().filter(|(_, link)| link.master.as_ref() == Some(bridge));
-        for (port, link) in ports.filter(|(_, link)| link.mtu < longest) {
-            let uplink = patient.config.uplinks.values().any(|uplink| uplink.interface == *port);
-            let guest = patient.nics(name).find(|(id, nic)| patient.device(id, nic) == port);
-            let sufferers = match &guest {
-                Some((id, _)) => vec![format!("network {name}: {id}")],
-                None => patient.sufferers(&BTreeSet::from([name])),
-            };
-            let steps = vec![Step::Run(format!("ip link set dev {port} mtu {longest}"))];
-            let remark = if uplink {
-                format!(
-                    "Or, if the segment behind {port} carries no more, write `mtu = {}` into [networks.{name}].",
-                    link.mtu
-                )
-            } else {
-                "It lasts as long as the device.".to_owned()
-            };
-            let wanted = patient.desired.links.get(port).and_then(|link| link.mtu);
-            findings.push(Finding {
-                kind: "mtu",
-                // A smaller one that the file asks for harms only those who do not go by it.
-                gravity: if wanted == Some(link.mtu) { Gravity::Risk } else { Gravity::Broken },
-                namespace: None,
-                title: format!("{port} takes {} bytes, other ports of {bridge} {longest}", link.mtu),
-                sufferers,
-                why: format!(
-                    "A bridge drops what is too long for a port, and nobody is told: connections open, then hang at the \
-                     first packet of more than {} bytes.",
-                    link.mtu
-                ),
-                remedy: Some(Remedy {
-                    // A port that says otherwise in the file would be changed back.
-                    safe: !uplink && wanted.is_none_or(|mtu| mtu == longest),
-                    steps,
-                    remark,
-                }),
-            });
-        }
+        let steps = vec![Step::Run(format!("ip link set dev {port} mtu {longest}"))];
+        let remark = match segment.network {
+            Some(name) if outside => format!(
+                "Or, if the segment behind {port} carries no more, write `mtu = {}` into [networks.{name}].",
+                link.mtu
+            ),
+            Some(_) | None => "It lasts as long as the device.".to_owned(),
+        };
+        let wanted = patient.desired.links.get(port).and_then(|link| link.mtu);
+        findings.push(Finding {
+            kind: "mtu",
+            // A smaller one that the file asks for harms only those who do not go by it.
+            gravity: if wanted == Some(link.mtu) { Gravity::Risk } else { Gravity::Broken },
+            namespace: None,
+            title: title(port, link.mtu),
+            sufferers,
+            why: format!(
+                "A bridge drops what is too long for a port, and nobody is told: connections open, then hang at the \
+                 first packet of more than {} bytes.",
+                link.mtu
+            ),
+            remedy: Some(Remedy {
+                // A port that says otherwise in the file would be changed back.
+                safe: !outside && wanted.is_none_or(|mtu| mtu == longest),
+                steps,
+                remark,
+            }),
+        });
     }
     findings
 }

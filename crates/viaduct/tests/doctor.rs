@@ -372,6 +372,44 @@ fn a_port_that_takes_less_than_its_bridge() {
 }
 
 #[test]
+fn a_port_of_a_vnet_that_takes_less_than_the_vnet_carries() {
+    host(|world| {
+        let vnet = "[vnets.red]\nid = \"97\"\nbridge = \"br-red\"\nport = \"floor\"\n";
+        world.write(CONFIG, format!("{}\n{vnet}", world.read(CONFIG)));
+        world.sh(
+            "ip netns add below && ip link add floor type veth peer name eth0 netns below && ip link set floor up && \
+             ip -n below address add 10.97.0.50/24 dev eth0 && ip -n below link set eth0 up",
+        );
+        made(world);
+        world.sh("ip netns add by-hand && ip link add by-hand type veth peer name eth0 netns by-hand && \
+             ip link set by-hand master br-red up && \
+             ip -n by-hand address add 10.97.0.3/24 dev eth0 && ip -n by-hand link set eth0 up");
+        let long = || {
+            world.sh("ip netns exec by-hand ping -n -c 3 -i 0.2 -W 1 -M do -s 1380 10.97.0.50 >/dev/null 2>&1 && echo yes || echo no")
+        };
+        world.soon("the bridge forwards", || long() == "yes\n");
+        // What leads to other hosts, and what is outside, takes more: nobody is harmed by that.
+        let report = world.viaduct("doctor --json").json();
+        assert_eq!(of_kind(&report, "mtu").len(), 0, "{report}");
+        world.sh("ip link set floor mtu 1300");
+        assert_eq!(long(), "no\n");
+        let report = world.viaduct("doctor --json").json();
+        let found = of_kind(&report, "mtu");
+        assert_eq!(found.len(), 1, "{report}");
+        assert!(
+            found[0]["title"].as_str().unwrap().starts_with("floor takes 1300 bytes, and vnet bridge"),
+            "{report}"
+        );
+        assert_eq!(found[0]["suffers"], serde_json::json!(["vnet red"]));
+        // What is behind it may carry no more: that is for who knows it.
+        world.viaduct("doctor --fix");
+        assert_eq!(long(), "no\n");
+        world.sh(found[0]["remedy"]["measures"][0]["run"].as_str().unwrap());
+        assert_eq!(long(), "yes\n");
+    });
+}
+
+#[test]
 fn forwarding_that_was_switched_off() {
     host(|world| {
         made(world);
