@@ -45,8 +45,8 @@ impl Names {
             return Err("it is no name".to_owned());
         }
         let (answer, answered) = oneshot::channel();
-        let ended = "who looks up names has ended; `systemctl restart viaduct` after `viaduct down`, or an address in the \
-                     place of the name, helps";
+        let ended = "who looks up names has ended: end the process that carries vnets, too (`engine` of `viaduct status \
+                     --json`), and both are started anew";
         self.0.send((name.to_owned(), answer)).await.map_err(|_| ended.to_owned())?;
         answered.await.map_err(|_| ended.to_owned())?
     }

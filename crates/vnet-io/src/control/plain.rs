@@ -31,6 +31,8 @@ pub(super) struct Plain {
     /// Where they were the last time.
     places: BTreeMap<HostKey, IpAddr>,
     changed: bool,
+    /// How many frames the host itself had sent into the bridge when that was last looked at.
+    spoken: u64,
     fars: BTreeSet<(u32, Far)>,
     nears: BTreeMap<Near, bool>,
 }
@@ -64,6 +66,7 @@ impl Plain {
             members: BTreeMap::new(),
             places: BTreeMap::new(),
             changed: true,
+            spoken: 0,
             fars: BTreeSet::new(),
             nears: BTreeMap::new(),
         }
@@ -221,8 +224,9 @@ impl Engine {
             }
             let (Some(orders), Some(numbers)) = (self.orders.vnets.get(id), plain.numbers) else { continue };
             let is_waiting = orders.learning || orders.nics.values().any(|nic| nic.prepared);
-            // The host itself is behind the bridge when it speaks there: that its MAC is the bridge's says nothing yet.
-            if orders.learning && fdb::frames_out(numbers.bridge).is_some_and(|sent| sent > 0) {
+            // The host itself is behind the bridge when it speaks there: that the bridge has a MAC says nothing yet.
+            let sent = fdb::frames_out(numbers.bridge).unwrap_or(0);
+            if orders.learning && std::mem::replace(&mut plain.spoken, sent) != sent && sent > 0 {
                 let own = fdb::own_mac(numbers.bridge);
                 heard.extend(own.filter(|mac| !vnet.learned.contains(*mac)).map(|mac| (*id, mac)));
             }
