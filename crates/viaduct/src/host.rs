@@ -59,7 +59,12 @@ pub(crate) struct Host {
     /// it has to be looked at as a whole.
     made: Option<(Situation, Known)>,
     guards: Guards,
+    /// Who has to know what the host is going to be before it is.
+    pub(crate) ahead: Option<Ahead>,
 }
+
+/// Hears what a host is going to be.
+pub(crate) type Ahead = Box<dyn Fn(&Situation) + Send>;
 
 /// A file as it was when it was read.
 #[derive(Clone, PartialEq, Eq)]
@@ -92,6 +97,7 @@ impl Host {
             known_attachments: None,
             made: None,
             guards: Guards::default(),
+            ahead: None,
         })
     }
 
@@ -209,6 +215,7 @@ impl Host {
         after: &Situation,
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, NotMade> {
+        self.go_ahead(after);
         // Remembered first: whoever finds a half-done change finishes it.
         let written = after.remember(&self.store, before);
         let written = written.map_err(|error| self.not_written(before, after, error))?;
@@ -244,6 +251,10 @@ impl Host {
         }
     }
 
+    fn go_ahead(&self, after: &Situation) {
+        self.ahead.iter().for_each(|tell| tell(after));
+    }
+
     /// Makes the host what it should be already, unless it is known to be that.
     pub(crate) fn make_sure(
         &mut self,
@@ -264,6 +275,7 @@ impl Host {
         caller: &mut Caller<'_>,
     ) -> Result<Outcome, Failure> {
         self.made = None;
+        self.go_ahead(after);
         // A full disk must not keep the host cut off.
         let written = after.remember(&self.store, None);
         let outcome = converge(&mut self.kernel, after.wish(), caller.progress)?;

@@ -50,6 +50,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let service = service::Service::from_environment();
     let services = services::Services::start(jobs.clone())?;
     let vnets = vnets::Vnets::start(global, jobs.clone())?;
+    host.ahead = Some(vnets.ahead());
     let api = api::start(host.store.run_dir(), jobs, news.clone(), service)?;
     info!("viaduct {} keeps this host", env!("CARGO_PKG_VERSION"));
     let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services, vnets)).run();

@@ -18,7 +18,7 @@ use super::jobs::{Job, Jobs};
 use crate::{
     cli::Global,
     failure::Failure,
-    host::Host,
+    host::{Ahead, Host},
     operations::Caller,
     ourselves,
     vnets::{COMMAND, Client, ask, vnet_of},
@@ -55,6 +55,26 @@ impl Vnets {
             .spawn(move || keep_running(&of_thread, &place, &jobs))
             .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Who tells the process of ports that a host is going to have: it has to listen to them before anything goes through.
+    pub(super) fn ahead(&self) -> Ahead {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |after| {
+            let mut shared = lock(&shared);
+            let Some(config) = after.config() else { return };
+            let Some(Some(mut orders)) = shared.wanted.clone() else { return };
+            for vnet in config.vnets.values() {
+                if let (Some(orders), Some(port)) = (orders.vnets.get_mut(&vnet.id), &vnet.port) {
+                    orders.port = Some(port.device().clone());
+                    orders.learning = true;
+                }
+            }
+            if shared.wanted.as_ref() != Some(&Some(orders.clone())) {
+                let _ = shared.stream.as_ref().map(|stream| ask(stream, &request(Some(&orders))));
+                shared.wanted = Some(Some(orders));
+            }
+        })
     }
 
     /// What is to be carried from now on.

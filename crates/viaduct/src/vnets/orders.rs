@@ -38,6 +38,7 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
                     bridge: vnet.bridge.clone(),
                 }),
                 learning: vnet.learning,
+                port: vnet.port.as_ref().map(|port| port.device().clone()),
                 peers: vnet.peers.iter().cloned().collect(),
                 nics: claims.get(name).into_iter().flatten().map(nic).collect(),
             };

@@ -67,6 +67,8 @@ impl Engine {
         }
         let now = self.now();
         for (id, wanted) in &orders.vnets {
+            let port_before = self.orders.vnets.get(id).and_then(|before| before.port.as_ref());
+            let is_new_port = wanted.port.is_some() && wanted.port.as_ref() != port_before;
             let vnet = self.vnets.entry(*id).or_insert_with(|| Vnet {
                 name: wanted.name.clone(),
                 tap: wanted.tap.clone(),
@@ -92,6 +94,9 @@ impl Engine {
             if !wanted.learning {
                 vnet.learned.clear();
                 vnet.bridging.end();
+            } else if is_new_port && !self.bridged_before.remove(id) {
+                let is_there = wanted.port.as_ref().is_some_and(|port| self.bridged.contains(port));
+                vnet.bridging.has_new_port(now, is_there);
             }
             vnet.own = with(false);
             if !learning && !vnet.own.is_subset(&before) {

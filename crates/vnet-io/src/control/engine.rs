@@ -55,6 +55,8 @@ pub(super) enum Input {
     Messages { session: SessionId, messages: Vec<Message> },
     /// A connection ended.
     Closed { session: SessionId, why: String },
+    /// A device is a port of a bridge, with something at its other end, or is none any more.
+    Port { device: IfName, there: bool },
     /// Somebody said on a multicast group where a key is, on the interface of this index.
     Beacon { interface: u32, bytes: Vec<u8> },
     /// A client asks.
@@ -134,6 +136,10 @@ pub(super) struct Engine {
     /// What this host says on segments, and what others have said there.
     pub(super) count: Count,
     pub(super) numbers: Numbers,
+    /// Which devices are ports of bridges.
+    pub(super) bridged: BTreeSet<IfName>,
+    /// Vnets that the engine before this one has just bridged to a segment outside.
+    pub(super) bridged_before: BTreeSet<VnetId>,
     /// Events that the workers had and could not tell, when that was last looked at.
     pub(super) missed: u64,
     next_session: u64,
@@ -186,6 +192,8 @@ impl Engine {
             names,
             count: Count::new(time_of_day()),
             numbers: Numbers::default(),
+            bridged: BTreeSet::new(),
+            bridged_before: memory::bridged(&options.run_dir),
             missed: 0,
             next_session: 0,
             next_peer: 0,
@@ -265,6 +273,7 @@ impl Engine {
                 }
             }
             Input::Closed { session, why } => self.closed(session, why),
+            Input::Port { device, there } => self.port_changed(device, there),
             Input::Beacon { interface, bytes } => self.heard_beacon(interface, &bytes),
             Input::Asked { request, answers } => match request {
                 Request::Be(orders) => {

@@ -1,7 +1,7 @@
-//! The sequences of the NICs that are here, kept for the engine after this one.
+//! What is kept for the engine after this one: the sequences of the NICs that are here, and where this host bridges a segment.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::Path,
@@ -10,10 +10,13 @@ use std::{
 use tracing::warn;
 use viaduct_types::{MacAddr, VnetId};
 
+use super::segment::BRIEFLY;
+
 type Sequences = BTreeMap<(VnetId, MacAddr), u64>;
 type Written = BTreeMap<VnetId, BTreeMap<MacAddr, u64>>;
 
 const FILE: &str = "vnet-sequences.json";
+const BRIDGED: &str = "vnet-bridged.json";
 
 /// What the last engine wrote. Without it all NICs arrive anew.
 pub(super) fn read(run_dir: &Path) -> Sequences {
@@ -33,6 +36,30 @@ pub(super) fn read(run_dir: &Path) -> Sequences {
             Sequences::new()
         }
     }
+}
+
+/// Of which vnets another host knows that this one bridges them, and waits for their silence.
+pub(super) fn bridged(run_dir: &Path) -> BTreeSet<VnetId> {
+    let read = || -> Option<(u64, BTreeSet<VnetId>)> {
+        serde_json::from_slice(&fs::read(run_dir.join(BRIDGED)).ok()?).ok()
+    };
+    let is_late = |then: u64| since_boot().saturating_sub(then) > BRIEFLY.as_secs();
+    read().filter(|(then, _)| !is_late(*then)).map(|(_, vnets)| vnets).unwrap_or_default()
+}
+
+/// Writes down that these have just been bridged. Without it, the next engine listens first.
+pub(super) fn write_bridged(run_dir: &Path, vnets: &BTreeSet<VnetId>) {
+    let new = run_dir.join(format!("{BRIDGED}.new"));
+    if let Ok(bytes) = serde_json::to_vec(&(since_boot(), vnets))
+        && fs::write(&new, bytes).is_ok()
+    {
+        let _ = fs::rename(&new, run_dir.join(BRIDGED));
+    }
+}
+
+/// In seconds; nobody sets this clock.
+fn since_boot() -> u64 {
+    u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec).unwrap_or_default()
 }
 
 /// Whole or not at all.

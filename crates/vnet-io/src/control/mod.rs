@@ -10,6 +10,7 @@ mod carry;
 mod dial;
 mod discovery;
 mod engine;
+mod enslaved;
 mod fdb;
 mod handshakes;
 mod identity;

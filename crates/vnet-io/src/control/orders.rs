@@ -132,6 +132,9 @@ pub struct VnetOrders {
     /// Whether machines are behind its bridge that nobody has told of.
     #[serde(default)]
     pub learning: bool,
+    /// Where its bridge goes on into a segment outside.
+    #[serde(default)]
+    pub port: Option<IfName>,
     /// Who may be in it.
     pub peers: BTreeSet<PeerName>,
     /// The NICs that are here.

@@ -1,10 +1,10 @@
 //! Who else bridges the same segment into a vnet: one of them keeps out.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use tracing::{debug, info, warn};
-use viaduct_types::{HostKey, VnetId};
+use viaduct_types::{HostKey, IfName, VnetId};
 use viaduct_vnet_proto::{
     control::Message,
     data::{Doubt, Segment},
@@ -13,6 +13,7 @@ use viaduct_vnet_proto::{
 use super::{
     discovery::time_of_day,
     engine::{Engine, Vnet},
+    memory,
 };
 
 /// How often each host says that it is there.
@@ -21,6 +22,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Of whom nothing has been heard for so long, it is not there any more.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Who has a new port listens for so long before anything goes through it: whoever bridges there has said so by then.
+const LISTEN: Duration = Duration::from_secs(2);
+/// Who was away for no longer need not: the others wait for longer before they take over.
+pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
 /// ([`TOLD`](viaduct_vnet_proto::data::TOLD)).
 const TELL: Duration = Duration::from_secs(10);
@@ -37,6 +42,25 @@ pub(super) struct Bridging {
     /// When this host has said so.
     said: Option<Duration>,
     looks: u32,
+    /// Whether nothing goes through the port yet.
+    silent: Option<Silent>,
+    /// Whether there is nothing at the port, and since when.
+    absent: Option<Absent>,
+}
+
+/// How far a host is that has a new port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silent {
+    /// It listens until then.
+    Listening(Duration),
+    /// It says that it is there: who is to keep out for it does so before anything goes through.
+    Saying,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    Ever,
+    Since(Duration),
 }
 
 /// Why what a host says does not decide anything.
@@ -51,7 +75,46 @@ enum Why {
 impl Bridging {
     /// Whether this host keeps out of the vnet.
     pub(super) fn is_out(&self) -> bool {
-        self.beside.is_some()
+        self.beside.is_some() || self.silent.is_some()
+    }
+
+    /// It has a port that it had not before, at which there may be something already.
+    pub(super) fn has_new_port(&mut self, now: Duration, is_there: bool) {
+        self.silent = Some(Silent::Listening(now + LISTEN));
+        self.absent = if is_there { None } else { Some(Absent::Ever) };
+    }
+
+    /// There is something at the port, or nothing any more; says whether it is to be listened to first.
+    fn port_changed(&mut self, now: Duration, there: bool) -> bool {
+        if !there {
+            self.absent.get_or_insert(Absent::Since(now));
+            return false;
+        }
+        let is_new = match self.absent.take() {
+            None => false,
+            Some(Absent::Ever) => true,
+            Some(Absent::Since(then)) => now.saturating_sub(then) > BRIEFLY,
+        };
+        if is_new {
+            self.silent = Some(Silent::Listening(now + LISTEN));
+        }
+        is_new
+    }
+
+    /// Goes on with what is new; says whether it is silent no longer.
+    fn has_listened(&mut self, now: Duration) -> bool {
+        match self.silent {
+            Some(Silent::Listening(until)) if now >= until => {
+                self.said = None;
+                self.silent = Some(Silent::Saying);
+                false
+            }
+            Some(Silent::Saying) => {
+                self.silent = None;
+                true
+            }
+            Some(Silent::Listening(_)) | None => false,
+        }
     }
 
     /// Nothing is bridged any more.
@@ -66,6 +129,10 @@ impl Bridging {
             let notice = "bridges the same segment into it; as long as it does, this host does not";
             return Some(format!("{name} {notice}"));
         }
+        self.notice_of_other(name)
+    }
+
+    fn notice_of_other(&self, name: impl Fn(&HostKey) -> Option<String>) -> Option<String> {
         let (other, _, why) = self.other?;
         let name = name(&other).unwrap_or_else(|| format!("the host with the key {other}"));
         Some(match why {
@@ -94,6 +161,7 @@ impl Engine {
                 bridging.beside = None;
                 is_free = true;
             }
+            is_free |= bridging.has_listened(now);
             bridging.other.take_if(|(_, heard, _)| now.saturating_sub(*heard) > SILENCE);
         }
         if is_free {
@@ -103,7 +171,42 @@ impl Engine {
         let is_due = |vnet: &Vnet| vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) >= INTERVAL);
         let due: Vec<VnetId> =
             self.vnets.iter().filter(|(_, vnet)| is_due(vnet)).map(|(id, _)| *id).collect();
+        if due.is_empty() {
+            return;
+        }
         due.into_iter().for_each(|id| self.say_segment(id));
+        let mut bridged = BTreeSet::new();
+        for (id, _) in self.vnets.iter().filter(|(_, vnet)| vnet.carried && !vnet.bridging.is_out()) {
+            if self.orders.vnets.get(id).is_some_and(|orders| orders.port.is_some()) {
+                bridged.insert(*id);
+            }
+        }
+        if !bridged.is_empty() {
+            memory::write_bridged(&self.run_dir, &bridged);
+        }
+    }
+
+    /// A device has become a port of a bridge, with something at its other end, or is none any more.
+    pub(super) fn port_changed(&mut self, device: IfName, there: bool) {
+        let now = self.now();
+        let mut is_new = false;
+        for (id, vnet) in &mut self.vnets {
+            let orders = self.orders.vnets.get(id).filter(|orders| orders.learning);
+            if orders.is_some_and(|orders| orders.port.as_ref() == Some(&device))
+                && vnet.bridging.port_changed(now, there)
+            {
+                info!("vnet {}: it is listened at {device} who bridges there", vnet.name);
+                is_new = true;
+            }
+        }
+        if there {
+            self.bridged.insert(device);
+        } else {
+            self.bridged.remove(&device);
+        }
+        if is_new {
+            self.configure();
+        }
     }
 
     /// Says by the connections at which number this host is, where what it says on segments may be heard.
@@ -134,7 +237,7 @@ impl Engine {
             return;
         };
         // Who keeps out says nothing: it bridges nothing.
-        if vnet.bridging.is_out() {
+        if vnet.bridging.beside.is_some() || matches!(vnet.bridging.silent, Some(Silent::Listening(_))) {
             return;
         }
         vnet.bridging.said = Some(now);
@@ -166,7 +269,7 @@ impl Engine {
         if !is_peer || checked.is_err() {
             let why = if is_peer { Why::Clock } else { Why::NoPeer };
             if vnet.bridging.other.replace((other, now, why)).is_none_or(|(before, ..)| before != other) {
-                let notice = vnet.bridging.notice(|key| self.orders.name_of(key));
+                let notice = vnet.bridging.notice_of_other(|key| self.orders.name_of(key));
                 warn!("vnet {}: {}", vnet.name, notice.unwrap_or_default());
             }
             return;

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    Identity, IdentityError, engine::Engine, link::transport, names::Names, reach::Ways, server, socket, tls,
+    Identity, IdentityError, engine::Engine, enslaved, link::transport, names::Names, reach::Ways, server,
+    socket, tls,
 };
 use crate::datapath::{self, Datapath, Inbox, StartError};
 
@@ -91,6 +92,7 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let (inputs, queue) = mpsc::channel(INPUTS);
         let names = Names::new(names).map_err(failed("ask for names".to_owned()))?;
         tokio::spawn(server::serve(listener, inputs.clone()));
+        tokio::spawn(enslaved::watch(inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
         Engine::new(options, identity, datapath, (endpoint, ways, beside), names, inputs)
