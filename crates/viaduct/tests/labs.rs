@@ -60,6 +60,7 @@ labs! {
         vnet_hostile = "vnet-hostile",
         vnet_loss = "vnet-loss",
         vnet_moves = "vnet-moves",
+        vnet_mtu = "vnet-mtu",
         vnet_narrow = "vnet-narrow",
         vnet_nat = "vnet-nat",
         vnet_original = "vnet-original",

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use viaduct_model::{Cipher, Config, Security};
+use viaduct_model::{Cipher, Config, Mode, Security};
 use viaduct_plan::Attachments;
-use viaduct_types::{PeerName, VnetId};
+use viaduct_types::{PeerName, VnetId, VnetName};
 use viaduct_vnet_io::control::{DiscoveryOrders, NicOrders, Orders, PeerOrders, PlainOrders, VnetOrders};
 use viaduct_vnet_proto::{control::Security as Level, data::esp};
 
@@ -39,6 +39,7 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
                 }),
                 learning: vnet.learning,
                 port: vnet.port.as_ref().map(|port| port.device().clone()),
+                mtu: written_mtu(config, name),
                 peers: vnet.peers.iter().cloned().collect(),
                 nics: claims.get(name).into_iter().flatten().map(nic).collect(),
             };
@@ -64,6 +65,13 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
     let names = config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.key.parse().ok()?)));
     let names = names.collect();
     Some(Orders { peers: peers.collect(), vnets, relay, relay_rate, discovery, single_port, names })
+}
+
+/// What a file says that a vnet's devices take.
+fn written_mtu(config: &Config, name: &VnetName) -> Option<u16> {
+    let of = |mode: &Mode| matches!(mode, Mode::Vnet { vnet, .. } if vnet == name);
+    let network = config.networks.values().find(|network| of(&network.mode))?;
+    network.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
 fn level(security: Security) -> Level {

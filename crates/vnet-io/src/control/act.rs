@@ -153,6 +153,10 @@ impl Engine {
                     Some(mtu) => self.findings.mtus.insert(vnet, mtu),
                     None => self.findings.mtus.remove(&vnet),
                 };
+                let written = self.orders.vnets.get(&vnet).and_then(|orders| orders.mtu);
+                if let Some(vnet) = self.vnets.get_mut(&vnet) {
+                    vnet.tables.set_longest(written.or(mtu));
+                }
             }
         }
     }

@@ -91,6 +91,7 @@ impl Engine {
                 nics.map(|(mac, _)| *mac).collect::<BTreeSet<MacAddr>>()
             };
             vnet.tables.set_learning(wanted.learning);
+            vnet.tables.set_longest(wanted.mtu.or(self.findings.mtus.get(id).copied()));
             if !wanted.learning {
                 vnet.learned.clear();
                 vnet.bridging.end();

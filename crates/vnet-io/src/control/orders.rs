@@ -135,6 +135,9 @@ pub struct VnetOrders {
     /// Where its bridge goes on into a segment outside.
     #[serde(default)]
     pub port: Option<IfName>,
+    /// What its ports take, in bytes of IP packets, where a file says so; otherwise what gets through it.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// Who may be in it.
     pub peers: BTreeSet<PeerName>,
     /// The NICs that are here.

@@ -153,6 +153,12 @@ impl Tables {
         self.regroup |= changed;
     }
 
+    /// What the ports of all hosts take, in bytes of IP packets.
+    pub(super) fn set_longest(&mut self, mtu: Option<u16>) {
+        let longest = mtu.unwrap_or(u16::MAX);
+        self.changed |= std::mem::replace(&mut self.forwarding.longest, longest) != longest;
+    }
+
     /// Whether machines are behind this host's bridge that nobody has told of.
     pub(super) fn set_learning(&mut self, learning: bool) {
         let source = if learning { LocalSource::Learned } else { LocalSource::Claimed };

@@ -61,6 +61,8 @@ pub struct Forwarding {
     pub local_source: LocalSource,
     /// What of those whose destination is nowhere.
     pub unknown_destination: UnknownDestination,
+    /// The longest IP packet that the ports of all hosts take: what gets to one of them beyond that gets no further there.
+    pub longest: u16,
 }
 
 impl Forwarding {
@@ -76,7 +78,14 @@ impl Forwarding {
             arrived: Arc::default(),
             local_source: LocalSource::default(),
             unknown_destination: UnknownDestination::default(),
+            longest: u16::MAX,
         }
+    }
+
+    /// The longest frame that the ports of all hosts take, of this one's kind: a tag is beside the packet.
+    pub fn longest_frame(&self, frame: &[u8]) -> usize {
+        let tag = matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
+        usize::from(self.longest) + if tag { 18 } else { 14 }
     }
 }
 

@@ -187,6 +187,8 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
     let whole = of(route.path.largest_datagram);
     let in_two = Half::most(whole).max(whole);
     let largest = of(route.path.hoped).max(whole).max(LEAST.min(in_two));
+    let ports = vnet.forwarding.longest_frame(frame);
+    let (whole, largest) = (whole.min(ports), largest.min(ports));
     // Connections last longer than it takes to know what the path carries; each segment goes in one then.
     clamp_mss(frame, if route.path.hoped > route.path.largest_datagram { largest } else { whole });
     let room = if offload.is_tcp() { whole } else { largest };
