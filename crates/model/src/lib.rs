@@ -28,7 +28,6 @@ pub use config::*;
 pub use diagnostics::*;
 pub use ipam::Family;
 pub use lease::{AVOIDED, Lease, Leases, lends, written_addresses};
-pub use names::second as second_interface;
 pub use schema::schema;
 pub use shape::{Address, ParseAddressError};
 pub use suggest::nearest;

@@ -27,7 +27,7 @@ pub(crate) fn vnet(name: &str) -> Option<IfName> {
 }
 
 /// The device that leads to the other hosts of a vnet over IPv6, where there is one for each family.
-pub fn second(device: &IfName) -> Option<IfName> {
+pub(crate) fn second(device: &IfName) -> Option<IfName> {
     fit("", device.as_str(), "-6")
 }
 

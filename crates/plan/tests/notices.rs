@@ -195,6 +195,29 @@ fn what_a_vlan_needs_is_told() {
 }
 
 #[test]
+fn a_device_is_not_two_vnets_nor_a_vnet_s_and_a_network_s() {
+    let mut config = config(&format!(
+        "{BASE}[vnets.red]\nid = \"97\"\nsecurity = \"none\"\ninterface = \"if\"\n[vnets.blue]\nid = \"98\"\n"
+    ));
+    let mut said = |bridge: &str, interface: &str| {
+        // As a command makes one, which no file knows.
+        let blue = config.vnets.get_mut("blue").unwrap();
+        (blue.bridge, blue.interface) = (bridge.parse().unwrap(), interface.parse().unwrap());
+        let notices = look(&mut host(), &config, &Default::default()).2;
+        let errors = notices.into_iter().filter(|notice| notice.severity == Severity::Error);
+        errors.map(|notice| notice.text).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(said("br-blue", "vnet-blue"), "");
+    assert!(
+        said("br-inside", "vnet-blue").contains("br-inside is a device of network inside and of vnet blue")
+    );
+    for taken in ["if", "if-6"] {
+        let text = said("br-blue", taken);
+        assert!(text.contains(&format!("{taken} is a device of vnet blue and of vnet red")), "{text}");
+    }
+}
+
+#[test]
 fn a_port_of_a_vnet_is_there_and_free() {
     let text = |keys: &str| format!("{BASE}[vnets.red]\nid = \"97\"\n{keys}");
     let mut host = host();

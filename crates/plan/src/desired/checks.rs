@@ -8,6 +8,7 @@ use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
 use super::{
     Notice, PORT, Severity,
     context::{Context, bridge_of, prefixes, uplink_bridge},
+    devices::meant_twice,
     named,
     namespaces::{kind, made},
 };
@@ -29,6 +30,7 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     bridged_policy(context, &mut notices);
     bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
+    notices.0.extend(meant_twice(context));
     stale(context, &mut notices);
     notices.0
 }

@@ -3,6 +3,7 @@
 mod bridge_filter;
 mod checks;
 mod context;
+mod devices;
 mod disjoint;
 mod elements;
 mod inet_filter;

@@ -398,11 +398,6 @@ impl Operation for VnetCreate {
                 return Err(Failure::usage(format!("`{}` is no level of security", asked.security)));
             }
             let VnetAsked { id, bridge, interface, security } = asked;
-            if let Some(user) = vnets::user_of(config, &created, [&bridge, &interface]) {
-                return Err(Failure::usage(format!(
-                    "vnet {id}: {user}: write other names of `bridge` and `vnetif`"
-                )));
-            }
             created.vnets.insert(name, CreatedVnet { id, bridge, interface, security });
         }
         make(host, created, caller)

@@ -1,13 +1,10 @@
 //! Vnets and peers that commands made, beside those of the files.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use viaduct_model::{Config, Endpoint, Mode, Origin, Peer, Security, Vnet, second_interface};
+use viaduct_model::{Config, Endpoint, Mode, Origin, Peer, Security, Vnet};
 use viaduct_reconcile::{Created, Found};
-use viaduct_types::{IfName, MacAddr, NicId, VnetName};
+use viaduct_types::{MacAddr, NicId, VnetName};
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
 pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
@@ -64,37 +61,6 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
         vnet.reached = found.reached.get(&vnet.id).cloned().unwrap_or_default();
     }
     Some(config)
-}
-
-/// Who has one of the two devices of a vnet that is to be made already. A bridge leads to one vnet.
-pub(crate) fn user_of(config: &Config, created: &Created, devices: [&IfName; 2]) -> Option<String> {
-    let [bridge, interface] = devices;
-    if bridge == interface {
-        return Some(format!("{bridge} cannot be both its bridge and its interface"));
-    }
-    let mut known = BTreeMap::new();
-    for (name, uplink) in &config.uplinks {
-        known.insert(uplink.interface.clone(), format!("uplink {name}"));
-    }
-    for (name, network) in &config.networks {
-        if let Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } =
-            &network.mode
-        {
-            known.insert(bridge.clone(), format!("network {name}"));
-        }
-    }
-    let of_files = config.vnets.iter().map(|(name, vnet)| (name, &vnet.bridge, &vnet.interface));
-    let made = created.vnets.iter().map(|(name, vnet)| (name, &vnet.bridge, &vnet.interface));
-    for (name, bridge, interface) in of_files.chain(made) {
-        for device in
-            [Some(bridge.clone()), Some(interface.clone()), second_interface(interface)].into_iter().flatten()
-        {
-            known.insert(device, format!("vnet {name}"));
-        }
-    }
-    let second = second_interface(interface);
-    let taken = devices.into_iter().chain(&second).find_map(|device| Some((device, known.get(device)?)));
-    taken.map(|(device, user)| format!("{device} is a device of {user} already"))
 }
 
 /// The vnet that a NIC is in, with its MAC there.

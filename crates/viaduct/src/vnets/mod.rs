@@ -27,7 +27,7 @@ use crate::{
 
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, machine, report};
-pub(crate) use created::{endpoint, user_of, vnet_of, with_created};
+pub(crate) use created::{endpoint, vnet_of, with_created};
 pub(crate) use orders::orders;
 
 /// How it is called on the command line, where only we call it.

@@ -1,0 +1,42 @@
+//! Devices that two parts of a configuration mean. Of files this is refused before; what commands made comes beside them.
+
+use std::collections::BTreeMap;
+
+use viaduct_model::{Mode, Origin, Security};
+use viaduct_types::IfName;
+
+use super::{
+    Notice, Severity,
+    context::{Context, bridge_of},
+};
+
+/// Each device that two have.
+pub(super) fn meant_twice(context: &Context<'_>) -> Vec<Notice> {
+    let mut known = BTreeMap::<IfName, String>::new();
+    let mut notices = Vec::new();
+    let mut mean = |device: &IfName, owner: &str, origin: &Origin| {
+        let Some(other) = known.insert(device.clone(), owner.to_owned()) else { return };
+        notices.push(Notice {
+            severity: Severity::Error,
+            text: format!(
+                "{device} is a device of {other} and of {owner}: give one of them another name, or take away what a command \
+                 made (`viaduct vnet delete`)"
+            ),
+            origin: Some(origin.clone()),
+        });
+    };
+    for (name, network) in &context.config.networks {
+        // A vnet's is the vnet's.
+        if let (Some(bridge), false) = (bridge_of(network), matches!(network.mode, Mode::Vnet { .. })) {
+            mean(bridge, &format!("network {name}"), &network.origin);
+        }
+    }
+    for (name, vnet) in &context.config.vnets {
+        let second = vnet.second_interface().filter(|_| vnet.security == Security::None);
+        for device in [Some(vnet.bridge.clone()), Some(vnet.interface.clone()), second].into_iter().flatten()
+        {
+            mean(&device, &format!("vnet {name}"), &vnet.origin);
+        }
+    }
+    notices
+}
