@@ -404,8 +404,10 @@ impl Node {
             return Ok(());
         };
         if !vnet.settings.protection().agrees_with(offer.protection) {
-            vnet.mismatched.insert(key, offer.protection);
             self.leave(key, id);
+            if let Some(vnet) = self.vnets.get_mut(&id) {
+                vnet.mismatched.insert(key, offer.protection);
+            }
             return Ok(());
         }
         let (channel, session) = (*channel, session.id);
@@ -447,6 +449,7 @@ impl Node {
     /// A peer is not in the vnet any more.
     pub(super) fn leave(&mut self, key: HostKey, id: VnetId) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
+        vnet.mismatched.remove(&key);
         let Some(mut member) = vnet.members.remove(&key) else { return };
         let macs: Vec<MacAddr> = vnet.claims.macs_of(Owner::Peer(key)).collect();
         for mac in macs {

@@ -165,6 +165,16 @@ fn who_asks_for_other_ciphers_is_told_and_nothing_is_carried() {
         assert_eq!((said.security, said.cipher), (Security::Conf, Some(theirs)));
         assert_eq!(said.to_string(), format!("security conf and cipher {theirs}"));
     }
+    // Whoever does not have it at all any more has it with no other cipher, either.
+    let mismatched = |world: &World, host: usize| {
+        world.hosts[host].node.report(vnet("97")).unwrap().mismatched.into_keys().collect::<Vec<_>>()
+    };
+    world.have(1, "97", &[]);
+    world.settle();
+    assert_eq!((mismatched(&world, 0), mismatched(&world, 1)), (vec![], vec![]));
+    world.have(1, "97", &[0]);
+    world.settle();
+    assert_eq!((mismatched(&world, 0), mismatched(&world, 1)), (vec![key(1)], vec![key(0)]));
     world.secure(1, "97", Security::Conf, None);
     world.settle();
     assert_eq!(ciphers(&world), [aes].into());

@@ -118,14 +118,19 @@ fn group(number: u8) -> MacAddr {
     MacAddr([1, 0, 0x5e, 1, 1, number])
 }
 
+fn lists(world: &World, one: usize, other: usize, id: &str) -> bool {
+    let vnet_of = |host: usize| world.hosts[host].settings.vnets.get(&vnet(id));
+    let (Some(here), Some(there)) = (vnet_of(one), vnet_of(other)) else { return false };
+    here.peers.contains(&key(other)) && there.peers.contains(&key(one))
+}
+
 /// Whether two hosts are in a vnet together: each lists the other, and both have it with the same security, and not with
 /// different ciphers.
 fn agree(world: &World, one: usize, other: usize, id: &str) -> bool {
     let vnet_of = |host: usize| world.hosts[host].settings.vnets.get(&vnet(id));
     let (Some(here), Some(there)) = (vnet_of(one), vnet_of(other)) else { return false };
-    let both_list = here.peers.contains(&key(other)) && there.peers.contains(&key(one));
     let differ = here.cipher.is_some() && there.cipher.is_some() && here.cipher != there.cipher;
-    both_list && here.security == there.security && !differ
+    lists(world, one, other, id) && here.security == there.security && !differ
 }
 
 /// Who has a MAC for a host: one with addresses before one that is merely heard, and then the highest sequence, among those that
@@ -264,7 +269,11 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
                 let arrives = delivered(world, index, id, mac);
                 prop_assert_eq!(arrives, deserved(world, index, id, mac), "{} from {} in {}", mac, index, id);
             }
+            let report = host.node.report(vnet(id)).unwrap();
             for other in (0..HOSTS).filter(|other| *other != index) {
+                let has_it_otherwise = lists(world, index, other, id) && !agree(world, index, other, id);
+                let told = report.mismatched.contains_key(&key(other));
+                prop_assert_eq!(told, has_it_otherwise, "{} of {}", index, other);
                 let is_member = host.members.contains(&(vnet(id), key(other)));
                 prop_assert_eq!(is_member, agree(world, index, other, id), "{} and {}", index, other);
                 prop_assert_eq!(carries(world, index, other, id), is_member, "{} to {}", index, other);
