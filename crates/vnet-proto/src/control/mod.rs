@@ -226,6 +226,16 @@ impl Association {
     }
 }
 
+/// No host can say that less gets through: hosts find each other by datagrams of 1200 bytes (RFC 9000, section 14).
+const fn least_inner_mtu(security: Security) -> u16 {
+    match security {
+        // VXLAN's header and Ethernet's.
+        Security::None => 1200 - 8 - 14,
+        // Frames that the path does not take go in two, so that it is at least what IPv6 counts on (RFC 8200, section 5).
+        Security::Auth | Security::Conf => 1280,
+    }
+}
+
 /// The longest IP packet inside, when packets of so many bytes get through outside: ESP in UDP around an Ethernet frame,
 /// or VXLAN (RFC 7348).
 pub fn inner_mtu(path: u16, outer_v6: bool, security: Security) -> u16 {
@@ -239,9 +249,5 @@ pub fn inner_mtu(path: u16, outer_v6: bool, security: Security) -> u16 {
     };
     let packet = frame.and_then(|frame| frame.checked_sub(ETHERNET));
     let packet = packet.and_then(|packet| u16::try_from(packet).ok()).unwrap_or(0);
-    match security {
-        Security::None => packet,
-        // Frames that the path does not take go in two, so that it is at least what IPv6 counts on (RFC 8200, section 5).
-        Security::Auth | Security::Conf => packet.max(1280),
-    }
+    packet.max(least_inner_mtu(security))
 }

@@ -3,7 +3,7 @@
 use viaduct_types::{HostKey, VnetId};
 
 use super::{
-    Action, Message, Security, inner_mtu,
+    Action, Message, Security, inner_mtu, least_inner_mtu,
     node::{Node, Vnet, say},
 };
 
@@ -45,7 +45,9 @@ impl Node {
         let Some(own) = limit else { return };
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         // What one host's ports do not take, the others' guests must not send.
-        let mtu = vnet.members.values().filter_map(|member| member.limit).fold(own, u16::min);
+        let least = least_inner_mtu(vnet.settings.security);
+        let said = vnet.members.values().filter_map(|member| member.limit);
+        let mtu = said.map(|limit| limit.max(least)).fold(own, u16::min);
         if vnet.mtu.replace(mtu) != Some(mtu) {
             self.actions.push_back(Action::Mtu { vnet: id, mtu: Some(mtu) });
         }

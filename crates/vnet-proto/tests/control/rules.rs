@@ -416,6 +416,26 @@ fn the_shortest_way_in_either_direction_decides() {
 }
 
 #[test]
+fn no_host_keeps_others_from_sending_by_what_it_says_of_the_mtu() {
+    let mut world = together(2);
+    world.hosts[0].node.handle_path_mtu(key(1), 1500, false);
+    world.configure(0, |_| ());
+    world.settle();
+    let channel = world.heard.iter().rev().find_map(|(_, to, message)| match message {
+        Message::Complete { channel } if *to == 0 => Some(*channel),
+        _ => None,
+    });
+    let lies = [Message::VnetMtu { channel: channel.unwrap(), mtu: 100 }, Message::PathMtu { mtu: 68 }];
+    let (now, session) = (world.now, world.session(0, 1));
+    for lie in lies {
+        world.hosts[0].node.handle_message(now, session, lie).unwrap();
+        world.configure(0, |_| ());
+        world.settle();
+        assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1280));
+    }
+}
+
+#[test]
 fn a_segment_has_one_mtu_on_all_of_its_hosts() {
     let mut world = together(3);
     for (one, other, mtu) in [(0, 1, 1500), (0, 2, 1400), (1, 2, 1500)] {
