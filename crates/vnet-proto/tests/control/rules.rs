@@ -421,9 +421,8 @@ fn no_host_keeps_others_from_sending_by_what_it_says_of_the_mtu() {
     world.hosts[0].node.handle_path_mtu(key(1), 1500, false);
     world.configure(0, |_| ());
     world.settle();
-    let channel = world.heard.iter().rev().find_map(|(_, to, message)| match message {
-        Message::Complete { channel } if *to == 0 => Some(*channel),
-        _ => None,
+    let channel = world.heard.iter().rev().filter(|(_, to, _)| *to == 0).find_map(|(_, _, message)| {
+        if let Message::Complete { channel } = message { Some(*channel) } else { None }
     });
     let lies = [Message::VnetMtu { channel: channel.unwrap(), mtu: 100 }, Message::PathMtu { mtu: 68 }];
     let (now, session) = (world.now, world.session(0, 1));
