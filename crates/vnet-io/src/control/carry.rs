@@ -78,6 +78,7 @@ impl Engine {
                 trouble: None,
                 plain: wanted.plain.as_ref().map(|plain| Plain::new(wanted.tap.clone(), plain.clone())),
                 bridging: Bridging::default(),
+                accused: None,
                 learned: Learned::default(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
@@ -95,7 +96,7 @@ impl Engine {
             if !wanted.learning {
                 vnet.learned.clear();
                 vnet.bridging.end();
-            } else if is_new_port && !self.bridged_before.remove(id) {
+            } else if is_new_port && vnet.plain.is_none() && !self.bridged_before.remove(id) {
                 let is_there = wanted.port.as_ref().is_some_and(|port| self.bridged.contains(port));
                 vnet.bridging.has_new_port(now, is_there);
             }

@@ -83,6 +83,8 @@ pub(super) struct Vnet {
     pub(super) plain: Option<Plain>,
     /// Who else bridges the same segment.
     pub(super) bridging: Bridging,
+    /// When it was last said that a machine behind the bridge has the MAC of a NIC elsewhere.
+    pub(super) accused: Option<Duration>,
     /// Machines behind the bridge that nobody has told of.
     pub(super) learned: Learned,
     /// The host's own NICs that are claimed.
@@ -302,8 +304,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&key) else {
             let remote = connection.remote_address();
             let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-            info!("{remote} was refused: nobody here knows its key {key}");
-            self.strangers.add(key, remote);
+            if self.strangers.add(now, key, remote) {
+                info!("{remote} was refused: nobody here knows its key {key}");
+            }
             Farewell::Stranger.end(&connection, "your key is not known here");
             return;
         };

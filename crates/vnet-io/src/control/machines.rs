@@ -3,7 +3,7 @@
 use tracing::{debug, warn};
 use viaduct_types::{MacAddr, VnetId};
 
-use super::{engine::Engine, fdb};
+use super::{engine::Engine, fdb, watch::ACCUSED};
 
 /// Why a machine is not taken note of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,14 @@ impl Engine {
     pub(super) fn learn(&mut self, id: VnetId, mac: MacAddr) {
         match self.take(id, mac) {
             Ok(()) => {}
-            Err(error @ NotTaken::Elsewhere) => warn!("vnet {id}: {mac} is heard here: {error}"),
+            Err(error @ NotTaken::Elsewhere) => {
+                let now = self.now();
+                let Some(vnet) = self.vnets.get_mut(&id) else { return };
+                if vnet.accused.is_none_or(|last| now.saturating_sub(last) >= ACCUSED) {
+                    vnet.accused = Some(now);
+                    warn!("vnet {}: {mac} is heard here: {error}", vnet.name);
+                }
+            }
             Err(error) => debug!("vnet {id}: frames of {mac} are dropped: {error}"),
         }
     }

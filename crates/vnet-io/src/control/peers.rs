@@ -16,6 +16,8 @@ use crate::datapath::{Handle, Path};
 
 /// So many strangers are remembered.
 const MOST_STRANGERS: usize = 32;
+/// In such a time so many are named in the log.
+const NAMED: (Duration, u32) = (Duration::from_secs(10), 20);
 /// For so long a new connection is given time to find out what its path carries; until then what the host's own link
 /// carries, or what was found the last time, is taken for it.
 pub(super) const SEARCHING: Duration = Duration::from_secs(3);
@@ -182,25 +184,35 @@ impl Drop for Peer {
 
 /// Those with keys that nobody knows.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(BTreeMap<HostKey, Stranger>);
+pub(super) struct Strangers {
+    known: BTreeMap<HostKey, Stranger>,
+    /// When they were last named in the log, and how many since.
+    named: (Duration, u32),
+}
 
 impl Strangers {
-    pub(super) fn add(&mut self, key: HostKey, address: SocketAddr) {
-        if !self.0.contains_key(&key) && self.0.len() >= MOST_STRANGERS {
-            self.0.pop_first();
+    /// Says whether it is to be named in the log, too: anybody can come with any number of keys.
+    pub(super) fn add(&mut self, now: Duration, key: HostKey, address: SocketAddr) -> bool {
+        if !self.known.contains_key(&key) && self.known.len() >= MOST_STRANGERS {
+            self.known.pop_first();
         }
-        let stranger = self.0.entry(key).or_insert(Stranger { key, address, refused: 0 });
+        let stranger = self.known.entry(key).or_insert(Stranger { key, address, refused: 0 });
         stranger.address = address;
         stranger.refused += 1;
+        if now.saturating_sub(self.named.0) >= NAMED.0 {
+            self.named = (now, 0);
+        }
+        self.named.1 = self.named.1.saturating_add(1);
+        self.named.1 <= NAMED.1
     }
 
     /// Whoever is known by now is none.
     pub(super) fn remove(&mut self, key: HostKey) {
-        self.0.remove(&key);
+        self.known.remove(&key);
     }
 
     pub(super) fn list(&self) -> Vec<Stranger> {
-        self.0.values().cloned().collect()
+        self.known.values().cloned().collect()
     }
 }
 
@@ -234,6 +246,16 @@ fn integer_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strangers_with_ever_new_keys_fill_neither_list_nor_log() {
+        let mut strangers = Strangers::default();
+        let address = "192.0.2.1:5".parse().unwrap();
+        let named = (0..=255).filter(|n| strangers.add(Duration::from_secs(1), HostKey([*n; 32]), address));
+        assert_eq!(named.count(), 20);
+        assert_eq!(strangers.list().len(), MOST_STRANGERS);
+        assert!(strangers.add(Duration::from_secs(12), HostKey([9; 32]), address));
+    }
 
     #[test]
     fn a_search_that_begins_anew_is_not_followed_step_by_step() {

@@ -193,6 +193,7 @@ impl Engine {
         for (id, vnet) in &mut self.vnets {
             let orders = self.orders.vnets.get(id).filter(|orders| orders.learning);
             if orders.is_some_and(|orders| orders.port.as_ref() == Some(&device))
+                && vnet.plain.is_none()
                 && vnet.bridging.port_changed(now, there)
             {
                 info!("vnet {}: it is listened at {device} who bridges there", vnet.name);

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::datapath::{Event, Path};
 
-/// A peer that sends frames of others' MACs is named no more often in the log; what it sends is counted.
-const ACCUSED: Duration = Duration::from_secs(60);
+/// A peer that sends frames of others' MACs, or a machine that does behind a bridge, is named no more often in the log; what they
+/// send is counted.
+pub(super) const ACCUSED: Duration = Duration::from_secs(60);
 /// How often a path with traffic is asked what it carries.
 const PROBE: Duration = Duration::from_millis(200);
 
