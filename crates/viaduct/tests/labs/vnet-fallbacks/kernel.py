@@ -72,7 +72,7 @@ def ports(engine):
     for number in os.listdir(f"/proc/{engine}/fd"):
         if os.readlink(f"/proc/{engine}/fd/{number}").startswith("socket:"):
             found = socket.socket(fileno=check(LIBC.syscall(PIDFD_GETFD, process, int(number), 0)))
-            if found.type == socket.SOCK_DGRAM and found.family != socket.AF_UNIX:
+            if found.family in (socket.AF_INET, socket.AF_INET6) and found.proto == socket.IPPROTO_UDP:
                 yield found
 
 
