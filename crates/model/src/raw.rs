@@ -1,24 +1,28 @@
 //! What a configuration can say: every key with its type and its description. The reader, the suggestions for
 //! misspelt keys and the JSON Schema all come from here.
 
+mod vnets;
+
 use std::net::IpAddr;
 
 use serde_json::{Value as Json, json};
 use viaduct_types::{
     BootClient, GuestName, IfName, IpvlanMode, MacAddr, MacvlanMode, NamespaceName, NetworkName, PeerName,
-    Publish, UplinkName, VlanProtocol, VnetId, VnetName,
+    Publish, UplinkName, VlanProtocol, VnetName,
 };
 
 use crate::{
-    Cipher, Endpoint, Policy, Security, Spoofing,
+    Cipher, Policy, Security, Spoofing,
     report::Report,
     shape::{
         Address, AllowEnd, BootFile, BootParameter, DomainName, HookPath, HostNet, Integer, List, Named,
-        OneOrMany, Parent, PeerKey, PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec,
-        SettingValue, StaticRoute, SubnetPrefix, SysctlName, Timeout, VlanRange, table, words,
+        OneOrMany, Parent, PoolPrefix, PortSpec, PriorityPair, ProtocolSpec, Read, RuleSpec, SettingValue,
+        StaticRoute, SubnetPrefix, SysctlName, Timeout, VlanRange, table, words,
     },
     tree::Node,
 };
+
+pub(crate) use vnets::{Discovery, Peer, Relay, Vnet};
 
 /// 68 is the least that IPv4 allows (RFC 791).
 pub(crate) type Mtu = Integer<68, 65535>;
@@ -536,67 +540,5 @@ impl Read for Interface {
         let mut schema = InterfaceKeys::schema();
         schema["allOf"] = InterfaceWord::ALL.into_iter().map(rule).collect();
         schema
-    }
-}
-
-table! {
-    /// Another host in our vnets.
-    Peer {
-        /// Where to reach it: ADDRESS:PORT or NAME:PORT, several allowed; without it the peer has to dial us.
-        "endpoint" => endpoint: OneOrMany<Endpoint>,
-        /// Its public key, as `viaduct identity` prints it there.
-        required "key" => key: PeerKey,
-    }
-}
-
-table! {
-    /// Peers are found by what they say on a multicast group; it is signed, and says only where a key is.
-    Discovery {
-        /// The interfaces on which this host says so and listens.
-        required "interfaces" => interfaces: List<IfName>,
-        /// The groups, at most one of IPv4 and one of IPv6; 224.10.0.1 and ff12::e00a:1 unless written.
-        "groups" => groups: List<IpAddr>,
-        /// The UDP port; 1798 unless written.
-        "port" => port: Port,
-    }
-}
-
-table! {
-    /// What this host passes on for peers that cannot reach each other; it cannot read it.
-    Relay {
-        /// Between which peers.
-        required "for" => peers: List<PeerName>,
-        /// How much from one of them to another at most, in Mbit/s; 100 unless written.
-        "rate" => rate: Rate,
-    }
-}
-
-table! {
-    /// An Ethernet segment that spans hosts.
-    Vnet {
-        /// Its identity on every host: up to four hex digits, or eight groups of them.
-        required "id" => id: VnetId,
-        /// The bridge's name on this host; made from the vnet's name unless written.
-        "bridge" => bridge: IfName,
-        /// The device on this host that leads to the others, a port of the bridge; made from the vnet's name unless
-        /// written.
-        "interface" => interface: IfName,
-        /// conf: encrypted and authenticated. auth: authenticated only. none: neither. conf unless written.
-        "security" => security: Security,
-        /// What seals its frames, whatever both ends do best: aes-128-gcm, aes-256-gcm or chacha20-poly1305 with security
-        /// conf; aes-128-gmac or aes-256-gmac with auth. It holds for both ends when one of them says it.
-        "cipher" => cipher: Cipher,
-        /// The hosts that may belong to it.
-        "peers" => peers: List<PeerName>,
-        /// Machines that no file knows are behind the bridge: they are reached, too. true unless written when no network
-        /// lies on the vnet, or with `port`.
-        "learning" => learning: bool,
-        /// An interface that becomes a port of the bridge, with the segment that is behind it: a device's name, or with
-        /// `vlan` an uplink's, too.
-        "port" => port: Parent,
-        /// VLAN of `port` that is the segment; what has no tag unless written.
-        "vlan" => vlan: Vlan,
-        /// Whose tag `vlan` is: 802.1Q unless written; 802.1ad for a service provider's.
-        "protocol" => protocol: VlanProtocol,
     }
 }
