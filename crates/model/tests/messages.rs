@@ -213,7 +213,7 @@ fn published_where_this_host_does_not_reach() {
     let both = guest("\"80:80\", \"[2001:db8::1]:81:81\"", "\"10.97.0.8\", \"fd97::8\"");
     let red = |keys: &str| {
         format!(
-            "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\n\
+            "[host]\nname = \"h\"\n[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\n\
              subnets = [\"10.97.0.0/24\", \"fd97::/64\"]\n{keys}\n"
         )
     };
@@ -414,7 +414,7 @@ fn a_guest_has_at_most_256_nics() {
 
 #[test]
 fn addresses_may_repeat_where_they_never_meet() {
-    let text = "[networks.a]\nmode = \"vnet\"\nvnet = \"a\"\nsubnets = [\"10.0.0.0/24\"]\n\
+    let text = "[host]\nname = \"h\"\n[networks.a]\nmode = \"vnet\"\nvnet = \"a\"\nsubnets = [\"10.0.0.0/24\"]\n\
         [networks.b]\nmode = \"vnet\"\nvnet = \"b\"\nsubnets = [\"10.0.0.0/24\"]\n\
         [vnets.a]\nid = \"a\"\n[vnets.b]\nid = \"b\"\n\
         [[guests.a.nics]]\nnetwork = \"a\"\naddresses = [\"10.0.0.1\"]\n\
@@ -431,6 +431,16 @@ fn addresses_may_repeat_where_they_never_meet() {
             "the address 10.0.0.1 is used twice"
         ]
     );
+}
+
+#[test]
+fn a_host_that_is_called_like_others_of_a_vnet() {
+    let red = "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.97.0.0/24\"]\n";
+    let there = "gateways = [\"10.97.0.251\"]\n";
+    // Without an address there, the host has no part in it.
+    assert_eq!(said(red), "nothing is wrong\n");
+    assert_eq!(said(&format!("[host]\nname = \"h\"\n{red}{there}")), "nothing is wrong\n");
+    assert_told!(said(&format!("{red}{there}")));
 }
 
 #[test]

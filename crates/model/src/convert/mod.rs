@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName};
 
 use crate::{
-    Config, Family, Nic, Uplink,
+    Config, Family, Mode, Nic, Uplink,
     claims::{Claims, Segment},
     ipam,
     raw::{Mtu, Root},
@@ -90,7 +90,11 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     let stacks = stack::check(&guests, &mut cx);
     publish::overlapping(&stacks, &mut cx);
 
-    let host = root.host.get().and_then(|host| host.name.get()).map_or("host", |name| name.as_str());
+    let host = root.host.get().and_then(|host| host.name.get());
+    if host.is_none() {
+        alike(root, &mut cx);
+    }
+    let host = host.map_or("host", |name| name.as_str());
     let networks =
         cx.networks.into_iter().filter_map(|(name, ground)| Some((name, ground.network?))).collect();
     Config {
@@ -116,6 +120,20 @@ fn section<K: Ord + Clone, Raw, T>(
     named
         .filter_map(|(name, (span, raw))| Some((name.clone(), convert(name, *span, raw.as_ref()?)?)))
         .collect()
+}
+
+/// Reports that this host is called as others of a vnet may be, on which it has an address.
+fn alike(root: &Root, cx: &mut Context<'_, '_>) {
+    let is_there = |name: &NetworkName| {
+        let network = cx.networks.get(name).and_then(|ground| ground.network.as_ref());
+        network.is_some_and(|n| matches!(&n.mode, Mode::Vnet { gateways, .. } if !gateways.is_empty()))
+    };
+    let mut networks = root.networks.get().into_iter().flatten();
+    if let Some((_, (span, _))) = networks.find(|(name, _)| is_there(name)) {
+        cx.report
+            .warning(*span, "this host has no name, by which it differs from the others in the vnet")
+            .help("write `name` in [host]: the MAC that it has in its vnets is made of it");
+    }
 }
 
 /// Reports prefixes that share addresses though they need their own.
