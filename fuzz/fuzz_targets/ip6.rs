@@ -25,6 +25,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         mtu: 1500,
         prefixes: Vec::new(),
         shared: false,
+        stretched: false,
         routes: vec![prefix],
     };
     let link = ServedLink {
