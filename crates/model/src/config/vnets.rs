@@ -98,7 +98,13 @@ pub struct Vnet {
 impl Vnet {
     /// The device over IPv6, where frames are carried by the kernel, which has one for each family.
     pub fn second_interface(&self) -> Option<IfName> {
-        crate::names::second(&self.interface)
+        let is_plain = self.security == Security::None;
+        is_plain.then(|| crate::names::second(&self.interface)).flatten()
+    }
+
+    /// The devices that lead to the other hosts.
+    pub fn interfaces(&self) -> impl Iterator<Item = IfName> + use<> {
+        [Some(self.interface.clone()), self.second_interface()].into_iter().flatten()
     }
 }
 

@@ -131,11 +131,10 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         table.insert("ways_out", Key::new().name(&device));
     }
     // What comes from other hosts was looked at there, and its MAC by what carries it.
-    for vnet in context.config.vnets.values() {
-        table.judge("ports", Key::new().name(&vnet.interface), Verdict::Accept);
+    for device in context.config.vnets.values().flat_map(Vnet::interfaces) {
+        table.judge("ports", Key::new().name(&device), Verdict::Accept);
     }
     for (vnet, device) in plain(context) {
-        table.judge("ports", Key::new().name(&device), Verdict::Accept);
         for (map, headers) in [("segment4", HEADERS_V4), ("segment6", HEADERS_V6)] {
             let most = vnets::carried(context, vnet).saturating_sub(headers);
             let most = u16::try_from(most).unwrap_or(u16::MAX);

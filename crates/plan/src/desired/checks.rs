@@ -566,7 +566,7 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
         if let Some(vlan) = vnet.port.as_ref().and_then(|port| port.vlan.as_ref()) {
             check(&vlan.device, &vnet.origin, "vlan");
         }
-        if let (Security::None, Some(second)) = (vnet.security, vnet.second_interface()) {
+        if let Some(second) = vnet.second_interface() {
             check(&second, &vnet.origin, "interface");
         }
     }

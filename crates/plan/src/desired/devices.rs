@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_model::{Mode, Origin, Security};
+use viaduct_model::{Mode, Origin};
 use viaduct_types::IfName;
 
 use super::{
@@ -32,9 +32,7 @@ pub(super) fn meant_twice(context: &Context<'_>) -> Vec<Notice> {
         }
     }
     for (name, vnet) in &context.config.vnets {
-        let second = vnet.second_interface().filter(|_| vnet.security == Security::None);
-        for device in [Some(vnet.bridge.clone()), Some(vnet.interface.clone()), second].into_iter().flatten()
-        {
+        for device in std::iter::once(vnet.bridge.clone()).chain(vnet.interfaces()) {
             mean(&device, &format!("vnet {name}"), &vnet.origin);
         }
     }

@@ -190,11 +190,11 @@ fn vnet_of<'c>(context: &Context<'c>, port: &Port<'_>) -> Option<&'c Vnet> {
 
 /// The devices by which what a host says in its vnets would leave it.
 pub(super) fn ways_out<'c>(context: &Context<'c>) -> impl Iterator<Item = IfName> + use<'c> {
-    context.config.vnets.values().flat_map(|vnet| {
-        let second = vnet.second_interface().filter(|_| vnet.security == Security::None);
-        let port = vnet.port.as_ref().map(|port| port.device().clone());
-        [Some(vnet.interface.clone()), second, port].into_iter().flatten()
-    })
+    context
+        .config
+        .vnets
+        .values()
+        .flat_map(|vnet| vnet.interfaces().chain(vnet.port.as_ref().map(|port| port.device().clone())))
 }
 
 /// What the devices of a vnet carry: as its network says, else what gets through.

@@ -1,6 +1,6 @@
 //! What the engine is told to be.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
@@ -12,6 +12,7 @@ use viaduct_vnet_proto::{
 use super::{
     Orders, VnetOrders,
     accept::accept,
+    discovery::time_of_day,
     engine::{Engine, Vnet},
     learned::Learned,
     link::Farewell,
@@ -158,9 +159,7 @@ impl Engine {
             vnets: self.orders.vnets.iter().map(vnet).collect(),
             relay: self.orders.relay.iter().filter_map(key_of).collect(),
         };
-        let arrival = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let arrival = u64::try_from(arrival.as_millis()).unwrap_or(u64::MAX);
-        self.node.configure(self.now(), arrival, settings);
+        self.node.configure(self.now(), time_of_day(), settings);
         self.configured = (self.configured.0 + 1, true);
     }
 

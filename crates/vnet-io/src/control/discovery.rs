@@ -209,6 +209,7 @@ fn place(address: IpAddr, port: u16, interface: u32) -> SocketAddr {
     }
 }
 
+/// In milliseconds since 1970.
 pub(super) fn time_of_day() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)

@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::Path,
 };
 
+use serde::Serialize;
 use tracing::warn;
 use viaduct_types::{MacAddr, VnetId};
 
@@ -49,12 +49,7 @@ pub(super) fn bridged(run_dir: &Path) -> BTreeSet<VnetId> {
 
 /// Writes down that these have just been bridged. Without it, the next engine listens first.
 pub(super) fn write_bridged(run_dir: &Path, vnets: &BTreeSet<VnetId>) {
-    let new = run_dir.join(format!("{BRIDGED}.new"));
-    if let Ok(bytes) = serde_json::to_vec(&(since_boot(), vnets))
-        && fs::write(&new, bytes).is_ok()
-    {
-        let _ = fs::rename(&new, run_dir.join(BRIDGED));
-    }
+    let _ = replace(run_dir, BRIDGED, &(since_boot(), vnets));
 }
 
 /// In seconds; nobody sets this clock.
@@ -62,14 +57,17 @@ fn since_boot() -> u64 {
     u64::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec).unwrap_or_default()
 }
 
-/// Whole or not at all.
 pub(super) fn write(run_dir: &Path, sequences: &Sequences) -> io::Result<()> {
     let mut written = Written::new();
     for ((vnet, mac), sequence) in sequences {
         written.entry(*vnet).or_default().insert(*mac, *sequence);
     }
-    let new = run_dir.join(format!("{FILE}.new"));
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(&written)?)?;
-    fs::rename(&new, run_dir.join(FILE))
+    replace(run_dir, FILE, &written)
+}
+
+/// Whole or not at all.
+fn replace(run_dir: &Path, file: &str, written: &impl Serialize) -> io::Result<()> {
+    let new = run_dir.join(format!("{file}.new"));
+    fs::write(&new, serde_json::to_vec(written)?)?;
+    fs::rename(&new, run_dir.join(file))
 }
