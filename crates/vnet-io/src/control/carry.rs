@@ -136,8 +136,12 @@ impl Engine {
         let vnet = |(id, orders): (&VnetId, &VnetOrders)| {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
             let learned = self.vnets.get(id).into_iter().flat_map(|vnet| vnet.learned.iter());
-            // Who bridges the same segment reaches what is there, this host's NICs among it.
-            let is_out = self.vnets.get(id).is_some_and(|vnet| vnet.bridging.is_out());
+            // Who bridges the same segment reaches what is there, this host's NICs among it. And keys that come while there
+            // is no device would be nobody's.
+            let is_out = self
+                .vnets
+                .get(id)
+                .is_some_and(|vnet| vnet.bridging.is_out() || vnet.plain.is_none() && !vnet.carried);
             let settings = VnetSettings {
                 security: orders.security,
                 cipher: orders.cipher,
@@ -178,8 +182,9 @@ impl Engine {
         self.findings.arrived.remove(&id);
     }
 
-    /// Gives the workers the vnets that they do not have.
-    pub(super) fn carry(&mut self) {
+    /// Gives the workers the vnets that they do not have; says whether there is one that others may be told of now.
+    pub(super) fn carry(&mut self) -> bool {
+        let mut is_ready = false;
         for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| !vnet.carried) {
             if let Some(plain) = &mut vnet.plain {
                 match plain.begin() {
@@ -203,6 +208,7 @@ impl Engine {
                     vnet.carried = true;
                     vnet.trouble = None;
                     vnet.tables.tell_again();
+                    is_ready = true;
                 }
                 Err(trouble) => {
                     if vnet.trouble.as_ref() != Some(&trouble) {
@@ -212,6 +218,7 @@ impl Engine {
                 }
             }
         }
+        is_ready
     }
 
     /// A tap went away; another one of its name may come.
@@ -221,14 +228,11 @@ impl Engine {
         vnet.carried = false;
         let _ = self.handle.remove_vnet(id);
         // The workers have forgotten the keys, and a key must not come to life again: whoever is in it begins anew.
-        let orders = self.orders.vnets.remove(&id);
         self.configure();
         self.flush();
-        if let Some(orders) = orders {
-            self.orders.vnets.insert(id, orders);
+        if self.carry() {
+            self.configure();
         }
-        self.carry();
-        self.configure();
     }
 }
 

@@ -149,7 +149,9 @@ impl Engine {
 
     pub(super) fn tick(&mut self) {
         let now = self.now();
-        self.carry();
+        if self.carry() {
+            self.configure();
+        }
         self.discover();
         self.look_for_ways();
         self.reach();
