@@ -41,6 +41,7 @@ fn batch() -> Vec<u8> {
             flags: 0,
         },
         Expr::Masquerade,
+        Expr::NoTrack,
         Expr::Counter,
         Expr::Over { rate: 500, burst: 7 },
         Expr::Verdict(Verdict::Jump("c".to_owned())),

@@ -193,6 +193,21 @@ fn inet() -> Table {
         ("c_filter", chain(base(ChainKind::Filter, Hook::Forward, 0), inet_matches())),
         ("c_input", chain(base(ChainKind::Filter, Hook::Input, -7), [rule([accept()])])),
         ("c_output", chain(base(ChainKind::Filter, Hook::Output, 1234), [rule([accept()])])),
+        (
+            "c_raw",
+            chain(
+                base(ChainKind::Filter, Hook::Output, -300),
+                [rule([
+                    proto(17, "udp"),
+                    St::Masked(
+                        S::ThPorts,
+                        Const::be32(0xfff8_fff8, "0xfff8fff8"),
+                        Const::be32(0x0708_0708, "0x7080708"),
+                    ),
+                    St::NoTrack,
+                ])],
+            ),
+        ),
     ];
     table(sets, chains)
 }

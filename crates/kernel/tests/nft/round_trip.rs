@@ -149,6 +149,7 @@ fn inet() -> Table {
         ),
         ("c_fwd", chain(base(ChainKind::Filter, Hook::Forward, 7), lookups())),
         ("c_out", chain(base(ChainKind::Filter, Hook::Output, 0), verdicts_rules())),
+        ("c_raw", chain(base(ChainKind::Filter, Hook::Output, -300), [exprs([Expr::NoTrack])])),
         (
             "c_post",
             chain(

@@ -167,12 +167,21 @@ pub(super) mod words {
 
     /// From one of our links.
     pub(in super::super) fn from_ours() -> Statement {
-        Statement::Is(Selector::IifGroup, Const::u32(GROUP, &GROUP.to_string()))
+        Statement::Is(Selector::IifGroup, ours())
+    }
+
+    /// From a link that is not ours.
+    pub(in super::super) fn not_from_ours() -> Statement {
+        Statement::Not(Selector::IifGroup, ours())
     }
 
     /// To one of our links.
     pub(in super::super) fn to_ours() -> Statement {
-        Statement::Is(Selector::OifGroup, Const::u32(GROUP, &GROUP.to_string()))
+        Statement::Is(Selector::OifGroup, ours())
+    }
+
+    fn ours() -> Const {
+        Const::u32(GROUP, &GROUP.to_string())
     }
 
     /// fe80::/10.

@@ -243,9 +243,7 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
         alias: Some(alias(port)),
         mtu: Some(mtu),
         master: bridge_of(port.network).cloned(),
-        // With br_netfilter, what a guest sends to its own published port is turned round on the bridge.
-        hairpin: matches!(port.network.mode, Mode::Nat { .. } | Mode::Isolated { .. })
-            && !port.guest.publish.is_empty(),
+        hairpin: sends_back(port.guest, port.network),
         isolated: matches!(port.network.mode, Mode::Bridged { .. })
             && port.network.between_guests == Policy::Deny,
         filters_vlans: false,
@@ -263,6 +261,12 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
     if let Mode::Routed { proxy, .. } = port.network.mode {
         add_routed_port(context, port, proxy, wanted);
     }
+}
+
+/// Whether what comes from a guest's port may go back there: with br_netfilter, what it sends to its own published port is turned
+/// round on the bridge.
+pub(super) fn sends_back(guest: &Guest, network: &Network) -> bool {
+    matches!(network.mode, Mode::Nat { .. } | Mode::Isolated { .. }) && !guest.publish.is_empty()
 }
 
 /// The alias of a NIC's link.

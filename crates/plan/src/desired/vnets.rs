@@ -11,10 +11,12 @@ use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 use super::{
     BRIDGE, Desired, DesiredLink, VNET,
     context::{Context, Port, bridge_of, ports},
+    elements::words::udp,
     links::add_vlan_device,
 };
 use crate::{
     lent::port_alias,
+    nft::{Const, Selector, Statement},
     op::{NewLink, Underlay},
     state::Attachments,
 };
@@ -33,6 +35,13 @@ const LONGEST: u32 = 65_535 - 14;
 
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub(super) const VXLAN_PORT: u16 = 1799;
+
+/// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these. The first
+/// three bits from the right tell them apart.
+pub(super) fn between_workers() -> [Statement; 2] {
+    let ports = |mask: u32| Const::be32(mask, &format!("{mask:#x}"));
+    [udp(), Statement::Masked(Selector::ThPorts, ports(0xfff8_fff8), ports(1800 << 16 | 1800))]
+}
 
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
     let vnis = vnis(context.config);

@@ -159,6 +159,8 @@ pub enum Expr {
     },
     /// Translate the source to the address of the way out.
     Masquerade,
+    /// Let the connection be nobody's.
+    NoTrack,
     /// Count.
     Counter,
     /// Go on only with packets that are more than so many.

@@ -85,6 +85,8 @@ pub enum Selector {
     ArpSaddrIp,
     /// ARP target address.
     ArpDaddrIp,
+    /// Source and destination port.
+    ThPorts,
     /// Source port.
     ThSport,
     /// Destination port.
@@ -143,6 +145,7 @@ impl Selector {
             Self::ArpSaddrEther => "arp saddr ether",
             Self::ArpSaddrIp => "arp saddr ip",
             Self::ArpDaddrIp => "arp daddr ip",
+            Self::ThPorts => "@th,0,32",
             Self::ThSport => "th sport",
             Self::ThDport => "th dport",
             Self::TcpFlags => "tcp flags",
@@ -175,6 +178,7 @@ impl Selector {
             Self::IifGroup
             | Self::OifGroup
             | Self::Mark
+            | Self::ThPorts
             | Self::IpSaddr
             | Self::IpDaddr
             | Self::ArpSaddrIp
@@ -228,7 +232,7 @@ impl Selector {
             Self::ArpSaddrEther => Place::Payload(Network, 8),
             Self::ArpSaddrIp => Place::Payload(Network, 14),
             Self::ArpDaddrIp => Place::Payload(Network, 24),
-            Self::ThSport | Self::IcmpType | Self::Icmpv6Type => Place::Payload(Transport, 0),
+            Self::ThPorts | Self::ThSport | Self::IcmpType | Self::Icmpv6Type => Place::Payload(Transport, 0),
             Self::ThDport => Place::Payload(Transport, 2),
             Self::TcpFlags => Place::Payload(Transport, 13),
             Self::TcpMaxSegment => Place::TcpOption(2, 2),
@@ -310,6 +314,11 @@ impl Const {
         Self { bytes: value.to_be_bytes().to_vec(), text: text.to_owned() }
     }
 
+    /// Four bytes in network byte order.
+    pub fn be32(value: u32, text: &str) -> Self {
+        Self { bytes: value.to_be_bytes().to_vec(), text: text.to_owned() }
+    }
+
     /// Four bytes in the host's byte order.
     pub fn u32(value: u32, text: &str) -> Self {
         Self { bytes: value.to_ne_bytes().to_vec(), text: text.to_owned() }
@@ -388,6 +397,8 @@ pub enum Statement {
     },
     /// Translate the source to the address of the way out.
     Masquerade,
+    /// Let no connection be made of the packet.
+    NoTrack,
     /// Count.
     Counter,
     /// Packets that are more than so many a second, and so many at once; counted by the rule.
@@ -486,6 +497,7 @@ impl Statement {
                 });
             }
             Self::Masquerade => out.push(Expr::Masquerade),
+            Self::NoTrack => out.push(Expr::NoTrack),
             Self::Counter => out.push(Expr::Counter),
             Self::Over { rate, burst } => out.push(Expr::Over { rate: *rate, burst: *burst }),
             Self::Verdict(verdict) => out.push(Expr::Verdict(verdict.clone())),
@@ -548,6 +560,7 @@ impl std::fmt::Display for Statement {
                 write!(f, "{kind} {family} to {} map @{map}", join(key))
             }
             Self::Masquerade => f.write_str("masquerade"),
+            Self::NoTrack => f.write_str("notrack"),
             Self::Counter => f.write_str("counter"),
             Self::Over { rate, burst } => write!(f, "limit rate over {rate}/second burst {burst} packets"),
             Self::Verdict(verdict) => verdict.fmt(f),

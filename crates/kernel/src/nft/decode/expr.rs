@@ -73,6 +73,7 @@ fn one(nest: &[u8]) -> Result<Expr> {
         "nat" => a.nat()?,
         // Port ranges and flags of masquerade are not ours.
         "masq" => a.is_empty().then_some(Expr::Masquerade),
+        "notrack" => Some(Expr::NoTrack),
         "counter" => Some(Expr::Counter),
         "limit" => a.limit()?,
         _ => None,

@@ -59,6 +59,7 @@ fn write_expr(w: &mut Writer, e: &Expr) {
         Expr::Dynset { .. } => "dynset",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade => "masq",
+        Expr::NoTrack => "notrack",
         Expr::Counter => "counter",
         Expr::Over { .. } => "limit",
         // Never in a desired ruleset; the kernel would refuse it for want of its attributes.
@@ -193,7 +194,7 @@ fn write_attributes(w: &mut Writer, e: &Expr) {
             w.be32(limit::TYPE, limit_value::PACKETS);
             w.be32(limit::FLAGS, limit_value::INVERT);
         }
-        Expr::Masquerade | Expr::Counter | Expr::Other(_) => {}
+        Expr::Masquerade | Expr::NoTrack | Expr::Counter | Expr::Other(_) => {}
     }
 }
 

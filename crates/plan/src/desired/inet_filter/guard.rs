@@ -9,6 +9,7 @@ use super::{
         context::{Context, Port, bridge_of},
         elements::{Builder, words::*},
         links::GATEWAY_V6,
+        vnets::between_workers,
     },
     FILTER,
     families::{FAMILIES, FamilyWords, both},
@@ -18,6 +19,9 @@ use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table
 
 /// Before defragmentation (-400), so that every fragment shows its sender.
 const BEFORE_DEFRAG: i32 = -450;
+
+/// Before connections are looked up (-200).
+const RAW: i32 = -300;
 
 /// Anti-spoofing of routed ports.
 pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
@@ -48,12 +52,21 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     let source =
         |f: &FamilyWords| St::In(vec![S::IifName, S::EtherSaddr, f.saddr], both!(f, "source4", "source6"));
     let own_packet = || vec![v4(), not_loopback_v4(S::IpDaddr), source(&FAMILIES[0]), accept()];
-    let mut guard = vec![
+    let mut guard = Vec::new();
+    if !context.config.vnets.is_empty() {
+        // No connection is made of what workers of vnets send each other: each datagram would be looked up, and that costs as much
+        // as to receive it. The port of the vnets themselves is tracked: what the host has begun there, its answers come back
+        // through whoever's firewall.
+        let untracked = || between_workers().into_iter().chain([St::NoTrack, accept()]);
+        guard.push([not_from_ours()].into_iter().chain(untracked()).collect());
+        table.base("own_frames", Hook::Output, RAW, vec![untracked().collect()]);
+    }
+    guard.extend([
         // Table bridge has looked at what comes by a bridge.
         vec![from_ours(), St::Is(S::IifKind, Const::name("bridge")), goto("no_loopback")],
         // What most packets of guests are: one look says what the chain of the port would.
         [vec![from_ours()], own_packet()].concat(),
-    ];
+    ]);
     // Comparing a name or two costs less than a look that finds nothing.
     guard.extend(context.uplinks().map(|(_, _, l3)| vec![from_uplink(l3), accept()]));
     guard.extend([

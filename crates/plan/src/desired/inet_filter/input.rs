@@ -9,6 +9,7 @@ use super::{
         context::Context,
         elements::{Builder, words::*},
         named,
+        vnets::between_workers,
     },
     FILTER,
     families::{FAMILIES, FamilyWords, both},
@@ -54,19 +55,20 @@ pub(super) fn add(context: &Context<'_>, claimed: &BTreeSet<IpAddr>, table: &mut
         let sender = St::In(vec![f.saddr], both!(f, "attached4", "attached6"));
         vec![(f.is)(), sender, St::CountIn("drop_pretender", vec![S::IifName]), drop()]
     };
-    table.base(
-        "to_host",
-        Hook::Input,
-        FILTER,
-        vec![
-            vec![St::In(vec![S::IifName], "inside"), goto("from_guest_to_host")],
-            vec![from_ours(), drop()],
-            pretender(&FAMILIES[0]),
-            pretender(&FAMILIES[1]),
-            to_claimed(&FAMILIES[0]),
-            to_claimed(&FAMILIES[1]),
-        ],
-    );
+    let mut to_host = Vec::new();
+    if !context.config.vnets.is_empty() {
+        // Whoever has the keys is asked for nothing else, and nobody else is answered.
+        to_host.push([not_from_ours()].into_iter().chain(between_workers()).chain([accept()]).collect());
+    }
+    to_host.extend([
+        vec![St::In(vec![S::IifName], "inside"), goto("from_guest_to_host")],
+        vec![from_ours(), drop()],
+        pretender(&FAMILIES[0]),
+        pretender(&FAMILIES[1]),
+        to_claimed(&FAMILIES[0]),
+        to_claimed(&FAMILIES[1]),
+    ]);
+    table.base("to_host", Hook::Input, FILTER, to_host);
     // An address that the host has only for its guests' published ports is no way to the host's own services.
     table.chain(
         "to_claimed",

@@ -6,6 +6,8 @@
 //! the bridge looks at it: the host routes it back out by the same bridge, and table inet judges it like any other
 //! flow. ARP and neighbour discovery stay with the guests.
 
+mod between;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
@@ -15,10 +17,11 @@ use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
     elements::{Builder, words::*},
     inet_filter::{add_own_addresses, guard_of},
-    links::GATEWAY_V6,
+    links::{GATEWAY_V6, sends_back},
     vnets,
 };
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
+use between::turns;
 
 const GUARD: i32 = -300;
 const FORWARD: i32 = -200;
@@ -39,6 +42,9 @@ const SEGMENT: (u16, &str) = (0x88b5, "0x88b5");
 /// What a frame with a VLAN's tag has for its type: 802.1Q, 802.1ad, and what was in use for the outer of two before that.
 const TAGS: [(u16, &str); 4] =
     [(0x8100, "8021q"), (0x88a8, "8021ad"), (0x9100, "0x9100"), (0x9200, "0x9200")];
+
+/// So many devices that lead to other hosts are compared one by one before anything is looked up.
+const FEW: usize = 4;
 
 /// The bit of the packet mark that lets a frame past the guard of an uplink: the file lets this NIC send anything.
 pub(super) const FREE_MARK: u32 = 0x5600_0000;
@@ -62,8 +68,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     if context.config.networks.values().any(|n| matches!(n.mode, Mode::Bridged { vlans: Some(_), .. })) {
         add_trunk_guard(&mut table);
     }
-    let outside = outside(context).next().is_some();
-    add_redirect(&mut table, outside);
+    between::add(context, &mut table);
     if plain(context).next().is_some() {
         add_clamp(&mut table);
     }
@@ -77,9 +82,11 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     table.set("port_mac", &[T::IfName, T::Ether]);
     // Link-local addresses that are known to be somebody's: the gateway's, and those made of other NICs' MACs.
     table.set("taken_link_local", &[T::Ipv6]);
-    table.map("to_bridge", &[T::IfName], &[T::Ether]);
-    table.set("redirected", &[T::IfName]);
-    table.set("same_port", &[T::IfName, T::IfName]);
+    if turns(context) {
+        table.map("to_bridge", &[T::IfName], &[T::Ether]);
+        table.set("redirected", &[T::IfName]);
+        table.set("same_port", &[T::IfName, T::IfName]);
+    }
     table.set("untagged", &[T::IfName]);
     for counter in [
         "drop_unknown",
@@ -174,7 +181,9 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
         if port.nic.spoofing != Spoofing::Mac {
             add_own_addresses(port, table, true);
         }
-        table.insert("same_port", device().name(port.device()));
+        if sends_back(port.guest, port.network) {
+            table.insert("same_port", device().name(port.device()));
+        }
         if port.nic.trunk.is_empty() {
             table.insert("untagged", device());
         }
@@ -365,12 +374,18 @@ fn add_guard(context: &Context<'_>, table: &mut Builder) {
     let own_source = || St::In(vec![S::IifName, S::EtherSaddr, S::IpSaddr], "source4");
     let wrong_mac = || St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac");
     // The ethertype is that of the frame as sent: tagged frames, doubly or with priority only, match none of these.
-    let mut guard = vec![
-        // What most frames are comes first: one look says what the chain of the port would.
+    let mut guard: Vec<Vec<St>> = Vec::new();
+    // Comparing a name or two costs less than a look that finds nothing.
+    let ways: Vec<IfName> = context.config.vnets.values().flat_map(Vnet::interfaces).collect();
+    if ways.len() <= FEW {
+        guard.extend(ways.iter().map(|way| vec![St::Is(S::IifName, Const::name(way.as_str())), accept()]));
+    }
+    guard.extend([
+        // What most frames of guests are comes first: one look says what the chain of the port would.
         vec![from_ours(), of_type(IP), own_source(), goto("from_port_own_ip")],
         vec![St::VerdictMap(vec![S::IifName], "ports")],
         rule(vec![from_ours()], dropped("drop_unknown")),
-    ];
+    ]);
     // The bridge's own number for what has no tag is nobody's outside.
     for (name, uplink, _) in context.uplinks() {
         let Some((_, own)) = uplink_vlans(context.config, name) else { continue };
@@ -501,68 +516,6 @@ fn add_ipv6_guard(table: &mut Builder) {
             // A link-local address that is not made of the MAC (RFC 7217).
             vec![link_local(S::Ip6Saddr), pass()],
             rule(vec![], dropped("drop_address")),
-        ],
-    );
-}
-
-fn add_redirect(table: &mut Builder, outside: bool) {
-    let solicitation = |number, word| vec![of_type(IP6), icmpv6(), icmpv6_type(number, word), accept()];
-    let redirected = |kind| {
-        vec![
-            of_type(kind),
-            St::WriteMapped(S::EtherDaddr, vec![S::IifName], "to_bridge"),
-            // PACKET_HOST, or the IP stack would not take it.
-            St::Write(S::PktType, Const::u8(0, "0")),
-            accept(),
-        ]
-    };
-    table.chain(
-        "redirect_frames",
-        vec![
-            // Only PACKET_OTHERHOST, unicast to a MAC that is not the bridge's.
-            vec![St::Not(S::PktType, Const::u8(3, "other")), goto("answered_by_host")],
-            solicitation(135, "nd-neighbor-solicit"),
-            solicitation(136, "nd-neighbor-advert"),
-            redirected(IP),
-            redirected(IP6),
-            vec![accept()],
-        ],
-    );
-    // Who asks for an address asks everybody, of whom only the host may answer: it is not asked of a thousand ports.
-    let asked = |port| {
-        vec![udp(), dport(port), St::WriteMapped(S::EtherDaddr, vec![S::IifName], "to_bridge"), accept()]
-    };
-    table.chain("answered_by_host", vec![asked(67), asked(547), vec![accept()]]);
-    let ports = || vec![St::In(vec![S::IifName], "redirected"), St::In(vec![S::OifName], "redirected")];
-    let for_host = || St::Is(S::PktType, Const::u8(0, "0"));
-    let marked = outside.then(|| vec![St::In(vec![S::OifName], "outside"), free()]);
-    table.base(
-        "between_ports",
-        Hook::Forward,
-        FORWARD,
-        marked
-            .into_iter()
-            .chain([
-                // Where a port may send back, only what br_netfilter turned round goes back.
-                vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")],
-                rule(ports(), [goto("between_redirected")]),
-                vec![St::In(vec![S::OifName], "untagged"), goto("to_untagged")],
-            ])
-            .collect(),
-    );
-    // What an uplink has of other segments is none of this one's guests' business.
-    table.chain("to_untagged", TAGS.map(|tag| vec![of_type(tag), drop()]).into());
-    table.chain("back_to_port", vec![vec![for_host(), accept()], vec![drop()]]);
-    table.chain(
-        "between_redirected",
-        vec![
-            vec![of_type(ARP), accept()],
-            solicitation(135, "nd-neighbor-solicit"),
-            solicitation(136, "nd-neighbor-advert"),
-            // A frame for the host is forwarded only when br_netfilter has led it to a published port on the same
-            // bridge; table inet judges it next.
-            vec![for_host(), accept()],
-            vec![drop()],
         ],
     );
 }
