@@ -95,7 +95,7 @@ fn report(samples: &Samples, missing: &[Way], page: &mut Page) {
          one sender, as many as get through with at most one in a hundred lost in one of two tries. CPU is that of the \
          tunnels' own processes at both ends, which includes what the kernel does in their name, while one TCP stream flows. Round \
          trips are measured in turns by tunnels that stand side by side. Ours is the whole of it, with its daemons, its filter of \
-         what guests send, and AES-128-GCM.",
+         what guests send, and AES-128-GCM. br_netfilter is off on all hosts.",
     );
     let mut head = vec!["tunnel".to_owned()];
     head.extend(Metric::ALL.map(|metric| metric.name().to_owned()));
