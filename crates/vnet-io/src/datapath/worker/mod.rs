@@ -105,6 +105,8 @@ pub(super) struct Worker {
     scratch: Scratch,
     /// What was read of a tap: what stands before the frame, and the frame.
     frame: Vec<u8>,
+    /// Whether the last frame that a tap had was the only one.
+    comes_alone: bool,
     is_stopped: bool,
 }
 
@@ -140,6 +142,7 @@ impl Worker {
             deliver: Deliver::new(host),
             scratch: Scratch::with_capacity(2 * LONGEST_FRAME),
             frame: vec![0; viaduct_vnet_proto::data::OFFLOAD_HEADER + LONGEST_FRAME],
+            comes_alone: true,
             is_stopped: false,
         })
     }

@@ -39,7 +39,8 @@ impl Worker {
     /// Carries what a tap has; says how much that was.
     pub(super) fn carry_out(&mut self, slot: Slot, flags: EventFlags) -> Load {
         let mut load = Load::default();
-        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, .. } = self;
+        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, comes_alone, .. } =
+            self;
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return load };
         let mut way = Way { outbox, routes, scratch, outlets, host };
         for _ in 0..FRAMES {
@@ -62,11 +63,16 @@ impl Worker {
             };
             carry(vnet, &Offload::read(header), frame, &mut way);
             load += Load { pieces: 1, bytes: length };
+            // What comes alone does not wait until it is known that nothing comes with it.
+            if load.pieces == 1 && *comes_alone {
+                way.outbox.flush(way.routes);
+            }
             if load.bytes >= BYTES {
                 break;
             }
         }
         way.outbox.flush(way.routes);
+        *comes_alone = load.pieces <= 1;
         load
     }
 

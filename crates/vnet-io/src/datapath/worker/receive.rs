@@ -7,9 +7,13 @@ use std::{
 
 use crate::datapath::socket::{Address, Control, UDP_GRO, control_messages};
 
-/// How many messages are received with one call. Where the kernel joins datagrams, each is a run of up to 64 KiB, and what comes
-/// after them waits until all are delivered.
-const MESSAGES: usize = 16;
+/// How many messages are received with one call: as many as a super-frame has, with which the kernel has then one packet's work.
+const MESSAGES: usize = 64;
+/// Where the kernel joins datagrams, each message is a run of up to 64 KiB, and what comes after them waits until all are
+/// delivered: then it is so many.
+const RUNS: usize = 16;
+/// Messages that are this long on average are runs.
+const RUN: usize = 4_096;
 /// The longest message there can be.
 const LONGEST: usize = 65_536;
 /// From one place to the next; not a power of two, so that the beginnings of all do not share a part of the cache.
@@ -20,6 +24,11 @@ pub(super) struct Receive {
     bytes: Vec<u8>,
     places: Vec<Place>,
     headers: Vec<libc::mmsghdr>,
+    /// How many of the headers the kernel has written to since they were filled in. The others are not touched: what lies in
+    /// no cache costs more than the rest of a lone datagram.
+    used: usize,
+    /// How many messages the next call may bring.
+    most: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -66,24 +75,15 @@ impl Receive {
             bytes: vec![0; STRIDE * MESSAGES],
             places: vec![place; MESSAGES],
             headers: vec![header; MESSAGES],
+            used: MESSAGES,
+            most: RUNS,
         }
     }
 
     /// Receives what there is; says how many messages. Errors of earlier sending are no concern here.
     pub(super) fn fill(&mut self, socket: RawFd) -> usize {
-        for (index, (place, header)) in self.places.iter_mut().zip(&mut self.headers).enumerate() {
-            place.bytes.iov_base = self.bytes[index * STRIDE..].as_mut_ptr().cast();
-            place.bytes.iov_len = LONGEST;
-            let header = &mut header.msg_hdr;
-            header.msg_name = (&raw mut place.name.0).cast();
-            header.msg_namelen = Address::ROOM;
-            header.msg_iov = &raw mut place.bytes;
-            header.msg_iovlen = 1;
-            header.msg_control = place.control.0.as_mut_ptr().cast();
-            header.msg_controllen = place.control.0.len();
-            header.msg_flags = 0;
-        }
-        let most = libc::c_uint::try_from(MESSAGES).unwrap_or_default();
+        self.prepare();
+        let most = libc::c_uint::try_from(self.most).unwrap_or_default();
         for _ in 0..3 {
             // SAFETY: all headers point to places and bytes of our own, with their lengths.
             let count = unsafe {
@@ -96,6 +96,9 @@ impl Receive {
                 )
             };
             if let Ok(count) = usize::try_from(count) {
+                let bytes: usize = self.headers[..count].iter().map(|header| header.msg_len as usize).sum();
+                self.used = count;
+                self.most = if bytes > count * RUN { RUNS } else { MESSAGES };
                 return count;
             }
             if std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock {
@@ -104,6 +107,24 @@ impl Receive {
             // What an earlier datagram met on its way (ECONNREFUSED and others) is told once, then receiving goes on.
         }
         0
+    }
+
+    /// Fills in the headers that were used.
+    fn prepare(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        let all = self.places.iter_mut().zip(&mut self.headers).enumerate();
+        for (index, (place, header)) in all.take(used) {
+            place.bytes.iov_base = self.bytes[index * STRIDE..].as_mut_ptr().cast();
+            place.bytes.iov_len = LONGEST;
+            let header = &mut header.msg_hdr;
+            header.msg_name = (&raw mut place.name.0).cast();
+            header.msg_namelen = Address::ROOM;
+            header.msg_iov = &raw mut place.bytes;
+            header.msg_iovlen = 1;
+            header.msg_control = place.control.0.as_mut_ptr().cast();
+            header.msg_controllen = place.control.0.len();
+            header.msg_flags = 0;
+        }
     }
 
     /// One of the messages that came; none when it is cut off or empty.
@@ -141,5 +162,48 @@ impl Receive {
 
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, os::fd::AsRawFd, process::Command, thread};
+
+    use super::*;
+
+    #[test]
+    fn of_single_datagrams_more_come_at_once_than_of_runs() {
+        thread::spawn(|| {
+            // SAFETY: only this thread, which ends with the test, is in another namespace then.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+            let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+            near.connect(far.local_addr().unwrap()).unwrap();
+            let mut receive = Receive::new();
+            let mut brought = |length: usize, count: usize| -> Vec<usize> {
+                (0..count).for_each(|_| assert_eq!(near.send(&vec![7; length]).unwrap(), length));
+                let mut counts = Vec::new();
+                loop {
+                    let count = receive.fill(far.as_raw_fd());
+                    if count == 0 {
+                        return counts;
+                    }
+                    for index in 0..count {
+                        let arrived = receive.arrived(index).unwrap();
+                        assert_eq!(arrived.from, near.local_addr().unwrap());
+                        assert_eq!(arrived.end - arrived.begin, length);
+                    }
+                    counts.push(count);
+                }
+            };
+            // What it is that comes is known afterwards.
+            assert_eq!(brought(100, 100), [RUNS, MESSAGES, 20]);
+            assert_eq!(brought(RUN + 100, 18), [18]);
+            assert_eq!(brought(RUN + 100, 18), [RUNS, 2]);
+            assert_eq!(brought(100, 18), [RUNS, 2]);
+            assert_eq!(brought(100, 18), [18]);
+        })
+        .join()
+        .unwrap();
     }
 }
