@@ -51,7 +51,7 @@ fn host() -> Option<Node> {
     let mut node = Node::new(OWN, BTreeMap::new(), 1 << 29);
     let settings = Settings {
         workers: 2,
-        ports: vec![1800],
+        ports: vec![1800, 1801],
         fast_aes: true,
         rekey: Duration::from_secs(1),
         vnets: vnets.into(),

@@ -202,7 +202,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let empty = Settings {
         workers: 2,
-        ports: vec![1800],
+        ports: vec![1800, 1801],
         fast_aes: true,
         rekey: Duration::from_secs(3600),
         vnets: BTreeMap::new(),

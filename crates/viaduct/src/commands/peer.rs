@@ -83,7 +83,7 @@ pub(super) fn place(peer: &crate::operations::PeerView) -> Option<String> {
     }
 }
 
-/// To how many of its ports frames go, and why to one.
+/// To how many of its threads' ports frames go, or why one port carries everything.
 pub(super) fn ports(peer: &crate::operations::PeerView) -> String {
     match &peer.ports.one {
         Some(why) => format!("1: {why}"),

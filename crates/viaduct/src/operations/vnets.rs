@@ -199,7 +199,7 @@ pub(crate) struct PortView {
 pub(crate) struct PortsView {
     /// The peer's, to which frames go; none when it is not connected, or reached by way of another.
     pub(crate) to: Vec<u16>,
-    /// Why there is one only, if so.
+    /// Why one carries everything, if so.
     pub(crate) one: Option<String>,
     /// What has come from it, by this host's ports.
     pub(crate) received: Vec<ReceivedView>,

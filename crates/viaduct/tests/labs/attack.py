@@ -27,7 +27,7 @@ def is_ours(frame):
     else:
         return None
     # The first port, and those of the further threads.
-    return at if any(port in (1798, *range(1800, 1807)) for port in struct.unpack("!HH", frame[at : at + 4])) else None
+    return at if any(port in (1798, *range(1800, 1808)) for port in struct.unpack("!HH", frame[at : at + 4])) else None
 
 
 def capture(file):

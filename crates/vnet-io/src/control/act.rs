@@ -237,7 +237,7 @@ impl Engine {
             // By the first port, the first worker receives for all.
             let receives = match association.lane {
                 Lane::First => 0,
-                Lane::Own => receiver(worker, self.ports.sockets()),
+                Lane::Own => receiver(worker, self.ports.count()),
             };
             let mut bytes = zeroize::Zeroizing::new(vec![0; KeyMaterial::length(association.cipher)]);
             let context = association.context(number);

@@ -279,7 +279,7 @@ pub struct PeerReport {
 pub struct PortsReport {
     /// The peer's, to which they go; none when there is no connection.
     pub to: Vec<u16>,
-    /// Why there is one only, if so.
+    /// Why one carries everything, if so.
     pub one: Option<String>,
     /// How many datagrams have come from it, by this host's port at which they did.
     pub received: BTreeMap<u16, u64>,

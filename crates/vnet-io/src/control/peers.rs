@@ -7,7 +7,6 @@ use std::{
 };
 
 use tokio::task::JoinHandle;
-use tracing::warn;
 use viaduct_types::{HostKey, PeerName};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
@@ -111,8 +110,7 @@ impl Peer {
         }
         let fallen = *self.fallen.get_or_insert(now);
         let (Some(known), Some(path)) = (known, &self.path) else { return };
-        let v6 = path.remotes.first().is_some_and(SocketAddr::is_ipv6);
-        let back = way_back.and_then(|packet| packet.checked_sub(headers(v6)));
+        let back = way_back.and_then(|packet| packet.checked_sub(headers(path.remote.is_ipv6())));
         let is_told = self.hint.is_some_and(|(_, then)| then >= fallen.saturating_sub(SEARCH_ANEW));
         if let Some(back) = back.filter(|back| *back > LEAST && *back < known && !is_told) {
             self.hint = Some((back, now));
@@ -151,11 +149,9 @@ impl Peer {
 
     /// Nobody says any more whether what goes to its further ports arrives.
     pub(super) fn go_by_first(&mut self, handle: &Handle) {
-        let Some(path) = self.path.as_mut().filter(|path| path.remotes.len() > 1) else { return };
-        path.remotes.truncate(1);
-        if let Err(error) = handle.set_path(self.id, path.clone()) {
-            warn!("peer {}: {error}", self.name);
-        }
+        let Some(path) = self.path.as_mut().filter(|path| !path.own.is_empty()) else { return };
+        path.own.clear();
+        handle.set_path(self.id, path.clone());
     }
 
     pub(super) fn stop_dialling(&mut self) {

@@ -1,4 +1,4 @@
-//! The ports of the workers but the first, and which of a peer's are used.
+//! The workers' own ports, and which of a peer's are used.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,13 @@ use crate::datapath::Counters;
 
 /// Who has been told that there is one port from now on does so, and what is on the way arrives, in this time.
 const LEAVE: Duration = Duration::from_secs(2);
-/// Between the first port and the next ones lies that of VXLAN.
+/// Between the first port and the workers' lies that of VXLAN.
 const FROM_FIRST: u16 = 2;
 
 /// This host's own.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    /// Those that the workers have, without the first's.
+    /// Those that the workers have, beside the first one.
     open: Vec<u16>,
     /// Whether peers are to send there.
     is_told: bool,
@@ -37,12 +37,12 @@ impl Ports {
         if self.is_told { &self.open } else { &[] }
     }
 
-    /// How many sockets receive.
-    pub(super) fn sockets(&self) -> usize {
-        self.open.len() + 1
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
     }
 
-    /// Why there is one only, though more were wanted.
+    /// Why there are none, though they were wanted.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
@@ -72,19 +72,17 @@ fn open(first: u16, count: usize) -> io::Result<Vec<UdpSocket>> {
 }
 
 impl Engine {
-    /// Opens the ports of the workers but the first if they are wanted; otherwise nobody is told of them any more.
+    /// Opens the workers' own ports if they are wanted; otherwise nobody is told of them any more.
     pub(super) fn open_ports(&mut self) {
-        let count = self.handle.workers() - 1;
-        let is_wanted = !self.orders.single_port && count > 0;
         self.ports.trouble = None;
-        if !is_wanted {
+        if self.orders.single_port {
             if std::mem::take(&mut self.ports.is_told) {
                 self.ports.closes = Some(self.now().saturating_add(LEAVE));
             }
             return;
         }
         if self.ports.open.is_empty() {
-            match self.give_ports(count) {
+            match self.give_ports() {
                 Ok(ports) => {
                     let list: Vec<String> = ports.iter().map(u16::to_string).collect();
                     info!("vnets: frames are taken at UDP port {} and at {}", self.port, list.join(" "));
@@ -101,8 +99,10 @@ impl Engine {
         self.ports.closes = None;
     }
 
-    fn give_ports(&self, count: usize) -> Result<Vec<u16>, String> {
-        let failed = |error: io::Error| format!("cannot open {count} more UDP ports for vnets: {error}");
+    fn give_ports(&self) -> Result<Vec<u16>, String> {
+        let count = self.handle.workers();
+        let ports = if count == 1 { "another UDP port" } else { "more UDP ports" };
+        let failed = |error: io::Error| format!("cannot open {ports} for vnets: {error}");
         let sockets = open(self.port, count).map_err(failed)?;
         let port = |socket: &UdpSocket| Ok(socket.local_addr()?.port());
         let ports = sockets.iter().map(port).collect::<io::Result<_>>().map_err(failed)?;
@@ -131,28 +131,33 @@ impl Engine {
         let at = Some(link.remote()).filter(|remote| relay_of(*remote).is_none());
         let number = self.node.probe_ports(now, key, at, has_traffic);
         if let (Some(number), Some(remote)) = (number, at) {
-            let further = self.node.told_ports(key).iter().map(|port| at_port(remote, *port));
-            let remotes: Vec<SocketAddr> = std::iter::once(remote).chain(further).collect();
-            self.handle.probe(peer.id, number, &remotes);
+            let told = self.node.told_ports(key).iter().map(|port| at_port(remote, *port));
+            self.handle.probe(peer.id, number, &told.collect::<Vec<_>>());
         }
     }
 
     /// Whether what is sent to the other end of a connection goes to this address, too.
     pub(super) fn goes_by_own(&self, link: &Link, remote: SocketAddr) -> bool {
         let path = self.peers.get(&link.key).and_then(|peer| peer.path.as_ref());
-        path.is_some_and(|path| path.via.is_none() && path.remotes.contains(&remote))
+        path.is_some_and(|path| path.own.contains(&remote))
     }
 
     pub(super) fn ports_report(&self, peer: &Peer, counters: &Counters) -> PortsReport {
-        let own = std::iter::once(self.port).chain(self.ports.open.iter().copied());
         let of_workers = counters.workers.get(&peer.id).into_iter().flatten();
-        let received: BTreeMap<u16, u64> = own.zip(of_workers.map(|of| of.datagrams_in)).collect();
+        let first = of_workers.clone().map(|of| of.datagrams_in_first).sum();
+        let by_own = of_workers.map(|of| of.datagrams_in.saturating_sub(of.datagrams_in_first));
+        let own = self.ports.open.iter().copied().zip(by_own);
+        let received: BTreeMap<u16, u64> = std::iter::once((self.port, first)).chain(own).collect();
         let Some(link) = peer.session.and_then(|session| self.links.get(&session)) else {
             return PortsReport { received, ..PortsReport::default() };
         };
         let path = peer.path.as_ref();
-        let to: Vec<u16> = path.into_iter().flat_map(|path| &path.remotes).map(SocketAddr::port).collect();
-        let one = if to.len() > 1 { None } else { Some(self.why_one(link)) };
+        let own: Vec<u16> = path.into_iter().flat_map(|path| &path.own).map(SocketAddr::port).collect();
+        let (to, one) = if own.is_empty() {
+            (path.map(|path| path.remote.port()).into_iter().collect(), Some(self.why_one(link)))
+        } else {
+            (own, None)
+        };
         match link.via() {
             // Where it itself is, nobody here knows.
             Some(_) => PortsReport { to: Vec::new(), one, received },
@@ -163,8 +168,6 @@ impl Engine {
     fn why_one(&self, link: &Link) -> String {
         let why = if self.orders.single_port {
             "single-port is set here"
-        } else if self.handle.workers() == 1 {
-            "one thread carries everything here"
         } else if let Some(trouble) = self.ports.trouble() {
             trouble
         } else if link.via().is_some() {

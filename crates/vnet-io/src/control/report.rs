@@ -68,9 +68,9 @@ impl Engine {
         report.seconds = link.map(|link| self.now().saturating_sub(link.since).as_secs());
         let path = peer.path.as_ref().filter(|_| link.is_some());
         report.path_mtu = path.map(|path| {
-            let remote = via.map(|via| via.relay).or(path.remotes.first().copied());
+            let remote = via.map_or(path.remote, |via| via.relay);
             let before = if via.is_some() { DETOUR } else { 0 };
-            path.hoped.saturating_add(headers(remote.is_some_and(|r| r.is_ipv6())) + before)
+            path.hoped.saturating_add(headers(remote.is_ipv6()) + before)
         });
         report.in_two = path.is_some_and(|path| is_too_short(path.hoped));
         report.ports = self.ports_report(peer, counters);

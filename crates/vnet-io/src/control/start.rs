@@ -83,7 +83,7 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let port = options.port;
         let socket = socket::open(port).map_err(|source| EngineError::Port { port, source })?;
         let (datapath, Inbox { events, datagrams, socket }) =
-            Datapath::start(datapath::Options { workers: options.workers, sockets: vec![socket] })?;
+            Datapath::start(datapath::Options { workers: options.workers, socket })?;
         // Only frames come first (`datapath::go_first`).
         let _ = rustix::process::setpriority_process(None, 0);
         let ways = Ways::default();

@@ -221,7 +221,7 @@ impl Engine {
             return;
         }
         let found = link.largest_datagram();
-        let same = peer.path.as_ref().filter(|path| path.remotes.first() == Some(&remote));
+        let same = peer.path.as_ref().filter(|path| path.remote == remote);
         let known = same.map(|path| path.hoped);
         // Until it is known what gets there, longer frames than what is known go in two, and guests are told what the link lets
         // hope for: what they were told less would be slow to rise.
@@ -236,19 +236,18 @@ impl Engine {
             let carried = peer.carries(now, known, found);
             (carried, carried)
         };
-        let mut remotes = vec![remote];
-        if let (Further::Used(ports), None) = (self.node.further_ports(key, remote), via) {
+        let own = match (self.node.further_ports(key, remote), via) {
             // More than one for each worker here are not sent to.
-            let used = ports.iter().take(self.handle.workers() - 1);
-            remotes.extend(used.map(|port| at_port(remote, *port)));
-        }
-        let path = Path { remotes, local: None, largest_datagram: largest, hoped, via };
-        if peer.path.as_ref() != Some(&path) {
-            if let Err(error) = self.handle.set_path(peer.id, path.clone()) {
-                warn!("peer {}: {error}", peer.name);
+            (Further::Used(ports), None) => {
+                ports.iter().take(self.handle.workers()).map(|port| at_port(remote, *port)).collect()
             }
-            let ports = path.remotes.len();
-            debug!("peer {}: at {remote}, {ports} ports, datagrams of {largest} bytes", peer.name);
+            _ => Vec::new(),
+        };
+        let path = Path { remote, own, local: None, largest_datagram: largest, hoped, via };
+        if peer.path.as_ref() != Some(&path) {
+            self.handle.set_path(peer.id, path.clone());
+            let own = path.own.len();
+            debug!("peer {}: at {remote}, {own} ports of workers, datagrams of {largest} bytes", peer.name);
             peer.path = Some(path);
         }
         let v6 = remote.is_ipv6();

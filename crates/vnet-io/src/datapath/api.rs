@@ -11,11 +11,10 @@ use zeroize::Zeroizing;
 pub struct Options {
     /// How many threads work. Each has its own queue of every tap.
     pub workers: NonZeroUsize,
-    /// Bound, not connected. The first is the one that QUIC shares. Either one for each worker, or one for all: then
-    /// the first worker receives for all of them (behind NAT, and where only one port may be open), as long as the others are
-    /// [given none](super::Handle::set_own_sockets). Give them as IPv6
-    /// sockets that take IPv4 too where the host has IPv6.
-    pub sockets: Vec<UdpSocket>,
+    /// The first one, which QUIC shares: bound, not connected. The first worker receives from it for all of them, as long as
+    /// they are [given none of their own](super::Handle::set_own_sockets), and what cannot go by those. Give it as an IPv6
+    /// socket that takes IPv4 too where the host has IPv6.
+    pub socket: UdpSocket,
 }
 
 /// Which way an association goes.
@@ -86,10 +85,11 @@ impl fmt::Debug for KeyMaterial {
 /// How a peer is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
-    /// Where it receives: one address for each of its sockets, at least one. With one, all workers send there, from the first
-    /// socket. With more, worker `w` sends to the `w`-th, counted round, from its own socket; a vnet that has no keys for that
-    /// and what goes by way of others take the first.
-    pub remotes: Vec<SocketAddr>,
+    /// Where its first socket is: all workers send there, from the first socket, what does not go by own ones.
+    pub remote: SocketAddr,
+    /// Where its workers' own sockets are: worker `w` sends to the `w`-th, counted round, from its own socket, but for a vnet
+    /// that has no keys for that, and what goes by way of others.
+    pub own: Vec<SocketAddr>,
     /// From which address of ours, if that matters.
     pub local: Option<IpAddr>,
     /// The largest datagram that gets there whole: what UDP carries, without IP's and UDP's headers.

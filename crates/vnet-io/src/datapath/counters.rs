@@ -144,6 +144,8 @@ counters! {
         bytes_out,
         /// Received and authentic.
         datagrams_in,
+        /// Of these, those that came at the first port.
+        datagrams_in_first,
         /// Their bytes.
         bytes_in,
         /// How often the kernel would not cut datagrams for this path; what it refused was sent one by one.

@@ -48,9 +48,6 @@ pub enum HandleError {
     /// There is no such worker.
     #[error("there is no worker {0}")]
     UnknownWorker(usize),
-    /// A path has to lead somewhere.
-    #[error("the path to a peer has no address")]
-    NoAddress,
     /// The workers do not answer.
     #[error("the workers have not done what they were told")]
     Stuck,
@@ -70,7 +67,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 struct Registry {
     first: Option<Ear>,
-    /// Those of the workers but the first, if they have their own.
+    /// The workers' own, if they have any.
     own: Vec<Ear>,
     /// What was lost at sockets, also at those that are closed by now.
     overflow: u64,
@@ -106,14 +103,9 @@ impl Ear {
 }
 
 impl Shared {
-    /// With the sockets that are received from: the first, and those of the other workers.
-    pub(super) fn new(
-        mailboxes: Vec<Arc<Mailbox>>,
-        host: Vec<Arc<LiveHost>>,
-        (first, own): (Socket, Vec<Socket>),
-    ) -> Self {
-        let own = own.into_iter().map(Ear::of).collect();
-        let registry = Registry { first: Some(Ear::of(first)), own, ..Registry::default() };
+    /// With the first socket.
+    pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>, host: Vec<Arc<LiveHost>>, first: Socket) -> Self {
+        let registry = Registry { first: Some(Ear::of(first)), ..Registry::default() };
         Self { mailboxes, host, registry: Mutex::new(registry) }
     }
 }
@@ -209,13 +201,7 @@ impl Handle {
 
     /// Says how a peer is reached. What was found out about the path before (that the kernel would not cut datagrams
     /// for it) is forgotten.
-    ///
-    /// # Errors
-    /// When the path has no address.
-    pub fn set_path(&self, peer: PeerId, path: Path) -> Result<(), HandleError> {
-        if path.remotes.is_empty() {
-            return Err(HandleError::NoAddress);
-        }
+    pub fn set_path(&self, peer: PeerId, path: Path) {
         let path = Arc::new(path);
         let mut registry = self.registry();
         let workers = self.workers();
@@ -224,17 +210,17 @@ impl Handle {
         for (mailbox, counters) in self.0.mailboxes.iter().zip(counters) {
             mailbox.put(Command::Path(peer, Arc::clone(&path), Arc::clone(counters)));
         }
-        Ok(())
     }
 
-    /// Gives each worker but the first a socket of its own, bound and not connected; or none, and closes those that they had.
+    /// Gives each worker a socket of its own, bound and not connected; or none, and closes those that they had. The first worker
+    /// goes on receiving from the first socket, too.
     ///
     /// # Errors
     /// When they are too few or too many, or the kernel refuses what they need. Then nothing changes.
     pub fn set_own_sockets(&self, sockets: Vec<UdpSocket>) -> Result<(), StartError> {
         let workers = self.workers();
-        if !sockets.is_empty() && sockets.len() + 1 != workers {
-            return Err(StartError::Sockets { workers, sockets: sockets.len() + 1 });
+        if !sockets.is_empty() && sockets.len() != workers {
+            return Err(StartError::Sockets { workers, sockets: sockets.len() });
         }
         let prepare = |(socket, index)| Socket::prepare(socket, index);
         let prepared = sockets.into_iter().zip(1..).map(prepare).collect::<Result<Vec<_>, _>>()?;
@@ -245,17 +231,17 @@ impl Handle {
         registry.count_lost();
         registry.own = shared.into_iter().map(Ear::of).collect();
         let mut prepared = prepared.into_iter();
-        for mailbox in self.0.mailboxes.iter().skip(1) {
+        for mailbox in &self.0.mailboxes {
             mailbox.put(Command::OwnSocket(prepared.next()));
         }
         Ok(())
     }
 
-    /// Has each worker but the first send a number by its own socket, to that of these addresses of the peer's sockets to
-    /// which its frames would go. The peer hears of those that arrive ([`Event::Probed`](super::Event::Probed)). Workers
+    /// Has each worker send a number by its own socket, to that of these addresses of the peer's workers' sockets to which its
+    /// frames would go. The peer hears of those that arrive ([`Event::Probed`](super::Event::Probed)). Workers
     /// without a socket or keys of their own do nothing.
     pub fn probe(&self, peer: PeerId, number: u32, remotes: &[SocketAddr]) {
-        for (worker, mailbox) in self.0.mailboxes.iter().enumerate().skip(1) {
+        for (worker, mailbox) in self.0.mailboxes.iter().enumerate() {
             if let Some(to) = remotes.get(receiver(worker, remotes.len())).copied() {
                 mailbox.put(Command::Probe { peer, number, to });
             }

@@ -1,6 +1,6 @@
 //! Frames between this host's bridges and its peers: from a tap into datagrams, and back.
 //!
-//! Each worker is a thread with a queue of every tap and a socket, and does everything from reading to sending by
+//! Each worker is a thread with a queue of every tap and a socket of its own, and does everything from reading to sending by
 //! itself: no packet goes from thread to thread. A super-frame (what the kernel would hand to a network card that cuts by
 //! itself) is read once, cut, sealed and given to the kernel in one call; what the kernel received as a run is opened and
 //! joined again into one write. Per packet there is no allocation, no lock, no log and no channel.
@@ -9,8 +9,9 @@
 //! the order in which they are made; [`Handle::settle`] waits until they are.
 //!
 //! ```text
-//! bridge ── tap queue 0 ── worker 0 ── socket 0 (shared with QUIC) ── peers
-//!        └─ tap queue 1 ── worker 1 ── socket 1 ────────────────────┘
+//!                                   ┌── first socket (shared with QUIC) ── peers
+//! bridge ── tap queue 0 ── worker 0 ┴── own socket 0 ─────────────────────┤
+//!        └─ tap queue 1 ── worker 1 ─── own socket 1 ─────────────────────┘
 //! ```
 //!
 //! Not every way lets every port through. So there are two sets of keys between two hosts: with those of one, everything goes
@@ -50,8 +51,8 @@ const DATAGRAMS: usize = 512;
 /// Why the datapath did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Neither one socket nor one for each worker.
-    #[error("{workers} workers need {workers} sockets or one for all, not {sockets}")]
+    /// Neither none nor one for each worker.
+    #[error("{workers} workers need {workers} sockets of their own or none, not {sockets}")]
     Sockets {
         /// How many workers.
         workers: usize,
@@ -100,42 +101,30 @@ impl Datapath {
     /// Starts the workers, who have nothing to do yet.
     ///
     /// # Errors
-    /// When the sockets are too few or too many, or the kernel refuses what they need.
+    /// When the kernel refuses what they need.
     pub fn start(options: Options) -> Result<(Self, Inbox), StartError> {
         let workers = options.workers.get();
-        let sockets = options.sockets.len();
-        if sockets != workers && sockets != 1 {
-            return Err(StartError::Sockets { workers, sockets });
-        }
         let resource = |what| move |source| StartError::Resource { what, source };
         let control =
-            options.sockets[0].try_clone().map_err(resource("another descriptor of the first socket"))?;
+            options.socket.try_clone().map_err(resource("another descriptor of the first socket"))?;
         let (events, event_receiver) = mpsc::channel(EVENTS);
         let (datagrams, datagram_receiver) = mpsc::channel(DATAGRAMS);
 
-        let mut sockets = Vec::new();
-        for (index, socket) in options.sockets.into_iter().enumerate() {
-            sockets.push(socket::Socket::prepare(socket, index)?);
-        }
+        let first = socket::Socket::prepare(options.socket, 0)?;
         let mut mailboxes = Vec::new();
         let mut parts = Vec::new();
         let another = || resource("another descriptor of a socket");
-        let shared = sockets.iter().map(socket::Socket::share).collect::<io::Result<Vec<_>>>();
-        let mut ears = shared.map_err(another())?;
-        let ears_own = ears.split_off(1);
-        let mut own = sockets.split_off(1).into_iter();
         for index in 0..workers {
             let mailbox = Arc::new(Mailbox::new().map_err(resource("an eventfd"))?);
-            let first = sockets[0].share().map_err(another())?;
-            let own = if index == 0 { None } else { own.next() };
+            let first = first.share().map_err(another())?;
             let outlets = worker::Outlets { events: events.clone(), datagrams: datagrams.clone() };
-            let worker = worker::Worker::new(index, (first, own), Arc::clone(&mailbox), outlets)
+            let worker = worker::Worker::new(index, first, Arc::clone(&mailbox), outlets)
                 .map_err(resource("an epoll instance"))?;
             mailboxes.push(mailbox);
             parts.push(worker);
         }
         let counters = parts.iter().map(worker::Worker::counters).collect();
-        let handle = Handle::new(Shared::new(mailboxes, counters, (ears.remove(0), ears_own)));
+        let handle = Handle::new(Shared::new(mailboxes, counters, first));
         let mut datapath = Self { handle, threads: Vec::new() };
         for worker in parts {
             // Should one not start, dropping the others ends them.

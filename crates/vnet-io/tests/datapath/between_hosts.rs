@@ -30,7 +30,7 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Over IPv4 or IPv6 between the hosts.
-    pub(crate) fn new(underlay: [&str; 2], cipher: Cipher, workers: [usize; 2], sockets: [usize; 2]) -> Self {
+    pub(crate) fn new(underlay: [&str; 2], cipher: Cipher, workers: [usize; 2], has_own: [bool; 2]) -> Self {
         let datagram = if underlay[0].contains(':') { LARGEST - 20 } else { LARGEST };
         let mtu = largest_frame(cipher, usize::from(datagram)).unwrap() - 14;
         let (rooms, guests) = ([Room::new(), Room::new()], [Room::new(), Room::new()]);
@@ -41,11 +41,11 @@ impl Pair {
             room.ip(&format!("addr add {address}/{length} dev u0{nodad}"));
         }
         let hosts =
-            [0, 1].map(|side| Host::start(&rooms[side], addresses[side], workers[side], sockets[side]));
+            [0, 1].map(|side| Host::start(&rooms[side], addresses[side], workers[side], has_own[side]));
         for side in 0..2 {
             let other = 1 - side;
             let (room, guest, host) = (&rooms[side], &guests[side], &hosts[side]);
-            host.reach(PEER, hosts[other].addresses.clone());
+            host.reach(PEER, hosts[other].address, &hosts[other].own);
             let number = |side: usize| u8::try_from(side + 1).unwrap();
             host.forward(
                 &[(mac(number(side)), Port::Local), (mac(number(other)), Port::Peer(PEER))],
@@ -68,7 +68,7 @@ impl Pair {
                     ..association(cipher, spi, PEER, Direction::Inbound, 0)
                 };
                 host.handle.install(first).unwrap();
-                let at = receiver(worker, sockets[side]);
+                let at = receiver(worker, hosts[side].own.len());
                 let own = Association {
                     lane: Lane::Own,
                     ..association(cipher, spi + 0x100, PEER, Direction::Inbound, at)
@@ -89,7 +89,7 @@ impl Pair {
     }
 
     pub(crate) fn simple() -> Self {
-        Self::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [1, 1], [1, 1])
+        Self::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [1, 1], [false, false])
     }
 
     /// How many datagrams of each host the other did not get.
@@ -134,7 +134,7 @@ fn guests_reach_each_other_over_ipv4_and_ipv6() {
         (["2001:db8::1", "2001:db8::2"], Cipher::ChaCha20Poly1305),
         (["192.0.2.1", "192.0.2.2"], Cipher::Aes256Gmac),
     ] {
-        let pair = Pair::new(underlay, cipher, [1, 1], [1, 1]);
+        let pair = Pair::new(underlay, cipher, [1, 1], [true, true]);
         let addresses = ["10.9.0.2", "fd09::2"];
         for address in addresses {
             pair.guests[0].command(&format!("ping -q -c 2 -i 0.01 -W 5 {address}"));
@@ -163,8 +163,15 @@ fn super_frames_stay_together() {
 
 #[test]
 fn hosts_may_have_different_numbers_of_workers_and_ports() {
-    for (workers, sockets) in [([2, 2], [2, 2]), ([2, 2], [1, 2]), ([3, 1], [3, 1]), ([2, 2], [1, 1])] {
-        let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, workers, sockets);
+    for (workers, has_own) in [
+        ([2, 2], [true, true]),
+        ([2, 2], [false, true]),
+        ([3, 1], [true, true]),
+        ([3, 2], [true, true]),
+        ([2, 2], [false, false]),
+        ([1, 1], [true, true]),
+    ] {
+        let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, workers, has_own);
         // The first host may have sent something before the second had its keys.
         let dropped = |pair: &Pair| {
             let hosts = pair.counters().map(|counters| counters.host);
@@ -230,7 +237,7 @@ impl Pair {
     /// Puts a wire between the hosts that does this with each datagram to the second: how often it is passed on.
     fn wire(&self, copies: impl Fn(usize) -> usize + Send + 'static) -> Wire {
         let wire = self.rooms[1].run(|| UdpSocket::bind(("192.0.2.2", PORT + 100)).unwrap());
-        let (at, to): (SocketAddr, SocketAddr) = (wire.local_addr().unwrap(), self.hosts[1].addresses[0]);
+        let (at, to): (SocketAddr, SocketAddr) = (wire.local_addr().unwrap(), self.hosts[1].address);
         wire.set_read_timeout(Some(std::time::Duration::from_millis(20))).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let is_stopped = Arc::clone(&stopped);
@@ -245,7 +252,7 @@ impl Pair {
                 count += 1;
             }
         });
-        self.hosts[0].reach(PEER, vec![at]);
+        self.hosts[0].reach(PEER, at, &[]);
         self.hosts[0].handle.settle().unwrap();
         Wire { stopped, thread: Some(thread) }
     }

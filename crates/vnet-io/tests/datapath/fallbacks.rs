@@ -7,12 +7,12 @@ use std::{
 };
 
 use viaduct_types::IfName;
-use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Path, Relay, StartError, Tap};
+use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Relay, StartError, Tap};
 use viaduct_vnet_proto::data::{Spi, esp::Cipher};
 
 use super::{
     between_hosts::Pair,
-    world::{Alone, Host, OUT, PATIENCE, PEER, PORT, Room, association, mac, until},
+    world::{Alone, Host, LARGEST, OUT, PATIENCE, PEER, PORT, Room, association, mac, path, until},
 };
 
 const CIPHER: Cipher = Cipher::Aes128Gcm;
@@ -34,7 +34,7 @@ fn what_the_kernel_will_not_cut_is_sent_one_by_one() {
     assert_eq!(b.host.replayed, 0);
     assert_eq!(b.peers[&PEER].segmentation_refused, 0, "the other direction is another path");
     // Another path may be better.
-    pair.hosts[0].reach(PEER, pair.hosts[1].addresses.clone());
+    pair.hosts[0].reach(PEER, pair.hosts[1].address, &[]);
     pair.hosts[0].handle.settle().unwrap();
     assert_eq!(pair.counters()[0].peers[&PEER].unsegmented, 0);
 }
@@ -53,7 +53,7 @@ fn a_device_that_takes_less_is_told() {
     };
     assert!(ping(&pair, 500));
     assert!(!ping(&pair, 1_400));
-    let remote = pair.hosts[1].addresses[0];
+    let remote = pair.hosts[1].address;
     pair.hosts[0].event(|event| {
         let Event::PathTooBig { remote: told, .. } = event else { return None };
         (*told == remote).then_some(())
@@ -61,9 +61,7 @@ fn a_device_that_takes_less_is_told() {
     assert!(pair.counters()[0].peers[&PEER].too_big >= 1);
     // The control side has found out what the path takes; the guests have not heard of it yet.
     for side in 0..2 {
-        let remotes = pair.hosts[1 - side].addresses.clone();
-        let path = Path { remotes, local: None, largest_datagram: 1_272, hoped: 1_272, via: None };
-        pair.hosts[side].handle.set_path(PEER, path).unwrap();
+        pair.hosts[side].handle.set_path(PEER, path(pair.hosts[1 - side].address, 1_272));
         pair.hosts[side].handle.settle().unwrap();
     }
     // What may not be cut is told, with what an answer by ICMP needs.
@@ -93,15 +91,14 @@ fn a_router_that_takes_less_is_heard() {
     far.ip("addr add 198.51.100.2/24 dev u0");
     // A second host in the room, for the first one's socket is at 127.0.0.1.
     let (datapath, mut inbox) = alone.room.run(|| {
-        let sockets = vec![UdpSocket::bind(("192.0.2.1", PORT)).unwrap()];
-        Datapath::start(Options { workers: NonZeroUsize::MIN, sockets }).unwrap()
+        let socket = UdpSocket::bind(("192.0.2.1", PORT)).unwrap();
+        Datapath::start(Options { workers: NonZeroUsize::MIN, socket }).unwrap()
     });
     let handle = datapath.handle();
     let tap = alone.room.run(|| Tap::open(&"vn1".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap());
     handle.add_vnet(super::world::vnet(), tap).unwrap();
     let remote = "198.51.100.2:1798".parse().unwrap();
-    let path = Path { remotes: vec![remote], local: None, largest_datagram: 1_472, hoped: 1_472, via: None };
-    handle.set_path(PEER, path).unwrap();
+    handle.set_path(PEER, path(remote, LARGEST));
     handle
         .install(association(CIPHER, OUT, PEER, viaduct_vnet_io::datapath::Direction::Outbound, 0))
         .unwrap();
@@ -165,13 +162,20 @@ fn a_deleted_tap_is_told_and_keeps_nobody_busy() {
 }
 
 #[test]
-fn sockets_are_one_or_one_for_each() {
+fn own_sockets_are_none_or_one_for_each() {
     let socket = || UdpSocket::bind("127.0.0.1:0").unwrap();
     let workers = NonZeroUsize::new(3).unwrap();
-    let result = Datapath::start(Options { workers, sockets: vec![socket(), socket()] });
-    assert!(matches!(result, Err(StartError::Sockets { workers: 3, sockets: 2 })));
-    let none = Datapath::start(Options { workers, sockets: Vec::new() });
-    assert!(matches!(none, Err(StartError::Sockets { sockets: 0, .. })));
+    let (datapath, _inbox) = Datapath::start(Options { workers, socket: socket() }).unwrap();
+    let give = |count| datapath.handle().set_own_sockets((0..count).map(|_| socket()).collect());
+    for wrong in [1, 2, 4] {
+        let given = give(wrong);
+        assert!(
+            matches!(given, Err(StartError::Sockets { workers: 3, sockets }) if sockets == wrong),
+            "{given:?}"
+        );
+    }
+    give(3).unwrap();
+    give(0).unwrap();
 }
 
 /// Sets a number of a socket.
@@ -210,7 +214,7 @@ fn what_is_of_others_goes_one_by_one_too_where_the_kernel_does_not_cut() {
     set(&from, libc::SOL_UDP, SEGMENT, 500);
     set(&alone.host.inbox.socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
     let carry = |to: &UdpSocket| {
-        from.send_to(&run_of(0x5005, 40), alone.host.addresses[0]).unwrap();
+        from.send_to(&run_of(0x5005, 40), alone.host.address).unwrap();
         for _ in 0..40 {
             let mut bytes = [0; 600];
             assert_eq!(to.recv(&mut bytes).unwrap(), 500);
@@ -241,7 +245,7 @@ fn what_is_of_others_goes_one_by_one_too_where_the_kernel_does_not_cut() {
 fn what_a_socket_cannot_hold_is_counted_also_when_it_is_closed() {
     const EACH: u64 = 3_000;
     let room = Room::new();
-    let host = Host::start(&room, "127.0.0.1".parse().unwrap(), 2, 1);
+    let host = Host::start(&room, "127.0.0.1".parse().unwrap(), 1, false);
     let own = room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     let at = own.local_addr().unwrap();
     let other = own.try_clone().unwrap();
@@ -266,7 +270,7 @@ fn what_a_socket_cannot_hold_is_counted_also_when_it_is_closed() {
     };
     // As little as the kernel lets it be: two datagrams.
     set(&host.inbox.socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
-    burst(host.addresses[0]);
+    burst(host.address);
     let first = lost(EACH, 0);
     set(&other, libc::SOL_SOCKET, libc::SO_RCVBUF, 1);
     burst(at);

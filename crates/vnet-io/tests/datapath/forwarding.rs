@@ -8,7 +8,7 @@ use viaduct_vnet_proto::data::{Forwarding, Interest, PeerId, Port, Spi, esp::Cip
 
 use super::{
     wire::{reference, udp_frame},
-    world::{Alone, IN, LARGEST, OUT, PATIENCE, PEER, association, hex, key, mac, until, vnet},
+    world::{Alone, IN, LARGEST, OUT, PATIENCE, PEER, association, hex, key, mac, path, until, vnet},
 };
 
 const CIPHER: Cipher = Cipher::Aes128Gcm;
@@ -51,7 +51,7 @@ fn stragglers_follow_a_guest_that_went_on() {
     let alone = Alone::new(CIPHER);
     let next = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     next.set_read_timeout(Some(PATIENCE)).unwrap();
-    alone.host.reach(NEXT, vec![next.local_addr().unwrap()]);
+    alone.host.reach(NEXT, next.local_addr().unwrap(), &[]);
     alone.host.handle.install(association(CIPHER, 0x2001, NEXT, Direction::Outbound, 0)).unwrap();
     let ports = [(mac(1), Port::Moved(NEXT)), (mac(2), Port::Peer(PEER))];
     alone.host.forward(&ports, &[]);
@@ -196,19 +196,19 @@ fn datagrams_of_others_go_on_but_for_what_stands_before_them() {
     let handle = &alone.host.handle;
     handle.set_relays(&[relay], &[]);
     handle.settle().unwrap();
-    from.send_to(&before(0x5005, &[7; 500]), alone.host.addresses[0]).unwrap();
+    from.send_to(&before(0x5005, &[7; 500]), alone.host.address).unwrap();
     let mut bytes = [0; 2_000];
     let (length, sender) = to.recv_from(&mut bytes).unwrap();
     assert_eq!(bytes[..length], before(0x6006, &[7; 500]));
-    assert_eq!(sender, alone.host.addresses[0]);
+    assert_eq!(sender, alone.host.address);
     // From elsewhere it is for nobody, and so is what nothing follows.
     alone.give(&before(0x5005, &[7; 500]));
-    from.send_to(&before(0x5005, &[]), alone.host.addresses[0]).unwrap();
+    from.send_to(&before(0x5005, &[]), alone.host.address).unwrap();
     until("they are unknown", || handle.counters().host.unknown_spi + handle.counters().host.malformed == 2);
     assert_eq!(handle.counters().host.relayed, 1);
     // No more than so much goes on.
     (0..200).for_each(|_| {
-        from.send_to(&before(0x5005, &[7; 1_000]), alone.host.addresses[0]).unwrap();
+        from.send_to(&before(0x5005, &[7; 1_000]), alone.host.address).unwrap();
     });
     until("all have come", || {
         let counters = handle.counters();
@@ -263,9 +263,8 @@ fn what_comes_by_way_of_another_host_is_taken_out_once() {
 fn what_goes_by_way_of_another_host_has_its_number_before_it() {
     let alone = Alone::new(CIPHER);
     let via = Via { relay: alone.peer.local_addr().unwrap(), spi: Spi::new(0x9009).unwrap() };
-    let remotes = vec!["[100::1]:1798".parse().unwrap()];
-    let path = Path { remotes, local: None, largest_datagram: LARGEST, hoped: LARGEST, via: Some(via) };
-    alone.host.handle.set_path(PEER, path).unwrap();
+    let path = Path { via: Some(via), ..path("[100::1]:1798".parse().unwrap(), LARGEST) };
+    alone.host.handle.set_path(PEER, path);
     alone.host.handle.settle().unwrap();
     say(&alone, "by the way");
     let datagram = alone.receive();
@@ -296,15 +295,13 @@ fn quic_goes_to_the_control_side() {
 fn a_peer_at_another_address_is_told() {
     let mut alone = Alone::new(CIPHER);
     let other = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
-    other.send_to(&sealed(1, &udp_frame(b"moved")), alone.host.addresses[0]).unwrap();
+    other.send_to(&sealed(1, &udp_frame(b"moved")), alone.host.address).unwrap();
     let from = alone.host.event(|event| {
         let Event::Roamed { peer: PEER, from } = event else { return None };
         Some(*from)
     });
     assert_eq!(from, other.local_addr().unwrap());
-    let path =
-        Path { remotes: vec![from], local: None, largest_datagram: LARGEST, hoped: LARGEST, via: None };
-    alone.host.handle.set_path(PEER, path).unwrap();
+    alone.host.handle.set_path(PEER, path(from, LARGEST));
     alone.host.handle.settle().unwrap();
     say(&alone, "there you are");
     other.set_read_timeout(Some(PATIENCE)).unwrap();

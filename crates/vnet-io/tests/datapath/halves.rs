@@ -5,18 +5,17 @@ use viaduct_vnet_proto::data::esp::Cipher;
 
 use super::{
     between_hosts::Pair,
-    world::{PEER, until},
+    world::{PEER, path, until},
 };
 
 /// A path on which no IP packet longer than 1,228 bytes (1,280 of IPv6) gets anywhere, which may be hoped to take more.
 fn narrow(pair: &Pair, hoped: u16, mtu: u32) {
     for side in 0..2 {
-        let remotes = pair.hosts[1 - side].addresses.clone();
-        let (link, largest_datagram) = if remotes[0].is_ipv4() { (1_228, 1_200) } else { (1_280, 1_232) };
+        let remote = pair.hosts[1 - side].address;
+        let (link, largest) = if remote.is_ipv4() { (1_228, 1_200) } else { (1_280, 1_232) };
         pair.rooms[side].ip(&format!("link set u0 mtu {link}"));
-        let path =
-            Path { remotes, local: None, largest_datagram, hoped: hoped.max(largest_datagram), via: None };
-        pair.hosts[side].handle.set_path(PEER, path).unwrap();
+        let path = Path { hoped: hoped.max(largest), ..path(remote, largest) };
+        pair.hosts[side].handle.set_path(PEER, path);
         pair.hosts[side].handle.settle().unwrap();
         pair.guests[side].ip(&format!("link set eth0 mtu {mtu}"));
         pair.rooms[side].ip(&format!("link set g0 mtu {mtu}"));
@@ -31,7 +30,7 @@ fn what_ipv6_counts_on_gets_through_any_path() {
         (["2001:db8::1", "2001:db8::2"], Cipher::ChaCha20Poly1305),
         (["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gmac),
     ] {
-        let pair = Pair::new(underlay, cipher, [1, 1], [1, 1]);
+        let pair = Pair::new(underlay, cipher, [1, 1], [false, false]);
         pair.guests[0].command("ping -q -c 1 -W 5 fd09::2");
         narrow(&pair, 0, 1_280);
         let lost = pair.lost();

@@ -126,7 +126,7 @@ fn garbage_in_runs_does_not_hide_what_is_genuine() {
             }
         }
         alone.room.run({
-            let (peer, to) = (alone.peer.try_clone().unwrap(), alone.host.addresses[0]);
+            let (peer, to) = (alone.peer.try_clone().unwrap(), alone.host.address);
             move || send_run(&peer, to, &run, segment)
         });
         given += garbage;

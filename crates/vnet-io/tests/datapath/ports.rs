@@ -1,8 +1,12 @@
 //! Ports of workers' own: used when the path says so, in order, and with nothing lost between one way and the other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -12,7 +16,7 @@ use viaduct_vnet_proto::data::{PeerId, esp::Cipher};
 
 use super::{
     between_hosts::Pair,
-    world::{PORT, association, until},
+    world::{PATIENCE, PORT, association, until},
 };
 
 const PEER: PeerId = PeerId(1);
@@ -20,7 +24,7 @@ const PEER: PeerId = PeerId(1);
 const FLOWS: u16 = 16;
 
 fn two_and_two() -> Pair {
-    Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [2, 2])
+    Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [true, true])
 }
 
 /// What each worker of the second host has opened.
@@ -28,10 +32,17 @@ fn opened(pair: &Pair) -> Vec<u64> {
     pair.hosts[1].handle.counters().workers[&PEER].iter().map(|of| of.datagrams_in).collect()
 }
 
-/// The first host sends to so many sockets of the second from now on.
-fn go_by(pair: &Pair, sockets: usize) {
-    pair.hosts[0].reach(PEER, pair.hosts[1].addresses[..sockets].to_vec());
-    pair.hosts[0].handle.settle().unwrap();
+/// By which ports a host sends to the other from now on.
+fn go_by(pair: &Pair, from: usize, lane: Lane) {
+    let to = &pair.hosts[1 - from];
+    pair.hosts[from].reach(PEER, to.address, if lane == Lane::Own { &to.own } else { &[] });
+    pair.hosts[from].handle.settle().unwrap();
+}
+
+/// How many datagrams of the first host have come to the second at its first port, and at its first worker's own one.
+fn at_first_worker(pair: &Pair) -> [u64; 2] {
+    let of = pair.hosts[1].handle.counters().workers[&PEER][0];
+    [of.datagrams_in_first, of.datagrams_in - of.datagrams_in_first]
 }
 
 /// Flows of numbered datagrams from the first guest to the second, all at the same time; gives what came of each.
@@ -74,7 +85,7 @@ fn greet(pair: &Pair) {
 #[test]
 fn flows_go_to_several_workers_and_stay_in_order() {
     for underlay in [["192.0.2.1", "192.0.2.2"], ["fd00::1", "fd00::2"]] {
-        let pair = Pair::new(underlay, Cipher::Aes128Gcm, [2, 2], [2, 2]);
+        let pair = Pair::new(underlay, Cipher::Aes128Gcm, [2, 2], [true, true]);
         greet(&pair);
         let before = opened(&pair);
         let heard = flows(&pair, 6_000, 200, |_| ());
@@ -98,7 +109,7 @@ fn nothing_is_lost_between_several_ports_and_one() {
     let heard = flows(&pair, 6_100, 400, |round| {
         if round % 50 == 0 {
             seen.push(opened(&pair));
-            go_by(&pair, if round % 100 == 0 { 1 } else { 2 });
+            go_by(&pair, 0, if round % 100 == 0 { Lane::First } else { Lane::Own });
         }
     });
     for (flow, mut numbers) in heard {
@@ -130,8 +141,7 @@ fn flows_that_begin_with_one_port_do_not_gather_at_the_first_worker() {
     let pair = two_and_two();
     greet(&pair);
     for host in 0..2 {
-        pair.hosts[host].reach(PEER, pair.hosts[1 - host].addresses[..1].to_vec());
-        pair.hosts[host].handle.settle().unwrap();
+        go_by(&pair, host, Lane::First);
     }
     // The second guest gives back what comes, so that its kernel knows each flow from both sides.
     let echo = pair.guests[1].run(|| UdpSocket::bind("10.9.0.2:6400").unwrap());
@@ -160,8 +170,7 @@ fn flows_that_begin_with_one_port_do_not_gather_at_the_first_worker() {
     assert_eq!(senders(&pair, talk), 2);
     // And with several, the flows go on at several.
     for host in 0..2 {
-        pair.hosts[host].reach(PEER, pair.hosts[1 - host].addresses.clone());
-        pair.hosts[host].handle.settle().unwrap();
+        go_by(&pair, host, Lane::Own);
     }
     let before = opened(&pair);
     assert_eq!(senders(&pair, talk), 2);
@@ -171,7 +180,7 @@ fn flows_that_begin_with_one_port_do_not_gather_at_the_first_worker() {
 
 #[test]
 fn a_worker_without_keys_for_its_own_port_takes_the_first() {
-    let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [2, 2]);
+    let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [true, true]);
     greet(&pair);
     for (host, direction) in [(&pair.hosts[0], Direction::Outbound), (&pair.hosts[1], Direction::Inbound)] {
         // Everything anew, without keys for own ports.
@@ -197,25 +206,28 @@ fn a_worker_without_keys_for_its_own_port_takes_the_first() {
 #[test]
 fn what_is_sent_to_find_out_arrives_and_is_told() {
     let mut pair = two_and_two();
-    let remotes = pair.hosts[1].addresses.clone();
-    pair.hosts[0].handle.probe(PEER, 7, &remotes);
-    let told = pair.hosts[1].event(|event| {
-        let Event::Probed { peer, worker, number } = event else { return None };
-        Some((*peer, *worker, *number))
+    let own = pair.hosts[1].own.clone();
+    pair.hosts[0].handle.probe(PEER, 7, &own);
+    let mut told = BTreeSet::new();
+    pair.hosts[1].event(|event| {
+        if let Event::Probed { peer, worker, number } = event {
+            told.insert((*peer, *worker, *number));
+        }
+        (told.len() == 2).then_some(())
     });
-    assert_eq!(told, (PEER, 1, 7));
+    assert_eq!(told, BTreeSet::from([(PEER, 0, 7), (PEER, 1, 7)]));
     // It is no frame, and no traffic.
     let [sender, receiver] = pair.counters();
-    assert_eq!((sender.host.probes, sender.peers[&PEER].datagrams_out), (1, 0));
-    assert_eq!(receiver.host.not_a_frame, 0);
+    assert_eq!((sender.host.probes, sender.peers[&PEER].datagrams_out), (2, 0));
+    assert_eq!((receiver.host.not_a_frame, at_first_worker(&pair)), (0, [0, 1]));
     // Sent where nobody is, it is not told; nor is it in the way of frames.
     let nowhere = SocketAddr::from(([192, 0, 2, 2], PORT + 50));
-    pair.hosts[0].handle.probe(PEER, 8, &[remotes[0], nowhere]);
+    pair.hosts[0].handle.probe(PEER, 8, &[nowhere]);
     pair.hosts[0].handle.settle().unwrap();
     greet(&pair);
     // Whoever asks more often than anybody has to is not answered.
     thread::sleep(Duration::from_millis(50));
-    pair.hosts[0].handle.probe(PEER, 9, &remotes);
+    pair.hosts[0].handle.probe(PEER, 9, &own);
     let told = pair.hosts[1].event(|event| {
         let Event::Probed { number, .. } = event else { return None };
         Some(*number)
@@ -225,41 +237,126 @@ fn what_is_sent_to_find_out_arrives_and_is_told() {
 
 #[test]
 fn sockets_are_given_and_taken_while_frames_go() {
-    let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [1, 1]);
+    let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [false, false]);
     greet(&pair);
     let mut own = Vec::new();
     for (side, address) in ["192.0.2.1", "192.0.2.2"].into_iter().enumerate() {
-        let socket = pair.rooms[side].run(move || UdpSocket::bind((address, PORT + 1)).unwrap());
-        own.push(socket.local_addr().unwrap());
-        pair.hosts[side].handle.set_own_sockets(vec![socket]).unwrap();
-        let too_many = pair.rooms[side].run(|| [0, 0].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()));
-        assert!(pair.hosts[side].handle.set_own_sockets(too_many.into()).is_err());
+        let open = move |port| UdpSocket::bind((address, port)).unwrap();
+        let sockets = pair.rooms[side].run(move || [PORT + 2, PORT + 3].map(open));
+        own = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        pair.hosts[side].handle.set_own_sockets(sockets.into()).unwrap();
+        let too_few = pair.rooms[side].run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+        assert!(pair.hosts[side].handle.set_own_sockets(vec![too_few]).is_err());
     }
-    // What the second worker takes at its port.
-    for (side, direction, worker) in [(0, Direction::Outbound, 1), (1, Direction::Inbound, 1)] {
-        let keys = Association {
-            lane: Lane::Own,
-            ..association(Cipher::Aes128Gcm, 0x3000, PEER, direction, worker)
-        };
-        pair.hosts[side].handle.install(keys).unwrap();
+    // What each worker takes at its port.
+    for (side, direction) in [(0, Direction::Outbound), (1, Direction::Inbound)] {
+        for (worker, spi) in [(0, 0x3000), (1, 0x3001)] {
+            let keys = Association {
+                lane: Lane::Own,
+                ..association(Cipher::Aes128Gcm, spi, PEER, direction, worker)
+            };
+            pair.hosts[side].handle.install(keys).unwrap();
+        }
     }
     pair.hosts[1].handle.settle().unwrap();
-    let before = opened(&pair);
+    let (before, first) = (opened(&pair), at_first_worker(&pair));
     let heard = flows(&pair, 6_300, 200, |round| {
         if round == 50 {
-            pair.hosts[0].reach(PEER, vec![pair.hosts[1].addresses[0], own[1]]);
+            pair.hosts[0].reach(PEER, pair.hosts[1].address, &own);
         }
         if round == 150 {
-            go_by(&pair, 1);
+            go_by(&pair, 0, Lane::First);
         }
     });
     assert!(heard.values().all(|numbers| numbers.len() == 200));
     assert!(opened(&pair)[1] > before[1] + 100);
+    // What came before and after did by the first port, and what came meanwhile by the workers' own.
+    let now = at_first_worker(&pair);
+    let meanwhile = [now[0] - first[0], now[1] - first[1]];
+    assert!(meanwhile[0] >= u64::from(FLOWS) * 80 && meanwhile[1] >= 100, "{meanwhile:?}");
     for host in &pair.hosts {
         host.handle.set_own_sockets(Vec::new()).unwrap();
         host.handle.settle().unwrap();
     }
     // They are closed: somebody else may have them.
-    until("the port is free", || pair.rooms[1].run(|| UdpSocket::bind(("192.0.2.2", PORT + 1)).is_ok()));
+    until("the port is free", || pair.rooms[1].run(|| UdpSocket::bind(("192.0.2.2", PORT + 2)).is_ok()));
     greet(&pair);
+}
+
+#[test]
+fn the_first_worker_sends_by_own_ports_from_its_own_socket() {
+    let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [1, 1], [true, true]);
+    greet(&pair);
+    let [first, own] = at_first_worker(&pair);
+    assert!(first == 0 && own > 0, "{first} {own}");
+    let there = pair.rooms[1].run(|| UdpSocket::bind("192.0.2.2:0").unwrap());
+    there.set_read_timeout(Some(PATIENCE)).unwrap();
+    let at = there.local_addr().unwrap();
+    let mut bytes = [0; 2_000];
+    let from = pair.guests[0].run(|| UdpSocket::bind("10.9.0.1:6500").unwrap());
+    for (remote, own, source) in
+        [(pair.hosts[1].address, vec![at], pair.hosts[0].own[0]), (at, Vec::new(), pair.hosts[0].address)]
+    {
+        pair.hosts[0].reach(PEER, remote, &own);
+        pair.hosts[0].handle.settle().unwrap();
+        from.send_to(&[7; 4], "10.9.0.2:6500").unwrap();
+        let (length, heard) = there.recv_from(&mut bytes).unwrap();
+        assert_eq!(heard, source);
+        // It is taken once, at whatever port it comes in the end: both have one window.
+        let taken = || pair.counters()[1].peers[&PEER].datagrams_in;
+        let (before, replayed) = (taken(), pair.counters()[1].host.replayed);
+        for to in [pair.hosts[1].own[0], pair.hosts[1].address, pair.hosts[1].own[0]] {
+            there.send_to(&bytes[..length], to).unwrap();
+        }
+        until("the others are dropped", || pair.counters()[1].host.replayed == replayed + 2);
+        assert_eq!(taken(), before + 1);
+    }
+}
+
+/// Sends what is for nobody to a socket, as fast as goes, until it is dropped.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    fn of(to: SocketAddr, from: UdpSocket) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_over);
+        let nothing = [&[0, 0, 0x70, 7][..], &[0; 60]].concat();
+        let thread = Some(thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                let _ = from.send_to(&nothing, to);
+            }
+        }));
+        Self { is_over, thread }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn who_floods_one_socket_of_a_worker_does_not_keep_it_from_the_other() {
+    for lane in [Lane::Own, Lane::First] {
+        let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [1, 1], [true, true]);
+        greet(&pair);
+        go_by(&pair, 0, lane);
+        let to = if lane == Lane::Own { pair.hosts[1].address } else { pair.hosts[1].own[0] };
+        let floods =
+            [(); 2].map(|()| Flood::of(to, pair.rooms[0].run(|| UdpSocket::bind("192.0.2.1:0").unwrap())));
+        let heard = flows(&pair, 6_600, 200, |_| ());
+        drop(floods);
+        let flooded = pair.counters()[1].host;
+        assert!(flooded.unknown_spi + flooded.overflow > 10_000, "{flooded:?}");
+        assert_eq!(heard.len(), usize::from(FLOWS));
+        let all: Vec<u32> = (0..200).collect();
+        assert!(heard.values().all(|numbers| *numbers == all), "{lane:?}");
+    }
 }

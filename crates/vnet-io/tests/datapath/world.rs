@@ -139,41 +139,47 @@ pub(crate) fn association(
     }
 }
 
+/// To a peer's first socket, for datagrams up to this length.
+pub(crate) fn path(remote: SocketAddr, largest_datagram: u16) -> Path {
+    Path { remote, own: Vec::new(), local: None, largest_datagram, hoped: largest_datagram, via: None }
+}
+
 /// A host of the vnet, with its tap `vn0`.
 pub(crate) struct Host {
     pub(crate) handle: Handle,
     pub(crate) inbox: Inbox,
-    /// The sockets' addresses.
-    pub(crate) addresses: Vec<SocketAddr>,
+    /// The first socket's address.
+    pub(crate) address: SocketAddr,
+    /// Those of the workers' own sockets, if they have any.
+    pub(crate) own: Vec<SocketAddr>,
     // The last, for what is above goes with it.
     _datapath: Datapath,
 }
 
 impl Host {
-    /// In a room, at an address that it has.
-    pub(crate) fn start(room: &Room, address: IpAddr, workers: usize, sockets: usize) -> Self {
+    /// In a room, at an address that it has, with a socket for each worker or without.
+    pub(crate) fn start(room: &Room, address: IpAddr, workers: usize, has_own: bool) -> Self {
         room.run(move || {
-            let sockets: Vec<UdpSocket> = (0..sockets)
-                .map(|index| UdpSocket::bind((address, PORT + u16::try_from(index).unwrap())).unwrap())
+            let socket = UdpSocket::bind((address, PORT)).unwrap();
+            let first = socket.local_addr().unwrap();
+            let sockets: Vec<UdpSocket> = (0..if has_own { workers } else { 0 })
+                .map(|index| UdpSocket::bind((address, PORT + 2 + u16::try_from(index).unwrap())).unwrap())
                 .collect();
-            let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+            let own = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
             let workers = NonZeroUsize::new(workers).unwrap();
-            let (datapath, inbox) = Datapath::start(Options { workers, sockets }).unwrap();
+            let (datapath, inbox) = Datapath::start(Options { workers, socket }).unwrap();
+            datapath.handle().set_own_sockets(sockets).unwrap();
             let name: IfName = "vn0".parse().unwrap();
             let tap = Tap::open(&name, workers.get(), Lifetime::Process).unwrap();
             datapath.handle().add_vnet(vnet(), tap).unwrap();
-            Self { handle: datapath.handle(), inbox, addresses, _datapath: datapath }
+            Self { handle: datapath.handle(), inbox, address: first, own, _datapath: datapath }
         })
     }
 
-    pub(crate) fn reach(&self, peer: PeerId, remotes: Vec<SocketAddr>) {
-        let largest_datagram = if remotes[0].is_ipv4() { LARGEST } else { LARGEST - 20 };
-        self.handle
-            .set_path(
-                peer,
-                Path { remotes, local: None, largest_datagram, hoped: largest_datagram, via: None },
-            )
-            .unwrap();
+    /// From now on a peer is there, and its workers' own sockets are.
+    pub(crate) fn reach(&self, peer: PeerId, remote: SocketAddr, own: &[SocketAddr]) {
+        let largest = if remote.is_ipv4() { LARGEST } else { LARGEST - 20 };
+        self.handle.set_path(peer, Path { own: own.to_vec(), ..path(remote, largest) });
     }
 
     pub(crate) fn forward(&self, ports: &[(MacAddr, Port)], flood: &[PeerId]) {
@@ -237,10 +243,10 @@ impl Alone {
     pub(crate) fn new(cipher: Cipher) -> Self {
         let room = Room::new();
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        let host = Host::start(&room, loopback, 1, 1);
+        let host = Host::start(&room, loopback, 1, false);
         let peer = room.run(move || UdpSocket::bind((loopback, 0)).unwrap());
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
-        host.reach(PEER, vec![peer.local_addr().unwrap()]);
+        host.reach(PEER, peer.local_addr().unwrap(), &[]);
         // Nobody gets broadcasts: what the kernel says by itself would be in the way.
         host.forward(&[(mac(1), Port::Local), (mac(2), Port::Peer(PEER))], &[]);
         host.handle.install(association(cipher, OUT, PEER, Direction::Outbound, 0)).unwrap();
@@ -264,7 +270,7 @@ impl Alone {
 
     /// Gives the host a datagram, as from the peer.
     pub(crate) fn give(&self, datagram: &[u8]) {
-        self.peer.send_to(datagram, self.host.addresses[0]).unwrap();
+        self.peer.send_to(datagram, self.host.address).unwrap();
     }
 }
 

@@ -47,8 +47,8 @@ impl Node {
         };
         let spis = new_spis(greeting.workers);
         // Who has one port sends from one to one.
-        let uses_several = !self.settings.ports.is_empty() && session.spread.has_ports();
-        let own = new_spis(if uses_several { greeting.workers - 1 } else { 0 });
+        let has_own = !self.settings.ports.is_empty() && session.spread.has_ports();
+        let own = new_spis(if has_own { greeting.workers } else { 0 });
         member.inbound.insert((session.id, epoch), [&spis[..], &own[..]].concat());
         let mut receive = |lane, spis: &[Spi]| {
             self.actions.push_back(Action::Receive(Association {

@@ -26,8 +26,8 @@ pub const LONGEST: usize = 2048;
 pub const MOST_ADDRESSES: usize = 64;
 /// So many workers of one host send at most.
 pub const MOST_WORKERS: usize = 64;
-/// So many ports a host has at most, beside its first one.
-pub const MOST_PORTS: usize = MOST_WORKERS - 1;
+/// So many ports a host has at most, beside its first one: one for each worker.
+pub const MOST_PORTS: usize = MOST_WORKERS;
 
 /// What protects a vnet's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -170,10 +170,10 @@ pub enum Message {
         /// Whether it does.
         on: bool,
     },
-    /// At these ports frames are taken, too, by further workers; a whole list takes the place of the one before. Who says none
+    /// At these ports frames are taken, too, each by a worker; a whole list takes the place of the one before. Who says none
     /// has one port only, and sends from one.
     Ports {
-        /// In the order of their workers: the second worker's, the third's, …
+        /// In the order of their workers: the first worker's, the second's, …
         ports: Vec<u16>,
     },
     /// Frames of the vnet that come to these ports are taken that are sealed so, with the cipher that [`Keys`](Self::Keys) of
@@ -183,7 +183,7 @@ pub enum Message {
         channel: Channel,
         /// As in the keys that went before.
         epoch: u32,
-        /// The security association of each worker of the other host but the first.
+        /// The security association of each worker of the other host.
         spis: Vec<Spi>,
     },
     /// What a worker of the other host sent to find out whether its frames arrive, has arrived.

@@ -55,7 +55,7 @@ use crate::data::{
 pub struct Settings {
     /// How many workers send.
     pub workers: u8,
-    /// The ports of the workers but the first; none: one port carries everything.
+    /// The workers' own ports, beside the first one; none: one port carries everything.
     pub ports: Vec<u16>,
     /// Whether the processor has instructions for AES.
     pub fast_aes: bool,
@@ -191,8 +191,7 @@ pub struct Association {
     pub cipher: Cipher,
     /// By which ports the frames come.
     pub lane: Lane,
-    /// One for each worker of the sender, or for each but the first where its frames have ports of their own; chosen by the
-    /// receiver.
+    /// One for each worker of the sender, chosen by the receiver.
     pub spis: Vec<Spi>,
 }
 
@@ -205,11 +204,7 @@ impl Association {
 
     /// The sender's workers, with the SPI of each.
     pub fn workers(&self) -> impl Iterator<Item = (u8, Spi)> {
-        let first: u8 = match self.lane {
-            Lane::First => 0,
-            Lane::Own => 1,
-        };
-        (first..Self::OWN).zip(self.spis.iter().copied())
+        (0..Self::OWN).zip(self.spis.iter().copied())
     }
 
     /// The exporter's context for one worker's key: nothing that is not the same can have the same key.

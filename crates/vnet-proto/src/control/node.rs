@@ -315,7 +315,7 @@ impl Node {
             Message::OwnKeys { epoch, spis, .. } => {
                 // Once for each epoch: the same would be the same key once more.
                 let cipher = match session.taken.remove(&id) {
-                    Some((taken, cipher)) if taken == epoch && spis.len() + 1 == workers => cipher,
+                    Some((taken, cipher)) if taken == epoch && spis.len() == workers => cipher,
                     Some(_) | None => return Err(ProtocolError::Keys),
                 };
                 if !suits(cipher) {

@@ -63,7 +63,7 @@ pub(super) struct Spread {
     /// Those that not all workers' answers have come to, with their times.
     asked: VecDeque<(u32, Duration)>,
     last: Option<Duration>,
-    /// The last question of each worker but the first that has been answered.
+    /// The last question of each worker that has been answered.
     answered: Vec<Option<u32>>,
     /// How often in a row nothing arrived.
     failures: u32,
@@ -104,7 +104,7 @@ impl Spread {
     }
 
     /// What is to be asked at this moment, if anything, when the peer is reached at this address (none: by way of others), by
-    /// so many workers, and with frames on the way or not.
+    /// so many workers with ports of their own, and with frames on the way or not.
     pub(super) fn handle_timeout(
         &mut self,
         now: Duration,
@@ -116,7 +116,7 @@ impl Spread {
             self.at = at;
             self.begin();
         }
-        if at.is_none() || workers < 2 || !self.has_ports() || !self.is_keyed {
+        if at.is_none() || workers == 0 || !self.has_ports() || !self.is_keyed {
             self.forget(State::Idle);
             return None;
         }
@@ -124,7 +124,7 @@ impl Spread {
             State::Silent { until } if now < until => return None,
             State::Silent { .. } | State::Idle => {
                 self.forget(State::Tried);
-                self.answered = vec![None; usize::from(workers) - 1];
+                self.answered = vec![None; usize::from(workers)];
             }
             State::Tried | State::Used { .. } => {}
         }
@@ -150,10 +150,7 @@ impl Spread {
 
     /// What a worker sent has arrived, as the peer says. Whoever says so of what was not sent, or not lately, says nothing.
     pub(super) fn arrived(&mut self, now: Duration, worker: u8, number: u32) {
-        let Some(answered) = usize::from(worker).checked_sub(1).and_then(|at| self.answered.get_mut(at))
-        else {
-            return;
-        };
+        let Some(answered) = self.answered.get_mut(usize::from(worker)) else { return };
         if !self.asked.iter().any(|(asked, _)| *asked == number) {
             return;
         }
@@ -193,7 +190,7 @@ mod tests {
         "192.0.2.1:1798".parse().unwrap()
     }
 
-    /// A peer with two further ports, and keys for them.
+    /// A peer with two workers, and keys for their ports.
     fn spread() -> Spread {
         let mut spread = Spread::default();
         spread.set_ports(vec![1800, 1801]);
@@ -206,7 +203,7 @@ mod tests {
         let mut used = Vec::new();
         for time in times.step_by(100) {
             if let Some(number) = spread.handle_timeout(at(time), Some(there()), WORKERS, true) {
-                (1..WORKERS).filter(|worker| may(*worker)).for_each(|w| spread.arrived(at(time), w, number));
+                (0..WORKERS).filter(|worker| may(*worker)).for_each(|w| spread.arrived(at(time), w, number));
             }
             if matches!(spread.further(there()), Further::Used(_)) {
                 used.push(time);
@@ -231,7 +228,7 @@ mod tests {
         let mut spread = spread();
         let used = pass(&mut spread, 0..5_000, |_| true);
         assert_eq!(used.len(), 50);
-        let used = pass(&mut spread, 5_000..300_000, |worker| worker != 2);
+        let used = pass(&mut spread, 5_000..300_000, |worker| worker != 0);
         assert_eq!(used.last(), Some(&5_900));
         // In five minutes, a second each at 2, 4, 8, 16, 32, 60, 60 and 60 seconds after the one before.
         let tried = (300..400).filter(|second| {
@@ -262,7 +259,7 @@ mod tests {
         assert_eq!(spread.further(other), Further::Tried);
         let number = spread.handle_timeout(at(1_000), Some(other), WORKERS, false).unwrap();
         assert_eq!(spread.further(other), Further::Tried);
-        (1..WORKERS).for_each(|worker| spread.arrived(at(1_010), worker, number));
+        (0..WORKERS).for_each(|worker| spread.arrived(at(1_010), worker, number));
         assert_eq!(spread.further(other), Further::Used(&[1800, 1801]));
         // By way of others there is one port.
         assert_eq!(spread.handle_timeout(at(2_000), None, WORKERS, true), None);
@@ -279,11 +276,11 @@ mod tests {
         unkeyed.set_ports(vec![1800]);
         assert_eq!(unkeyed.handle_timeout(at(0), Some(there()), WORKERS, true), None);
         assert_eq!(unkeyed.further(there()), Further::Idle);
-        assert_eq!(spread().handle_timeout(at(0), Some(there()), 1, true), None);
-        // Nor used any more, when there is one worker.
+        assert_eq!(spread().handle_timeout(at(0), Some(there()), 0, true), None);
+        // Nor used any more, when there is one port here.
         let mut spread = self::spread();
         pass(&mut spread, 0..1_000, |_| true);
-        assert_eq!(spread.handle_timeout(at(1_000), Some(there()), 1, true), None);
+        assert_eq!(spread.handle_timeout(at(1_000), Some(there()), 0, true), None);
         assert_eq!(spread.further(there()), Further::Tried);
         // Ports that are taken back are not used from that moment.
         let mut spread = self::spread();
@@ -300,7 +297,7 @@ mod tests {
         for time in (1_000..61_000).step_by(100) {
             if let Some(number) = spread.handle_timeout(at(time), Some(there()), WORKERS, false) {
                 asked += 1;
-                (1..WORKERS).for_each(|worker| spread.arrived(at(time), worker, number));
+                (0..WORKERS).for_each(|worker| spread.arrived(at(time), worker, number));
             }
         }
         assert!((11..=13).contains(&asked), "{asked}");

@@ -26,8 +26,8 @@ impl Node {
         session.map_or(&[], |session| session.spread.ports())
     }
 
-    /// To be called a few times a second for each peer with a connection. Gives a number when each worker but the first is to
-    /// send it to the peer by its own ports ([`Node::handle_probe`] at the other end). `at` is where the peer is, none when it is
+    /// To be called a few times a second for each peer with a connection. Gives a number when each worker is to send it
+    /// to the peer by its own ports ([`Node::handle_probe`] at the other end). `at` is where the peer is, none when it is
     /// reached by way of others; `has_traffic`, whether it was sent frames since the last call.
     pub fn probe_ports(
         &mut self,
@@ -37,7 +37,7 @@ impl Node {
         has_traffic: bool,
     ) -> Option<u32> {
         // Who has one port sends from it.
-        let workers = if self.settings.ports.is_empty() { 1 } else { self.settings.workers };
+        let workers = if self.settings.ports.is_empty() { 0 } else { self.settings.workers };
         let session = self.peers.get_mut(&key)?.session.as_mut()?;
         session.spread.handle_timeout(now, at, workers, has_traffic)
     }

@@ -47,8 +47,8 @@ pub enum Lane {
     Own,
 }
 
-/// At which of a peer's sockets a worker's datagrams arrive, and so which of its workers opens them: workers are counted round
-/// the sockets. A flow stays with one worker at either end, so that its frames stay in order: the kernel gives a flow
+/// At which of a peer's sockets of workers a worker's datagrams arrive, and so which of its workers opens them: workers are
+/// counted round the sockets. A flow stays with one worker at either end, so that its frames stay in order: the kernel gives a flow
 /// always to the same queue of a tap, and each queue has one worker.
 pub const fn receiver(worker: usize, sockets: usize) -> usize {
     if sockets == 0 { 0 } else { worker % sockets }

@@ -147,10 +147,10 @@ fn hostile_ports_are_refused() {
         let length = u16::try_from(fields.len() + 1).unwrap();
         Message::read(&[&length.to_be_bytes()[..], &[135], &fields].concat())
     };
-    let most: Vec<u16> = (1..=63).collect();
+    let most: Vec<u16> = (1..=64).collect();
     assert!(matches!(told(&most), Ok(Some((Some(Message::Ports { ports }), _))) if ports == most));
     assert!(matches!(told(&[]), Ok(Some((Some(Message::Ports { .. }), 3)))));
-    for bad in [&[0][..], &[1800, 1800], &(1..=64).collect::<Vec<_>>()] {
+    for bad in [&[0][..], &[1800, 1800], &(1..=65).collect::<Vec<_>>()] {
         assert_eq!(told(bad), Err(MessageError::Value(135)), "{bad:?}");
     }
     assert_eq!(Message::read(&[0, 2, 135, 7]), Err(MessageError::Short(135)));

@@ -27,7 +27,7 @@ fn round(world: &mut World, from: usize, to: usize, arrives: impl Fn(u8) -> bool
     let (now, workers) = (world.now, world.hosts[from].settings.workers);
     let number = world.hosts[from].node.probe_ports(now, key(to), Some(at(to)), true);
     if let Some(number) = number {
-        for worker in (1..workers).filter(|worker| arrives(*worker)) {
+        for worker in (0..workers).filter(|worker| arrives(*worker)) {
             world.hosts[to].node.handle_probe(key(from), worker, number);
         }
     }
@@ -42,13 +42,13 @@ fn further(world: &World, from: usize, to: usize) -> Further<'_> {
 }
 
 #[test]
-fn each_worker_but_the_first_has_keys_of_its_own_for_them() {
+fn each_worker_has_keys_of_its_own_for_them() {
     let world = pair();
-    for (host, other, spis) in [(1, 2, 1), (2, 1, 2)] {
+    for (host, other, spis) in [(1, 2, 2), (2, 1, 3)] {
         let own = &world.hosts[host].own[&(vnet("97"), key(other))];
         assert_eq!((own.lane, own.spis.len()), (Lane::Own, spis));
         let first = &world.hosts[host].outbound[&(vnet("97"), key(other))];
-        assert_eq!(first.spis.len(), spis + 1);
+        assert_eq!(first.spis.len(), spis);
         // The receiver has the same, and other keys than those of the first port.
         for (worker, spi) in own.workers() {
             let inbound = &world.hosts[other].inbound[&spi];
@@ -64,7 +64,9 @@ fn who_has_one_port_is_sent_no_keys_for_others_and_sends_to_one() {
     for host in 0..3 {
         world.have(host, "97", &[0, 1, 2]);
     }
-    world.configure(2, |settings| settings.ports.clear());
+    for host in [0, 2] {
+        world.configure(host, |settings| settings.ports.clear());
+    }
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
         world.dial(one, other);
     }
@@ -82,18 +84,19 @@ fn they_are_used_while_all_that_is_sent_there_arrives() {
     let mut world = pair();
     assert_eq!(further(&world, 1, 2), Further::Idle);
     round(&mut world, 1, 2, |_| true);
-    assert_eq!(further(&world, 1, 2), Further::Used(&[1800, 1801]));
+    assert_eq!(further(&world, 1, 2), Further::Used(&[1800, 1801, 1802]));
     // Each direction by itself.
     round(&mut world, 2, 1, |worker| worker == 1);
     assert_eq!(further(&world, 2, 1), Further::Tried);
+    // The first worker's is one as the others' are.
     for _ in 0..6 {
-        round(&mut world, 1, 2, |_| false);
+        round(&mut world, 1, 2, |worker| worker != 0);
     }
     assert_eq!(further(&world, 1, 2), Further::Silent);
     for _ in 0..12 {
         round(&mut world, 1, 2, |_| true);
     }
-    assert_eq!(further(&world, 1, 2), Further::Used(&[1800, 1801]));
+    assert_eq!(further(&world, 1, 2), Further::Used(&[1800, 1801, 1802]));
     // A new connection knows nothing of it.
     world.cut(1, 2);
     world.dial(1, 2);
@@ -102,11 +105,37 @@ fn they_are_used_while_all_that_is_sent_there_arrives() {
 }
 
 #[test]
+fn who_has_one_worker_has_a_port_of_its_own_too() {
+    let mut world = World::new(4);
+    for host in [0, 3] {
+        world.have(host, "97", &[0, 3]);
+    }
+    world.dial(0, 3);
+    world.settle();
+    for (one, other) in [(0, 3), (3, 0)] {
+        assert_eq!(further(&world, one, other), Further::Idle);
+        round(&mut world, one, other, |_| true);
+        assert_eq!(further(&world, one, other), Further::Used(&[1800]));
+        let (own, first) = (
+            &world.hosts[one].own[&(vnet("97"), key(other))],
+            &world.hosts[one].outbound[&(vnet("97"), key(other))],
+        );
+        assert_eq!((own.spis.len(), first.spis.len()), (1, 1));
+        assert_ne!(own.context(0), first.context(0));
+    }
+    for _ in 0..6 {
+        round(&mut world, 0, 3, |_| false);
+    }
+    assert_eq!(further(&world, 0, 3), Further::Silent);
+    assert_eq!(further(&world, 3, 0), Further::Used(&[1800]));
+}
+
+#[test]
 fn what_is_opened_and_closed_while_hosts_are_connected_is_told() {
     let mut world = pair();
     round(&mut world, 1, 2, |_| true);
     round(&mut world, 2, 1, |_| true);
-    assert_eq!(further(&world, 2, 1), Further::Used(&[1800]));
+    assert_eq!(further(&world, 2, 1), Further::Used(&[1800, 1801]));
     world.configure(2, |settings| settings.ports.clear());
     assert_eq!(further(&world, 2, 1), Further::Idle);
     world.settle();
@@ -117,10 +146,10 @@ fn what_is_opened_and_closed_while_hosts_are_connected_is_told() {
     world.pass(Duration::from_secs(11));
     let left = world.hosts[2].inbound.values().filter(|association| association.lane == Lane::Own);
     assert_eq!(left.count(), 0);
-    world.configure(2, |settings| settings.ports = vec![1810, 1811]);
+    world.configure(2, |settings| settings.ports = vec![1810, 1811, 1812]);
     world.settle();
     round(&mut world, 1, 2, |_| true);
-    assert_eq!(further(&world, 1, 2), Further::Used(&[1810, 1811]));
+    assert_eq!(further(&world, 1, 2), Further::Used(&[1810, 1811, 1812]));
     let own = &world.hosts[1].own[&(vnet("97"), key(2))];
     assert!(own.spis.iter().all(|spi| world.hosts[2].inbound.contains_key(spi)));
 }
@@ -134,14 +163,15 @@ fn keys_for_them_come_once_after_the_others_and_for_as_many_workers_as_there_are
     });
     let (channel, epoch, spis) = keys.unwrap();
     let cipher = Cipher::ChaCha20Poly1305;
-    let workers = spis.len() + 1;
-    let next = Message::Keys { channel, epoch: epoch + 1, cipher, spis: vec![spis[0]; workers] };
+    assert_eq!(spis.len(), 2);
+    let next = Message::Keys { channel, epoch: epoch + 1, cipher, spis: spis.clone() };
     let own = |epoch, spis: &[_]| Message::OwnKeys { channel, epoch, spis: spis.to_vec() };
-    let several = [spis[0], spis[0]];
+    let too_many = [spis[0]; 3];
     for bad in [
         vec![own(epoch, &spis)],
         vec![next.clone(), own(epoch, &spis)],
-        vec![next.clone(), own(epoch + 1, &several)],
+        vec![next.clone(), own(epoch + 1, &spis[1..])],
+        vec![next.clone(), own(epoch + 1, &too_many)],
         vec![next.clone(), own(epoch + 1, &spis), own(epoch + 1, &spis)],
     ] {
         let mut world = pair();

@@ -82,7 +82,7 @@ impl World {
             node: Node::new(key(index), BTreeMap::new(), u32::try_from(index).unwrap() << 20),
             settings: Settings {
                 workers: u8::try_from(index % 3 + 1).unwrap(),
-                ports: (0..index % 3).map(|port| u16::try_from(1800 + port).unwrap()).collect(),
+                ports: (0..=index % 3).map(|port| u16::try_from(1800 + port).unwrap()).collect(),
                 fast_aes: index.is_multiple_of(2),
                 rekey: Duration::from_secs(60),
                 vnets: BTreeMap::new(),

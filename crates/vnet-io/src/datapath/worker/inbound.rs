@@ -70,12 +70,11 @@ impl Inbound {
     }
 
     /// Whether an address is one that the peer is known to send from. What it sends from ports of its own comes from any.
-    fn knows(&self, from: SocketAddr, remotes: &[SocketAddr]) -> bool {
-        let same = |remote: &SocketAddr| match self.lane {
-            Lane::First => *remote == from,
+    fn knows(&self, from: SocketAddr, remote: SocketAddr) -> bool {
+        match self.lane {
+            Lane::First => remote == from,
             Lane::Own => remote.ip() == from.ip(),
-        };
-        remotes.iter().any(same)
+        }
     }
 }
 
@@ -89,13 +88,13 @@ pub(super) struct Decided {
 }
 
 impl Worker {
-    /// Carries what the socket has; says how much that was.
-    pub(super) fn carry_in(&mut self) -> Load {
+    /// Carries what the socket of these ports has; says how much that was.
+    pub(super) fn carry_in(&mut self, lane: Lane) -> Load {
         let mut load = Load::default();
         for _ in 0..CALLS {
+            let Some(socket) = super::receives(self.index, &self.outbox, lane) else { break };
             self.host.receive_calls.one();
-            let Some(socket) = super::receives(self.index, &self.outbox) else { break };
-            let count = self.receive.fill(socket.raw());
+            let count = self.receive.fill(socket.raw(), lane);
             let mut last = None;
             for index in 0..count {
                 match self.receive.arrived(index) {
@@ -168,8 +167,10 @@ impl Worker {
         if let Some(route) = routes.get(&peer) {
             route.counters.datagrams_in.one();
             route.counters.bytes_in.add(datagram.len() as u64);
-            if !association.knows(arrived.from, &route.path.remotes) && association.told != Some(arrived.from)
-            {
+            if arrived.lane == Lane::First {
+                route.counters.datagrams_in_first.one();
+            }
+            if !association.knows(arrived.from, route.path.remote) && association.told != Some(arrived.from) {
                 association.told = Some(arrived.from);
                 outlets.tell(Event::Roamed { peer, from: arrived.from }, host);
             }

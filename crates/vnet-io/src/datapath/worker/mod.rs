@@ -1,4 +1,4 @@
-//! A worker: waits until a tap or its socket has something, and carries it through to the other side.
+//! A worker: waits until a tap or a socket of its has something, and carries it through to the other side.
 
 mod deliver;
 mod inbound;
@@ -44,8 +44,9 @@ const LONGEST_FRAME: usize = 65_535 + 14 + 8;
 
 // What epoll says is ready; vnets come after these, at their slots.
 const MAILBOX: u64 = 0;
-const SOCKET: u64 = 1;
-const FIRST_VNET: u64 = 2;
+const FIRST: u64 = 1;
+const OWN: u64 = 2;
+const FIRST_VNET: u64 = 3;
 
 /// Where a worker puts what is not for it.
 #[derive(Clone, Debug)]
@@ -113,7 +114,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         index: usize,
-        (first, own): (Socket, Option<Socket>),
+        first: Socket,
         mailbox: Arc<Mailbox>,
         outlets: Outlets,
     ) -> io::Result<Self> {
@@ -121,9 +122,9 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, mailbox.wake(), epoll::EventData::new_u64(MAILBOX), readable)?;
-        let outbox = Outbox::new(first, own, Arc::clone(&host), outlets.clone());
-        if let Some(socket) = receives(index, &outbox) {
-            epoll::add(&epoll, socket.as_fd(), epoll::EventData::new_u64(SOCKET), readable)?;
+        let outbox = Outbox::new(first, Arc::clone(&host), outlets.clone());
+        if let Some(socket) = receives(index, &outbox, Lane::First) {
+            epoll::add(&epoll, socket.as_fd(), epoll::EventData::new_u64(FIRST), readable)?;
         }
         Ok(Self {
             index,
@@ -179,12 +180,8 @@ impl Worker {
                 let (data, flags) = (event.data.u64(), event.flags);
                 match data {
                     MAILBOX => {}
-                    SOCKET => {
-                        if flags.contains(epoll::EventFlags::ERR) {
-                            self.hear_errors();
-                        }
-                        load += self.carry_in();
-                    }
+                    FIRST => load += self.hear(Lane::First, flags),
+                    OWN => load += self.hear(Lane::Own, flags),
                     _ => {
                         let slot = usize::try_from(data - FIRST_VNET).unwrap_or(usize::MAX);
                         load += self.carry_out(slot, flags);
@@ -197,8 +194,17 @@ impl Worker {
         }
     }
 
-    fn hear_errors(&mut self) {
-        let Some(socket) = receives(self.index, &self.outbox) else { return };
+    /// Takes what a socket has; says how much that was. Each that has something gets as many calls as the others, however much
+    /// there is.
+    fn hear(&mut self, lane: Lane, flags: epoll::EventFlags) -> Load {
+        if flags.contains(epoll::EventFlags::ERR) {
+            self.hear_errors(lane);
+        }
+        self.carry_in(lane)
+    }
+
+    fn hear_errors(&mut self, lane: Lane) {
+        let Some(socket) = receives(self.index, &self.outbox, lane) else { return };
         while let Some((remote, largest_packet)) = socket.next_too_big() {
             self.outlets.tell(Event::PathTooBig { remote, largest_packet }, &self.host);
         }
@@ -287,8 +293,8 @@ impl Worker {
         if let Some(before) = self.outbox.set_own(own) {
             let _ = epoll::delete(&self.epoll, before.as_fd());
         }
-        if let Some(socket) = receives(self.index, &self.outbox) {
-            let data = epoll::EventData::new_u64(SOCKET);
+        if let Some(socket) = self.outbox.own() {
+            let data = epoll::EventData::new_u64(OWN);
             if let Err(error) = epoll::add(&self.epoll, socket.as_fd(), data, epoll::EventFlags::IN) {
                 tracing::error!(%error, worker = self.index, "cannot wait for datagrams of a worker's own port");
             }
@@ -305,7 +311,10 @@ impl Worker {
     }
 }
 
-/// The socket that a worker receives from: the first worker has the first, the others have their own, if any.
-fn receives(index: usize, outbox: &Outbox) -> Option<&Socket> {
-    if index == 0 { Some(outbox.socket(Lane::First)) } else { outbox.own() }
+/// The socket that a worker receives from by these ports: from its own, if it has one, and the first worker from the first.
+fn receives(index: usize, outbox: &Outbox, lane: Lane) -> Option<&Socket> {
+    match lane {
+        Lane::First => (index == 0).then(|| outbox.socket(Lane::First)),
+        Lane::Own => outbox.own(),
+    }
 }

@@ -46,11 +46,8 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn new(path: Arc<Path>, counters: Arc<LivePeer>, worker: usize) -> Self {
-        let first = path.via.map_or(path.remotes[0], |via| via.relay);
-        let sockets = path.remotes.len();
-        // The first worker's own is the first.
-        let is_spread = path.via.is_none() && worker > 0 && sockets > 1;
-        let own = is_spread.then(|| path.remotes[receiver(worker, sockets)]);
+        let first = path.via.map_or(path.remote, |via| via.relay);
+        let own = path.own.get(receiver(worker, path.own.len())).copied().filter(|_| path.via.is_none());
         counters.unsegmented.set(0);
         Self { path, counters, first, own, singly: 0 }
     }
@@ -134,7 +131,7 @@ struct Envelope {
 unsafe impl Send for Outbox {}
 
 impl Outbox {
-    pub(super) fn new(first: Socket, own: Option<Socket>, host: Arc<LiveHost>, outlets: Outlets) -> Self {
+    pub(super) fn new(first: Socket, host: Arc<LiveHost>, outlets: Outlets) -> Self {
         let bytes = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let envelope = Envelope {
             name: Address::default(),
@@ -147,7 +144,7 @@ impl Outbox {
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
             first,
-            own,
+            own: None,
             host,
             outlets,
             relays: Arc::default(),
