@@ -24,8 +24,8 @@ use crate::{
     vnets::{COMMAND, Client, ask, vnet_of},
 };
 
-/// A process that lived for so long ended for another reason than the one before it.
-const SETTLED: Duration = Duration::from_secs(10);
+/// A process that lived for so long carried frames, and the next is started at once.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long until the next is started, when it ends at once.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 

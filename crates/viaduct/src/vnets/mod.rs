@@ -12,7 +12,7 @@ use std::{
     num::NonZeroUsize,
     path::PathBuf,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{fs::FlockOperation, io::Errno, thread::CapabilitySet};
@@ -35,6 +35,11 @@ pub(crate) const COMMAND: &str = "carry-vnets";
 
 /// More threads than this carry no more between two hosts.
 const MOST_WORKERS: usize = 8;
+
+/// How long the lock of one that was killed is waited for: its socket is closed, of which its end is heard, while the kernel
+/// still takes down the rest of it. Frames wait for the next one.
+const UNTIL_GONE: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// How long keys are used, in milliseconds, for tests: nobody waits an hour.
 const REKEY: &str = "VIADUCT_VNET_REKEY_MS";
@@ -85,9 +90,15 @@ fn alone(global: &Global) -> Result<File, Failure> {
     let path = global.run_dir.join("engine.lock");
     let failed = |error: io::Error| Failure::failed(format!("cannot lock {}: {error}", path.display()));
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(Failure::failed("another process carries vnets on this host already")),
-        Err(errno) => Err(failed(errno.into())),
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < UNTIL_GONE => thread::sleep(AGAIN),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Failure::failed("another process carries vnets on this host already"));
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
     }
 }
