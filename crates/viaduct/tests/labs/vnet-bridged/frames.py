@@ -67,7 +67,7 @@ def number(name):
 
 
 def hear(file):
-    def note(heard, frame, _):
+    def note(heard, frame, *_):
         number = struct.unpack("!I", frame[14:18])[0]
         heard[number] = heard.get(number, 0) + 1
 

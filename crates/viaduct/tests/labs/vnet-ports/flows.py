@@ -36,7 +36,7 @@ def send(address, port, flows, rounds, rate):
 def hear(port, file):
     s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     s.bind(("", port))
-    write_down(s, file, lambda heard, data, sender: heard.setdefault("%s %d" % sender[:2], []).append(int(data)))
+    write_down(s, file, lambda heard, data, sender, _: heard.setdefault("%s %d" % sender[:2], []).append(int(data)))
 
 
 def check(file, flows, rounds, most):

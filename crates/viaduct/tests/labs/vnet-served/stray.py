@@ -14,7 +14,7 @@ sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir))
 from hearing import write_down
 
 
-def note(heard, frame, _):
+def note(heard, frame, *_):
     kind, rest = frame[12:14], frame[14:]
     said = None
     if kind == b"\x08\x00" and rest[9] == 17 and rest[20:22] == b"\x00\x43":
