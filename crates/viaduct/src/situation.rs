@@ -240,7 +240,7 @@ pub(crate) fn loaded(sources: Vec<Source>) -> Result<Applied, Failure> {
         Ok(Loaded { config, .. }) => Ok(Applied::new(sources, config)),
         Err(diagnostics) => {
             let failure = Failure::failed(
-                "this version of viaduct finds fault with the configuration that was applied; the network goes on as \
+                "this version of viaduct finds fault with the configuration that was applied, and leaves the host as \
                  it is. Correct it, and run `viaduct apply`",
             );
             Err(diagnostics.render(false).lines().fold(failure, Failure::with))

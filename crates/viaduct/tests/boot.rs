@@ -147,3 +147,68 @@ fn a_damaged_memory_closes_the_host_and_says_so() {
         assert!(passes(world), "still closed");
     });
 }
+
+/// What was applied is of an earlier version, which took what this one does not.
+fn applied_by_an_earlier_version(world: &World) {
+    let path = format!("{STATE}/applied.json");
+    let applied = world.read(&path);
+    assert!(applied.contains("mode = \\\"nat\\\""), "{applied}");
+    world.write(&path, applied.replace("mode = \\\"nat\\\"", "mode = \\\"nat-of-old\\\""));
+}
+
+#[test]
+fn what_an_earlier_version_applied_and_this_one_refuses_closes_a_host_that_starts() {
+    host(|world| {
+        world.good("apply");
+        world.reboot();
+        bystanders(world);
+        assert!(passes(world), "this host forwards");
+        applied_by_an_earlier_version(world);
+        let ran = world.viaduct("boot");
+        ran.refused(1, &["finds fault", "nat-of-old", "nothing passes", "viaduct apply"]);
+        assert!(!ran.err.contains("in place already"), "{ran:?}");
+        assert!(!passes(world), "something passes");
+        // It stays so, also with a daemon, and says so.
+        let daemon = world.begin_daemon(&mut world.command(&["daemon"]));
+        world.soon("it says what the matter is", || world.log().contains("nat-of-old"));
+        world.viaduct("status").refused(1, &["finds fault", "nat-of-old", "viaduct apply"]);
+        assert!(!passes(world), "something passes");
+        assert!(!world.sh("ip link").contains("br-services"), "something is made");
+        world.good("plan");
+        // The way out that it names.
+        world.good("apply");
+        world.settled();
+        assert!(passes(world), "still closed");
+        assert!(world.sh("ip link").contains("br-services"));
+        world.good("status");
+        daemon.end();
+    });
+}
+
+#[test]
+fn what_an_earlier_version_applied_and_this_one_refuses_goes_on_while_the_machine_runs() {
+    host(|world| {
+        world.good("apply");
+        world.attach("ldap");
+        applied_by_an_earlier_version(world);
+        let kernel = world.kernel();
+        let goes_on = |what: &str| {
+            assert_eq!(world.kernel(), kernel, "{what}");
+            world.sh("ip netns exec ldap ping -c 1 -W 5 192.168.1.1");
+        };
+        let ran = world.viaduct("boot");
+        ran.refused(1, &["finds fault", "nat-of-old", "in place already stays", "viaduct apply"]);
+        assert!(!ran.err.contains("nothing passes"), "{ran:?}");
+        goes_on("boot");
+        // As after an upgrade.
+        let daemon = world.begin_daemon(&mut world.command(&["daemon"]));
+        world.soon("it says what the matter is", || world.log().contains("nat-of-old"));
+        world.viaduct("status").refused(1, &["finds fault", "nat-of-old", "viaduct apply"]);
+        goes_on("daemon");
+        world.good("apply");
+        world.settled();
+        assert!(world.good("status").out.contains("as it was made"));
+        world.sh("ip netns exec ldap ping -c 1 -W 5 192.168.1.1");
+        daemon.end();
+    });
+}

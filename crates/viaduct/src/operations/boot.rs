@@ -36,8 +36,13 @@ pub(crate) fn boot(host: &mut Host, caller: &mut Caller<'_>) -> Result<Started, 
             );
         }
     }
-    let closed = |failure: Failure| failure.with("Until that is mended, nothing passes through this host.");
-    started.returned = returned.map_err(closed)?;
-    applied.map_err(closed)?;
+    let outlook = if started.done.is_empty() {
+        "What is in place already stays; nothing was changed."
+    } else {
+        "Until that is mended, nothing passes through this host."
+    };
+    let with_outlook = |failure: Failure| failure.with(outlook);
+    started.returned = returned.map_err(with_outlook)?;
+    applied.map_err(with_outlook)?;
     Ok(started)
 }

@@ -380,14 +380,18 @@ impl World {
     /// The same with arguments or surroundings of its own.
     #[track_caller]
     pub(crate) fn daemon_by(&self, command: &mut Command) -> Daemon {
-        let log = fs::File::create(LOG).unwrap();
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        let mut daemon = Daemon(child);
+        let mut daemon = self.begin_daemon(command);
         self.soon("the daemon answers", || {
             assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended: {}", self.read(LOG));
             self.good("status --json").json()["daemon"]["pid"] == daemon.id()
         });
         daemon
+    }
+
+    /// Starts a daemon, and does not wait for it: what it looks at may be wrong.
+    pub(crate) fn begin_daemon(&self, command: &mut Command) -> Daemon {
+        let log = fs::File::create(LOG).unwrap();
+        Daemon(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
     /// Waits until something is so, which is within seconds.
