@@ -34,7 +34,11 @@ pub(crate) fn tests() -> Result<i32, String> {
     ];
     let tested = run(&[&programs[..], &kinds].concat())?;
     let labs = run(&["lab", "examples/dedicated-xen", "examples/vserver"])?;
-    let processors = run(&["lab", "--processors", "4", "crates/viaduct/tests/labs/vnet-workers"])?;
+    let mut processors = 0;
+    for count in ["1", "4"] {
+        let lab = run(&["lab", "--processors", count, "crates/viaduct/tests/labs/vnet-workers"])?;
+        processors = processors.max(lab);
+    }
     // Those that say that they need it.
     let others = run(&[
         "test",
