@@ -9,7 +9,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NicId, VlanSet};
 
 use crate::{
     desired::{
-        ADOPTED, CABLE, Desired, DesiredGuest, DesiredLink, MOVED, NIC, PORT, UPLINK, VLAN, When,
+        ADOPTED, CABLE, CARRIER, Desired, DesiredGuest, DesiredLink, MOVED, NIC, PORT, UPLINK, VLAN, When,
         namespace_of,
     },
     inner,
@@ -262,7 +262,7 @@ impl Planner<'_> {
         for (name, link) in &observed.links {
             if !self.stays(name) {
                 let needed = self.desired.links.get(name).is_some_and(|wanted| wanted.up);
-                self.ops.extend(given_back(name, link, self.parted.contains(name), needed));
+                self.ops.extend(given_back(name, link, observed, self.parted.contains(name), needed));
             }
         }
         if !left.is_empty() {
@@ -271,7 +271,12 @@ impl Planner<'_> {
     }
 
     fn stays(&self, name: &IfName) -> bool {
-        self.desired.links.get(name).is_some_and(|l| l.alias.is_some()) && !self.fresh.contains(name)
+        let Some(alias) = self.desired.links.get(name).and_then(|link| link.alias.as_ref()) else {
+            return false;
+        };
+        // What only carries something is a port of ours no longer.
+        let is_given_back = || alias == CARRIER && self.observed.links.get(name).is_some_and(Link::is_ours);
+        !self.fresh.contains(name) && !is_given_back()
     }
 
     fn links(&mut self) {
@@ -341,7 +346,7 @@ impl Planner<'_> {
             if now.alias != *alias {
                 changes.push(LinkChange::Alias(alias.clone()));
             }
-            if now.group != group(alias) {
+            if alias != CARRIER && now.group != group(alias) {
                 changes.push(LinkChange::Group(group(alias)));
             }
         }
@@ -352,7 +357,7 @@ impl Planner<'_> {
         if matches!(link.make, Some(NewLink::Bridge)) && now.filters_vlans != link.filters_vlans {
             changes.push(LinkChange::FiltersVlans(link.filters_vlans));
         }
-        let uplink = link.alias.is_none();
+        let uplink = link.alias.as_ref().is_none_or(|alias| alias == CARRIER);
         // The filter takes what comes by a link of this group for a guest's.
         if uplink && now.group == GROUP && !now.is_ours() {
             changes.push(LinkChange::Group(0));

@@ -1,11 +1,14 @@
 //! Ports of bridges of ours that others made: how they are given back, and what becomes of a bridge by what they carry.
 
+use std::collections::BTreeSet;
+
+use viaduct_model::Config;
 use viaduct_types::{IfName, VnetName};
 
 use crate::{
-    desired::{ADOPTED, Desired, DesiredLink, PORT},
+    desired::{ADOPTED, CARRIER, Desired, DesiredLink, PORT, is_link_local},
     op::{LinkChange, NewLink, Op},
-    state::Link,
+    state::{Address, AddressInfo, Link, Observed, PROTOCOL},
 };
 
 /// What the alias of a vnet's port ends with that was down before: beside it nothing is remembered.
@@ -15,14 +18,64 @@ const WAS_DOWN: &str = ":down";
 pub(crate) fn port_alias(name: &VnetName, link: Option<&Link>) -> String {
     let was_down = link.is_some_and(|link| match link.alias.starts_with(PORT) {
         true => link.alias.ends_with(WAS_DOWN),
-        false => !link.up,
+        false => !link.up || link.alias == CARRIER,
     });
     format!("{PORT}{name}{}", if was_down { WAS_DOWN } else { "" })
 }
 
+/// Marks what is down and has to come up for what stands on it, so that it is down again afterwards. What the file gives
+/// addresses or ways out is set up by it, and what has an alias of others' keeps that.
+pub(crate) fn mark_carriers(config: &Config, observed: &Observed, wanted: &mut Desired) {
+    let vlans = wanted.links.values().filter_map(|link| match &link.make {
+        Some(NewLink::Vlan { parent, .. }) => Some(parent),
+        _ => None,
+    });
+    let devices = wanted.namespaces.values().flat_map(|namespace| namespace.devices.values());
+    let carriers: BTreeSet<IfName> =
+        vlans.chain(devices.filter_map(|device| device.kind.parent())).cloned().collect();
+    let is_set_up = |name: &IfName| {
+        let mut uplinks = config.uplinks.values().filter(|uplink| uplink.interface == *name);
+        uplinks.any(|uplink| !uplink.addresses.is_empty() || !uplink.gateways.is_empty())
+    };
+    for name in carriers.iter().filter(|name| !wanted.moves.contains_key(*name) && !is_set_up(name)) {
+        let Some(link) = observed.links.get(name) else { continue };
+        let was_down = match link.alias.as_str() {
+            "" => !link.up,
+            alias => alias == CARRIER || alias.starts_with(PORT) && alias.ends_with(WAS_DOWN),
+        };
+        if let Some(carrier) = wanted.links.get_mut(name).filter(|link| was_down && link.alias.is_none()) {
+            carrier.alias = Some(CARRIER.to_owned());
+        }
+    }
+}
+
+/// Whether somebody else has found a use for it since: it stays up then.
+fn has_other_use(name: &IfName, link: &Link, observed: &Observed) -> bool {
+    let is_foreign = |(address, info): (&Address, &AddressInfo)| {
+        address.link == *name && info.protocol != PROTOCOL && !is_link_local(address.address)
+    };
+    let stands_on =
+        |other: &Link| other.vlan.is_some_and(|(parent, _)| parent == link.index) && !other.is_ours();
+    link.master.is_some()
+        || observed.addresses.iter().any(is_foreign)
+        || observed.links.values().any(stands_on)
+}
+
 /// What gives a device that somebody else made back as it was; `parted`: it is out of its bridge already, and `needed`: it has to be
 /// up for something else.
-pub(crate) fn given_back(name: &IfName, link: &Link, parted: bool, needed: bool) -> Vec<Op> {
+pub(crate) fn given_back(
+    name: &IfName,
+    link: &Link,
+    observed: &Observed,
+    parted: bool,
+    needed: bool,
+) -> Vec<Op> {
+    if link.alias == CARRIER {
+        let down =
+            (link.up && !needed && !has_other_use(name, link, observed)).then_some(LinkChange::Up(false));
+        let changes = down.into_iter().chain([LinkChange::Alias(String::new())]);
+        return changes.map(|change| Op::SetLink { name: name.clone(), change }).collect();
+    }
     let adopted = link.alias.starts_with(ADOPTED);
     if !adopted && !link.alias.starts_with(PORT) {
         return Vec::new();

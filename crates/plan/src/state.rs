@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule, VlanSet};
 
-use crate::nft;
+use crate::{desired::CARRIER, nft};
 
 /// The routing protocol number (rtm_protocol, ifa_proto, ndm protocol) of everything that we put into tables which
 /// others write, too.
@@ -80,9 +80,9 @@ impl Link {
         }
     }
 
-    /// Whether its alias says that it is ours.
+    /// Whether its alias says that it is ours. What only carries something of ours is not.
     pub fn is_ours(&self) -> bool {
-        self.alias.starts_with(ALIAS_PREFIX)
+        self.alias.starts_with(ALIAS_PREFIX) && self.alias != CARRIER
     }
 }
 

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{attach_all, config, converge, host, look};
-use viaduct_plan::{Attachments, Op, nft::Change};
+use viaduct_model::Config;
+use viaduct_plan::{Attachments, Op, nft::Change, sim::Host};
+use viaduct_types::IfName;
 
 #[test]
 fn a_guest_leaves_before_the_filter_forgets_its_own_list() {
@@ -96,8 +98,74 @@ fn a_port_of_a_vnet_is_down_again_if_it_was() {
         let (up, held, alias) = is(&elsewhere);
         assert!(up && held && alias.starts_with("viaduct:port:blue"), "{alias}");
         assert_eq!(is(&free), (was_up, false, String::new()));
-        // What carries a VLAN has to be up, whatever it was.
-        is(&port);
-        assert_eq!(is(&tagged), (true, false, String::new()));
+        // What carries a VLAN has to be up, whatever it was, and is down again afterwards.
+        let carries = if was_up { "" } else { "viaduct:carrier:down" };
+        for between in [&port, &free] {
+            is(between);
+            for _ in 0..2 {
+                assert_eq!(is(&tagged), (true, false, carries.to_owned()));
+            }
+        }
+        let (up, held, alias) = is(&port);
+        assert!(up && held && alias.starts_with("viaduct:port:red"), "{alias}");
+        is(&tagged);
+        assert_eq!(is(&free), (was_up, false, String::new()));
     }
+}
+
+/// What stands on a card that was down has it up; taken away, the card is down, unless somebody else uses it by then.
+#[test]
+fn what_carried_a_vlan_is_down_again_if_it_was() {
+    let card: IfName = "card2".parse().unwrap();
+    let text =
+        |more: &str| config(&format!("[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n{more}"));
+    let trunk = "[uplinks.trunk]\ninterface = \"card2\"\n";
+    let free = text("");
+    let idle = text(trunk);
+    let on_bridge =
+        text(&format!("{trunk}[networks.n]\nmode = \"bridged\"\nuplink = \"trunk\"\nvlan = 20\n"));
+    let inside = text(&format!(
+        "{trunk}[namespaces.n]\nid = 1\n[[namespaces.n.interfaces]]\nname = \"v\"\ntype = \"vlan\"\nparent = \"trunk\"\nvlan = 20\n\
+         addresses = [\"10.2.0.5/24\"]\n"
+    ));
+    let set_up = text(&format!(
+        "{trunk}addresses = [\"192.0.2.9/24\"]\n[networks.n]\nmode = \"bridged\"\nuplink = \"trunk\"\nvlan = 20\n"
+    ));
+    let with = |alias: &str, up: bool| {
+        let mut host = host();
+        host.hardware(&card, Some("52:54:00:12:34:58".parse().unwrap()));
+        let link = host.state.links.get_mut(&card).unwrap();
+        (link.up, link.alias) = (up, alias.to_owned());
+        host
+    };
+    let is = |host: &mut Host, config: &Config| {
+        converge(host, config, &Attachments::new());
+        let link = &host.state.links[&card];
+        (link.up, link.alias.clone())
+    };
+    let mark = "viaduct:carrier:down".to_owned();
+    for carried in [&on_bridge, &inside] {
+        for without in [&free, &idle] {
+            let mut host = with("", false);
+            for _ in 0..2 {
+                assert_eq!(is(&mut host, carried), (true, mark.clone()));
+            }
+            assert_eq!(is(&mut host, without), (false, String::new()));
+        }
+        let mut host = with("", true);
+        assert_eq!(is(&mut host, carried), (true, String::new()));
+        assert_eq!(is(&mut host, &free), (true, String::new()));
+        // Others' words on a card stay, and beside them nothing can be remembered.
+        let mut host = with("to the annex", false);
+        assert_eq!(is(&mut host, carried), (true, "to the annex".to_owned()));
+        assert_eq!(is(&mut host, &free), (true, "to the annex".to_owned()));
+        // The system has given it an address since.
+        let mut host = with("", false);
+        is(&mut host, carried);
+        host.address(&card, "198.51.100.77/24".parse().unwrap());
+        assert_eq!(is(&mut host, &free), (true, String::new()));
+    }
+    // What the file sets up for the host itself is no mere carrier.
+    let mut host = with("", false);
+    assert_eq!(is(&mut host, &set_up), (true, String::new()));
 }

@@ -335,3 +335,43 @@ fn routes_of_the_file_are_kept() {
         assert!(world.sh("ip -n dmz route get 198.51.100.9").contains("via 203.0.113.1"));
     });
 }
+
+/// A card that is down carries something; when that is taken away, it is as it was found.
+#[test]
+fn a_card_that_was_down_is_down_again_when_nothing_stands_on_it() {
+    host(|world| {
+        world.sh("ip link add annex type veth peer name far && ip link set far up");
+        let with = SHARED
+            .replace("[uplinks.trunk]", "[uplinks.annex]\ninterface = \"annex\"\n\n[uplinks.trunk]")
+            .replacen("parent = \"trunk\"", "parent = \"annex\"", 1);
+        world.write(CONFIG, &with);
+        let is_up = || world.sh("ip link show annex").contains(",UP");
+        let is_marked = || world.sh("ip link show annex").contains("alias viaduct:carrier:down");
+        for gone in ["down", "apply", "up", "address"] {
+            assert!(gone == "address" || !is_up());
+            world.write(CONFIG, &with);
+            world.good("apply");
+            world.settled();
+            assert!(is_up());
+            if gone == "up" {
+                // With a daemon, which looks again and again.
+                let daemon = world.daemon();
+                world.settled();
+                daemon.end();
+            }
+            if gone == "address" {
+                world.sh("ip address add 198.51.100.7/24 dev annex");
+            }
+            assert!(is_marked());
+            if gone == "apply" {
+                world.write(CONFIG, SHARED);
+                world.good("apply");
+                world.settled();
+            } else {
+                world.good("down");
+            }
+            assert!(!is_marked(), "{gone}");
+            assert_eq!(is_up(), gone == "address", "{gone}");
+        }
+    });
+}

@@ -425,3 +425,18 @@ fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
         as_before(world, &before);
     });
 }
+
+#[test]
+#[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
+fn an_interface_that_was_down_is_down_again_when_no_vlan_stands_on_it() {
+    host(|world| {
+        world.sh("ip link add annex type veth peer name far && ip link set far up");
+        let before = all(world);
+        world.write(CONFIG, GROUPS.replace("\"eth0\"", "\"annex\""));
+        world.good("apply");
+        world.settled();
+        assert!(world.sh("ip link show annex").contains(",UP"));
+        world.good("down");
+        assert_eq!(before, all(world));
+    });
+}

@@ -480,7 +480,7 @@ fn overlaps(context: &Context<'_>, notices: &mut Notices) {
     }
 }
 
-fn is_link_local(net: IpNet) -> bool {
+pub(crate) fn is_link_local(net: IpNet) -> bool {
     matches!(net, IpNet::V6(net) if net.addr().segments()[0] & 0xffc0 == 0xfe80)
 }
 

@@ -26,11 +26,13 @@ use viaduct_model::{Config, Origin};
 use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
 
 use crate::{
+    lent::mark_carriers,
     nft::Ruleset,
     op::{InnerKind, NewLink},
     stacks::supposed,
     state::{Address, Ask, Attachments, GuestRoute, Inside, Observed, PortVlans, Proxy, Route, Sysctl},
 };
+pub(crate) use checks::is_link_local;
 use context::Context;
 pub(crate) use context::{decided_by_one, namespace_of};
 pub use named::{Answers, HostName, ZoneHead};
@@ -52,6 +54,8 @@ pub(crate) const BRIDGE: &str = "viaduct:bridge:";
 pub(crate) const VNET: &str = "viaduct:vnet:";
 /// Of an interface of the host's that is a port of a vnet's bridge; the vnet's name follows.
 pub(crate) const PORT: &str = "viaduct:port:";
+/// Of an interface of the host's that was down and had to be up for what stands on it, a VLAN or the like.
+pub(crate) const CARRIER: &str = "viaduct:carrier:down";
 /// Of an uplink's bridge.
 pub(crate) const UPLINK: &str = "viaduct:uplink:";
 /// Of a VLAN of an uplink that a bridge has for a port; what it is follows.
@@ -321,6 +325,7 @@ fn one(
     links::add(&context, &mut wanted);
     vnets::add(&context, &mut wanted);
     namespaces::add(&context, &mut wanted);
+    mark_carriers(config, observed, &mut wanted);
     wanted.served = served::served(&context);
     wanted.stale = context.stale.iter().map(|port| port.id.clone()).collect();
     wanted.nft.tables = [
