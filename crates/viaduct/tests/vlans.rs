@@ -430,7 +430,9 @@ fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
 #[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
 fn an_interface_that_was_down_is_down_again_when_no_vlan_stands_on_it() {
     host(|world| {
-        world.sh("ip link add annex type veth peer name far && ip link set far up");
+        world.sh("ip link add annex type veth peer name far netns outside && ip -n outside link set far up");
+        // The kernel gives it a queue when it comes up first.
+        world.sh("ip link set annex up && ip link set annex down");
         let before = all(world);
         world.write(CONFIG, GROUPS.replace("\"eth0\"", "\"annex\""));
         world.good("apply");
