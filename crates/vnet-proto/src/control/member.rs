@@ -44,9 +44,8 @@ impl Member {
         self.inbound.keys().filter(|key| waits(key)).count()
     }
 
-    /// Takes back what is older than what the peer uses.
-    pub(super) fn outdated(&mut self) -> Vec<Spi> {
-        let Some(used) = self.used else { return Vec::new() };
+    /// Takes back what is older than what the peer has used for so long that nothing older is on its way.
+    pub(super) fn outdated(&mut self, used: (SessionId, u32)) -> Vec<Spi> {
         let newer = self.inbound.split_off(&used);
         std::mem::replace(&mut self.inbound, newer).into_values().flatten().collect()
     }

@@ -32,7 +32,8 @@ pub struct Refused;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     Rekey(HostKey, VnetId, SessionId),
-    Outdated(HostKey, VnetId),
+    /// What was taken before this one of a connection's epochs.
+    Outdated(HostKey, VnetId, (SessionId, u32)),
     Gone(HostKey, VnetId),
 }
 
@@ -328,7 +329,7 @@ impl Node {
                 let used = (session.id, epoch);
                 if member.inbound.contains_key(&used) && member.used.is_none_or(|before| before < used) {
                     member.used = Some(used);
-                    self.timers.insert((now + OVERLAP, Timer::Outdated(key, id)));
+                    self.timers.insert((now + OVERLAP, Timer::Outdated(key, id, used)));
                 }
             }
             Message::Rekey { .. } => self.issue_keys(now, key, id),

@@ -23,10 +23,10 @@ impl Node {
                         self.issue_keys(now, key, vnet);
                     }
                 }
-                Timer::Outdated(key, vnet) => {
+                Timer::Outdated(key, vnet, used) => {
                     let vnet = self.vnets.get_mut(&vnet);
                     if let Some(member) = vnet.and_then(|vnet| vnet.members.get_mut(&key)) {
-                        let spis = member.outdated();
+                        let spis = member.outdated(used);
                         if !spis.is_empty() {
                             self.actions.push_back(Action::Forget { spis });
                         }

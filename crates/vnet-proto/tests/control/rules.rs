@@ -347,6 +347,23 @@ fn keys_that_were_asked_for_early_do_not_come_more_often_from_then_on() {
 }
 
 #[test]
+fn keys_that_change_often_are_each_taken_for_as_long_as_something_may_be_late() {
+    let mut world = together(2);
+    let mut used = Vec::new();
+    for second in 0..40 {
+        used.push(world.hosts[0].outbound[&(vnet("97"), key(1))].spis.clone());
+        world.pass(Duration::from_secs(1));
+        world.hosts[0].node.handle_worn_keys(key(1), vnet("97"));
+        world.configure(0, |_| ());
+        world.settle();
+        let taken = &world.hosts[1].inbound;
+        let (late, recent) = (used.len().saturating_sub(13), used.len().saturating_sub(9));
+        assert!(used[recent..].iter().flatten().all(|spi| taken.contains_key(spi)), "in second {second}");
+        assert!(used[..late].iter().flatten().all(|spi| !taken.contains_key(spi)), "in second {second}");
+    }
+}
+
+#[test]
 fn a_peer_that_does_not_answer_is_not_given_keys_for_ever() {
     let mut world = together(2);
     // Nothing arrives any more, and nobody sees an end.
