@@ -1,8 +1,10 @@
-"""What is heard is written down as JSON, again and again until who hears is killed."""
+"""What is heard is written down as JSON, again and again until who hears is killed, and then once more, with all that has come."""
 import json
 import os
+import signal
 import socket
 import struct
+import sys
 import time
 
 SO_RCVBUFFORCE = 33
@@ -15,18 +17,22 @@ def write_down(ear, file, note):
     # When it came, not when it was looked at: writing takes its time.
     ear.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     ear.settimeout(0.2)
-    heard, written, took = {}, 0, 0
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    heard, next_time = {}, 0
     while True:
         try:
             data, told, _, sender = ear.recvmsg(100, 64)
             seconds, nanoseconds = struct.unpack("qq", told[0][2][:16])
             note(heard, data, sender, seconds + nanoseconds / 1e9)
+            is_empty = False
         except socket.timeout:
-            pass
+            is_empty = True
         begun = time.monotonic()
-        if begun - written > max(0.3, 5 * took):
+        if begun > next_time or ended and is_empty:
             with open(file + ".new", "w") as out:
                 json.dump(heard, out)
             os.rename(file + ".new", file)
-            written = time.monotonic()
-            took = written - begun
+            if ended and is_empty:
+                sys.exit()
+            next_time = time.monotonic() + 0.3
