@@ -181,7 +181,8 @@ impl Drop for Peer {
 /// Those with keys that nobody knows.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    known: BTreeMap<HostKey, Stranger>,
+    /// Each with when it was last refused.
+    known: BTreeMap<HostKey, (Duration, Stranger)>,
     /// When they were last named in the log, and how many since.
     named: (Duration, u32),
 }
@@ -190,9 +191,12 @@ impl Strangers {
     /// Says whether it is to be named in the log, too: anybody can come with any number of keys.
     pub(super) fn add(&mut self, now: Duration, key: HostKey, address: SocketAddr) -> bool {
         if !self.known.contains_key(&key) && self.known.len() >= MOST_STRANGERS {
-            self.known.pop_first();
+            // Who was not seen for longest makes room.
+            let oldest = self.known.iter().min_by_key(|(_, (last, _))| *last).map(|(key, _)| *key);
+            oldest.map(|key| self.known.remove(&key));
         }
-        let stranger = self.known.entry(key).or_insert(Stranger { key, address, refused: 0 });
+        let (last, stranger) = self.known.entry(key).or_insert((now, Stranger { key, address, refused: 0 }));
+        *last = now;
         stranger.address = address;
         stranger.refused += 1;
         if now.saturating_sub(self.named.0) >= NAMED.0 {
@@ -208,7 +212,7 @@ impl Strangers {
     }
 
     pub(super) fn list(&self) -> Vec<Stranger> {
-        self.known.values().cloned().collect()
+        self.known.values().map(|(_, stranger)| stranger.clone()).collect()
     }
 }
 
@@ -251,6 +255,32 @@ mod tests {
         assert_eq!(named.count(), 20);
         assert_eq!(strangers.list().len(), MOST_STRANGERS);
         assert!(strangers.add(Duration::from_secs(12), HostKey([9; 32]), address));
+    }
+
+    #[test]
+    fn the_stranger_that_was_not_seen_for_longest_makes_room() {
+        let mut strangers = Strangers::default();
+        let address = "192.0.2.1:5".parse().unwrap();
+        let at = Duration::from_secs;
+        let key = |n: u8| HostKey([n; 32]);
+        let most = u8::try_from(MOST_STRANGERS).unwrap();
+        // The lowest key comes last.
+        for n in (1..=most).rev() {
+            strangers.add(at(u64::from(most - n)), key(n), address);
+        }
+        // The one that came first comes again.
+        strangers.add(at(100), key(most), address);
+        strangers.add(at(101), key(200), address);
+        let listed = |strangers: &Strangers| -> Vec<_> {
+            strangers.list().iter().map(|stranger| (stranger.key.0[0], stranger.refused)).collect()
+        };
+        let others = (1..most - 1).map(|n| (n, 1));
+        let expected: Vec<_> = others.chain([(most, 2), (200, 1)]).collect();
+        assert_eq!(listed(&strangers), expected);
+        strangers.remove(key(1));
+        strangers.add(at(102), key(201), address);
+        assert_eq!(listed(&strangers).len(), MOST_STRANGERS);
+        assert!(listed(&strangers).contains(&(most - 2, 1)), "there was room");
     }
 
     #[test]
