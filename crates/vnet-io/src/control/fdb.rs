@@ -5,10 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage},
@@ -17,9 +14,10 @@ use netlink_packet_route::{
         NeighbourState,
     },
 };
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rustix::net::{SocketType, netdevice, socket};
 use viaduct_types::{IfName, MacAddr, Vni};
+
+use super::rtnetlink::{Told, ask, change};
 
 /// Where frames for everybody go: VXLAN has them under this.
 pub(super) const EVERYBODY: MacAddr = MacAddr([0; 6]);
@@ -67,7 +65,7 @@ fn attribute<T>(device: u32, find: impl Fn(&LinkAttribute) -> Option<T>) -> Opti
     message.header.index = device;
     let mut found = None;
     ask(RouteNetlinkMessage::GetLink(message), 0, |answer| {
-        if let RouteNetlinkMessage::NewLink(link) = answer {
+        if let Told::Link(link) = answer {
             found = link.attributes.iter().find_map(&find);
         }
     })
@@ -153,7 +151,7 @@ pub(super) fn known(bridge: u32) -> io::Result<Known> {
     message.attributes.push(NeighbourAttribute::Controller(bridge));
     let mut known = Known::default();
     ask(RouteNetlinkMessage::GetNeighbour(message), NLM_F_DUMP, |answer| {
-        if let RouteNetlinkMessage::NewNeighbour(entry) = answer {
+        if let Told::Neighbour(entry) = answer {
             match of(&entry) {
                 Some(Entry::Near(near)) => known.nears.push(near),
                 Some(Entry::Far(device, far)) => known.fars.push((device, far)),
@@ -210,43 +208,4 @@ fn neighbour(device: u32, state: NeighbourState, flags: NeighbourFlags, mac: Mac
         NeighbourHeader { family: AddressFamily::Bridge, ifindex: device, state, flags, ..message.header };
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     message
-}
-
-fn change(message: RouteNetlinkMessage, how: u16) -> io::Result<()> {
-    ask(message, NLM_F_ACK | how, |_| ())
-}
-
-/// Asks the kernel, and hears all that it answers.
-fn ask(message: RouteNetlinkMessage, how: u16, mut hear: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    // What a dump is to tell is looked at only then; before Linux 4.20 it tells all.
-    let _ = socket.set_netlink_get_strict_chk(true);
-    let mut question = NetlinkMessage::from(message);
-    question.header.flags = NLM_F_REQUEST | how;
-    question.finalize();
-    let mut bytes = vec![0; question.buffer_len()];
-    question.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    loop {
-        let (answers, _) = socket.recv_from_full()?;
-        let mut rest = &answers[..];
-        while !rest.is_empty() {
-            let answer =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length = usize::try_from(answer.header.length).unwrap_or(rest.len()).next_multiple_of(4);
-            match answer.payload {
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Error(_) => return Ok(()),
-                NetlinkPayload::InnerMessage(message) => hear(message),
-                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
-            }
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        // One question, one answer.
-        if how & (NLM_F_DUMP | NLM_F_ACK) == 0 {
-            return Ok(());
-        }
-    }
 }

@@ -25,6 +25,7 @@ mod plain;
 mod ports;
 mod reach;
 mod report;
+mod rtnetlink;
 mod segment;
 mod server;
 mod socket;

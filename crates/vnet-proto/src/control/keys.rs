@@ -14,8 +14,7 @@ use crate::data::{Lane, Spi};
 impl Node {
     /// A number that this host has given to nobody yet.
     pub(super) fn new_spi(&mut self) -> Spi {
-        self.next_spi = self.next_spi.wrapping_add(1);
-        spi(self.next_spi)
+        next(&mut self.next_spi)
     }
 
     /// Gives a member new keys to send with.
@@ -38,13 +37,7 @@ impl Node {
         }
         let Some(epoch) = session.next_epoch(id) else { return };
         let next_spi = &mut self.next_spi;
-        let mut new_spis = |count: u8| -> Vec<Spi> {
-            let new = |_| {
-                *next_spi = next_spi.wrapping_add(1);
-                spi(*next_spi)
-            };
-            (0..count).map(new).collect()
-        };
+        let mut new_spis = |count: u8| -> Vec<Spi> { (0..count).map(|_| next(next_spi)).collect() };
         let spis = new_spis(greeting.workers);
         // Who has one port sends from one to one.
         let has_own = !self.settings.ports.is_empty() && session.spread.has_ports();
@@ -90,7 +83,8 @@ impl Node {
 }
 
 /// Counts through all numbers that an association can have.
-fn spi(number: u32) -> Spi {
+fn next(count: &mut u32) -> Spi {
+    *count = count.wrapping_add(1);
     // The bit that QUIC has is left out in between.
-    Spi::from_random(number & 0x3fff_ffff | (number & 0x4000_0000) << 1)
+    Spi::from_random(*count & 0x3fff_ffff | (*count & 0x4000_0000) << 1)
 }
