@@ -18,7 +18,9 @@ use crate::{
     op::{GuestChange, LinkChange, NewLink, Op},
     shown::Plan,
     stacks,
-    state::{Address, GROUP, Link, Observed, ObservedGuest, PROTOCOL, PortVlans, Route, RouteKind},
+    state::{
+        Address, GROUP, Link, OPEN_GROUP, Observed, ObservedGuest, PROTOCOL, PortVlans, Route, RouteKind,
+    },
     transactions::Transactions,
 };
 
@@ -109,6 +111,11 @@ fn fresh(observed: &Observed, desired: &Desired) -> BTreeSet<IfName> {
 /// a vnet, is no guest's, nor is what others' bridges are told.
 fn group(alias: &str) -> u32 {
     if [UPLINK, VLAN, CABLE, PORT].iter().any(|prefix| alias.starts_with(prefix)) { 0 } else { GROUP }
+}
+
+/// Whether it is in that group; whether frames go through a vnet's port is for who carries it to say.
+fn is_in_group(now: &Link, alias: &str) -> bool {
+    now.group == group(alias) || group(alias) == 0 && now.group == OPEN_GROUP && now.alias == alias
 }
 
 /// Whether it is a guest's, not a bridge.
@@ -346,7 +353,7 @@ impl Planner<'_> {
             if now.alias != *alias {
                 changes.push(LinkChange::Alias(alias.clone()));
             }
-            if alias != CARRIER && now.group != group(alias) {
+            if alias != CARRIER && !is_in_group(now, alias) {
                 changes.push(LinkChange::Group(group(alias)));
             }
         }

@@ -8,7 +8,7 @@ use viaduct_types::{IfName, VnetName};
 use crate::{
     desired::{ADOPTED, CARRIER, Desired, DesiredLink, PORT, is_link_local},
     op::{LinkChange, NewLink, Op},
-    state::{Address, AddressInfo, Link, Observed, PROTOCOL},
+    state::{Address, AddressInfo, Link, OPEN_GROUP, Observed, PROTOCOL},
 };
 
 /// What the alias of a vnet's port ends with that was down before: beside it nothing is remembered.
@@ -83,9 +83,10 @@ pub(crate) fn given_back(
     let leaves = (link.master.is_some() && !parted).then_some(LinkChange::Master(None));
     let down =
         (!adopted && link.alias.ends_with(WAS_DOWN) && link.up && !needed).then_some(LinkChange::Up(false));
-    // Of a vnet's port these are as they were.
-    let of_guest = adopted.then_some([LinkChange::Group(0), LinkChange::AddrgenNone(false)]);
-    let changes = leaves.into_iter().chain(down).chain(of_guest.into_iter().flatten());
+    // Of a vnet's port the second is as it was.
+    let group = (adopted || link.group == OPEN_GROUP).then_some(LinkChange::Group(0));
+    let of_guest = adopted.then_some(LinkChange::AddrgenNone(false));
+    let changes = leaves.into_iter().chain(down).chain(group).chain(of_guest);
     let changes = changes.chain([LinkChange::Alias(String::new())]);
     changes.map(|change| Op::SetLink { name: name.clone(), change }).collect()
 }

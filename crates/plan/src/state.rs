@@ -20,6 +20,10 @@ pub const PROTOCOL: u8 = 86;
 /// The device group of every link that is ours; the filter drops what comes from such a link and is not known to it.
 pub const GROUP: u32 = 0x5649_4144;
 
+/// The device group of a vnet's port through which frames go: whoever carries the vnet puts it there, when it is known who else
+/// bridges the segment. Until then the filter holds back what comes and goes by it.
+pub const OPEN_GROUP: u32 = 0x5649_4145;
+
 /// What link aliases of ours begin with.
 pub const ALIAS_PREFIX: &str = "viaduct:";
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{attach_all, config, converge, host, look};
-use viaduct_plan::{Attachments, sim::Host};
+use viaduct_plan::{Attachments, OPEN_GROUP, sim::Host};
 
 fn golden(name: &str, text: &str, mut host: Host) {
     let config = config(text);
@@ -41,12 +41,17 @@ name = "iron"
 [uplinks.wan]
 interface = "eth0"
 
+[peers.b]
+endpoint = "192.0.2.2:1798"
+key = "bHcXiYj4AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
 [vnets.red]
 id = "97"
 port = "eth1"
 
 [vnets.blue]
 id = "98"
+peers = ["b"]
 port = "wan"
 vlan = 20
 
@@ -117,6 +122,17 @@ fn a_port_of_a_vnet_is_kept_and_given_back() {
         assert_eq!(host.state.links[&eth1].master.as_ref(), Some(&bridge));
         assert!(host.state.links[&vlan].master.is_some());
     }
+
+    // Whether frames go through it is for who carries the vnet to say; any other group is none of anybody's.
+    let group = |host: &mut Host, group| {
+        for name in [&eth1, &vlan] {
+            host.state.links.get_mut(name).unwrap().group = group;
+        }
+        converge(host, &with, &none);
+        [&eth1, &vlan].map(|name| host.state.links[name].group)
+    };
+    assert_eq!(group(&mut host, 7), [0, 0]);
+    assert_eq!(group(&mut host, OPEN_GROUP), [OPEN_GROUP, OPEN_GROUP]);
 
     // It may become something else, also at once.
     for without in [

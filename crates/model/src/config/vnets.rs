@@ -102,6 +102,12 @@ impl Vnet {
         is_plain.then(|| crate::names::second(&self.interface)).flatten()
     }
 
+    /// The port, where nothing may go through it before it is known who else bridges the segment: where there are other hosts, and
+    /// their frames are carried by somebody who finds out.
+    pub fn held_port(&self) -> Option<&VnetPort> {
+        self.port.as_ref().filter(|_| self.security != Security::None && !self.peers.is_empty())
+    }
+
     /// The devices that lead to the other hosts.
     pub fn interfaces(&self) -> impl Iterator<Item = IfName> + use<> {
         [Some(self.interface.clone()), self.second_interface()].into_iter().flatten()

@@ -245,6 +245,16 @@ fn missing_features(context: &Context<'_>, notices: &mut Notices) {
             );
         }
     }
+    for vnet in context.config.vnets.values().filter(|vnet| vnet.held_port().is_some()) {
+        if !features.nft_bridge {
+            notices.error(
+                &vnet.origin,
+                "this kernel cannot filter frames on bridges (CONFIG_NF_TABLES_BRIDGE): what comes by this vnet's port cannot be \
+                 held back until it is known who else bridges the segment, and could go round; take `port` out"
+                    .to_owned(),
+            );
+        }
+    }
     for uplink in context.config.uplinks.values().filter(|_| !features.nft_egress) {
         notices.warn(
             &uplink.origin,

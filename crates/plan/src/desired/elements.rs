@@ -99,7 +99,7 @@ pub(super) mod words {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use crate::nft::{Const, Selector, Statement, Verdict};
-    use crate::state::GROUP;
+    use crate::state::{GROUP, OPEN_GROUP};
 
     pub(in super::super) fn accept() -> Statement {
         Statement::Verdict(Verdict::Accept)
@@ -182,6 +182,16 @@ pub(super) mod words {
 
     fn ours() -> Const {
         Const::u32(GROUP, &GROUP.to_string())
+    }
+
+    /// From a port of a vnet through which nothing goes yet, or no port at all.
+    pub(in super::super) fn from_held() -> Statement {
+        Statement::Not(Selector::IifGroup, Const::u32(OPEN_GROUP, &OPEN_GROUP.to_string()))
+    }
+
+    /// To one.
+    pub(in super::super) fn to_held() -> Statement {
+        Statement::Not(Selector::OifGroup, Const::u32(OPEN_GROUP, &OPEN_GROUP.to_string()))
     }
 
     /// fe80::/10.

@@ -67,6 +67,7 @@ impl Vnets {
             for vnet in config.vnets.values() {
                 if let (Some(orders), Some(port)) = (orders.vnets.get_mut(&vnet.id), &vnet.port) {
                     orders.port = Some(port.device().clone());
+                    orders.opens = vnet.held_port().map(|_| viaduct_plan::OPEN_GROUP);
                     orders.learning = true;
                 }
             }

@@ -190,7 +190,8 @@ pub(crate) struct PeerView {
 pub(crate) struct PortView {
     #[schemars(with = "String")]
     pub(crate) device: IfName,
-    /// What came by it and was dropped, by reason: storm is what was for everybody, and too much.
+    /// What came by it and was dropped, by reason: storm is what was for everybody, and too much; held is what came before
+    /// it was known who else bridges there.
     pub(crate) drops: Drops,
 }
 

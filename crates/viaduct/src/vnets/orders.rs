@@ -39,6 +39,7 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
                 }),
                 learning: vnet.learning,
                 port: vnet.port.as_ref().map(|port| port.device().clone()),
+                opens: vnet.held_port().map(|_| viaduct_plan::OPEN_GROUP),
                 mtu: written_mtu(config, name),
                 peers: vnet.peers.iter().cloned().collect(),
                 nics: claims.get(name).into_iter().flatten().map(nic).collect(),

@@ -68,8 +68,8 @@ impl Engine {
         }
         let now = self.now();
         for (id, wanted) in &orders.vnets {
-            let port_before = self.orders.vnets.get(id).and_then(|before| before.port.as_ref());
-            let is_new_port = wanted.port.is_some() && wanted.port.as_ref() != port_before;
+            let before = self.orders.vnets.get(id).map(|before| (&before.port, before.opens));
+            let is_new_port = wanted.opens.is_some() && before != Some((&wanted.port, wanted.opens));
             let vnet = self.vnets.entry(*id).or_insert_with(|| Vnet {
                 name: wanted.name.clone(),
                 tap: wanted.tap.clone(),
@@ -112,6 +112,7 @@ impl Engine {
         }
         self.findings.lost.retain(|_, lost| !lost.is_empty());
         self.orders = orders;
+        self.hold_ports();
         self.open_ports();
         self.carry();
         self.configure();
@@ -137,7 +138,7 @@ impl Engine {
             let nics = orders.nics.iter().filter(|(_, nic)| !nic.prepared);
             let learned = self.vnets.get(id).into_iter().flat_map(|vnet| vnet.learned.iter());
             // Who bridges the same segment reaches what is there, this host's NICs among it. And keys that come while there
-            // is no device would be nobody's.
+            // is no device would be nobody's. As long as it is not known who does, the port is held.
             let is_out = self
                 .vnets
                 .get(id)

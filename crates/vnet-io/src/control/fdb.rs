@@ -60,6 +60,30 @@ pub(super) fn own_mac(device: u32) -> Option<MacAddr> {
     })
 }
 
+/// The group that a device is in.
+pub(super) fn group(device: u32) -> Option<u32> {
+    attribute(device, |attribute| {
+        let LinkAttribute::Group(group) = attribute else { return None };
+        Some(*group)
+    })
+}
+
+/// Puts it into another one.
+pub(super) fn set_group(device: u32, group: u32) -> io::Result<()> {
+    let mut message = LinkMessage::default();
+    message.header.index = device;
+    message.attributes.push(LinkAttribute::Group(group));
+    change(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// The bridge whose port a device is.
+pub(super) fn bridge_of(port: u32) -> Option<u32> {
+    attribute(port, |attribute| {
+        let LinkAttribute::Controller(bridge) = attribute else { return None };
+        Some(*bridge)
+    })
+}
+
 fn attribute<T>(device: u32, find: impl Fn(&LinkAttribute) -> Option<T>) -> Option<T> {
     let mut message = LinkMessage::default();
     message.header.index = device;

@@ -135,6 +135,10 @@ pub struct VnetOrders {
     /// Where its bridge goes on into a segment outside.
     #[serde(default)]
     pub port: Option<IfName>,
+    /// Where the filter holds back what comes and goes by that port, but for what hosts say of who bridges there: the device group
+    /// in which it does not. None: nobody else can bridge the segment into the vnet.
+    #[serde(default)]
+    pub opens: Option<u32>,
     /// What its ports take, in bytes of IP packets, where a file says so; otherwise what gets through it.
     #[serde(default)]
     pub mtu: Option<u16>,

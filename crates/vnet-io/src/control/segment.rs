@@ -13,7 +13,7 @@ use viaduct_vnet_proto::{
 use super::{
     discovery::time_of_day,
     engine::{Engine, Vnet},
-    memory,
+    fdb, memory,
 };
 
 /// How often each host says that it is there.
@@ -22,13 +22,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Of whom nothing has been heard for so long, it is not there any more.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Who has a new port listens for so long before anything goes through it: whoever bridges there has said so by then.
+/// Who has a new port listens for so long before anything goes through it: whoever bridges there has said so by then. Until then the
+/// port is held, and the host's own NICs are in the vnet.
 const LISTEN: Duration = Duration::from_secs(2);
 /// Who was away for no longer need not: the others wait for longer before they take over.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
 /// ([`TOLD`](viaduct_vnet_proto::data::TOLD)).
 const TELL: Duration = Duration::from_secs(10);
+/// The group of devices of nobody's.
+const HELD: u32 = 0;
 /// How many signatures are looked at between two ticks, on one vnet's segment: each costs some 50 microseconds.
 const MOST_LOOKS: u32 = 16;
 
@@ -46,6 +49,8 @@ pub(super) struct Bridging {
     silent: Option<Silent>,
     /// Whether there is nothing at the port, and since when.
     absent: Option<Absent>,
+    /// Why the port is not held, or not opened.
+    trouble: Option<String>,
 }
 
 /// How far a host is that has a new port.
@@ -75,7 +80,19 @@ enum Why {
 impl Bridging {
     /// Whether this host keeps out of the vnet.
     pub(super) fn is_out(&self) -> bool {
-        self.beside.is_some() || self.silent.is_some()
+        self.beside.is_some()
+    }
+
+    /// Whether frames go through the port: into the vnet, or to this host's own machines alone where it keeps out.
+    fn is_open(&self) -> bool {
+        self.silent.is_none() && self.absent != Some(Absent::Ever)
+    }
+
+    /// Whoever was away for longer than briefly comes back as somebody new.
+    fn has_been_away(&mut self, now: Duration) {
+        if matches!(self.absent, Some(Absent::Since(then)) if now.saturating_sub(then) > BRIEFLY) {
+            self.absent = Some(Absent::Ever);
+        }
     }
 
     /// It has a port that it had not before, at which there may be something already.
@@ -90,30 +107,23 @@ impl Bridging {
             self.absent.get_or_insert(Absent::Since(now));
             return false;
         }
-        let is_new = match self.absent.take() {
-            None => false,
-            Some(Absent::Ever) => true,
-            Some(Absent::Since(then)) => now.saturating_sub(then) > BRIEFLY,
-        };
+        self.has_been_away(now);
+        let is_new = self.absent.take() == Some(Absent::Ever);
         if is_new {
             self.silent = Some(Silent::Listening(now + LISTEN));
         }
         is_new
     }
 
-    /// Goes on with what is new; says whether it is silent no longer.
-    fn has_listened(&mut self, now: Duration) -> bool {
+    /// Goes on with what is new.
+    fn has_listened(&mut self, now: Duration) {
         match self.silent {
             Some(Silent::Listening(until)) if now >= until => {
                 self.said = None;
                 self.silent = Some(Silent::Saying);
-                false
             }
-            Some(Silent::Saying) => {
-                self.silent = None;
-                true
-            }
-            Some(Silent::Listening(_)) | None => false,
+            Some(Silent::Saying) => self.silent = None,
+            Some(Silent::Listening(_)) | None => {}
         }
     }
 
@@ -161,12 +171,14 @@ impl Engine {
                 bridging.beside = None;
                 is_free = true;
             }
-            is_free |= bridging.has_listened(now);
+            bridging.has_listened(now);
+            bridging.has_been_away(now);
             bridging.other.take_if(|(_, heard, _)| now.saturating_sub(*heard) > SILENCE);
         }
         if is_free {
             self.configure();
         }
+        self.hold_ports();
         self.tell_number();
         let is_due = |vnet: &Vnet| vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) >= INTERVAL);
         let due: Vec<VnetId> =
@@ -176,7 +188,8 @@ impl Engine {
         }
         due.into_iter().for_each(|id| self.say_segment(id));
         let mut bridged = BTreeSet::new();
-        for (id, _) in self.vnets.iter().filter(|(_, vnet)| vnet.carried && !vnet.bridging.is_out()) {
+        let is_bridged = |vnet: &Vnet| vnet.carried && !vnet.bridging.is_out() && vnet.bridging.is_open();
+        for (id, _) in self.vnets.iter().filter(|(_, vnet)| is_bridged(vnet)) {
             if self.orders.vnets.get(id).is_some_and(|orders| orders.port.is_some()) {
                 bridged.insert(*id);
             }
@@ -189,15 +202,12 @@ impl Engine {
     /// A device has become a port of a bridge, with something at its other end, or is none any more.
     pub(super) fn port_changed(&mut self, device: IfName, there: bool) {
         let now = self.now();
-        let mut is_new = false;
         for (id, vnet) in &mut self.vnets {
-            let orders = self.orders.vnets.get(id).filter(|orders| orders.learning);
+            let orders = self.orders.vnets.get(id).filter(|orders| orders.opens.is_some());
             if orders.is_some_and(|orders| orders.port.as_ref() == Some(&device))
-                && vnet.plain.is_none()
                 && vnet.bridging.port_changed(now, there)
             {
                 info!("vnet {}: it is listened at {device} who bridges there", vnet.name);
-                is_new = true;
             }
         }
         if there {
@@ -205,8 +215,45 @@ impl Engine {
         } else {
             self.bridged.remove(&device);
         }
-        if is_new {
-            self.configure();
+        self.hold_ports();
+    }
+
+    /// Sees to it that the filter holds those ports through which nothing goes yet, and no others. Whoever makes a device anew, or
+    /// changes its group, is noticed by that, too.
+    pub(super) fn hold_ports(&mut self) {
+        for (id, vnet) in &mut self.vnets {
+            let Some(orders) = self.orders.vnets.get(id) else { continue };
+            let (Some(port), Some(opens)) = (&orders.port, orders.opens) else { continue };
+            let Some(index) = fdb::index(port) else { continue };
+            let is_open = vnet.bridging.is_open();
+            if fdb::group(index).is_none_or(|group| (group == opens) == is_open) {
+                continue;
+            }
+            if is_open {
+                // Whoever gives it back takes it out of the bridge first.
+                if fdb::bridge_of(index).is_none() {
+                    continue;
+                }
+                // Nothing goes through before the workers have left the vnet, if they do.
+                let _ = self.handle.settle();
+            }
+            let trouble = match fdb::set_group(index, if is_open { opens } else { HELD }) {
+                Ok(()) => {
+                    debug!(
+                        "vnet {}: {}",
+                        vnet.name,
+                        if is_open { "frames go by its port" } else { "its port is held" }
+                    );
+                    None
+                }
+                Err(error) => Some(format!("its port {port} cannot be put into another group: {error}")),
+            };
+            if let Some(trouble) =
+                trouble.as_ref().filter(|trouble| vnet.bridging.trouble.as_ref() != Some(*trouble))
+            {
+                warn!("vnet {}: {trouble}", vnet.name);
+            }
+            vnet.bridging.trouble = trouble;
         }
     }
 
@@ -284,6 +331,8 @@ impl Engine {
             return;
         }
         let before = vnet.bridging.beside.replace((other, now));
+        // It is known: what is behind the port is reached by it, and the vnet by the other host.
+        vnet.bridging.silent = None;
         if before.is_none() {
             let name = self.peers.get(&other).map_or("?", |peer| peer.name.as_str());
             warn!(
@@ -298,5 +347,57 @@ impl Engine {
     pub(super) fn heard_number(&mut self, host: HostKey, number: u64) {
         debug!("a peer's number on segments is {number}");
         self.numbers.tell(self.now(), host, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// Ticks from the one time to the other; when the port was opened.
+    fn opens(bridging: &mut Bridging, times: std::ops::Range<u64>) -> Option<u64> {
+        times.step_by(250).find(|time| {
+            bridging.has_listened(at(*time));
+            bridging.has_been_away(at(*time));
+            bridging.is_open()
+        })
+    }
+
+    #[test]
+    fn a_new_port_is_held_until_its_host_has_listened_and_said_so() {
+        let mut bridging = Bridging::default();
+        bridging.has_new_port(at(0), true);
+        assert!(!bridging.is_open() && !bridging.is_out(), "its own guests stay in the vnet");
+        assert_eq!(opens(&mut bridging, 0..10_000), Some(2_250));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_held_and_listened_to_when_it_comes() {
+        let mut bridging = Bridging::default();
+        bridging.has_new_port(at(0), false);
+        assert_eq!(opens(&mut bridging, 0..60_000), None);
+        assert!(bridging.port_changed(at(60_000), true));
+        assert_eq!(opens(&mut bridging, 60_000..70_000), Some(62_250));
+    }
+
+    #[test]
+    fn who_was_away_for_long_is_held_before_it_comes_back() {
+        let mut bridging = Bridging::default();
+        assert!(!bridging.port_changed(at(0), false));
+        assert!(bridging.is_open() && !bridging.port_changed(at(2_000), true), "it was away briefly");
+        assert!(bridging.is_open());
+        assert!(!bridging.port_changed(at(3_000), false));
+        opens(&mut bridging, 3_000..5_251);
+        bridging.has_been_away(at(5_001));
+        assert!(!bridging.is_open());
+        assert!(bridging.port_changed(at(9_000), true));
+        assert_eq!(opens(&mut bridging, 9_000..20_000), Some(11_250));
+        // Nor where nobody has looked meanwhile.
+        assert!(!bridging.port_changed(at(20_000), false));
+        assert!(bridging.port_changed(at(22_001), true) && !bridging.is_open());
     }
 }

@@ -20,11 +20,11 @@ pub const APART: Duration = Duration::from_secs(5 * 60);
 /// What a host has said of its numbers by a connection holds for so long.
 pub const TOLD: Duration = Duration::from_secs(25);
 
-/// For experiments on a segment of one's own (IEEE 802, section 9.2).
-const LOCAL_EXPERIMENT: u16 = 0x88b5;
+/// What these frames are: experiments on a segment of one's own (IEEE 802, section 9.2).
+const SEGMENT_TYPE: u16 = 0x88b5;
+/// Where they go. Switches flood it, and nobody listens to it: a group that is administered locally.
+const SEGMENT_GROUP: MacAddr = MacAddr([0x03, 0x56, 0x49, 0x41, 0x44, 0x00]);
 const MAGIC: [u8; 8] = *b"viaduct2";
-/// Switches flood it, and nobody listens to it: a group that is administered locally.
-const GROUP: MacAddr = MacAddr([0x03, 0x56, 0x49, 0x41, 0x44, 0x00]);
 const SIGNATURE: usize = 64;
 
 /// What a frame says: who bridges here.
@@ -47,13 +47,13 @@ impl Segment {
         let key = &self.host.0;
         // One's own on the segment; switches learn nothing else from it.
         let source = [0x06, key[0], key[1], key[2], key[3], key[4]];
-        let kind = LOCAL_EXPERIMENT.to_be_bytes();
-        [&GROUP.0[..], &source, &kind, &MAGIC, key, &self.number.to_be_bytes(), signature].concat()
+        let kind = SEGMENT_TYPE.to_be_bytes();
+        [&SEGMENT_GROUP.0[..], &source, &kind, &MAGIC, key, &self.number.to_be_bytes(), signature].concat()
     }
 
     /// What it says, and the signature, which is still to be looked at; none when it is another frame. Switches may have padded it.
     pub fn read(frame: &[u8]) -> Option<(Self, &[u8; SIGNATURE])> {
-        if !is_segment(frame) {
+        if !is_segment(frame) || frame.get(14..22) != Some(&MAGIC) {
             return None;
         }
         let (key, rest) = frame.get(22..)?.split_first_chunk::<32>()?;
@@ -62,11 +62,10 @@ impl Segment {
     }
 }
 
-/// Whether a frame is one of these, by its first bytes.
+/// Whether a frame goes where these go, whatever it says. It is what ports let through before anything else, so that it
+/// must not get further by any host.
 pub(super) fn is_segment(frame: &[u8]) -> bool {
-    frame.starts_with(&GROUP.0)
-        && word(frame, 12) == Some(LOCAL_EXPERIMENT)
-        && frame.get(14..22) == Some(&MAGIC)
+    frame.starts_with(&SEGMENT_GROUP.0) && word(frame, 12) == Some(SEGMENT_TYPE)
 }
 
 /// Why a number is not taken.
@@ -183,6 +182,7 @@ mod tests {
             let mut other = frame.clone();
             other[at] ^= 1;
             assert_eq!(Segment::read(&other), None, "{at}");
+            assert_eq!(is_segment(&other), at >= 14, "it goes no further than these do: {at}");
         }
         // Switches may pad it.
         frame.extend([0; 10]);

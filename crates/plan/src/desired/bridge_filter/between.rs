@@ -7,7 +7,9 @@ use super::{
         context::Context,
         elements::{Builder, words::*},
     },
-    ARP, FORWARD, IP, IP6, TAGS, free, of_type, outside, rule,
+    ARP, FORWARD, IP, IP6, TAGS, free, of_type,
+    outside::{into_held, outside},
+    rule,
 };
 use crate::nft::{Const, Hook, Selector as S, Statement as St};
 
@@ -28,6 +30,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     if outside(context).next().is_some() {
         between.push(vec![St::In(vec![S::OifName], "outside"), free()]);
     }
+    between.extend(into_held(context));
     if turns(context) {
         // Where a port may send back, only what br_netfilter turned round goes back.
         between.push(vec![St::In(vec![S::IifName, S::OifName], "same_port"), goto("back_to_port")]);

@@ -7,11 +7,12 @@
 //! flow. ARP and neighbour discovery stay with the guests.
 
 mod between;
+mod outside;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use viaduct_model::{Mode, Security, Spoofing, Vnet, VnetPort};
-use viaduct_types::{IfName, MacAddr, VnetName};
+use viaduct_model::{Mode, Security, Spoofing, Vnet};
+use viaduct_types::IfName;
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::nft::{Const, Family, Hook, Key, Selector as S, Statement as St, Table, Type as T, Verdict};
 use between::turns;
+use outside::into_held;
 
 const GUARD: i32 = -300;
 const FORWARD: i32 = -200;
@@ -35,9 +37,6 @@ const IP: (u16, &str) = (0x0800, "ip");
 const ARP: (u16, &str) = (0x0806, "arp");
 const IP6: (u16, &str) = (0x86dd, "ip6");
 const RARP: (u16, &str) = (0x8035, "0x8035");
-
-/// What hosts say on a segment that they bridge (IEEE 802, local experiments).
-const SEGMENT: (u16, &str) = (0x88b5, "0x88b5");
 
 /// What a frame with a VLAN's tag has for its type: 802.1Q, 802.1ad, and what was in use for the outer of two before that.
 const TAGS: [(u16, &str); 4] =
@@ -62,7 +61,7 @@ pub(super) fn table(context: &Context<'_>) -> Option<(Family, Table)> {
     if !context.config.vnets.is_empty() {
         table.chain("from_port_moved", vec![rule(vec![], dropped("drop_moved"))]);
         add_prepared(&mut table);
-        add_own(&mut table);
+        add_own(context, &mut table);
     }
     add_ipv6_guard(&mut table);
     if context.config.networks.values().any(|n| matches!(n.mode, Mode::Bridged { vlans: Some(_), .. })) {
@@ -102,10 +101,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
     ] {
         table.counted(counter);
     }
-    if outside(context).next().is_some() {
-        table.set("outside", &[T::IfName]);
-        table.counted("drop_storm");
-    }
+    outside::declare(context, table);
     if plain(context).next().is_some() {
         // Ports are of two bytes, too.
         table.map("segment4", &[T::IfName], &[T::Port]);
@@ -148,14 +144,7 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             table.relate(map, Key::new().name(&device), Key::new().port(most));
         }
     }
-    for (name, port) in outside(context) {
-        table.insert("outside", Key::new().name(port.device()));
-        if context.observed.features.nft_limit {
-            let chain = format!("from_outside_{name}");
-            table.judge("ports", Key::new().name(port.device()), Verdict::Goto(chain.clone()));
-            table.chain(&chain, from_outside());
-        }
-    }
+    outside::fill(context, table);
     for port in &context.ports {
         let Some(bridge) = bridge_of(port.network) else { continue };
         let device = || Key::new().name(port.device());
@@ -225,18 +214,15 @@ fn add_prepared(table: &mut Builder) {
 
 /// What a host says to its guests in a vnet about their configuration is for none of other hosts, which do so themselves, nor
 /// for who is outside.
-fn add_own(table: &mut Builder) {
+fn add_own(context: &Context<'_>, table: &mut Builder) {
     let leaves = || St::In(vec![S::OifName], "ways_out");
-    table.base(
-        "own_words",
-        Hook::Output,
-        0,
-        vec![
-            vec![leaves(), of_type(IP), udp(), sport(67), drop()],
-            vec![leaves(), of_type(IP6), udp(), sport(547), drop()],
-            vec![leaves(), of_type(IP6), icmpv6(), icmpv6_type(134, "nd-router-advert"), drop()],
-        ],
-    );
+    let mut rules = vec![
+        vec![leaves(), of_type(IP), udp(), sport(67), drop()],
+        vec![leaves(), of_type(IP6), udp(), sport(547), drop()],
+        vec![leaves(), of_type(IP6), icmpv6(), icmpv6_type(134, "nd-router-advert"), drop()],
+    ];
+    rules.splice(0..0, into_held(context));
+    table.base("own_words", Hook::Output, 0, rules);
 }
 
 fn of_type((number, word): (u16, &str)) -> St {
@@ -281,27 +267,6 @@ fn add_clamp(table: &mut Builder) {
     };
     let rules = [lowered(IP, "segment4"), lowered(IP6, "segment6")].map(Iterator::collect);
     table.base("to_other_hosts", Hook::Postrouting, CLAMP, rules.into());
-}
-
-/// The devices by which vnets go on outside.
-fn outside<'a>(context: &Context<'a>) -> impl Iterator<Item = (&'a VnetName, &'a VnetPort)> {
-    context.config.vnets.iter().filter_map(|(name, vnet)| Some((name, vnet.port.as_ref()?)))
-}
-
-/// What comes from outside: of what is for everybody, no more than a port may send. It is half of what a thread that carries
-/// frames sends of a vnet, so that one port leaves room for the others. By what hosts say of who bridges the segment circles
-/// are ended: a storm must not drown it. Each rule counts for itself, so that each port has its own.
-fn from_outside() -> Vec<Vec<St>> {
-    const RATE: u32 = 500;
-    const SAID: u32 = 100;
-    let group = Const::mac(MacAddr([1, 0, 0, 0, 0, 0]));
-    let over = |rate| St::Over { rate, burst: rate };
-    vec![
-        rule(vec![of_type(SEGMENT), over(SAID)], dropped("drop_storm")),
-        vec![of_type(SEGMENT), accept()],
-        rule(vec![St::Masked(S::EtherDaddr, group.clone(), group), over(RATE)], dropped("drop_storm")),
-        vec![accept()],
-    ]
 }
 
 /// Lets a frame of a port into the bridge, or turned to the host.

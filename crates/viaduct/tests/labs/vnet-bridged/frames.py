@@ -1,5 +1,6 @@
 """Frames for everybody on a segment. send COUNT RATE [MAC]: numbered ones, of the machine's own MAC or another. hear FILE: writes down
-which came, how often, until killed. macs COUNT RATE: to nobody, each of another MAC. number NAME: what a host's status says. marks FILE: writes
+which came, how often, until killed. first FILE: waits for one, and writes down when it came. later BEGIN FILE FROM TO: fails unless that
+was so many seconds after. macs COUNT RATE: to nobody, each of another MAC. number NAME: what a host's status says. marks FILE: writes
 down what hosts say of who bridges here, until killed. again FILE TIMES: says it again.
 once FILE COUNT: fails unless almost each came, and none twice. atmost FILE COUNT: fails when more
 came."""
@@ -73,6 +74,18 @@ def hear(file):
 
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE))
     write_down(s, file, note)
+
+
+def first(file):
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(TYPE)).recv(100)
+    with open(file, "w") as out:
+        out.write(str(time.time()))
+
+
+def later(begin, file, least, most):
+    after = float(open(file).read()) - float(open(begin).read())
+    print("after", after, "s")
+    sys.exit(not float(least) <= after <= float(most))
 
 
 def once(file, count):
