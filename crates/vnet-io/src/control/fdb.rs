@@ -3,12 +3,16 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage},
+    link::{
+        InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo,
+        LinkMessage,
+    },
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
         NeighbourState,
@@ -82,6 +86,25 @@ pub(super) fn bridge_of(port: u32) -> Option<u32> {
         let LinkAttribute::Controller(bridge) = attribute else { return None };
         Some(*bridge)
     })
+}
+
+/// For how long a bridge knows of a MAC that is not heard.
+pub(super) fn ageing(bridge: u32) -> Option<Duration> {
+    attribute(bridge, |attribute| {
+        let LinkAttribute::LinkInfo(infos) = attribute else { return None };
+        infos.iter().find_map(|info| {
+            let LinkInfo::Data(InfoData::Bridge(settings)) = info else { return None };
+            settings.iter().find_map(|setting| {
+                let InfoBridge::AgeingTime(ticks) = setting else { return None };
+                Some(of_ticks(*ticks))
+            })
+        })
+    })
+}
+
+/// The kernel counts hundredths of a second (USER_HZ).
+fn of_ticks(ticks: u32) -> Duration {
+    Duration::from_millis(u64::from(ticks) * 10)
 }
 
 fn attribute<T>(device: u32, find: impl Fn(&LinkAttribute) -> Option<T>) -> Option<T> {
@@ -184,6 +207,28 @@ pub(super) fn known(bridge: u32) -> io::Result<Known> {
         }
     })?;
     Ok(known)
+}
+
+/// Behind which of its ports a bridge knows a MAC, and for how long it has not been heard there; what does not age has always just
+/// been. None when it does not. (Linux 5.0, net/bridge/br_fdb.c, `br_fdb_get`.)
+pub(super) fn heard(bridge: u32, mac: MacAddr) -> io::Result<Option<(Near, Duration)>> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.attributes =
+        vec![NeighbourAttribute::Controller(bridge), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
+    let mut found = None;
+    let asked = ask(RouteNetlinkMessage::GetNeighbour(message), 0, |answer| {
+        let Told::Neighbour(entry) = answer else { return };
+        let Some(Entry::Near(near)) = of(&entry) else { return };
+        let quiet = entry.attributes.iter().find_map(|attribute| {
+            let NeighbourAttribute::CacheInfo(info) = attribute else { return None };
+            Some(of_ticks(info.updated))
+        });
+        let ages = entry.header.state != NeighbourState::Noarp;
+        found = Some((near, quiet.filter(|_| ages).unwrap_or_default()));
+    });
+    fine(asked)?;
+    Ok(found)
 }
 
 enum Entry {

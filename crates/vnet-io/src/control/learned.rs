@@ -2,7 +2,7 @@
 //! a new one is work for all hosts, and is done for many at a time, for so many and no more.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -18,24 +18,35 @@ const PAUSE: Duration = Duration::from_millis(100);
 const AT_ONCE: usize = 256;
 /// So many of them in the place of others: who is really there is not pushed out by what is made up.
 const REPLACED: usize = 8;
+/// How often it is looked who has not been heard for long.
+const LOOK: Duration = Duration::from_secs(5);
+/// For so long who is not heard is known: as long as a bridge does to which nobody has said anything else (net/bridge/br_device.c).
+pub(super) const AGEING: Duration = Duration::from_secs(300);
 
 /// One vnet's.
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     order: VecDeque<MacAddr>,
-    known: BTreeSet<MacAddr>,
+    /// Each with when it was last heard.
+    known: BTreeMap<MacAddr, Duration>,
     waiting: VecDeque<MacAddr>,
     /// Whether one is not here any more, which nobody has been told yet.
     is_less: bool,
+    /// How many frames the host itself had sent by the bridge at the last look.
+    own_sent: u64,
 }
 
 impl Learned {
     pub(super) fn contains(&self, mac: MacAddr) -> bool {
-        self.known.contains(&mac)
+        self.known.contains_key(&mac)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = MacAddr> {
-        self.known.iter().copied()
+        self.known.keys().copied()
     }
 
     /// It will be known, if there is room.
@@ -49,12 +60,51 @@ impl Learned {
     pub(super) fn forget(&mut self, mac: MacAddr) -> bool {
         let waited = self.waiting.len();
         self.waiting.retain(|waiting| *waiting != mac);
-        let was_known = self.known.remove(&mac);
+        let was_known = self.known.remove(&mac).is_some();
         if was_known {
             self.order.retain(|known| *known != mac);
             self.is_less = true;
         }
         was_known || self.waiting.len() < waited
+    }
+
+    /// It was heard so long before, if it is known.
+    pub(super) fn heard(&mut self, now: Duration, mac: MacAddr, before: Duration) {
+        if let Some(last) = self.known.get_mut(&mac) {
+            *last = (*last).max(now.saturating_sub(before));
+        }
+    }
+
+    /// The host itself has sent so many frames by the bridge; whether these are others than at the last look.
+    pub(super) fn own_has_sent(&mut self, sent: u64) -> bool {
+        std::mem::replace(&mut self.own_sent, sent) != sent
+    }
+
+    /// Those that have not been heard for so long are known no longer, unless it is said that they have been, and how long before;
+    /// says how many these are. Of so many it is asked at a time.
+    pub(super) fn age(
+        &mut self,
+        now: Duration,
+        ageing: Duration,
+        mut before: impl FnMut(MacAddr) -> Option<Duration>,
+    ) -> usize {
+        let is_silent = |last: Duration| now.saturating_sub(last) >= ageing;
+        let silent = self.known.iter().filter(|(_, last)| is_silent(**last)).map(|(mac, _)| *mac);
+        let mut gone = BTreeSet::new();
+        for mac in silent.take(AT_ONCE).collect::<Vec<_>>() {
+            match before(mac) {
+                Some(before) if before < ageing => self.heard(now, mac, before),
+                Some(_) | None => {
+                    gone.insert(mac);
+                }
+            }
+        }
+        if !gone.is_empty() {
+            self.known.retain(|mac, _| !gone.contains(mac));
+            self.order.retain(|mac| !gone.contains(mac));
+            self.is_less = true;
+        }
+        gone.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -66,7 +116,7 @@ impl Learned {
     }
 
     /// Takes of what waits as much as may be; says whether others are known than before.
-    fn settle(&mut self) -> bool {
+    fn settle(&mut self, now: Duration) -> bool {
         let mut is_other = std::mem::take(&mut self.is_less);
         let room = MOST - self.order.len();
         let count = self.waiting.len().min(AT_ONCE).min(room + REPLACED);
@@ -77,7 +127,7 @@ impl Learned {
                 self.known.remove(&first);
             }
             self.order.push_back(mac);
-            self.known.insert(mac);
+            self.known.insert(mac, now);
             is_other = true;
         }
         is_other
@@ -86,23 +136,35 @@ impl Learned {
 
 /// When what was learned, in all vnets, is looked at.
 #[derive(Debug, Default)]
-pub(super) struct Looks(Option<Duration>);
+pub(super) struct Looks {
+    last: Option<Duration>,
+    aged: Duration,
+}
 
 impl Looks {
+    /// Whether it is to be looked who has not been heard for long.
+    pub(super) fn ages(&mut self, now: Duration) -> bool {
+        let is_due = now.saturating_sub(self.aged) >= LOOK;
+        if is_due {
+            self.aged = now;
+        }
+        is_due
+    }
+
     /// When the next one is due.
     pub(super) fn due<'l>(&self, mut all: impl Iterator<Item = &'l Learned>) -> Option<Duration> {
-        all.any(Learned::is_other).then(|| self.0.map_or(Duration::ZERO, |last| last + PAUSE))
+        all.any(Learned::is_other).then(|| self.last.map_or(Duration::ZERO, |last| last + PAUSE))
     }
 
     /// Looks, if it is time; says whether others are known than before.
     pub(super) fn look<'l>(&mut self, now: Duration, all: impl Iterator<Item = &'l mut Learned>) -> bool {
-        if self.0.is_some_and(|last| now < last + PAUSE) {
+        if self.last.is_some_and(|last| now < last + PAUSE) {
             return false;
         }
         let mut is_other = false;
         for learned in all.filter(|learned| learned.is_other()) {
-            is_other |= learned.settle();
-            self.0 = Some(now);
+            is_other |= learned.settle(now);
+            self.last = Some(now);
         }
         is_other
     }
@@ -132,6 +194,46 @@ mod tests {
         assert_eq!(looks.due([&learned].into_iter()), None);
         assert!(learned.forget(mac(1)) && !learned.forget(mac(1)));
         assert!(looks.look(at(300), [&mut learned].into_iter()) && !learned.contains(mac(1)));
+    }
+
+    #[test]
+    fn who_is_not_heard_is_known_no_longer_and_who_is_stays() {
+        let (mut learned, mut looks) = (Learned::default(), Looks::default());
+        let at = Duration::from_secs;
+        (1..=3).for_each(|n| learned.hear(mac(n)));
+        assert!(looks.look(at(10), [&mut learned].into_iter()));
+        let (mut aged, mut asked) = (Vec::new(), 0);
+        for second in 11..700 {
+            if !looks.ages(at(second)) {
+                continue;
+            }
+            // The second speaks every 100 seconds, and the third once more, in the 200th.
+            let count = learned.age(at(second), AGEING, |of| {
+                asked += 1;
+                match of {
+                    _ if of == mac(2) => Some(at((second - 10) % 100)),
+                    _ if of == mac(3) => Some(at(second - 200)),
+                    _ => None,
+                }
+            });
+            if count > 0 {
+                aged.push((second, count));
+                assert!(looks.look(at(second), [&mut learned].into_iter()), "others are told");
+            }
+        }
+        assert_eq!(aged, [(311, 1), (501, 1)], "300 seconds after they were heard, and within the next look");
+        assert!(asked < 10, "nobody is asked for who was heard lately: {asked}");
+        assert_eq!(learned.iter().collect::<Vec<_>>(), [mac(2)]);
+        assert_eq!(learned.order, [mac(2)]);
+        // Nobody is known by having been heard, and nothing is heard earlier than it was.
+        learned.heard(at(700), mac(9), Duration::ZERO);
+        learned.heard(at(700), mac(2), at(700));
+        assert_eq!(learned.age(at(700), AGEING, |_| None), 0);
+        // It may come again.
+        learned.hear(mac(1));
+        assert!(looks.look(at(800), [&mut learned].into_iter()) && learned.contains(mac(1)));
+        assert_eq!(learned.age(at(1_100), AGEING, |_| None), 2);
+        assert!(learned.is_empty() && learned.order.is_empty());
     }
 
     #[test]

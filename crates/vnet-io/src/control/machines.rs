@@ -1,9 +1,16 @@
 //! Machines behind the bridges of vnets that nobody has told of: heard there, or said to be there.
 
+use std::{io, time::Duration};
+
 use tracing::{debug, warn};
 use viaduct_types::{MacAddr, VnetId};
 
-use super::{engine::Engine, fdb, watch::ACCUSED};
+use super::{
+    engine::{Engine, Vnet},
+    fdb,
+    learned::AGEING,
+    watch::ACCUSED,
+};
 
 /// Why a machine is not taken note of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,9 +62,32 @@ impl Engine {
     /// Somebody says that a machine is here, or is not until it is heard; why it is not so, if it is not.
     pub(super) fn told_of(&mut self, id: VnetId, mac: MacAddr, here: bool) -> Result<(), String> {
         if here {
-            self.take(id, mac).map_err(|error| format!("{mac}: {error}"))
+            self.take(id, mac).map_err(|error| format!("{mac}: {error}"))?;
+            let now = self.now();
+            if let Some(vnet) = self.vnets.get_mut(&id) {
+                vnet.learned.heard(now, mac, Duration::ZERO);
+            }
+            Ok(())
         } else {
             self.unlearn(id, mac)
+        }
+    }
+
+    /// Machines that have not been heard for as long as their bridge knows those that are not are claimed no longer. The workers see
+    /// only who is new: it is the bridge that knows who is heard.
+    pub(super) fn age_machines(&mut self) {
+        let now = self.now();
+        if !self.looks.ages(now) {
+            return;
+        }
+        for vnet in self.vnets.values_mut().filter(|vnet| vnet.carried && !vnet.learned.is_empty()) {
+            match age(now, vnet) {
+                Ok(0) => {}
+                Ok(gone) => {
+                    debug!("vnet {}: {gone} machines behind the bridge are not heard any more", vnet.name)
+                }
+                Err(error) => debug!("vnet {}: {error}", vnet.name),
+            }
         }
     }
 
@@ -81,4 +111,29 @@ impl Engine {
         debug!("vnet {}: {mac} is not behind the bridge until it is heard", vnet.name);
         Ok(())
     }
+}
+
+/// Forgets those whom the bridge has forgotten; how many.
+fn age(now: Duration, vnet: &mut Vnet) -> io::Result<usize> {
+    let index = |device| fdb::index(device).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV));
+    let tap = index(&vnet.tap)?;
+    let second =
+        vnet.plain.as_ref().and_then(|plain| plain.orders().second.as_ref()).map(index).transpose()?;
+    let Some(bridge) = fdb::bridge_of(tap) else { return Ok(0) };
+    // The host itself is behind it, too, and never heard at a port.
+    let sent = fdb::frames_out(bridge).unwrap_or(0);
+    if vnet.learned.own_has_sent(sent)
+        && let Some(own) = fdb::own_mac(bridge)
+    {
+        vnet.learned.heard(now, own, Duration::ZERO);
+    }
+    // Where nothing stays in the bridge, that would only mean that each is learned anew with each frame.
+    let ageing = fdb::ageing(bridge).filter(|ageing| !ageing.is_zero()).unwrap_or(AGEING);
+    let before = |mac| match fdb::heard(bridge, mac) {
+        Ok(Some((near, before))) => (near.port != tap && Some(near.port) != second).then_some(before),
+        Ok(None) => None,
+        // When the bridge cannot be asked, nobody is held to be gone for it.
+        Err(_) => Some(Duration::ZERO),
+    };
+    Ok(vnet.learned.age(now, ageing, before))
 }

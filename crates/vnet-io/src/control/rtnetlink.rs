@@ -19,8 +19,14 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 /// Of a device's head (linux/rtnetlink.h, `struct ifinfomsg`).
 const LINK_HEAD: usize = 16;
 /// What is needed of a device.
-const NEEDED: [u16; 5] =
-    [libc::IFLA_ADDRESS, libc::IFLA_IFNAME, libc::IFLA_MASTER, libc::IFLA_STATS64, libc::IFLA_GROUP];
+const NEEDED: [u16; 6] = [
+    libc::IFLA_LINKINFO,
+    libc::IFLA_ADDRESS,
+    libc::IFLA_IFNAME,
+    libc::IFLA_MASTER,
+    libc::IFLA_STATS64,
+    libc::IFLA_GROUP,
+];
 
 /// What it says.
 #[derive(Debug)]

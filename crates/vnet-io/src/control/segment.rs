@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use tracing::{debug, info, warn};
-use viaduct_types::{HostKey, IfName, VnetId};
+use viaduct_types::{HostKey, IfName, MacAddr, VnetId};
 use viaduct_vnet_proto::{
     control::Message,
     data::{Doubt, Segment},
@@ -30,6 +30,10 @@ pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
 /// ([`TOLD`](viaduct_vnet_proto::data::TOLD)).
 const TELL: Duration = Duration::from_secs(10);
+/// Who has come back into a vnet has been told by then which machines are in it.
+const KNOWN: Duration = Duration::from_secs(1);
+/// So many machines are told of; the others are known when they speak.
+const MOST_ANNOUNCED: usize = 1024;
 /// The group of devices of nobody's.
 const HELD: u32 = 0;
 /// How many signatures are looked at between two ticks, on one vnet's segment: each costs some 50 microseconds.
@@ -49,6 +53,8 @@ pub(super) struct Bridging {
     silent: Option<Silent>,
     /// Whether there is nothing at the port, and since when.
     absent: Option<Absent>,
+    /// When it is said on the segment which machines are reached by this host.
+    announces: Option<Duration>,
     /// Why the port is not held, or not opened.
     trouble: Option<String>,
 }
@@ -158,6 +164,14 @@ impl Bridging {
     }
 }
 
+/// What QEMU says of a machine that has arrived (RFC 903): it says nothing but where the MAC is.
+fn announcement(mac: MacAddr) -> Vec<u8> {
+    const HEAD: [u8; 10] = [0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3];
+    let frame = [&[0xff; 6][..], &mac.0, &HEAD, &mac.0, &[0; 4], &mac.0, &[0; 4]].concat();
+    // As short as a frame may be.
+    [frame, vec![0; 18]].concat()
+}
+
 impl Engine {
     /// Says so where it is time, and comes back where nobody has said so for a while.
     pub(super) fn tick_segments(&mut self) {
@@ -169,6 +183,7 @@ impl Engine {
             if bridging.beside.is_some_and(|(_, heard)| now.saturating_sub(heard) > SILENCE) {
                 info!("vnet {}: nobody else bridges its segment any more", vnet.name);
                 bridging.beside = None;
+                bridging.announces = Some(now + KNOWN);
                 is_free = true;
             }
             bridging.has_listened(now);
@@ -179,6 +194,7 @@ impl Engine {
             self.configure();
         }
         self.hold_ports();
+        self.announce();
         self.tell_number();
         let is_due = |vnet: &Vnet| vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) >= INTERVAL);
         let due: Vec<VnetId> =
@@ -221,6 +237,7 @@ impl Engine {
     /// Sees to it that the filter holds those ports through which nothing goes yet, and no others. Whoever makes a device anew, or
     /// changes its group, is noticed by that, too.
     pub(super) fn hold_ports(&mut self) {
+        let now = self.now();
         for (id, vnet) in &mut self.vnets {
             let Some(orders) = self.orders.vnets.get(id) else { continue };
             let (Some(port), Some(opens)) = (&orders.port, orders.opens) else { continue };
@@ -239,6 +256,7 @@ impl Engine {
             }
             let trouble = match fdb::set_group(index, if is_open { opens } else { HELD }) {
                 Ok(()) => {
+                    vnet.bridging.announces = is_open.then_some(now);
                     debug!(
                         "vnet {}: {}",
                         vnet.name,
@@ -254,6 +272,25 @@ impl Engine {
                 warn!("vnet {}: {trouble}", vnet.name);
             }
             vnet.bridging.trouble = trouble;
+        }
+    }
+
+    /// Says on segments that this host bridges from now on which machines it leads to: switches send what is for those that say
+    /// nothing to the host that did before.
+    fn announce(&mut self) {
+        let now = self.now();
+        for (id, vnet) in &mut self.vnets {
+            let is_due = vnet.bridging.announces.is_some_and(|due| now >= due);
+            if !is_due || self.orders.vnets.get(id).is_none_or(|orders| orders.opens.is_none()) {
+                continue;
+            }
+            vnet.bridging.announces = None;
+            if vnet.bridging.is_out() || !vnet.bridging.is_open() {
+                continue;
+            }
+            for (mac, _) in vnet.tables.remote_macs().take(MOST_ANNOUNCED) {
+                let _ = self.handle.deliver(*id, announcement(mac));
+            }
         }
     }
 
@@ -356,6 +393,18 @@ mod tests {
 
     fn at(milliseconds: u64) -> Duration {
         Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn an_announcement_is_a_whole_frame_of_the_machine() {
+        let mac = MacAddr([2, 0x97, 0, 0, 0, 3]);
+        let frame = announcement(mac);
+        assert_eq!((frame.len(), &frame[..6], &frame[6..12]), (60, &[0xff; 6][..], &mac.0[..]));
+        assert_eq!(
+            (&frame[12..14], &frame[20..22], &frame[22..28]),
+            (&[0x80, 0x35][..], &[0, 3][..], &mac.0[..])
+        );
+        assert_eq!(frame[32..38], mac.0);
     }
 
     /// Ticks from the one time to the other; when the port was opened.

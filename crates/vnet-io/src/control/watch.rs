@@ -156,6 +156,7 @@ impl Engine {
         self.look_for_ways();
         self.reach();
         self.hear_bridges();
+        self.age_machines();
         self.tick_segments();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
