@@ -21,7 +21,7 @@ use crate::{
     host::{Ahead, Host},
     operations::Caller,
     ourselves,
-    vnets::{COMMAND, Client, ask, vnet_of},
+    vnets::{COMMAND, Client, ask, names, vnet_of},
 };
 
 /// A process that lived for so long carried frames, and the next is started at once.
@@ -144,7 +144,7 @@ fn keep_running(shared: &Mutex<Shared>, place: &Place, jobs: &Jobs) {
         ended = wanted == Some(false);
         let started = Instant::now();
         match find_or_start(place) {
-            Ok(client) => match attend(shared, client, jobs) {
+            Ok(client) => match attend(shared, client, place, jobs) {
                 Ok(()) if lock(shared).ending || !is_wanted(shared) => continue,
                 Ok(()) => warn!("the process that carries vnets ended; it is started again"),
                 Err(error) => warn!("the process that carries vnets was lost: {error}"),
@@ -201,7 +201,7 @@ fn start(place: &Place) -> io::Result<()> {
 }
 
 /// Tells it what to be, and listens to it until it ends.
-fn attend(shared: &Mutex<Shared>, mut client: Client, jobs: &Jobs) -> io::Result<()> {
+fn attend(shared: &Mutex<Shared>, mut client: Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
     {
         let mut shared = lock(shared);
         if shared.ending {
@@ -212,16 +212,24 @@ fn attend(shared: &Mutex<Shared>, mut client: Client, jobs: &Jobs) -> io::Result
         shared.stream = Some(stream);
     }
     client.wait_for_ever()?;
-    let result = listen(&mut client, jobs);
+    let result = listen(&mut client, place, jobs);
     lock(shared).stream = None;
     result
 }
 
-fn listen(client: &mut Client, jobs: &Jobs) -> io::Result<()> {
+fn listen(client: &mut Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
     while let Some(answer) = client.hear()? {
         match answer {
             Answer::Done { troubles } => troubles.iter().for_each(|trouble| warn!("{trouble}")),
             Answer::Changed(findings) => {
+                if findings.nameless
+                    && let Err(error) = names::start_another(&place.run_dir)
+                {
+                    warn!(
+                        "nobody looks up names of hosts for vnets: {error}; end the process that carries them, and it is started \
+                           with somebody who does"
+                    );
+                }
                 jobs.send(Job::Do(Box::new(move |host| found(host, findings))));
             }
             Answer::Here { .. } | Answer::Report(_) => {}

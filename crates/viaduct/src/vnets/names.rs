@@ -7,15 +7,16 @@ use std::{
     io::{self, BufRead, Write},
     net::{SocketAddr, ToSocketAddrs},
     os::{fd::OwnedFd, unix::net::UnixStream},
-    path::PathBuf,
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
 
 use rustix::thread::CapabilitySet;
-use viaduct_vnet_io::control::Found;
+use viaduct_vnet_io::control::{Found, Request};
 
+use super::client::{Client, ask};
 use crate::{
     failure::Failure,
     ourselves, privileges,
@@ -38,9 +39,25 @@ const DNS: u16 = 53;
 /// Starts who has names looked up. The line to it is what it lives for.
 pub(super) fn start() -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
-    let input = OwnedFd::from(theirs.try_clone()?);
-    ourselves::another().arg(COMMAND).stdin(input).stdout(OwnedFd::from(theirs)).spawn()?;
+    at(theirs)?;
     Ok(ours)
+}
+
+/// The same for the process that carries vnets and has lost who did: by then it may start nobody.
+pub(crate) fn start_another(run_dir: &Path) -> io::Result<()> {
+    let client = Client::connect(run_dir)?;
+    client.wait_for_ever()?;
+    let line = client.writer()?;
+    ask(&line, &Request::Names)?;
+    let mut child = at(line)?;
+    // It lives as long as the line; somebody has to be there for its status, though.
+    thread::Builder::new().name("names-end".to_owned()).spawn(move || child.wait())?;
+    Ok(())
+}
+
+fn at(line: UnixStream) -> io::Result<Child> {
+    let input = OwnedFd::from(line.try_clone()?);
+    ourselves::another().arg(COMMAND).stdin(input).stdout(OwnedFd::from(line)).spawn()
 }
 
 /// Has each name looked up that stands in a line of standard input, until that ends.

@@ -59,6 +59,8 @@ pub(super) enum Input {
     Port { device: IfName, there: bool },
     /// Somebody said on a multicast group where a key is, on the interface of this index.
     Beacon { interface: u32, bytes: Vec<u8> },
+    /// Somebody else looks up names of hosts, or nobody any more.
+    Names { are_found: bool },
     /// A client asks.
     Asked { request: Request, answers: mpsc::Sender<Answer> },
 }
@@ -276,6 +278,7 @@ impl Engine {
             }
             Input::Closed { session, why } => self.closed(session, why),
             Input::Port { device, there } => self.port_changed(device, there),
+            Input::Names { are_found } => self.findings.nameless = !are_found,
             Input::Beacon { interface, bytes } => self.heard_beacon(interface, &bytes),
             Input::Asked { request, answers } => match request {
                 Request::Be(orders) => {
@@ -293,6 +296,8 @@ impl Engine {
                 Request::Report => {
                     let _ = answers.try_send(Answer::Report(Box::new(self.report())));
                 }
+                // Who says so is heard by nobody else (`server`).
+                Request::Names => {}
                 Request::End => return true,
             },
         }

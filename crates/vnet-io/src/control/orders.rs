@@ -31,6 +31,9 @@ pub enum Request {
         /// Whether it is there.
         here: bool,
     },
+    /// On this connection names of hosts are looked up from now on: a line with a name each goes there, and one with a
+    /// [`Found`](super::Found) comes back.
+    Names,
     /// How are things?
     Report,
     /// End.
@@ -184,6 +187,9 @@ pub struct Findings {
     /// Where the hosts are who are in vnets that nothing protects: nobody else may send frames of them.
     #[serde(default)]
     pub reached: BTreeMap<VnetId, BTreeSet<IpAddr>>,
+    /// Nobody looks up names of hosts: whoever started who did is to start another one.
+    #[serde(default)]
+    pub nameless: bool,
     /// Prepared NICs whose guest has arrived.
     pub arrived: BTreeMap<VnetId, BTreeSet<MacAddr>>,
 }

@@ -90,8 +90,8 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
         let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
-        let names = Names::new(names).map_err(failed("ask for names".to_owned()))?;
-        tokio::spawn(server::serve(listener, inputs.clone()));
+        let names = Names::new(names, inputs.clone()).map_err(failed("ask for names".to_owned()))?;
+        tokio::spawn(server::serve(listener, inputs.clone(), names.clone()));
         tokio::spawn(enslaved::watch(inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
