@@ -25,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Who has a new port listens for so long before anything goes through it: whoever bridges there has said so by then. Until then the
 /// port is held, and the host's own NICs are in the vnet.
 const LISTEN: Duration = Duration::from_secs(2);
+/// And then says for so long that it bridges, before anything does.
+const SAY: Duration = Duration::from_millis(500);
 /// Who was away for no longer need not: the others wait for longer before they take over.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
@@ -64,8 +66,8 @@ pub(super) struct Bridging {
 enum Silent {
     /// It listens until then.
     Listening(Duration),
-    /// It says that it is there: who is to keep out for it does so before anything goes through.
-    Saying,
+    /// It says that it is there, until then: who is to keep out for it does so before anything goes through.
+    Saying(Duration),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,9 +128,11 @@ impl Bridging {
         match self.silent {
             Some(Silent::Listening(until)) if now >= until => {
                 self.said = None;
-                self.silent = Some(Silent::Saying);
+                self.silent = Some(Silent::Saying(now + SAY));
             }
-            Some(Silent::Saying) => self.silent = None,
+            Some(Silent::Saying(until)) if now >= until => self.silent = None,
+            // Once more: one may be lost, and who hears it busy.
+            Some(Silent::Saying(_)) => self.said = None,
             Some(Silent::Listening(_)) | None => {}
         }
     }
@@ -421,7 +425,7 @@ mod tests {
         let mut bridging = Bridging::default();
         bridging.has_new_port(at(0), true);
         assert!(!bridging.is_open() && !bridging.is_out(), "its own guests stay in the vnet");
-        assert_eq!(opens(&mut bridging, 0..10_000), Some(2_250));
+        assert_eq!(opens(&mut bridging, 0..10_000), Some(2_500));
     }
 
     #[test]
@@ -430,7 +434,7 @@ mod tests {
         bridging.has_new_port(at(0), false);
         assert_eq!(opens(&mut bridging, 0..60_000), None);
         assert!(bridging.port_changed(at(60_000), true));
-        assert_eq!(opens(&mut bridging, 60_000..70_000), Some(62_250));
+        assert_eq!(opens(&mut bridging, 60_000..70_000), Some(62_500));
     }
 
     #[test]
@@ -444,7 +448,7 @@ mod tests {
         bridging.has_been_away(at(5_001));
         assert!(!bridging.is_open());
         assert!(bridging.port_changed(at(9_000), true));
-        assert_eq!(opens(&mut bridging, 9_000..20_000), Some(11_250));
+        assert_eq!(opens(&mut bridging, 9_000..20_000), Some(11_500));
         // Nor where nobody has looked meanwhile.
         assert!(!bridging.port_changed(at(20_000), false));
         assert!(bridging.port_changed(at(22_001), true) && !bridging.is_open());
