@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// port is held, and the host's own NICs are in the vnet.
 const LISTEN: Duration = Duration::from_secs(2);
 /// And then says for so long that it bridges, before anything does.
-const SAY: Duration = Duration::from_millis(500);
+const SAY: Duration = Duration::from_millis(250);
 /// Who was away for no longer need not: the others wait for longer before they take over.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
@@ -425,7 +425,7 @@ mod tests {
         let mut bridging = Bridging::default();
         bridging.has_new_port(at(0), true);
         assert!(!bridging.is_open() && !bridging.is_out(), "its own guests stay in the vnet");
-        assert_eq!(opens(&mut bridging, 0..10_000), Some(2_500));
+        assert_eq!(opens(&mut bridging, 0..10_000), Some(2_250));
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
         bridging.has_new_port(at(0), false);
         assert_eq!(opens(&mut bridging, 0..60_000), None);
         assert!(bridging.port_changed(at(60_000), true));
-        assert_eq!(opens(&mut bridging, 60_000..70_000), Some(62_500));
+        assert_eq!(opens(&mut bridging, 60_000..70_000), Some(62_250));
     }
 
     #[test]
@@ -448,7 +448,7 @@ mod tests {
         bridging.has_been_away(at(5_001));
         assert!(!bridging.is_open());
         assert!(bridging.port_changed(at(9_000), true));
-        assert_eq!(opens(&mut bridging, 9_000..20_000), Some(11_500));
+        assert_eq!(opens(&mut bridging, 9_000..20_000), Some(11_250));
         // Nor where nobody has looked meanwhile.
         assert!(!bridging.port_changed(at(20_000), false));
         assert!(bridging.port_changed(at(22_001), true) && !bridging.is_open());
