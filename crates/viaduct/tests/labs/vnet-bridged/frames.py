@@ -32,7 +32,7 @@ def macs(count, rate):
     s.bind(("eth0", 0))
     begin = time.monotonic()
     for number in range(int(count)):
-        s.send(b"\x02\xee\0\0\0\1\x02\xef" + struct.pack("!IHI", number, TYPE, number) + bytes(42))
+        s.send(b"\x02\xed\0\0\0\1\x02\xef" + struct.pack("!IHI", number, TYPE, number) + bytes(42))
         if number % 50 == 0:
             time.sleep(max(0, begin + number / float(rate) - time.monotonic()))
     print(count, "in", time.monotonic() - begin, "s")
