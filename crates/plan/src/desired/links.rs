@@ -263,10 +263,15 @@ fn add_port(context: &Context<'_>, port: &Port<'_>, wanted: &mut Desired) {
     }
 }
 
+/// Whether frames of a network's ports may have to be turned to the host, to be judged there or to come back to the same port.
+pub(super) fn turns(network: &Network) -> bool {
+    matches!(network.mode, Mode::Nat { .. } | Mode::Isolated { .. })
+}
+
 /// Whether what comes from a guest's port may go back there: with br_netfilter, what it sends to its own published port is turned
 /// round on the bridge.
 pub(super) fn sends_back(guest: &Guest, network: &Network) -> bool {
-    matches!(network.mode, Mode::Nat { .. } | Mode::Isolated { .. }) && !guest.publish.is_empty()
+    turns(network) && !guest.publish.is_empty()
 }
 
 /// The alias of a NIC's link.

@@ -36,8 +36,8 @@ const LONGEST: u32 = 65_535 - 14;
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub(super) const VXLAN_PORT: u16 = 1799;
 
-/// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these. The first
-/// three bits from the right tell them apart.
+/// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these (viaduct-vnet-io
+/// opens them, eight at most). The lowest three bits tell them apart.
 pub(super) fn between_workers() -> [Statement; 2] {
     let ports = |mask: u32| Const::be32(mask, &format!("{mask:#x}"));
     [udp(), Statement::Masked(Selector::ThPorts, ports(0xfff8_fff8), ports(1800 << 16 | 1800))]

@@ -144,10 +144,10 @@ counters! {
         bytes_out,
         /// Received and authentic.
         datagrams_in,
-        /// Of these, those that came at the first port.
-        datagrams_in_first,
         /// Their bytes.
         bytes_in,
+        /// Of what was received, the datagrams that came at the first port.
+        datagrams_in_first,
         /// How often the kernel would not cut datagrams for this path; what it refused was sent one by one.
         segmentation_refused,
         /// Sent one by one because of that.

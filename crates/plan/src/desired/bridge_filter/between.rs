@@ -1,11 +1,10 @@
 //! Which frames of ports are turned to the host, and what passes from port to port.
 
-use viaduct_model::Mode;
-
 use super::{
     super::{
         context::Context,
         elements::{Builder, words::*},
+        links,
     },
     ARP, FORWARD, IP, IP6, TAGS, free, of_type,
     outside::{into_held, outside},
@@ -13,10 +12,10 @@ use super::{
 };
 use crate::nft::{Const, Hook, Selector as S, Statement as St};
 
-/// Whether frames of a port may have to be turned to the host, to be judged there or to come back to the same port: there is a
-/// network of that kind. What guests say, and who may, does not change it, so that the table stays and its counters with it.
+/// Whether there is a network whose frames may have to be turned. What guests publish, and who may reach whom, does not change it, so
+/// that the table stays and its counters with it.
 pub(super) fn turns(context: &Context<'_>) -> bool {
-    context.config.networks.values().any(|n| matches!(n.mode, Mode::Nat { .. } | Mode::Isolated { .. }))
+    context.config.networks.values().any(links::turns)
 }
 
 /// A port's frames that have passed its guard: for the bridge, or turned to the host.
