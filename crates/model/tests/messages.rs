@@ -268,6 +268,8 @@ fn ports_of_vnets() {
             "{}[[namespaces.n.interfaces]]\nname = \"eth1\"\ntype = \"device\"\ndevice = \"eth1\"\n",
             red("port = \"eth1\"\n")
         ),
+        red("bridge = \"br0\"\nport = \"br0\"\n"),
+        red("port = \"vnet-red\"\nvlan = 5\n"),
     ];
     assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
 }

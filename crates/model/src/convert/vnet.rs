@@ -96,6 +96,16 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let networks = cx.root.networks.get().into_iter().flat_map(|networks| networks.values());
     let is_used = networks.filter_map(|(_, network)| network.as_ref()).any(|n| n.0.vnet.get() == Some(name));
     let port = port(raw, cx);
+    if let (Some(port), Some(written)) = (&port, &raw.port.value)
+        && [&bridge, &interface].contains(&&port.interface)
+    {
+        cx.report
+            .error(
+                written.span,
+                format!("{} is the vnet's own device, and leads to nobody outside", port.interface),
+            )
+            .help("write the interface that the segment outside is at, like port = \"eth1\"");
+    }
     let learning = raw.learning.get().copied().unwrap_or(!is_used || raw.port.key.is_some());
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
