@@ -62,6 +62,8 @@ pub(crate) enum DeviceUse {
     Uplink,
     /// Ours to make.
     Made,
+    /// Ours to make, and a VLAN of another one, for a bridge of ours.
+    MadeVlan,
     /// Somebody's that moves into a namespace.
     Moved,
 }
@@ -131,6 +133,28 @@ impl Claims {
             twice(report, earlier, span, format!("two devices are called `{device}`"))
                 .help("give one of them another name");
         }
+    }
+
+    /// A vnet's port to the outside is a device that others made, of whom there is nothing in the files. To be asked when
+    /// everything is claimed.
+    pub(crate) fn vnet_port(&self, device: &IfName, is_tagged: bool, span: Span, report: &mut Report<'_>) {
+        let Some(&(made, how)) = self.devices.get(&(None, device.clone())) else { return };
+        match how {
+            DeviceUse::Made => report
+                .error(
+                    span,
+                    format!("{device} is made here, and is no interface that a segment outside is at"),
+                )
+                .related(made, "it is made for this")
+                .help("write the interface that the segment outside is at, like port = \"eth1\""),
+            // A VLAN within a VLAN is another segment.
+            DeviceUse::MadeVlan if !is_tagged => report
+                .error(span, format!("{device} is made here for another bridge, and a device is in one"))
+                .related(made, "it is made for this")
+                .help("write another interface, or another VLAN of one, like port = \"eth1\" and vlan = 20"),
+            // An uplink's may be a port by its VLANs; one that moves is nobody's port, as is said where it does.
+            DeviceUse::MadeVlan | DeviceUse::Uplink | DeviceUse::Moved => return,
+        };
     }
 
     /// Claims the address wherever it is answered for; reports once, whatever number of these it is taken in.

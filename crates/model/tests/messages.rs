@@ -253,6 +253,11 @@ fn ports_of_vnets() {
     let blue = |keys: &str| format!("[vnets.blue]\nid = \"98\"\n{keys}");
     assert_eq!(said(&format!("{BASE}{}", red("port = \"eth1\"\n"))), "nothing is wrong\n");
     assert_eq!(said(&format!("{BASE}{}", red("port = \"wan\"\nvlan = 20\n"))), "nothing is wrong\n");
+    let outer = format!("{}{}", red("port = \"wan\"\nvlan = 20\n"), blue("port = \"eth0.20\"\nvlan = 5\n"));
+    assert_eq!(said(&format!("{BASE}{outer}")), "nothing is wrong\n");
+    // What has the name of a device here, but only where it cannot meet it.
+    let second = format!("{}{}", red("port = \"vnet-blue-6\"\n"), blue(""));
+    assert_eq!(said(&format!("{BASE}{second}")), "nothing is wrong\n");
     let cases = [
         red("port = \"wan\"\n"),
         red("port = \"eth0\"\nlearning = false\n"),
@@ -270,6 +275,17 @@ fn ports_of_vnets() {
         ),
         red("bridge = \"br0\"\nport = \"br0\"\n"),
         red("port = \"vnet-red\"\nvlan = 5\n"),
+        red("port = \"vnet-red-6\"\nsecurity = \"none\"\n"),
+        // Devices of others in the files, before the vnet and after it.
+        format!("{}{}", blue("port = \"vnet-red\"\n"), red("port = \"br-blue\"\n")),
+        format!("{}{}", red("port = \"lead-6\"\n"), blue("security = \"none\"\ninterface = \"lead\"\n")),
+        red("port = \"br-wire\"\nvlan = 20\n"),
+        format!("{}[[guests.web.nics]]\nnetwork = \"lan\"\n", red("port = \"v-web.0\"\n")),
+        format!(
+            "{}[[namespaces.n.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nbridge = \"other\"\ndevice = \"to-n\"\n",
+            red("port = \"to-n\"\n")
+        ),
+        format!("{}{}", red("port = \"eth1\"\nvlan = 20\n"), blue("port = \"eth1.20\"\n")),
     ];
     assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
 }

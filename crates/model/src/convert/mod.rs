@@ -39,6 +39,8 @@ pub(crate) struct Context<'a, 's> {
     pub(crate) moved: Vec<(IfName, Span)>,
     /// Devices of the host that interfaces of namespaces stand on.
     pub(crate) parents: Vec<(IfName, Span)>,
+    /// Ports of vnets: the device, whether it is one of its VLANs, the place.
+    pub(crate) ports: Vec<(IfName, bool, Span)>,
 }
 
 /// What a prefix is used for.
@@ -71,6 +73,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
         cables: BTreeMap::new(),
         moved: Vec::new(),
         parents: Vec::new(),
+        ports: Vec::new(),
     };
     cx.uplinks = section(&root.uplinks, |name, span, raw| uplink::uplink(name, span, raw, &mut cx));
     let peers = section(&root.peers, |_, span, raw| vnet::peer(span, raw, &mut cx));
@@ -85,6 +88,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
     let mut guests = section(&root.guests, |name: &GuestName, span, raw| {
         guest::guest(name, span, raw, &namespaces, &mut cx)
     });
+    vnet::ports(&mut cx);
     namespace::on_networks(&namespaces, &mut guests, &mut cx);
     overlapping(&mut cx);
     let stacks = stack::check(&guests, &mut cx);

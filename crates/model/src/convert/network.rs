@@ -206,7 +206,7 @@ fn uplink_vlan(
     cx: &mut Context<'_, '_>,
 ) -> Option<UplinkVlan> {
     let device = names::vlan(interface, id)?;
-    cx.claims.device(raw.namespace.get(), &device, raw.vlan.key?, DeviceUse::Made, cx.report);
+    cx.claims.device(raw.namespace.get(), &device, raw.vlan.key?, DeviceUse::MadeVlan, cx.report);
     let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
     Some(UplinkVlan { device, id, protocol })
 }

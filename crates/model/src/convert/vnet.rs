@@ -96,24 +96,27 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let networks = cx.root.networks.get().into_iter().flat_map(|networks| networks.values());
     let is_used = networks.filter_map(|(_, network)| network.as_ref()).any(|n| n.0.vnet.get() == Some(name));
     let port = port(raw, cx);
-    if let (Some(port), Some(written)) = (&port, &raw.port.value)
-        && [&bridge, &interface].contains(&&port.interface)
-    {
-        cx.report
-            .error(
-                written.span,
-                format!("{} is the vnet's own device, and leads to nobody outside", port.interface),
-            )
-            .help("write the interface that the segment outside is at, like port = \"eth1\"");
+    let security = raw.security.get().copied().unwrap_or(Security::Conf);
+    let second = names::second(&interface).filter(|_| security == Security::None);
+    if let Some(second) = &second {
+        cx.claims.device(None, second, at, DeviceUse::Made, cx.report);
+    }
+    if let (Some(port), Some(written)) = (&port, &raw.port.value) {
+        if [Some(&bridge), Some(&interface), second.as_ref()].contains(&Some(&port.interface)) {
+            cx.report
+                .error(
+                    written.span,
+                    format!("{} is the vnet's own device, and leads to nobody outside", port.interface),
+                )
+                .help("write the interface that the segment outside is at, like port = \"eth1\"");
+        } else {
+            cx.ports.push((port.interface.clone(), port.vlan.is_some(), written.span));
+        }
     }
     let learning = raw.learning.get().copied().unwrap_or(!is_used || raw.port.key.is_some());
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
-    let security = raw.security.get().copied().unwrap_or(Security::Conf);
     let cipher = cipher(raw, security, cx);
-    if let (Security::None, Some(second)) = (security, names::second(&interface)) {
-        cx.claims.device(None, &second, at, DeviceUse::Made, cx.report);
-    }
     let origin = cx.report.origin(span);
     Some(Vnet {
         id: id.value,
@@ -195,9 +198,16 @@ fn port(raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<VnetPort> {
     let id = u16::try_from(raw.vlan.get()?.0).ok()?;
     cx.claims.vlan(None, &interface, Some(id), at, "vnet port", cx.report);
     let device = names::vlan(&interface, id)?;
-    cx.claims.device(None, &device, at, DeviceUse::Made, cx.report);
+    cx.claims.device(None, &device, at, DeviceUse::MadeVlan, cx.report);
     let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
     Some(VnetPort { interface, vlan: Some(UplinkVlan { device, id, protocol }) })
+}
+
+/// Reports ports that are devices of ours, of whichever section.
+pub(crate) fn ports(cx: &mut Context<'_, '_>) {
+    for (interface, is_tagged, at) in &cx.ports {
+        cx.claims.vnet_port(interface, *is_tagged, *at, cx.report);
+    }
 }
 
 /// The bridge of a vnet.
