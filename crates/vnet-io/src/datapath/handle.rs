@@ -15,6 +15,7 @@ use super::{
     StartError,
     api::{Association, Brought, Path, Relay},
     counters::{Counters, LiveHost, LivePeer, LiveRelay, LiveVnet},
+    ears::Ears,
     mailbox::{Command, Mailbox, Relayed, Relays, Settling, Slot},
     socket::Socket,
     tap::Tap,
@@ -61,16 +62,15 @@ pub struct Handle(Arc<Shared>);
 pub(super) struct Shared {
     mailboxes: Vec<Arc<Mailbox>>,
     host: Vec<Arc<LiveHost>>,
+    /// Of each worker, the sockets that it has opened by itself.
+    connected: Vec<Arc<Mutex<Ears>>>,
     registry: Mutex<Registry>,
 }
 
 #[derive(Debug, Default)]
 struct Registry {
-    first: Option<Ear>,
-    /// The workers' own, if they have any.
-    own: Vec<Ear>,
-    /// What was lost at sockets, also at those that are closed by now.
-    overflow: u64,
+    /// The first socket, and the workers' own, if they have any.
+    ears: Ears,
     vnets: BTreeMap<VnetId, Vnet>,
     peers: BTreeMap<PeerId, Vec<Arc<LivePeer>>>,
     relays: BTreeMap<Spi, Vec<Arc<LiveRelay>>>,
@@ -83,30 +83,16 @@ struct Vnet {
     counters: Vec<Arc<LiveVnet>>,
 }
 
-/// A socket that a worker receives from, to ask what it has lost.
-#[derive(Debug)]
-struct Ear {
-    socket: Socket,
-    /// What it had lost when it was last asked.
-    lost: u32,
-}
-
-impl Ear {
-    fn of(socket: Socket) -> Self {
-        Self { lost: socket.lost(), socket }
-    }
-
-    fn lost_since(&mut self) -> u64 {
-        let before = std::mem::replace(&mut self.lost, self.socket.lost());
-        self.lost.wrapping_sub(before).into()
-    }
-}
-
 impl Shared {
     /// With the first socket.
-    pub(super) fn new(mailboxes: Vec<Arc<Mailbox>>, host: Vec<Arc<LiveHost>>, first: Socket) -> Self {
-        let registry = Registry { first: Some(Ear::of(first)), ..Registry::default() };
-        Self { mailboxes, host, registry: Mutex::new(registry) }
+    pub(super) fn new(
+        mailboxes: Vec<Arc<Mailbox>>,
+        (host, connected): (Vec<Arc<LiveHost>>, Vec<Arc<Mutex<Ears>>>),
+        first: Socket,
+    ) -> Self {
+        let mut registry = Registry::default();
+        registry.ears.open(first);
+        Self { mailboxes, host, connected, registry: Mutex::new(registry) }
     }
 }
 
@@ -228,8 +214,8 @@ impl Handle {
         let shared = prepared.iter().map(Socket::share).collect::<Result<Vec<_>, _>>();
         let shared = shared.map_err(|source| StartError::Resource { what, source })?;
         let mut registry = self.registry();
-        registry.count_lost();
-        registry.own = shared.into_iter().map(Ear::of).collect();
+        registry.ears.keep(1);
+        shared.into_iter().for_each(|socket| registry.ears.open(socket));
         let mut prepared = prepared.into_iter();
         for mailbox in &self.0.mailboxes {
             mailbox.put(Command::OwnSocket(prepared.next()));
@@ -307,12 +293,12 @@ impl Handle {
     /// What was carried and dropped.
     pub fn counters(&self) -> Counters {
         let mut registry = self.registry();
-        registry.count_lost();
         let mut counters = Counters::default();
         for live in &self.0.host {
             counters.host += live.read();
         }
-        counters.host.overflow = registry.overflow;
+        let lost = |ears: &Arc<Mutex<Ears>>| ears.lock().unwrap_or_else(PoisonError::into_inner).lost();
+        counters.host.overflow = registry.ears.lost() + self.0.connected.iter().map(lost).sum::<u64>();
         for (id, vnet) in &registry.vnets {
             let sum = counters.vnets.entry(*id).or_default();
             for live in &vnet.counters {
@@ -337,7 +323,7 @@ impl Handle {
 
     /// Whether the kernel joins what comes to the sockets (Linux 5.0 and newer).
     pub fn joins(&self) -> bool {
-        self.registry().ears().all(|ear| ear.socket.joins())
+        self.registry().ears.join()
     }
 
     /// Whether UDP of a vnet comes from the bridge in super-frames (Linux 6.2 and newer); none when it is not carried.
@@ -361,14 +347,6 @@ impl Handle {
 }
 
 impl Registry {
-    fn ears(&mut self) -> impl Iterator<Item = &mut Ear> {
-        self.first.iter_mut().chain(&mut self.own)
-    }
-
-    fn count_lost(&mut self) {
-        self.overflow += self.ears().map(Ear::lost_since).sum::<u64>();
-    }
-
     fn slot(&self, id: VnetId) -> Result<Slot, HandleError> {
         self.vnets.get(&id).map(|vnet| vnet.slot).ok_or(HandleError::UnknownVnet(id))
     }

@@ -16,11 +16,13 @@
 //!
 //! Not every way lets every port through. So there are two sets of keys between two hosts: with those of one, everything goes
 //! from the first socket to the first socket; with those of the other, each worker uses its own ([`Lane`]). Who sends takes
-//! the one or the other with any frame, and whoever opens them never has to ask another worker, nor to see a number twice.
+//! the one or the other with any frame, and whoever opens them never has to ask another worker, nor to see a number twice. For
+//! peers that send much to its own socket a worker opens connected ones beside it, by itself, at the same port.
 
 mod api;
 mod cipher;
 mod counters;
+mod ears;
 mod event;
 mod handle;
 mod mailbox;
@@ -124,7 +126,8 @@ impl Datapath {
             parts.push(worker);
         }
         let counters = parts.iter().map(worker::Worker::counters).collect();
-        let handle = Handle::new(Shared::new(mailboxes, counters, first));
+        let ears = parts.iter().map(worker::Worker::ears).collect();
+        let handle = Handle::new(Shared::new(mailboxes, (counters, ears), first));
         let mut datapath = Self { handle, threads: Vec::new() };
         for worker in parts {
             // Should one not start, dropping the others ends them.

@@ -89,6 +89,11 @@ impl Socket {
         if result < 0 { 0 } else { memory[SK_MEMINFO_DROPS] }
     }
 
+    /// Ours.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        Ok(self.socket.local_addr()?.port())
+    }
+
     pub(super) fn raw(&self) -> RawFd {
         self.socket.as_raw_fd()
     }

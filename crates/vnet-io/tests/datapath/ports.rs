@@ -314,3 +314,49 @@ fn the_first_worker_sends_by_own_ports_from_its_own_socket() {
         assert_eq!(taken(), before + 1);
     }
 }
+
+/// The ports of a host that have a connected socket (state 1 is TCP_ESTABLISHED in include/net/tcp_states.h, for UDP, too).
+fn connected(pair: &Pair, host: usize) -> Vec<u16> {
+    pair.rooms[host].run(|| {
+        let table = |of| std::fs::read_to_string(format!("/proc/thread-self/net/{of}")).unwrap();
+        let port = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            let (local, _, state) = (words.next()?, words.next()?, words.next()?);
+            (state == "01").then(|| u16::from_str_radix(local.rsplit(':').next()?, 16).ok())?
+        };
+        ["udp", "udp6"].iter().flat_map(|of| table(of).lines().filter_map(port).collect::<Vec<_>>()).collect()
+    })
+}
+
+#[test]
+fn who_sends_much_has_a_socket_and_loses_nothing_by_it() {
+    for underlay in [["192.0.2.1", "192.0.2.2"], ["fd00::1", "fd00::2"]] {
+        let pair = Pair::new(underlay, Cipher::Aes128Gcm, [1, 1], [true, true]);
+        greet(&pair);
+        let own = pair.hosts[1].own[0];
+        let of_flows = || connected(&pair, 1).into_iter().filter(|port| *port == own.port()).count();
+        assert_eq!(of_flows(), 0);
+        let before = pair.counters()[1].peers[&PEER].datagrams_in;
+        // 8,000 in a second, in three.
+        let heard = flows(&pair, 6_600, 1_500, |_| ());
+        let all: Vec<u32> = (0..1_500).collect();
+        assert_eq!(heard.len(), usize::from(FLOWS));
+        for (flow, numbers) in heard {
+            assert_eq!(numbers, all, "flow {flow}");
+        }
+        assert_eq!(of_flows(), 1);
+        let counters = pair.counters()[1].clone();
+        assert!(counters.peers[&PEER].datagrams_in - before >= u64::from(FLOWS) * 1_500);
+        assert_eq!((counters.host.overflow, counters.host.replayed), (0, 0));
+        // Others are heard at the same port.
+        let somebody = pair.rooms[0].run(move || UdpSocket::bind((underlay[0], 0)).unwrap());
+        somebody.send_to(&[1; 4], own).unwrap();
+        until("a stranger is heard", || pair.counters()[1].host.malformed == counters.host.malformed + 1);
+        // With the port, it is gone.
+        pair.hosts[0].reach(PEER, pair.hosts[1].address, &[]);
+        pair.hosts[1].handle.set_own_sockets(Vec::new()).unwrap();
+        until("the port is free", || pair.rooms[1].run(move || UdpSocket::bind(own).is_ok()));
+        assert_eq!(of_flows(), 0);
+        greet(&pair);
+    }
+}

@@ -8,7 +8,9 @@ use viaduct_vnet_proto::data::{
     esp::{Half, Probe},
 };
 
-use super::{Outlets, Worker, outbound, pace::Load, receive::Arrived, vnet::Vnet};
+use super::{
+    Outlets, Worker, connected::Amount, outbound, pace::Load, receive::Arrived, vnet::Vnet, wait::By,
+};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
@@ -39,13 +41,16 @@ pub(super) struct Inbound {
     probed: Option<Duration>,
     /// An address other than the peer's that it was told to have.
     told: Option<SocketAddr>,
+    /// What came to the worker's own socket.
+    amount: Amount,
 }
 
 impl Inbound {
     pub(super) fn new(keys: Keys, (peer, lane): (PeerId, Lane), (slot, queue): (Slot, usize)) -> Self {
         let window = ReplayWindow::default();
         let (half, half_bytes) = (None, Vec::new());
-        Self { keys, window, peer, lane, slot, queue, half, half_bytes, probed: None, told: None }
+        let (probed, told, amount) = (None, None, Amount::default());
+        Self { keys, window, peer, lane, slot, queue, half, half_bytes, probed, told, amount }
     }
 
     /// Takes a part of a frame; gives the frame when the other one is here, too. One part waits at most: they are sent one
@@ -88,13 +93,14 @@ pub(super) struct Decided {
 }
 
 impl Worker {
-    /// Carries what the socket of these ports has; says how much that was.
-    pub(super) fn carry_in(&mut self, lane: Lane) -> Load {
+    /// Carries what a socket has; says how much that was.
+    pub(super) fn carry_in(&mut self, by: By) -> Load {
         let mut load = Load::default();
         for _ in 0..CALLS {
-            let Some(socket) = super::receives(self.index, &self.outbox, lane) else { break };
+            let Some(socket) = self.socket(by) else { break };
+            let socket = socket.raw();
             self.host.receive_calls.one();
-            let count = self.receive.fill(socket.raw(), lane);
+            let count = self.receive.fill(socket, by);
             let mut last = None;
             for index in 0..count {
                 match self.receive.arrived(index) {
@@ -111,6 +117,13 @@ impl Worker {
                 break;
             }
         }
+        let now = self.start.elapsed();
+        if let By::Connected(index) = by
+            && load.pieces > 0
+        {
+            self.connected.heard(index, now);
+        }
+        self.connected.open(self.outbox.own(), now);
         load
     }
 
@@ -130,8 +143,8 @@ impl Worker {
         end: usize,
         last: &mut Option<Decided>,
     ) {
-        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, start, .. } =
-            self;
+        let Self { receive, inbound, connected, host, outlets, outbox, routes, scratch, vnets, .. } = self;
+        let (deliver, start) = (&mut self.deliver, &self.start);
         let datagram = &mut receive.bytes()[begin..end];
         if datagram[0] & QUIC != 0 {
             host.quic.one();
@@ -163,11 +176,14 @@ impl Worker {
         if association.window.accept(number).is_err() {
             return host.replayed.one();
         }
+        if arrived.by == By::Own && association.amount.is_much(|| start.elapsed()) {
+            connected.want(arrived.from, arrived.to);
+        }
         let Inbound { peer, slot, queue, .. } = *association;
         if let Some(route) = routes.get(&peer) {
             route.counters.datagrams_in.one();
             route.counters.bytes_in.add(datagram.len() as u64);
-            if arrived.lane == Lane::First {
+            if arrived.by.lane() == Lane::First {
                 route.counters.datagrams_in_first.one();
             }
             if !association.knows(arrived.from, route.path.remote) && association.told != Some(arrived.from) {

@@ -1,5 +1,6 @@
 //! A worker: waits until a tap or a socket of its has something, and carries it through to the other side.
 
+mod connected;
 mod deliver;
 mod inbound;
 mod outbound;
@@ -8,13 +9,14 @@ mod pace;
 mod receive;
 mod relay;
 mod vnet;
+mod wait;
 
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
@@ -27,26 +29,27 @@ use super::{
     api::{Association, Direction},
     cipher::{Keys, Scratch},
     counters::LiveHost,
+    ears::Ears,
     mailbox::{Command, Mailbox, Relays, Slot},
     socket::Socket,
 };
 pub use pace::go_first;
 
+use connected::Connected;
 use deliver::Deliver;
 use inbound::Inbound;
 use outbox::{Outbox, Route, Routes};
 use pace::{Load, Pace};
 use receive::Receive;
 use vnet::{Outbound, Vnet};
+use wait::{By, Ready};
 
 /// The longest frame that a tap gives: an IP packet of 64 KiB, with tags.
 const LONGEST_FRAME: usize = 65_535 + 14 + 8;
 
-// What epoll says is ready; vnets come after these, at their slots.
+// What epoll says is ready; vnets come after it, at their slots.
 const MAILBOX: u64 = 0;
-const FIRST: u64 = 1;
-const OWN: u64 = 2;
-const FIRST_VNET: u64 = 3;
+const FIRST_VNET: u64 = 1;
 
 /// Where a worker puts what is not for it.
 #[derive(Clone, Debug)]
@@ -101,6 +104,7 @@ pub(super) struct Worker {
     buckets: HashMap<Spi, Bucket>,
     start: Instant,
     outbox: Outbox,
+    connected: Connected,
     receive: Receive,
     deliver: Deliver,
     scratch: Scratch,
@@ -123,9 +127,6 @@ impl Worker {
         let readable = epoll::EventFlags::IN;
         epoll::add(&epoll, mailbox.wake(), epoll::EventData::new_u64(MAILBOX), readable)?;
         let outbox = Outbox::new(first, Arc::clone(&host), outlets.clone());
-        if let Some(socket) = receives(index, &outbox, Lane::First) {
-            epoll::add(&epoll, socket.as_fd(), epoll::EventData::new_u64(FIRST), readable)?;
-        }
         Ok(Self {
             index,
             mailbox,
@@ -138,6 +139,7 @@ impl Worker {
             buckets: HashMap::new(),
             start: Instant::now(),
             outbox,
+            connected: Connected::new(),
             outlets,
             receive: Receive::new(),
             deliver: Deliver::new(host),
@@ -156,55 +158,52 @@ impl Worker {
         Arc::clone(&self.host)
     }
 
+    pub(super) fn ears(&self) -> Arc<Mutex<Ears>> {
+        self.connected.ears()
+    }
+
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
         pace::keep();
         let mut pace = Pace::default();
         let mut commands = Vec::new();
-        let mut ready = Vec::with_capacity(64);
+        let mut ready = Ready::default();
         while !self.is_stopped {
-            ready.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => {
-                    tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
-                    return;
-                }
+            if let Err(error) = self.wait(&mut ready) {
+                tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
+                return;
             }
             self.mailbox.take(&mut commands);
             for command in commands.drain(..) {
                 self.apply(command);
             }
-            let mut load = Load::default();
-            for event in &ready {
-                let (data, flags) = (event.data.u64(), event.flags);
-                match data {
-                    MAILBOX => {}
-                    FIRST => load += self.hear(Lane::First, flags),
-                    OWN => load += self.hear(Lane::Own, flags),
-                    _ => {
-                        let slot = usize::try_from(data - FIRST_VNET).unwrap_or(usize::MAX);
-                        load += self.carry_out(slot, flags);
-                    }
-                }
-            }
+            let load = self.take(&ready);
             if let Some(rest) = pace.rest_after(self.start.elapsed(), load) {
                 std::thread::sleep(rest);
             }
         }
     }
 
-    /// Takes what a socket has; says how much that was. Each that has something gets as many calls as the others, however much
-    /// there is.
-    fn hear(&mut self, lane: Lane, flags: epoll::EventFlags) -> Load {
-        if flags.contains(epoll::EventFlags::ERR) {
-            self.hear_errors(lane);
+    /// Carries what there is; says how much that was. Each socket that has something gets as many calls as the others, however
+    /// much there is.
+    fn take(&mut self, ready: &Ready) -> Load {
+        let mut load = Load::default();
+        for (by, has_errors) in &ready.sockets {
+            if *has_errors {
+                self.hear_errors(*by);
+            }
+            load += self.carry_in(*by);
         }
-        self.carry_in(lane)
+        for event in &ready.others {
+            if let Some(slot) = event.data.u64().checked_sub(FIRST_VNET) {
+                load += self.carry_out(usize::try_from(slot).unwrap_or(usize::MAX), event.flags);
+            }
+        }
+        load
     }
 
-    fn hear_errors(&mut self, lane: Lane) {
-        let Some(socket) = receives(self.index, &self.outbox, lane) else { return };
+    fn hear_errors(&self, by: By) {
+        let Some(socket) = self.socket(by) else { return };
         while let Some((remote, largest_packet)) = socket.next_too_big() {
             self.outlets.tell(Event::PathTooBig { remote, largest_packet }, &self.host);
         }
@@ -290,14 +289,16 @@ impl Worker {
     }
 
     fn own_socket(&mut self, own: Option<Socket>) {
-        if let Some(before) = self.outbox.set_own(own) {
-            let _ = epoll::delete(&self.epoll, before.as_fd());
-        }
-        if let Some(socket) = self.outbox.own() {
-            let data = epoll::EventData::new_u64(OWN);
-            if let Err(error) = epoll::add(&self.epoll, socket.as_fd(), data, epoll::EventFlags::IN) {
-                tracing::error!(%error, worker = self.index, "cannot wait for datagrams of a worker's own port");
-            }
+        self.connected.close_all();
+        self.outbox.set_own(own);
+    }
+
+    /// One that is received from. The first worker has the first one, too.
+    fn socket(&self, by: By) -> Option<&Socket> {
+        match by {
+            By::First => (self.index == 0).then(|| self.outbox.socket(Lane::First)),
+            By::Own => self.outbox.own(),
+            By::Connected(index) => self.connected.socket(index),
         }
     }
 
@@ -308,13 +309,5 @@ impl Worker {
 
     fn vnet(&mut self, slot: Slot) -> Option<&mut Vnet> {
         self.vnets.get_mut(slot)?.as_mut()
-    }
-}
-
-/// The socket that a worker receives from by these ports: from its own, if it has one, and the first worker from the first.
-fn receives(index: usize, outbox: &Outbox, lane: Lane) -> Option<&Socket> {
-    match lane {
-        Lane::First => (index == 0).then(|| outbox.socket(Lane::First)),
-        Lane::Own => outbox.own(),
     }
 }

@@ -188,9 +188,9 @@ impl Outbox {
         }
     }
 
-    /// Nothing waits to be sent. Gives back the one before.
-    pub(super) fn set_own(&mut self, own: Option<Socket>) -> Option<Socket> {
-        std::mem::replace(&mut self.own, own)
+    /// Nothing waits to be sent.
+    pub(super) fn set_own(&mut self, own: Option<Socket>) {
+        self.own = own;
     }
 
     /// Room for a datagram, which the caller fills before anything else happens here. Sends what waits if there is none.

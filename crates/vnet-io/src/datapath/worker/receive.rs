@@ -5,8 +5,7 @@ use std::{
     os::fd::RawFd,
 };
 
-use viaduct_vnet_proto::data::Lane;
-
+use super::wait::By;
 use crate::datapath::socket::{Address, Control, UDP_GRO, control_messages};
 
 /// How many messages are received with one call: as many as a super-frame has, with which the kernel has then one packet's work.
@@ -29,10 +28,10 @@ pub(super) struct Receive {
     /// How many of the headers the kernel has written to since they were filled in. The others are not touched: what lies in
     /// no cache costs more than the rest of a lone datagram.
     used: usize,
-    /// By which ports the last call received.
-    lane: Lane,
-    /// How many messages the next call may bring, by either: what comes by the ones says nothing of the others.
-    most: [usize; 2],
+    /// By which socket the last call received.
+    by: By,
+    /// How many messages the next call may bring, by each kind: what comes by the ones says nothing of the others.
+    most: [usize; 3],
 }
 
 #[derive(Clone, Copy)]
@@ -53,8 +52,8 @@ pub(super) struct Arrived {
     pub(super) end: usize,
     /// The length of each; at least 1.
     pub(super) segment: usize,
-    /// By which ports it came.
-    pub(super) lane: Lane,
+    /// By which socket it came.
+    pub(super) by: By,
     /// Whether somebody passed it on.
     pub(super) is_brought: bool,
 }
@@ -82,16 +81,21 @@ impl Receive {
             places: vec![place; MESSAGES],
             headers: vec![header; MESSAGES],
             used: MESSAGES,
-            lane: Lane::First,
-            most: [RUNS; 2],
+            by: By::First,
+            most: [RUNS; 3],
         }
     }
 
-    /// Receives what there is at the socket of these ports; says how many messages. Errors of earlier sending are no concern here.
-    pub(super) fn fill(&mut self, socket: RawFd, lane: Lane) -> usize {
-        self.lane = lane;
+    /// Receives what there is at this socket; says how many messages. Errors of earlier sending are no concern here.
+    pub(super) fn fill(&mut self, socket: RawFd, by: By) -> usize {
+        self.by = by;
         self.prepare();
-        let most = libc::c_uint::try_from(self.most[lane as usize]).unwrap_or_default();
+        let kind = match by {
+            By::First => 0,
+            By::Own => 1,
+            By::Connected(_) => 2,
+        };
+        let most = libc::c_uint::try_from(self.most[kind]).unwrap_or_default();
         for _ in 0..3 {
             // SAFETY: all headers point to places and bytes of our own, with their lengths.
             let count = unsafe {
@@ -106,7 +110,7 @@ impl Receive {
             if let Ok(count) = usize::try_from(count) {
                 let bytes: usize = self.headers[..count].iter().map(|header| header.msg_len as usize).sum();
                 self.used = count;
-                self.most[lane as usize] = if bytes > count * RUN { RUNS } else { MESSAGES };
+                self.most[kind] = if bytes > count * RUN { RUNS } else { MESSAGES };
                 return count;
             }
             if std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock {
@@ -145,7 +149,7 @@ impl Receive {
         let from = self.places[index].name.socket_address().filter(|from| !is_discarded(*from))?;
         let begin = index * STRIDE;
         let (end, segment) = (begin + length, length);
-        let mut arrived = Arrived { from, to: None, begin, end, segment, lane: self.lane, is_brought: false };
+        let mut arrived = Arrived { from, to: None, begin, end, segment, by: self.by, is_brought: false };
         for (level, kind, data) in control_messages(&header.msg_hdr) {
             match (level, kind) {
                 (libc::SOL_UDP, UDP_GRO) => {
@@ -188,31 +192,31 @@ mod tests {
             let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
             near.connect(far.local_addr().unwrap()).unwrap();
             let mut receive = Receive::new();
-            let mut brought = |lane, length: usize, count: usize| -> Vec<usize> {
+            let mut brought = |by, length: usize, count: usize| -> Vec<usize> {
                 (0..count).for_each(|_| assert_eq!(near.send(&vec![7; length]).unwrap(), length));
                 let mut counts = Vec::new();
                 loop {
-                    let count = receive.fill(far.as_raw_fd(), lane);
+                    let count = receive.fill(far.as_raw_fd(), by);
                     if count == 0 {
                         return counts;
                     }
                     for index in 0..count {
                         let arrived = receive.arrived(index).unwrap();
                         assert_eq!(arrived.from, near.local_addr().unwrap());
-                        assert_eq!((arrived.end - arrived.begin, arrived.lane), (length, lane));
+                        assert_eq!((arrived.end - arrived.begin, arrived.by), (length, by));
                     }
                     counts.push(count);
                 }
             };
             // What it is that comes is known afterwards.
-            assert_eq!(brought(Lane::Own, 100, 100), [RUNS, MESSAGES, 20]);
-            assert_eq!(brought(Lane::Own, RUN + 100, 18), [18]);
-            assert_eq!(brought(Lane::Own, RUN + 100, 18), [RUNS, 2]);
-            assert_eq!(brought(Lane::Own, 100, 18), [RUNS, 2]);
-            assert_eq!(brought(Lane::Own, 100, 18), [18]);
+            assert_eq!(brought(By::Own, 100, 100), [RUNS, MESSAGES, 20]);
+            assert_eq!(brought(By::Own, RUN + 100, 18), [18]);
+            assert_eq!(brought(By::Own, RUN + 100, 18), [RUNS, 2]);
+            assert_eq!(brought(By::Own, 100, 18), [RUNS, 2]);
+            assert_eq!(brought(By::Own, 100, 18), [18]);
             // Of what comes by other ports it says nothing.
-            assert_eq!(brought(Lane::First, RUN + 100, 18), [RUNS, 2]);
-            assert_eq!(brought(Lane::Own, 100, 18), [18]);
+            assert_eq!(brought(By::First, RUN + 100, 18), [RUNS, 2]);
+            assert_eq!(brought(By::Own, 100, 18), [18]);
         })
         .join()
         .unwrap();
