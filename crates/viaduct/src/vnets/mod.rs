@@ -3,6 +3,7 @@
 mod changes;
 mod client;
 mod created;
+mod environment;
 pub(crate) mod names;
 mod orders;
 
@@ -25,6 +26,8 @@ use crate::{
     sandbox::{self, Calls, Places, Use},
 };
 
+use environment::Number;
+
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, machine, report};
 pub(crate) use created::{endpoint, vnet_of, with_created};
@@ -34,17 +37,17 @@ pub(crate) use orders::orders;
 pub(crate) const COMMAND: &str = "carry-vnets";
 
 /// More threads than this carry no more between two hosts.
-const MOST_WORKERS: usize = 8;
+const MOST_WORKERS: u64 = 8;
 
 /// How long the lock of one that was killed is waited for: its socket is closed, of which its end is heard, while the kernel
 /// still takes down the rest of it. Frames wait for the next one.
 const UNTIL_GONE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(2);
 
-/// How long keys are used, in milliseconds, for tests: nobody waits an hour.
-const REKEY: &str = "VIADUCT_VNET_REKEY_MS";
 /// How many threads carry frames, where it is not to be one for each processor.
-const WORKERS: &str = "VIADUCT_VNET_WORKERS";
+const WORKERS: Number = Number { name: "VIADUCT_VNET_WORKERS", most: MOST_WORKERS };
+/// How long keys are used, in milliseconds, for tests: nobody waits an hour.
+const REKEY: Number = Number { name: "VIADUCT_VNET_REKEY_MS", most: 60 * 60 * 1000 };
 
 /// What it does until it is told to end. Who started it hears a line when it listens.
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
@@ -61,15 +64,14 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let wrong = |error: control::IdentityError| Failure::failed(viaduct_reconcile::chain(&error));
     let key = control::Identity::path(&global.state_dir);
     drop(control::Identity::open(&global.state_dir).map_err(wrong)?);
-    let wanted = std::env::var(WORKERS).ok().and_then(|text| text.parse().ok());
-    let workers = wanted.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let rekey = std::env::var(REKEY).ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = usize::try_from(WORKERS.read(processors as u64)).ok().and_then(NonZeroUsize::new);
     let options = Options {
         state_dir: global.state_dir.clone(),
         run_dir: global.run_dir.clone(),
         port: PORT,
-        workers: NonZeroUsize::new(workers.min(MOST_WORKERS)).unwrap_or(NonZeroUsize::MIN),
-        rekey,
+        workers: workers.unwrap_or(NonZeroUsize::MIN),
+        rekey: Duration::from_millis(REKEY.read(REKEY.most)),
     };
     let files = vec![
         (key, Use::Read),

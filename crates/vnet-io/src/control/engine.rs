@@ -42,8 +42,6 @@ const TICK: Duration = Duration::from_millis(250);
 const BATCH: usize = 64;
 /// A connection that lasted for so long did not end because of what the hosts are.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Keys are used for so long.
-const REKEY: Duration = Duration::from_secs(3600);
 
 /// What others report.
 pub(super) enum Input {
@@ -171,7 +169,7 @@ impl Engine {
             endpoint,
             port: options.port,
             ports: Ports::default(),
-            rekey: options.rekey.unwrap_or(REKEY),
+            rekey: options.rekey,
             run_dir: options.run_dir.clone(),
             inputs,
             looks: Looks::default(),

@@ -29,8 +29,8 @@ pub struct Options {
     pub port: u16,
     /// How many threads carry frames.
     pub workers: NonZeroUsize,
-    /// How long keys are used; none: an hour.
-    pub rekey: Option<Duration>,
+    /// How long keys are used.
+    pub rekey: Duration,
 }
 
 /// Where names of hosts are looked up: a line with a name each goes there, and one with a [`super::Found`] comes back.
