@@ -220,14 +220,29 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
         }
         VnCommand::Insmod { parameters } => {
             tell!("nothing to load: frames are carried by the daemon's own process");
-            for parameter in parameters.iter().filter(|parameter| parameter.starts_with("varp_mcaddr=")) {
-                tell!(
-                    "{parameter}: groups by which hosts find each other are `groups` of [discovery] in the configuration"
-                );
+            for parameter in parameters {
+                tell!("{parameter}: {}", in_place_of(&parameter));
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What does here what a parameter of the original's module did.
+fn in_place_of(parameter: &str) -> &'static str {
+    match parameter.split_once('=').map_or(parameter, |(name, _)| name) {
+        "varp_mcaddr" => {
+            "groups by which hosts find each other are `groups` of [discovery] in the configuration"
+        }
+        "varp_device" => {
+            "the devices at which hosts find each other are `interfaces` of [discovery] in the configuration"
+        }
+        "vnet_encaps" => {
+            "there is nothing to choose: by what frames are carried follows from `security` of each vnet, ESP in UDP with \
+             `conf` or `auth`, VXLAN with `none`"
+        }
+        _ => "the original's module had no such parameter; it had varp_mcaddr, varp_device and vnet_encaps",
+    }
 }
 
 fn lines(lines: Vec<String>) {
