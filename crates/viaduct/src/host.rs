@@ -61,10 +61,15 @@ pub(crate) struct Host {
     guards: Guards,
     /// Who has to know what the host is going to be before it is.
     pub(crate) ahead: Option<Ahead>,
+    /// Who tells other hosts which NICs are here, and waits until they know.
+    pub(crate) known_elsewhere: Option<Elsewhere>,
 }
 
 /// Hears what a host is going to be.
 pub(crate) type Ahead = Box<dyn Fn(&Situation) + Send>;
+
+/// Hears what a host is by now, and returns when others know of it.
+pub(crate) type Elsewhere = Box<dyn Fn(&Situation) + Send>;
 
 /// A file as it was when it was read.
 #[derive(Clone, PartialEq, Eq)]
@@ -98,6 +103,7 @@ impl Host {
             made: None,
             guards: Guards::default(),
             ahead: None,
+            known_elsewhere: None,
         })
     }
 
@@ -249,6 +255,11 @@ impl Host {
                 Err(NotMade { failure: self.remember_again(before, after, error.into()), as_before })
             }
         }
+    }
+
+    /// Waits until the hosts that share a vnet with this one know which NICs are here.
+    pub(crate) fn make_known(&self, after: &Situation) {
+        self.known_elsewhere.iter().for_each(|tell| tell(after));
     }
 
     fn go_ahead(&self, after: &Situation) {

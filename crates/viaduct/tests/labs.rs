@@ -50,6 +50,7 @@ labs! {
         spoofing = "spoofing",
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
+        vnet_arrivals = "vnet-arrivals",
         vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
         vnet_created = "vnet-created",

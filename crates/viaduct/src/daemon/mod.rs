@@ -51,6 +51,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let services = services::Services::start(jobs.clone())?;
     let vnets = vnets::Vnets::start(global, jobs.clone())?;
     host.ahead = Some(vnets.ahead());
+    host.known_elsewhere = Some(vnets.known());
     let api = api::start(host.store.run_dir(), jobs, news.clone(), service)?;
     info!("viaduct {} keeps this host", env!("CARGO_PKG_VERSION"));
     let result = keeper::Run::new(host, (watch, lives), queue, news, (service, services, vnets)).run();

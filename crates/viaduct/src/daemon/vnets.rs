@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     process::Stdio,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -18,10 +18,10 @@ use super::jobs::{Job, Jobs};
 use crate::{
     cli::Global,
     failure::Failure,
-    host::{Ahead, Host},
+    host::{Ahead, Elsewhere, Host},
     operations::Caller,
     ourselves,
-    vnets::{COMMAND, Client, ask, names, vnet_of},
+    vnets::{COMMAND, Client, ask, names, orders, vnet_of},
 };
 
 /// A process that lived for so long carried frames, and the next is started at once.
@@ -29,9 +29,12 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// How long until the next is started, when it ends at once.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 
+/// The process itself waits for others no longer than half of this.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The process, whichever it is at the moment.
 pub(super) struct Vnets {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<(Mutex<Shared>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,13 +44,27 @@ struct Shared {
     wanted: Option<Option<Orders>>,
     /// To the process that runs.
     stream: Option<UnixStream>,
+    /// How often that process was told what to be, and how often it said that the other hosts know of it.
+    asked: u64,
+    known: u64,
     ending: bool,
+}
+
+impl Shared {
+    /// Tells the process, if one runs; it fails when it has just ended, and the next is told everything.
+    fn say(&mut self, wanted: Option<Orders>) -> bool {
+        let request = request(wanted.as_ref());
+        self.wanted = Some(wanted);
+        let told = self.stream.as_ref().map(|stream| ask(stream, &request));
+        self.asked += u64::from(told.is_some());
+        told.is_some()
+    }
 }
 
 impl Vnets {
     /// Starts a thread that keeps a process running as soon as there is something to carry.
     pub(super) fn start(global: &Global, jobs: Jobs) -> Result<Self, Failure> {
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
         let of_thread = Arc::clone(&shared);
         let place = Place { state_dir: global.state_dir.clone(), run_dir: global.run_dir.clone() };
         let thread = thread::Builder::new()
@@ -72,8 +89,32 @@ impl Vnets {
                 }
             }
             if shared.wanted.as_ref() != Some(&Some(orders.clone())) {
-                let _ = shared.stream.as_ref().map(|stream| ask(stream, &request(Some(&orders))));
-                shared.wanted = Some(Some(orders));
+                shared.say(Some(orders));
+            }
+        })
+    }
+
+    /// Who tells the process of what a host is by now, and waits until the other hosts know which NICs are here: what a guest
+    /// sends sooner is of nobody there.
+    pub(super) fn known(&self) -> Elsewhere {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |after| {
+            let mut locked = lock(&shared);
+            let wanted = after.config().and_then(|config| orders(config, after.attached()));
+            // Whoever is only started is told everything.
+            if wanted.is_none() || locked.stream.is_none() {
+                return;
+            }
+            if locked.wanted.as_ref() != Some(&wanted) {
+                locked.say(wanted);
+            }
+            let asked = locked.asked;
+            let waits = |shared: &mut Shared| shared.stream.is_some() && shared.known < asked;
+            let waited = shared.1.wait_timeout_while(locked, PATIENCE, waits);
+            if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
+                warn!(
+                    "the process that carries vnets does not say that the other hosts know of a NIC; it goes on without"
+                );
             }
         })
     }
@@ -84,11 +125,7 @@ impl Vnets {
         if shared.wanted.as_ref() == Some(&orders) {
             return;
         }
-        let request = request(orders.as_ref());
-        shared.wanted = Some(orders);
-        // It fails when the process has just ended; the next is told everything.
-        let told = shared.stream.as_ref().map(|stream| ask(stream, &request));
-        if told.is_none()
+        if !shared.say(orders)
             && let Some(thread) = &self.thread
         {
             thread.thread().unpark();
@@ -115,11 +152,11 @@ struct Place {
     run_dir: PathBuf,
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shared: &(Mutex<Shared>, Condvar)) -> MutexGuard<'_, Shared> {
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_wanted(shared: &Mutex<Shared>) -> bool {
+fn is_wanted(shared: &(Mutex<Shared>, Condvar)) -> bool {
     lock(shared).wanted.as_ref().is_some_and(Option::is_some)
 }
 
@@ -127,7 +164,7 @@ fn request(orders: Option<&Orders>) -> Request {
     orders.map_or(Request::End, |orders| Request::Be(Box::new(orders.clone())))
 }
 
-fn keep_running(shared: &Mutex<Shared>, place: &Place, jobs: &Jobs) {
+fn keep_running(shared: &(Mutex<Shared>, Condvar), place: &Place, jobs: &Jobs) {
     let [mut pause, longest] = PAUSES;
     let mut ended = false;
     loop {
@@ -201,7 +238,12 @@ fn start(place: &Place) -> io::Result<()> {
 }
 
 /// Tells it what to be, and listens to it until it ends.
-fn attend(shared: &Mutex<Shared>, mut client: Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
+fn attend(
+    shared: &(Mutex<Shared>, Condvar),
+    mut client: Client,
+    place: &Place,
+    jobs: &Jobs,
+) -> io::Result<()> {
     {
         let mut shared = lock(shared);
         if shared.ending {
@@ -210,14 +252,21 @@ fn attend(shared: &Mutex<Shared>, mut client: Client, place: &Place, jobs: &Jobs
         let stream = client.writer()?;
         ask(&stream, &request(shared.wanted.as_ref().and_then(Option::as_ref)))?;
         shared.stream = Some(stream);
+        (shared.asked, shared.known) = (1, 0);
     }
     client.wait_for_ever()?;
-    let result = listen(&mut client, place, jobs);
+    let result = listen(shared, &mut client, place, jobs);
     lock(shared).stream = None;
+    shared.1.notify_all();
     result
 }
 
-fn listen(client: &mut Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
+fn listen(
+    shared: &(Mutex<Shared>, Condvar),
+    client: &mut Client,
+    place: &Place,
+    jobs: &Jobs,
+) -> io::Result<()> {
     while let Some(answer) = client.hear()? {
         match answer {
             Answer::Done { troubles } => troubles.iter().for_each(|trouble| warn!("{trouble}")),
@@ -231,6 +280,10 @@ fn listen(client: &mut Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
                     );
                 }
                 jobs.send(Job::Do(Box::new(move |host| found(host, findings))));
+            }
+            Answer::Known => {
+                lock(shared).known += 1;
+                shared.1.notify_all();
             }
             Answer::Here { .. } | Answer::Report(_) => {}
         }

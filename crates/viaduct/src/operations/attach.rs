@@ -113,6 +113,9 @@ impl Operation for Attach {
         let after = before.with_attachments(attachments).with_prepared(id, self.prepare);
         probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
+        if vnet_of(config, id).is_some() {
+            host.make_known(&after);
+        }
         Ok(Attached {
             attached: true,
             pending: false,
@@ -196,6 +199,7 @@ impl Operation for Activate {
         let waited = before.is_prepared(id);
         let after = before.with_prepared(id, false);
         let outcome = host.turn(Some(&before), &after, caller)?;
+        host.make_known(&after);
         let notices = Remark::all(&outcome.notices);
         Ok(Activated { nic: self.nic, waited, done: outcome.done, notices })
     }

@@ -30,7 +30,7 @@ impl Engine {
         let mut receives = false;
         loop {
             while let Some(action) = self.node.poll_action() {
-                receives |= matches!(action, Action::Receive(_) | Action::Reach);
+                receives |= matches!(action, Action::Receive(_) | Action::Reach | Action::Settle);
                 self.act(action);
             }
             let now = self.now();
@@ -90,6 +90,7 @@ impl Engine {
         let now = self.now();
         match action {
             Action::Close { session } => {
+                self.heeded.ended(session);
                 if let Some(link) = self.links.remove(&session) {
                     Farewell::Duplicate.end(&link.connection, "there is another connection");
                 }
@@ -137,6 +138,9 @@ impl Engine {
                 self.route(now, vnet, mac, place, addresses, moved);
             }
             Action::Reach => self.reach(),
+            // It is done in `flush`, before anything is said.
+            Action::Settle => {}
+            Action::Heeded { session, number } => self.heeded.heard(session, number),
             Action::Ports { peer } => self.measure(peer),
             Action::Listening { vnet: id } => {
                 let listening = self.node.listening(id).filter_map(|(key, groups)| {

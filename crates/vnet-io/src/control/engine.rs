@@ -22,6 +22,7 @@ use super::{
     accept::Refused,
     dial::{Targets, dial},
     discovery::{Discovery, time_of_day},
+    heeded::Heeded,
     learned::{Learned, Looks},
     link::{Farewell, Link, Secrets},
     memory,
@@ -128,6 +129,7 @@ pub(super) struct Engine {
     pub(super) findings: Findings,
     pub(super) told: Findings,
     pub(super) listeners: Vec<mpsc::Sender<Answer>>,
+    pub(super) heeded: Heeded,
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
     pub(super) reach: Reach,
     pub(super) ways: Ways,
@@ -186,6 +188,7 @@ impl Engine {
             findings: Findings::default(),
             told: Findings::default(),
             listeners: Vec::new(),
+            heeded: Heeded::default(),
             written: sequences,
             reach: Reach::default(),
             ways,
@@ -212,8 +215,16 @@ impl Engine {
         let mut batch = Vec::new();
         loop {
             self.flush();
+            self.tell_known();
             let learned = self.looks.due(self.vnets.values().map(|vnet| &vnet.learned));
-            let due = self.node.poll_timeout().into_iter().chain(learned).min().map(|due| self.start + due);
+            let due = self
+                .node
+                .poll_timeout()
+                .into_iter()
+                .chain(learned)
+                .chain(self.heeded.due())
+                .min()
+                .map(|due| self.start + due);
             let timeout = async {
                 match due {
                     Some(due) => time::sleep_until(due.into()).await,
@@ -284,8 +295,9 @@ impl Engine {
                     let _ = answers.try_send(Answer::Done { troubles });
                     let _ = answers.try_send(Answer::Changed(self.findings.clone()));
                     if !self.listeners.iter().any(|listener| listener.same_channel(&answers)) {
-                        self.listeners.push(answers);
+                        self.listeners.push(answers.clone());
                     }
+                    self.tell_when_known(answers);
                 }
                 Request::Machine { vnet, mac, here } => {
                     let troubles = self.told_of(vnet, mac, here).err().into_iter().collect();
@@ -344,6 +356,7 @@ impl Engine {
     }
 
     pub(super) fn closed(&mut self, session: SessionId, why: String) {
+        self.heeded.ended(session);
         let Some(link) = self.links.remove(&session) else { return };
         let now = self.now();
         self.node.handle_disconnected(now, session);

@@ -13,6 +13,7 @@ mod engine;
 mod enslaved;
 mod fdb;
 mod handshakes;
+mod heeded;
 mod identity;
 mod learned;
 mod link;

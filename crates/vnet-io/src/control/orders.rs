@@ -56,6 +56,9 @@ pub enum Answer {
         /// A line each.
         troubles: Vec<String>,
     },
+    /// What was to be has been done by the workers, and the other hosts know which NICs are here; one for each
+    /// [`Request::Be`], in their order. Whoever does not say so within some time is not waited for.
+    Known,
     /// How things are.
     Report(Box<Report>),
     /// Something has changed that others have to do something about.

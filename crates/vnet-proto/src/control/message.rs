@@ -198,6 +198,16 @@ pub enum Message {
         /// Which.
         number: u64,
     },
+    /// Who hears this does what was said before it, and then says so.
+    Heed {
+        /// Counts up.
+        number: u32,
+    },
+    /// What was said before [`Heed`](Self::Heed) of this number is done.
+    Heeded {
+        /// Which.
+        number: u32,
+    },
     /// What a third host sends to this one is to be passed on.
     Ask {
         /// The third one.
@@ -262,8 +272,10 @@ const PORTS: u8 = 135;
 const OWN_KEYS: u8 = 136;
 const ARRIVED: u8 = 137;
 const NUMBER: u8 = 138;
+const HEED: u8 = 139;
+const HEEDED: u8 = 140;
 /// The last of those that are known.
-const LAST: u8 = NUMBER;
+const LAST: u8 = HEEDED;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -350,6 +362,8 @@ impl Message {
                 out.push(NUMBER);
                 out.extend(number.to_be_bytes());
             }
+            Self::Heed { number } => numbered(out, HEED, *number),
+            Self::Heeded { number } => numbered(out, HEEDED, *number),
             Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
             Self::Ask { key, spi } => about(out, ASK, key, *spi),
             Self::Wanted { key } => {
@@ -391,6 +405,11 @@ impl Message {
 fn head(out: &mut Vec<u8>, kind: u8, channel: u16) {
     out.push(kind);
     out.extend(channel.to_be_bytes());
+}
+
+fn numbered(out: &mut Vec<u8>, kind: u8, number: u32) {
+    out.push(kind);
+    out.extend(number.to_be_bytes());
 }
 
 fn about(out: &mut Vec<u8>, kind: u8, key: &HostKey, spi: Option<Spi>) {
@@ -483,6 +502,8 @@ impl Fields<'_> {
             }
             ARRIVED => Message::Arrived { worker: self.byte()?, number: u32::from_be_bytes(self.take()?) },
             NUMBER => Message::Number { number: u64::from_be_bytes(self.take()?) },
+            HEED => Message::Heed { number: u32::from_be_bytes(self.take()?) },
+            HEEDED => Message::Heeded { number: u32::from_be_bytes(self.take()?) },
             RELAYS => Message::Relays { on: self.flag()? },
             ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             WANTED => Message::Wanted { key: HostKey(self.take()?) },

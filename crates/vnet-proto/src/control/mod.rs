@@ -10,6 +10,7 @@ mod answer;
 mod beacon;
 mod claims;
 mod configure;
+mod heed;
 mod keys;
 mod listening;
 mod member;
@@ -172,6 +173,15 @@ pub enum Action {
     },
     /// [`Node::passes`] or [`Node::detours`] are others than before.
     Reach,
+    /// What came before is in effect before anything is sent: somebody waits until it is.
+    Settle,
+    /// The other end of a connection has done what it was told before [`Node::ask_to_heed`] gave this number.
+    Heeded {
+        /// Which connection.
+        session: SessionId,
+        /// Which number.
+        number: u32,
+    },
 }
 
 /// Keys of one direction between two hosts in one vnet, for all workers of the sender that use these ports.

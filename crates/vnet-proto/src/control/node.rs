@@ -214,6 +214,10 @@ impl Node {
                 self.measure(key);
             }
             Message::Ports { ports } => self.hear_ports(now, key, ports),
+            Message::Heed { number } => self.heed(key, id, number),
+            Message::Heeded { number } => {
+                self.actions.push_back(Action::Heeded { session: id, number });
+            }
             Message::Arrived { worker, number } => self.hear_arrived(now, key, worker, number),
             Message::Relays { .. }
             | Message::Ask { .. }
@@ -369,6 +373,8 @@ impl Node {
             | Message::Ports { .. }
             | Message::Arrived { .. }
             | Message::Number { .. }
+            | Message::Heed { .. }
+            | Message::Heeded { .. }
             | Message::Relays { .. }
             | Message::Ask { .. }
             | Message::Wanted { .. }

@@ -234,6 +234,8 @@ impl Node {
             | Message::OwnKeys { .. }
             | Message::Arrived { .. }
             | Message::Number { .. }
+            | Message::Heed { .. }
+            | Message::Heeded { .. }
             | Message::PathMtu { .. } => {}
         }
     }

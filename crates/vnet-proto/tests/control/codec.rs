@@ -76,6 +76,8 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(channel, epoch, spis)| Message::OwnKeys { channel, epoch, spis }),
         (any::<u8>(), any::<u32>()).prop_map(|(worker, number)| Message::Arrived { worker, number }),
         any::<u64>().prop_map(|number| Message::Number { number }),
+        any::<u32>().prop_map(|number| Message::Heed { number }),
+        any::<u32>().prop_map(|number| Message::Heeded { number }),
         any::<bool>().prop_map(|on| Message::Relays { on }),
         (any::<u16>(), any::<[u8; 6]>(), any::<bool>()).prop_map(|(channel, mut group, on)| {
             group[0] |= 1;

@@ -413,7 +413,7 @@ impl World {
                 Action::Mtu { vnet, mtu } => {
                     host.mtus.insert(vnet, mtu);
                 }
-                Action::Reach | Action::Ports { .. } => {}
+                Action::Reach | Action::Ports { .. } | Action::Settle | Action::Heeded { .. } => {}
                 Action::Listening { vnet } => {
                     host.listening.retain(|(of, _), _| *of != vnet);
                     let told = host.node.listening(vnet).map(|(key, groups)| ((vnet, key), groups.clone()));
