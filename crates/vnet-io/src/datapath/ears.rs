@@ -1,5 +1,7 @@
 //! The sockets that workers receive from, to ask them what they have lost.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::socket::Socket;
 
 /// Those that are open, and what was lost at all that ever were.
@@ -14,6 +16,11 @@ struct Ear {
     socket: Socket,
     /// What it had lost when it was last asked.
     lost: u32,
+}
+
+/// Those of a worker, which it changes while others ask.
+pub(super) fn lock(ears: &Mutex<Ears>) -> MutexGuard<'_, Ears> {
+    ears.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ears {

@@ -15,7 +15,7 @@ use super::{
     StartError,
     api::{Association, Brought, Path, Relay},
     counters::{Counters, LiveHost, LivePeer, LiveRelay, LiveVnet},
-    ears::Ears,
+    ears::{self, Ears},
     mailbox::{Command, Mailbox, Relayed, Relays, Settling, Slot},
     socket::Socket,
     tap::Tap,
@@ -297,8 +297,8 @@ impl Handle {
         for live in &self.0.host {
             counters.host += live.read();
         }
-        let lost = |ears: &Arc<Mutex<Ears>>| ears.lock().unwrap_or_else(PoisonError::into_inner).lost();
-        counters.host.overflow = registry.ears.lost() + self.0.connected.iter().map(lost).sum::<u64>();
+        let connected = self.0.connected.iter().map(|ears| ears::lock(ears).lost());
+        counters.host.overflow = registry.ears.lost() + connected.sum::<u64>();
         for (id, vnet) in &registry.vnets {
             let sum = counters.vnets.entry(*id).or_default();
             for live in &vnet.counters {

@@ -6,13 +6,16 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
-use crate::datapath::{ears::Ears, socket::Socket};
+use crate::datapath::{
+    ears::{self, Ears},
+    socket::Socket,
+};
 
 /// How many there are at most: each costs a little with each waiting.
 pub(super) const MOST: usize = 8;
@@ -97,8 +100,9 @@ impl Connected {
     }
 
     /// Opens one beside the worker's own socket, if one is wanted and there is a place.
-    pub(super) fn open(&mut self, own: Option<&Socket>, now: Duration) {
+    pub(super) fn open(&mut self, own: Option<&Socket>, now: impl FnOnce() -> Duration) {
         let (Some((from, to)), Some(own)) = (self.wanted.take(), own) else { return };
+        let now = now();
         if self.sockets.iter().any(|one| (one.from, one.to) == (from, to)) {
             return;
         }
@@ -107,7 +111,7 @@ impl Connected {
             let quietest = all.min_by_key(|(_, one)| one.heard).map(|(index, one)| (index, one.heard));
             match quietest {
                 Some((index, heard)) if now.saturating_sub(heard) >= QUIET => {
-                    self.lock().close(index);
+                    ears::lock(&self.ears).close(index);
                     self.sockets.swap_remove(index);
                 }
                 Some(_) | None => return,
@@ -120,7 +124,7 @@ impl Connected {
             .and_then(|socket| Ok((socket.share()?, socket)));
         match opened {
             Ok((shared, socket)) => {
-                self.lock().open(shared);
+                ears::lock(&self.ears).open(shared);
                 self.sockets.push(One { socket, from, to, heard: now });
             }
             // All of it goes on by the socket that is everybody's.
@@ -129,12 +133,8 @@ impl Connected {
     }
 
     pub(super) fn close_all(&mut self) {
-        self.lock().keep(0);
+        ears::lock(&self.ears).keep(0);
         self.sockets.clear();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Ears> {
-        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,9 +168,8 @@ fn beside<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::{process::Command, thread};
-
     use super::*;
+    use crate::datapath::worker::in_a_namespace;
 
     #[test]
     fn who_sends_much_at_once_is_told_from_who_does_in_a_day() {
@@ -187,10 +186,7 @@ mod tests {
 
     #[test]
     fn who_is_quiet_gives_its_place_to_another() {
-        thread::spawn(|| {
-            // SAFETY: only this thread, which ends with the test, is in another namespace then.
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        in_a_namespace(|| {
             for (any, host) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
                 let host: IpAddr = host.parse().unwrap();
                 let own = Socket::prepare(UdpSocket::bind(any).unwrap(), 1).unwrap();
@@ -201,7 +197,7 @@ mod tests {
                 let second = Duration::from_secs(1);
                 let open = |connected: &mut Connected, index: usize, now| {
                     connected.want(senders[index].local_addr().unwrap(), Some(host));
-                    connected.open(Some(&own), now);
+                    connected.open(Some(&own), || now);
                 };
                 // Which sockets have something, the worker's own last, when all have said something.
                 let heard = |connected: &Connected| -> Vec<usize> {
@@ -243,8 +239,6 @@ mod tests {
                 connected.close_all();
                 assert_eq!(heard(&connected), [0, 0, 0, 0, 0, 0, 0, 0, 9]);
             }
-        })
-        .join()
-        .unwrap();
+        });
     }
 }

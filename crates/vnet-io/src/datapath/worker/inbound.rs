@@ -117,13 +117,12 @@ impl Worker {
                 break;
             }
         }
-        let now = self.start.elapsed();
         if let By::Connected(index) = by
             && load.pieces > 0
         {
-            self.connected.heard(index, now);
+            self.connected.heard(index, self.start.elapsed());
         }
-        self.connected.open(self.outbox.own(), now);
+        self.connected.open(self.outbox.own(), || self.start.elapsed());
         load
     }
 

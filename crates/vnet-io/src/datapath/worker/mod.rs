@@ -311,3 +311,17 @@ impl Worker {
         self.vnets.get_mut(slot)?.as_mut()
     }
 }
+
+/// Does something in a network namespace of its own, which has nothing but `lo`.
+#[cfg(test)]
+fn in_a_namespace(what: impl FnOnce() + Send + 'static) {
+    let inside = move || {
+        // SAFETY: only this thread, which ends with the test, is in another namespace then.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+        assert!(
+            std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success()
+        );
+        what();
+    };
+    std::thread::spawn(inside).join().unwrap();
+}

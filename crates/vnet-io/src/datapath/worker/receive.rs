@@ -179,16 +179,14 @@ impl Receive {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::UdpSocket, os::fd::AsRawFd, process::Command, thread};
+    use std::{net::UdpSocket, os::fd::AsRawFd};
 
     use super::*;
+    use crate::datapath::worker::in_a_namespace;
 
     #[test]
     fn of_single_datagrams_more_come_at_once_than_of_runs() {
-        thread::spawn(|| {
-            // SAFETY: only this thread, which ends with the test, is in another namespace then.
-            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-            assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        in_a_namespace(|| {
             let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
             near.connect(far.local_addr().unwrap()).unwrap();
             let mut receive = Receive::new();
@@ -217,8 +215,6 @@ mod tests {
             // Of what comes by other ports it says nothing.
             assert_eq!(brought(By::First, RUN + 100, 18), [RUNS, 2]);
             assert_eq!(brought(By::Own, 100, 18), [18]);
-        })
-        .join()
-        .unwrap();
+        });
     }
 }

@@ -51,19 +51,17 @@ impl Worker {
     pub(super) fn wait(&self, ready: &mut Ready) -> rustix::io::Result<()> {
         ready.sockets.clear();
         ready.others.clear();
-        let all = [By::First, By::Own].into_iter().chain((0..self.connected.count()).map(By::Connected));
-        let mut sockets = all.filter_map(|by| Some((by, self.socket(by)?.as_fd())));
+        let mut polled: [PollFd<'_>; 1 + MOST] =
+            std::array::from_fn(|_| PollFd::from_borrowed_fd(self.epoll.as_fd(), PollFlags::IN));
         let mut which = [By::First; MOST];
         let mut count = 0;
-        let mut polled: [PollFd<'_>; 1 + MOST] = std::array::from_fn(|index| {
-            let next = if index == 0 { None } else { sockets.next() };
-            if let Some((by, _)) = next {
+        for by in [By::First, By::Own].into_iter().chain((0..self.connected.count()).map(By::Connected)) {
+            if let Some(socket) = self.socket(by) {
                 which[count] = by;
                 count += 1;
+                polled[count] = PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN);
             }
-            let socket = next.map_or(self.epoll.as_fd(), |(_, socket)| socket);
-            PollFd::from_borrowed_fd(socket, PollFlags::IN)
-        });
+        }
         match poll(&mut polled[..=count], None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
