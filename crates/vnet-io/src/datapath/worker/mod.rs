@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -42,14 +42,10 @@ use outbox::{Outbox, Route, Routes};
 use pace::{Load, Pace};
 use receive::Receive;
 use vnet::{Outbound, Vnet};
-use wait::{By, Ready};
+use wait::{By, MAILBOX, Ready};
 
 /// The longest frame that a tap gives: an IP packet of 64 KiB, with tags.
 const LONGEST_FRAME: usize = 65_535 + 14 + 8;
-
-// What epoll says is ready; vnets come after it, at their slots.
-const MAILBOX: u64 = 0;
-const FIRST_VNET: u64 = 1;
 
 /// Where a worker puts what is not for it.
 #[derive(Clone, Debug)]
@@ -194,10 +190,8 @@ impl Worker {
             }
             load += self.carry_in(*by);
         }
-        for event in &ready.others {
-            if let Some(slot) = event.data.u64().checked_sub(FIRST_VNET) {
-                load += self.carry_out(usize::try_from(slot).unwrap_or(usize::MAX), event.flags);
-            }
+        for (slot, has_errors) in &ready.taps {
+            load += self.carry_out(*slot, *has_errors);
         }
         load
     }
@@ -221,9 +215,8 @@ impl Worker {
                 self.vnets[slot] = Some(Vnet::new(id, (queue, others), cuts_udp, counters));
             }
             Command::RemoveVnet(slot) => {
-                // Closing the queue does not take it out of epoll, for the first worker may still have it.
                 if let Some(vnet) = self.vnets.get_mut(slot).and_then(Option::take) {
-                    let _ = epoll::delete(&self.epoll, &vnet.queue);
+                    Self::pass_over(&self.epoll, slot, vnet.queue.as_fd());
                 }
                 self.inbound.retain(|_, inbound| inbound.slot != slot);
             }
@@ -300,11 +293,6 @@ impl Worker {
             By::Own => self.outbox.own(),
             By::Connected(index) => self.connected.socket(index),
         }
-    }
-
-    fn watch(&self, slot: Slot, queue: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let data = epoll::EventData::new_u64(FIRST_VNET + slot as u64);
-        epoll::add(&self.epoll, queue, data, epoll::EventFlags::IN)
     }
 
     fn vnet(&mut self, slot: Slot) -> Option<&mut Vnet> {

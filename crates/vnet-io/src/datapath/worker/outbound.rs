@@ -1,8 +1,7 @@
 //! From a tap to the peers.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, os::fd::AsFd};
 
-use rustix::event::epoll::EventFlags;
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
     Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
@@ -37,7 +36,7 @@ struct Way<'a> {
 
 impl Worker {
     /// Carries what a tap has; says how much that was.
-    pub(super) fn carry_out(&mut self, slot: Slot, flags: EventFlags) -> Load {
+    pub(super) fn carry_out(&mut self, slot: Slot, has_errors: bool) -> Load {
         let mut load = Load::default();
         let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, comes_alone, .. } =
             self;
@@ -50,9 +49,10 @@ impl Worker {
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(_) => {
                     // EBADFD: the device was deleted. It would be ready for ever.
-                    if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
-                        let _ = rustix::event::epoll::delete(&*epoll, &vnet.queue);
-                        outlets_tell_gone(&way, vnet);
+                    if has_errors && !vnet.is_gone {
+                        vnet.is_gone = true;
+                        Self::pass_over(epoll, slot, vnet.queue.as_fd());
+                        outlets.tell(Event::TapGone { vnet: vnet.id }, host);
                     }
                     break;
                 }
@@ -125,10 +125,6 @@ impl Worker {
         let mut way = Way { outbox, routes, scratch, outlets, host };
         send_to(to, vnet, &Offload::NONE, frame, &mut way);
     }
-}
-
-fn outlets_tell_gone(way: &Way<'_>, vnet: &Vnet) {
-    way.outlets.tell(Event::TapGone { vnet: vnet.id }, way.host);
 }
 
 fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>) {

@@ -16,6 +16,8 @@ const TOLD: usize = 64;
 pub(super) struct Vnet {
     pub(super) id: VnetId,
     pub(super) queue: OwnedFd,
+    /// The device was deleted.
+    pub(super) is_gone: bool,
     others: Vec<OwnedFd>,
     pub(super) joins: Joins,
     pub(super) forwarding: Arc<Forwarding>,
@@ -64,6 +66,7 @@ impl Vnet {
         Self {
             id,
             queue,
+            is_gone: false,
             others,
             joins: if cuts_udp { Joins::TcpAndUdp } else { Joins::Tcp },
             forwarding: Arc::new(Forwarding::new(NO_MACS)),

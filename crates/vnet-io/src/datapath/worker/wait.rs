@@ -1,11 +1,12 @@
 //! Waiting until there is something to do.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use viaduct_vnet_proto::data::Lane;
 
 use super::{Worker, connected};
+use crate::datapath::mailbox::Slot;
 
 /// By which of a worker's sockets something comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,79 +33,180 @@ impl By {
 pub(super) struct Ready {
     /// The sockets that have something, and whether it is an error.
     pub(super) sockets: Vec<(By, bool)>,
-    /// The mailbox and taps.
-    pub(super) others: Vec<epoll::Event>,
+    /// The vnets whose taps have something, and whether it is an error.
+    pub(super) taps: Vec<(Slot, bool)>,
+    events: Vec<epoll::Event>,
 }
 
+/// What is asked.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// The instance of epoll.
+    Others,
+    Socket(By),
+    Tap(Slot),
+}
+
+/// What epoll says of the mailbox; of taps, their vnets' slots.
+pub(super) const MAILBOX: u64 = u64::MAX;
 /// At once.
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-/// How many taps are told of at once.
+/// The taps of so many vnets are asked by themselves: an instance of epoll between costs a lone frame some microseconds.
+const DIRECT: usize = 8;
+/// How many of the other taps are told of at once.
 const OTHERS: usize = 64;
-const MOST: usize = 2 + connected::MOST;
+const MOST: usize = 1 + 2 + connected::MOST + DIRECT;
 
 impl Worker {
-    /// Waits until there is something. Of taps there may be many, so they are in an epoll instance. Sockets are not: whoever is
-    /// registered there is called with each datagram that comes or has left, also while the worker is busy.
+    /// Waits until there is something. Of taps there may be many, so all but a few are in an epoll instance. Sockets are not: whoever
+    /// is registered there is called with each datagram that comes or has left, also while the worker is busy.
     ///
     /// # Errors
     /// When the kernel will not wait: it has no memory.
     pub(super) fn wait(&self, ready: &mut Ready) -> rustix::io::Result<()> {
-        ready.sockets.clear();
-        ready.others.clear();
-        let mut polled: [PollFd<'_>; 1 + MOST] =
-            std::array::from_fn(|_| PollFd::from_borrowed_fd(self.epoll.as_fd(), PollFlags::IN));
-        let mut which = [By::First; MOST];
-        let mut count = 0;
+        let Ready { sockets, taps, events } = ready;
+        sockets.clear();
+        taps.clear();
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut polled: [PollFd<'_>; MOST] = std::array::from_fn(|_| readable(self.epoll.as_fd()));
+        let mut which = [Asked::Others; MOST];
+        let mut count = 1;
+        let mut ask = |fd, asked| {
+            polled[count] = readable(fd);
+            which[count] = asked;
+            count += 1;
+        };
         for by in [By::First, By::Own].into_iter().chain((0..self.connected.count()).map(By::Connected)) {
             if let Some(socket) = self.socket(by) {
-                which[count] = by;
-                count += 1;
-                polled[count] = PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN);
+                ask(socket.as_fd(), Asked::Socket(by));
             }
         }
-        match poll(&mut polled[..=count], None) {
+        for (slot, vnet) in self.vnets.iter().take(DIRECT).enumerate() {
+            if let Some(vnet) = vnet.as_ref().filter(|vnet| !vnet.is_gone) {
+                ask(vnet.queue.as_fd(), Asked::Tap(slot));
+            }
+        }
+        match poll(&mut polled[..count], None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
         }
-        for (polled, by) in polled[1..=count].iter().zip(which) {
+        for (polled, asked) in polled[..count].iter().zip(which) {
             let there = polled.revents();
-            if !there.is_empty() {
-                ready.sockets.push((by, there.contains(PollFlags::ERR)));
+            if there.is_empty() {
+                continue;
             }
-        }
-        if !polled[0].revents().is_empty() {
-            ready.others.reserve(OTHERS);
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready.others), Some(&NOW)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error),
+            let is_error = there.intersects(PollFlags::ERR | PollFlags::HUP);
+            match asked {
+                Asked::Socket(by) => sockets.push((by, is_error)),
+                Asked::Tap(slot) => taps.push((slot, is_error)),
+                Asked::Others => self.others(taps, events)?,
             }
         }
         Ok(())
+    }
+
+    fn others(&self, taps: &mut Vec<(Slot, bool)>, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
+        events.clear();
+        events.reserve(OTHERS);
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&NOW)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        let errors = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
+        for epoll::Event { flags, data } in events.iter().copied() {
+            if data.u64() != MAILBOX {
+                taps.push((usize::try_from(data.u64()).unwrap_or(usize::MAX), flags.intersects(errors)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets [`wait`](Self::wait) tell of this tap.
+    pub(super) fn watch(&self, slot: Slot, queue: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        if slot < DIRECT {
+            return Ok(());
+        }
+        epoll::add(&self.epoll, queue, epoll::EventData::new_u64(slot as u64), epoll::EventFlags::IN)
+    }
+
+    /// No longer. Closing a queue would not do it, for the first worker may still have it.
+    pub(super) fn pass_over(epoll: &OwnedFd, slot: Slot, queue: BorrowedFd<'_>) {
+        if slot >= DIRECT {
+            let _ = epoll::delete(epoll, queue);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::UdpSocket, sync::Arc};
+    use std::{net::UdpSocket, os::unix::net::UnixStream, sync::Arc};
 
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::datapath::{Datagram, mailbox::Mailbox, socket::Socket, worker::Outlets};
+    use crate::datapath::{
+        Datagram,
+        mailbox::{Command, Mailbox},
+        socket::Socket,
+        worker::Outlets,
+    };
 
     /// More than a worker takes at once of what comes one by one.
     const MUCH_AT_ONCE: usize = 400;
+
+    /// With nothing but a first socket.
+    fn worker(first: UdpSocket) -> (Worker, mpsc::Receiver<Datagram>) {
+        let (events, _) = mpsc::channel(1);
+        let (datagrams, received) = mpsc::channel(4 * MUCH_AT_ONCE);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let first = Socket::prepare(first, 0).unwrap();
+        (Worker::new(0, first, mailbox, Outlets { events, datagrams }).unwrap(), received)
+    }
+
+    #[test]
+    fn each_tap_is_told_of_however_many_there_are() {
+        const TAPS: usize = DIRECT + 4;
+        let (mut worker, _) = worker(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let ends: Vec<_> = (0..TAPS)
+            .map(|slot| {
+                let (ours, queue) = UnixStream::pair().unwrap();
+                let (queue, others) = (queue.into(), Vec::new());
+                let id = format!("{:x}", slot + 2).parse().unwrap();
+                worker.apply(Command::AddVnet {
+                    slot,
+                    id,
+                    queue,
+                    others,
+                    cuts_udp: false,
+                    counters: Arc::default(),
+                });
+                ours
+            })
+            .collect();
+        let mut ready = Ready::default();
+        let mut told = |worker: &Worker| {
+            worker.wait(&mut ready).unwrap();
+            let mut slots: Vec<_> = ready.taps.iter().map(|(slot, _)| *slot).collect();
+            slots.sort_unstable();
+            slots
+        };
+        for (slot, end) in ends.iter().enumerate() {
+            assert_eq!(rustix::io::write(end, b"frame"), Ok(5));
+            assert_eq!(told(&worker), (0..=slot).collect::<Vec<_>>());
+        }
+        for removed in [0, DIRECT] {
+            worker.apply(Command::RemoveVnet(removed));
+            assert!(!told(&worker).contains(&removed));
+        }
+        assert_eq!(told(&worker).len(), TAPS - 2);
+    }
 
     #[test]
     fn a_socket_with_much_does_not_keep_a_worker_from_its_other_one() {
         let [first, own] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let at = [&first, &own].map(|socket| socket.local_addr().unwrap());
-        let (events, _events) = mpsc::channel(1);
-        let (datagrams, mut received) = mpsc::channel(4 * MUCH_AT_ONCE);
-        let outlets = Outlets { events, datagrams };
-        let mailbox = Arc::new(Mailbox::new().unwrap());
-        let mut worker = Worker::new(0, Socket::prepare(first, 0).unwrap(), mailbox, outlets).unwrap();
+        let (mut worker, mut received) = worker(first);
         worker.own_socket(Some(Socket::prepare(own, 0).unwrap()));
         let senders = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         for (much, little) in [(0, 1), (1, 0)] {
