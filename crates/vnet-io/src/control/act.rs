@@ -98,7 +98,8 @@ impl Engine {
             Action::Join { peer, vnet: id, learning } => {
                 if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&id)) {
                     vnet.tables.set_learning_peer(peer.id, learning);
-                    info!("vnet {}: peer {} is in it", vnet.name, peer.name);
+                    let behind = if learning { ", with machines that nobody manages behind it" } else { "" };
+                    info!("vnet {}: peer {} is in it{behind}", vnet.name, peer.name);
                 }
                 self.say_segment(id);
             }

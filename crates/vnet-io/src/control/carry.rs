@@ -87,6 +87,7 @@ impl Engine {
                 unheard: Unheard::default(),
             });
             let (learning, before) = (wanted.learning, vnet.own.clone());
+            let has_learned = vnet.tables.is_learning();
             vnet.name = wanted.name.clone();
             let with = |prepared| {
                 let nics = wanted.nics.iter().filter(move |(_, nic)| nic.prepared == prepared);
@@ -102,7 +103,8 @@ impl Engine {
                 vnet.bridging.has_new_port(now, is_there);
             }
             vnet.own = with(false);
-            if !learning && !vnet.own.is_subset(&before) {
+            // Who hears reports of others' machines asks none what it listens to.
+            if !learning && (has_learned || !vnet.own.is_subset(&before)) {
                 vnet.listeners.arrived(now);
             }
             if let Some(lost) = self.findings.lost.get_mut(id) {

@@ -24,7 +24,7 @@ impl Node {
         gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
         for (id, wanted) in self.settings.vnets.clone() {
             // What was offered otherwise is another vnet, as far as peers are concerned.
-            let offered = |vnet: &VnetSettings| (vnet.protection(), vnet.vni, vnet.learning);
+            let offered = |vnet: &VnetSettings| (vnet.protection(), vnet.vni);
             if self.vnets.get(&id).is_some_and(|vnet| offered(&vnet.settings) != offered(&wanted)) {
                 self.remove_vnet(id);
             }
@@ -39,12 +39,15 @@ impl Node {
                 listening: None,
             });
             let nics = std::mem::take(&mut vnet.settings.nics);
-            let peers = std::mem::replace(&mut vnet.settings, settings).peers;
+            let VnetSettings { peers, learning, .. } = std::mem::replace(&mut vnet.settings, settings);
             for peer in peers.difference(&wanted.peers) {
                 self.retract(*peer, id);
                 self.leave(*peer, id);
             }
             self.set_nics(id, nics, wanted.nics, arrival);
+            if learning != wanted.learning {
+                self.learning_changed(now, id, peers.intersection(&wanted.peers).copied());
+            }
             for peer in wanted.peers.difference(&peers) {
                 self.offer(now, *peer, id);
             }

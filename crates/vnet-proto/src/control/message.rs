@@ -208,6 +208,13 @@ pub enum Message {
         /// Which.
         number: u32,
     },
+    /// Whether machines are behind a vnet here that nobody has told of, in place of what was offered.
+    Learns {
+        /// Which vnet.
+        channel: Channel,
+        /// Whether.
+        on: bool,
+    },
     /// What a third host sends to this one is to be passed on.
     Ask {
         /// The third one.
@@ -274,8 +281,9 @@ const ARRIVED: u8 = 137;
 const NUMBER: u8 = 138;
 const HEED: u8 = 139;
 const HEEDED: u8 = 140;
+const LEARNS: u8 = 141;
 /// The last of those that are known.
-const LAST: u8 = HEEDED;
+const LAST: u8 = LEARNS;
 
 impl Message {
     /// Adds the message to bytes that will be sent.
@@ -364,6 +372,10 @@ impl Message {
             }
             Self::Heed { number } => numbered(out, HEED, *number),
             Self::Heeded { number } => numbered(out, HEEDED, *number),
+            Self::Learns { channel, on } => {
+                head(out, LEARNS, *channel);
+                out.push(u8::from(*on));
+            }
             Self::Relays { on } => out.extend([RELAYS, u8::from(*on)]),
             Self::Ask { key, spi } => about(out, ASK, key, *spi),
             Self::Wanted { key } => {
@@ -504,6 +516,7 @@ impl Fields<'_> {
             NUMBER => Message::Number { number: u64::from_be_bytes(self.take()?) },
             HEED => Message::Heed { number: u32::from_be_bytes(self.take()?) },
             HEEDED => Message::Heeded { number: u32::from_be_bytes(self.take()?) },
+            LEARNS => Message::Learns { channel: self.u16()?, on: self.flag()? },
             RELAYS => Message::Relays { on: self.flag()? },
             ASK => Message::Ask { key: HostKey(self.take()?), spi: self.spi_or_none()? },
             WANTED => Message::Wanted { key: HostKey(self.take()?) },

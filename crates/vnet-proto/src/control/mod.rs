@@ -12,6 +12,7 @@ mod claims;
 mod configure;
 mod heed;
 mod keys;
+mod learning;
 mod listening;
 mod member;
 mod message;

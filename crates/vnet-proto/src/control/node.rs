@@ -219,6 +219,7 @@ impl Node {
                 self.actions.push_back(Action::Heeded { session: id, number });
             }
             Message::Arrived { worker, number } => self.hear_arrived(now, key, worker, number),
+            Message::Learns { channel, on } => self.hear_learns(key, channel, on),
             Message::Relays { .. }
             | Message::Ask { .. }
             | Message::Wanted { .. }
@@ -372,6 +373,7 @@ impl Node {
             | Message::PathMtu { .. }
             | Message::Ports { .. }
             | Message::Arrived { .. }
+            | Message::Learns { .. }
             | Message::Number { .. }
             | Message::Heed { .. }
             | Message::Heeded { .. }
@@ -448,6 +450,7 @@ impl Node {
                 say(&mut self.transmits, session, &Message::VnetMtu { channel, mtu });
             }
         }
+        self.tell_learning(key, id);
         self.tell_listening(key, id);
         self.tell_mtu(id);
         Ok(())

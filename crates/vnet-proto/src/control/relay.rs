@@ -236,6 +236,7 @@ impl Node {
             | Message::Number { .. }
             | Message::Heed { .. }
             | Message::Heeded { .. }
+            | Message::Learns { .. }
             | Message::PathMtu { .. } => {}
         }
     }

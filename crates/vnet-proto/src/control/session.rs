@@ -82,6 +82,8 @@ pub(super) struct Session {
     pub(super) passed_over: Option<(Channel, u32)>,
     /// The peer's further ports.
     pub(super) spread: Spread,
+    /// Whether the peer's version knows of [`Message::Learns`](super::Message::Learns).
+    pub(super) knows_learns: bool,
 }
 
 /// Whose keys.
@@ -126,6 +128,7 @@ impl Session {
             taken: BTreeMap::new(),
             passed_over: None,
             spread: Spread::default(),
+            knows_learns: false,
         }
     }
 
@@ -178,6 +181,12 @@ impl Session {
         let vnet = self.vnet(channel);
         self.offers.remove(&channel);
         vnet
+    }
+
+    /// Changes what the peer has offered; says of which vnet, if it is known here.
+    pub(super) fn set_learning(&mut self, channel: Channel, learning: bool) -> Option<VnetId> {
+        self.offers.get_mut(&channel)?.learning = learning;
+        self.vnet(channel)
     }
 
     /// The vnet that the peer's number stands for, if it is known here.

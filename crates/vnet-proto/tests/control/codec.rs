@@ -79,6 +79,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<u32>().prop_map(|number| Message::Heed { number }),
         any::<u32>().prop_map(|number| Message::Heeded { number }),
         any::<bool>().prop_map(|on| Message::Relays { on }),
+        (any::<u16>(), any::<bool>()).prop_map(|(channel, on)| Message::Learns { channel, on }),
         (any::<u16>(), any::<[u8; 6]>(), any::<bool>()).prop_map(|(channel, mut group, on)| {
             group[0] |= 1;
             Message::Listens { channel, group: MacAddr(group), on }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod codec;
+mod learning;
 mod ports;
 mod relays;
 mod rules;

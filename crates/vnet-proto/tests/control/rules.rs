@@ -9,7 +9,7 @@ use viaduct_vnet_proto::data::{Spi, esp::Cipher};
 use super::world::{World, key, mac, vnet};
 
 /// Hosts that all have vnet 97 with each other, and are connected.
-fn together(hosts: usize) -> World {
+pub(crate) fn together(hosts: usize) -> World {
     let mut world = World::new(hosts);
     let all: Vec<usize> = (0..hosts).collect();
     for host in 0..hosts {
@@ -29,7 +29,7 @@ fn proofs(world: &World) -> impl Iterator<Item = [u8; 16]> {
     world.heard.iter().filter_map(move |(_, _, message)| proof(message))
 }
 
-fn owner(world: &World, host: usize, nic: u8) -> Option<Owner> {
+pub(crate) fn owner(world: &World, host: usize, nic: u8) -> Option<Owner> {
     world.hosts[host].routes.get(&(vnet("97"), mac(nic))).copied()
 }
 

@@ -299,8 +299,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn all_come_to_know_the_same(steps in prop::collection::vec(step(), 0..120)) {
+    fn all_come_to_know_the_same(
+        steps in prop::collection::vec(step(), 0..120),
+        older in prop::collection::btree_set(0..HOSTS, 0..2),
+    ) {
         let mut world = World::new(HOSTS);
+        world.older = older;
         for host in 0..HOSTS {
             IDS.iter().for_each(|id| world.have(host, id, &[0, 1, 2, 3]));
         }

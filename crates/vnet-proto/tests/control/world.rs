@@ -72,6 +72,8 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     wires: Vec<Wire>,
     next: u64,
+    /// Hosts of a version that does not know of [`Message::Learns`].
+    pub(crate) older: BTreeSet<usize>,
     /// All messages that arrived: from whom, at whom.
     pub(crate) heard: Vec<(usize, usize, Message)>,
 }
@@ -103,7 +105,14 @@ impl World {
             contexts: BTreeSet::new(),
         };
         let hosts = (0..hosts).map(host).collect();
-        Self { now: Duration::ZERO, hosts, wires: Vec::new(), next: 0, heard: Vec::new() }
+        Self {
+            now: Duration::ZERO,
+            hosts,
+            wires: Vec::new(),
+            next: 0,
+            older: BTreeSet::new(),
+            heard: Vec::new(),
+        }
     }
 
     /// Changes what is configured of a host.
@@ -305,6 +314,8 @@ impl World {
             wire.queues[end].drain(..length);
             messages.extend(message);
         }
+        let is_older = self.older.contains(&host) || self.older.contains(&from);
+        messages.retain(|message| !is_older || !matches!(message, Message::Learns { .. }));
         for message in messages {
             self.heard.push((from, host, message.clone()));
             self.hosts[host].node.handle_message(self.now, id, message).unwrap();
