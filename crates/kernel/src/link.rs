@@ -55,6 +55,9 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const DEVCONF_ADDR_GEN_MODE: usize = 47;
 const ADDR_GEN_NONE: u32 = 1;
 
+/// So many MACs a bridge of ours learns, as many as large switches do; what is for further ones goes to all of its ports.
+const MOST_LEARNED: u32 = 16_384;
+
 /// The loopback device is always the first of its namespace (LOOPBACK_IFINDEX).
 pub(crate) const LOOPBACK: Which<'static> = Which::Index(1);
 
@@ -204,6 +207,8 @@ fn new_link(
                 InfoBridge::ForwardDelay(0),
                 InfoBridge::StpState(BridgeStpState::Disabled),
                 InfoBridge::MulticastSnooping(false),
+                // Whoever sends with ever new MACs takes no more of the kernel's memory (Linux 6.7; older ones pass over it).
+                InfoBridge::FdbMaxLearned(MOST_LEARNED),
                 // Frames to 01:80:c2:00:00:0X go past the filter at prerouting, so that a bridge which learned from
                 // them would send a guest's frames to whoever claims its MAC (net/bridge/br_input.c,
                 // `br_handle_frame`).

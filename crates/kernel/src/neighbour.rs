@@ -107,17 +107,23 @@ fn read_proxy(body: &[u8]) -> Option<((u32, IpAddr), u8)> {
 /// A permanent entry of some forwarding table.
 pub(crate) struct Permanent {
     /// The device's ifindex.
-    pub(crate) index: u32,
+    index: u32,
     pub(crate) mac: MacAddr,
     /// In the device's own table (NTF_SELF), not its bridge's. A bridge has only the latter kind.
     pub(crate) own: bool,
 }
 
-/// All permanent entries of unicast addresses, among them those that each device has by birth.
-pub(crate) fn permanent(socket: &mut Socket) -> Result<Vec<Permanent>, Refusal> {
+/// The permanent entries of unicast addresses that stand under a device, among them those that it has by birth. Never those of all
+/// devices: for each port of a bridge the kernel goes through all that the bridge has learned, again with each piece of its answer
+/// (net/bridge/br_fdb.c, `br_fdb_dump`), which takes minutes where guests have sent with ever new MACs.
+pub(crate) fn permanent(socket: &mut Socket, index: u32) -> Result<Vec<Permanent>, Refusal> {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
-    socket.ask(&Request::dump(&RouteNetlinkMessage::GetNeighbour(message)), |_, body| read_unicast(body))
+    message.header.ifindex = index;
+    let request = Request::dump(&RouteNetlinkMessage::GetNeighbour(message));
+    // Old kernels tell of all.
+    let read = |body: &[u8]| read_unicast(body).filter(|entry| entry.index == index);
+    socket.ask(&request, |_, body| read(body))
 }
 
 fn read_unicast(body: &[u8]) -> Option<Permanent> {

@@ -51,17 +51,8 @@ impl Observe for Kernel {
                 Some((Proxy { link: name(index)?, address }, protocol))
             })
             .collect();
-        let permanent =
-            neighbour::permanent(&mut self.route).map_err(refused("listing forwarding entries"))?;
-        let unicast = permanent
-            .into_iter()
-            .filter_map(|entry| {
-                let name = name(entry.index)?;
-                extra_unicast(links.get(&name)?, name, &entry)
-            })
-            .collect();
-
         let nft = self.nft.read().map_err(|e| KernelError::Filter { source: Arc::new(e) })?;
+        let unicast = self.listening(ask, &links, &nft)?;
         let mut sysctls = BTreeMap::new();
         let of_links = ask.link_sysctls.iter().flat_map(|pattern| {
             links.keys().map(move |link| Sysctl::from_path(pattern.replace('*', link.as_str())))
@@ -92,6 +83,25 @@ impl Observe for Kernel {
 }
 
 impl Kernel {
+    /// What those devices listen to, beside their own MAC, of which that matters.
+    fn listening(
+        &mut self,
+        ask: &Ask,
+        links: &BTreeMap<IfName, Link>,
+        nft: &nft::Ruleset,
+    ) -> Result<BTreeSet<(IfName, MacAddr)>, KernelError> {
+        let listened = viaduct_plan::listened(nft).into_iter().map(|(name, _)| name);
+        let asked: BTreeSet<IfName> = listened.chain(ask.listening.iter().cloned()).collect();
+        let mut unicast = BTreeSet::new();
+        for name in asked {
+            let Some(link) = links.get(&name) else { continue };
+            let permanent = neighbour::permanent(&mut self.route, link.index)
+                .map_err(|refusal| KernelError::refused("listing forwarding entries", refusal))?;
+            unicast.extend(permanent.iter().filter_map(|entry| extra_unicast(link, name.clone(), entry)));
+        }
+        Ok(unicast)
+    }
+
     fn guests(&mut self, ask: &Ask) -> Result<BTreeMap<viaduct_types::NicId, ObservedGuest>, KernelError> {
         let shared = ask.namespaces.keys().map(namespaces::path);
         let wanted: BTreeSet<String> =

@@ -148,18 +148,17 @@ impl Kernel {
         Ok(())
     }
 
-    /// There is no asking for a single one of every device, so all are listed; few guests have such.
+    /// There is no asking for a single one of every device, so all of these devices are listed; few guests have such.
     fn unicast(&mut self, ask: &AskPart, observed: &mut Observed) -> Result<(), KernelError> {
-        let refused = |refusal| KernelError::refused("listing forwarding entries", refusal);
-        let permanent = neighbour::permanent(&mut self.route).map_err(refused)?;
         let names: BTreeSet<&IfName> = ask.unicast.iter().map(|(name, _)| name).collect();
         for name in names {
             let link = link::one(&mut self.route, Which::Name(name));
             let Some(link) = link.map_err(|r| KernelError::refused("looking at a link", r))? else {
                 continue;
             };
-            let of_link = permanent.iter().filter(|entry| entry.index == link.index);
-            let entries = of_link.filter_map(|entry| extra_unicast(&link, name.clone(), entry));
+            let permanent = neighbour::permanent(&mut self.route, link.index)
+                .map_err(|refusal| KernelError::refused("listing forwarding entries", refusal))?;
+            let entries = permanent.iter().filter_map(|entry| extra_unicast(&link, name.clone(), entry));
             observed.unicast.extend(entries.filter(|entry| ask.unicast.contains(entry)));
         }
         Ok(())

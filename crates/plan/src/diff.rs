@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The MACs that we made devices listen to, as the filter remembers.
-fn listened(filter: &nft::Ruleset) -> BTreeSet<(IfName, MacAddr)> {
+pub fn listened(filter: &nft::Ruleset) -> BTreeSet<(IfName, MacAddr)> {
     let set = filter.tables.get(&Family::Netdev).and_then(|table| table.sets.get("listening"));
     set.into_iter().flat_map(|set| set.elements.keys()).filter_map(nft::Key::name_and_mac).collect()
 }

@@ -28,7 +28,7 @@ pub use desired::{
     Notice, Router, Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity, Told, When,
     Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports, vnis,
 };
-pub use diff::plan;
+pub use diff::{listened, plan};
 pub use flows::{Flows, ends, lets_through};
 pub use op::{GuestChange, InnerKind, LinkChange, NamespaceChange, NewLink, Op, Underlay};
 pub use port::{Apply, Keep, Observe, ObservePart};

@@ -266,13 +266,16 @@ pub struct Features {
     pub ipvlan: bool,
 }
 
-/// What to look at beyond what is always looked at: links, addresses, routes, proxies and our nft tables.
+/// What to look at beyond what is always looked at: links, addresses, routes, proxies, our nft tables, and devices that these have
+/// listen to further MACs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
     /// Settings whose values matter.
     pub sysctls: BTreeSet<Sysctl>,
     /// Settings of every link, by their path with `*` for the link's name.
     pub link_sysctls: BTreeSet<String>,
+    /// Devices that are to listen to further MACs.
+    pub listening: BTreeSet<IfName>,
     /// Where attached guests are.
     pub guests: BTreeMap<NicId, Inside>,
     /// Shared namespaces that are wanted, with the settings in them whose values matter. Those that we made are looked at,

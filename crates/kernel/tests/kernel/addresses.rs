@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use viaduct_plan::{Op, PROTOCOL, Proxy, Route, RouteKind};
+use viaduct_plan::{Ask, Observe, Op, PROTOCOL, Proxy, Route, RouteKind};
 use viaduct_types::MacAddr;
 
 use crate::world::{Guest, World, address, at, bridge, isolated, mac, name, net, up, veth};
@@ -220,17 +220,20 @@ fn a_device_listens_to_further_macs() {
     isolated(|| {
         let (mut world, guest) = (World::new(), Guest::new());
         world.apply(&[veth("v0", &guest), up("v0"), bridge("br0"), up("br0")]);
+        let ask = Ask { listening: [name("v0"), name("br0"), name("none")].into(), ..Ask::default() };
+        let unicast = |world: &mut World| world.kernel.observe(&ask).unwrap().unicast;
         // Being up it listens to its own and to multicast; neither is extra.
-        assert!(world.observe().unicast.is_empty());
+        assert!(unicast(&mut world).is_empty());
         let extra = MacAddr([0, 0x50, 0x56, 0, 1, 2]);
         for link in ["v0", "br0"] {
             world.apply(&[Op::AddUnicast(name(link), extra), Op::AddUnicast(name(link), mac(5))]);
             world.apply(&[Op::AddUnicast(name(link), extra)]);
-            let found = world.observe().unicast;
-            assert_eq!(found, [(name(link), extra), (name(link), mac(5))].into());
+            assert_eq!(unicast(&mut world), [(name(link), extra), (name(link), mac(5))].into());
+            // Whoever is not asked for may have a bridge that has learned any number.
+            assert!(world.observe().unicast.is_empty());
             world.apply(&[Op::DeleteUnicast(name(link), extra), Op::DeleteUnicast(name(link), mac(5))]);
             world.apply(&[Op::DeleteUnicast(name(link), extra)]);
-            assert!(world.observe().unicast.is_empty());
+            assert!(unicast(&mut world).is_empty());
         }
     });
 }

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use viaduct_plan::{GROUP, Kind, LinkChange, NewLink, Op};
 
@@ -27,6 +30,40 @@ fn a_bridge_is_made_silent_and_ours() {
             "it made itself a link-local address"
         );
     });
+}
+
+#[test]
+fn a_bridge_learns_so_many_macs_and_no_more() {
+    isolated(|| {
+        let (mut world, guest) = (World::new(), Guest::new());
+        world.apply(&[bridge("br0"), up("br0"), veth("v0", &guest)]);
+        world.apply(&[set("v0", LinkChange::Master(Some(name("br0")))), up("v0")]);
+        let with_ever_new_macs = "import socket, struct\n\
+            s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+            s.bind(('eth0', 0))\n\
+            for n in range(20000): s.send(b'\\2\\xed\\0\\0\\0\\1\\2\\xef' + struct.pack('!IH', n, 0x88b6) + bytes(46))\n";
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        guest.run(|| run("ip", &["link", "set", "eth0", "up"]));
+        guest.run(|| run("python3", &["-c", with_ever_new_macs]));
+        let learned = run("bridge", &["fdb", "show", "br", "br0"]).matches("02:ef:").count();
+        let (major, minor) = linux();
+        // The guest's own MAC may be one of them.
+        let most = if (major, minor) >= (6, 7) { 16_383..=16_384 } else { 20_000..=20_000 };
+        assert!(most.contains(&learned), "{learned}");
+        // And those are not gone through for what a host listens to.
+        assert!(world.observe().unicast.is_empty());
+    });
+}
+
+/// The version of the kernel.
+fn linux() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]

@@ -262,6 +262,11 @@ pub(crate) fn ask_one(config: &Config, attachments: &Attachments) -> Ask {
     }
     for port in context::ports(config, attachments) {
         ask.sysctls.extend(links::port_sysctls(&port, true).into_keys());
+        let uplink = port.network.uplink.as_ref().filter(|_| port.nic.uplink_mac);
+        if let Some((name, uplink)) = uplink.and_then(|name| config.uplinks.get_key_value(name)) {
+            ask.listening
+                .extend([&uplink.interface, context::layer3(config, name, uplink)].map(Clone::clone));
+        }
         if let Some(netns) = port.netns() {
             let inode = port.inode().filter(|_| netns.starts_with("/proc/"));
             let inside = Inside { path: netns.to_owned(), inode, device: port.nic.name.clone() };
