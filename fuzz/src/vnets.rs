@@ -100,7 +100,7 @@ pub fn control(bytes: &[u8]) {
         }
     }
     for vnet in ["97", "98", "99"] {
-        let report = vnet.parse().ok().and_then(|id| node.report(id));
+        let report = vnet.parse().ok().and_then(|id| node.report(id, usize::MAX));
         assert!(report.is_some());
     }
     node.handle_disconnected(now, session);
@@ -108,7 +108,8 @@ pub fn control(bytes: &[u8]) {
     node.handle_timeout(now);
     while node.poll_action().is_some() {}
     // Who is gone claims nothing.
-    let left = "97".parse().ok().and_then(|id| node.report(id)).map_or(0, |report| report.macs.len());
+    let left =
+        "97".parse().ok().and_then(|id| node.report(id, usize::MAX)).map_or(0, |report| report.macs.len());
     assert_eq!(left, 1);
 }
 

@@ -112,10 +112,13 @@ async fn lines<T: DeserializeOwned>(
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() else { continue };
-        text.extend_from_slice(&data);
-        while let Some(end) = text.iter().position(|&byte| byte == b'\n').filter(|_| good) {
-            each(serde_json::from_slice(&text[..end]).map_err(|e| broken(&e))?);
-            text.drain(..=end);
+        // Only what is new is searched: a long line comes in many pieces.
+        let mut pieces = data.split(|&byte| byte == b'\n' && good);
+        text.extend_from_slice(pieces.next().unwrap_or_default());
+        for piece in pieces {
+            each(serde_json::from_slice(&text).map_err(|e| broken(&e))?);
+            text.clear();
+            text.extend_from_slice(piece);
         }
     }
     if good { Ok(()) } else { Err(serde_json::from_slice(&text).unwrap_or_else(|e| broken(&e))) }

@@ -331,7 +331,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     for (vnet, hosts) in members.iter().enumerate() {
         for host in hosts {
-            let report = fleet.hosts[*host].node.report(vnet_id(vnet)?).ok_or("a vnet is missing")?;
+            let report =
+                fleet.hosts[*host].node.report(vnet_id(vnet)?, usize::MAX).ok_or("a vnet is missing")?;
             let owner = |owner: Owner| match owner {
                 Owner::Here => Some(*host),
                 Owner::Peer(other) => hosts.iter().find(|known| key(**known) == other).copied(),

@@ -84,9 +84,9 @@ pub(crate) fn peer(global: &Global, command: &crate::cli::Peer) -> Result<ExitCo
     peer::run(global, command)
 }
 
-/// The vnets of this host.
+/// The vnets of this host, with all MACs.
 pub(crate) fn vnets(global: &Global) -> Result<operations::VnetsReport, Failure> {
-    ask(global, operations::Vnets {})
+    ask(global, operations::Vnets { all_macs: true })
 }
 
 /// Has an operation performed: by the daemon, when there is one.

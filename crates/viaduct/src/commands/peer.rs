@@ -15,7 +15,7 @@ pub(super) fn run(global: &Global, command: &Peer) -> Result<ExitCode, Failure> 
         }
         Peer::Delete { name } => ask(global, PeerDelete { name: name.clone() })?,
         Peer::List => {
-            let report = ask(global, Vnets {})?;
+            let report = ask(global, Vnets { all_macs: false })?;
             if global.json {
                 show::say_json(&report.peers);
             } else {

@@ -16,6 +16,8 @@ use crate::{
 
 /// So many lines of drift are shown; nobody reads more before doing something about it.
 const DRIFT: usize = 12;
+/// So many MACs of a vnet that several hosts claim.
+const CONFLICTS: usize = 8;
 
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     let report = ask(global, Status {})?;
@@ -179,14 +181,18 @@ fn vnets(report: &VnetsReport) -> Table {
     for (name, vnet) in &report.vnets {
         let hosts = vnet.peers.iter().map(|(name, member)| format!("{name}: {}", member.state));
         let conflicts = vnet.macs.iter().filter(|(_, mac)| !mac.also_claimed_by.is_empty());
-        let conflicts = conflicts.map(|(mac, _)| format!("{mac} is at several hosts"));
+        let further = conflicts.clone().count().saturating_sub(CONFLICTS);
+        let further =
+            (further > 0).then(|| format!("and {further} more; `viaduct vnet macs {name}` has them all"));
+        let conflicts =
+            conflicts.take(CONFLICTS).map(|(mac, _)| format!("{mac} is at several hosts")).chain(further);
         table.add_row([
             name.to_string(),
             vnet.id.to_string().trim_start_matches(['0', ':']).to_owned(),
             vnet.security.clone(),
             vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             lines(hosts),
-            vnet.macs.len().to_string(),
+            vnet.mac_count.to_string(),
             lines(vnet.trouble.iter().cloned().chain(conflicts).chain(vnet.fallbacks.iter().cloned())),
         ]);
     }

@@ -35,7 +35,7 @@ pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> 
             }
         }
         Vnet::List { long, vnets } => {
-            let mut report = ask(global, Vnets {})?;
+            let mut report = ask(global, Vnets { all_macs: false })?;
             if !vnets.is_empty() {
                 let wanted =
                     vnets.iter().map(|vnet| name_of(&report, vnet)).collect::<Result<Vec<_>, _>>()?;
@@ -50,7 +50,7 @@ pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> 
             }
         }
         Vnet::Show { vnet } => {
-            let report = ask(global, Vnets {})?;
+            let report = ask(global, Vnets { all_macs: false })?;
             let name = name_of(&report, vnet)?;
             let vnet = &report.vnets[&name];
             if global.json {
@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> 
             }
         }
         Vnet::Macs { vnet } => {
-            let report = ask(global, Vnets {})?;
+            let report = ask(global, Vnets { all_macs: true })?;
             let vnet = &report.vnets[&name_of(&report, vnet)?];
             if global.json {
                 show::say_json(&vnet.macs);
@@ -179,7 +179,7 @@ fn long_form(name: &VnetName, vnet: &VnetView) {
         let cipher = member.cipher.as_ref().map(|cipher| format!(", {cipher}")).unwrap_or_default();
         say!("  peer {peer}: {}{mtu}{cipher}", member.state);
     }
-    say!("  {} MACs", vnet.macs.len());
+    say!("  {} MACs", vnet.mac_count);
     for (address, macs) in &vnet.shared_addresses {
         let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
         say!("  {address} is claimed with {}", macs.join(" and "));

@@ -26,9 +26,16 @@ const UNJOINED: &str =
 const UNCUT_UDP: &str =
     "the kernel does not give UDP in super-frames (Linux before 6.2), so it comes one by one";
 
+/// Of more MACs than these a vnet's are told to who asks for all of them only: there are as many as guests make up.
+pub(super) const MOST_MACS: usize = 1024;
+
 /// Looks at the vnets.
 #[derive(Serialize, Deserialize, JsonSchema)]
-pub(crate) struct Vnets {}
+pub(crate) struct Vnets {
+    /// Whether all MACs are told, however many there are.
+    #[serde(default)]
+    pub(crate) all_macs: bool,
+}
 
 /// The vnets of a host, and the hosts that it shares them with.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -106,10 +113,13 @@ pub(crate) struct VnetView {
     /// The hosts that may belong to it.
     #[schemars(with = "BTreeMap<String, Member>")]
     pub(crate) peers: BTreeMap<PeerName, Member>,
-    /// Where its NICs are.
+    /// Where its NICs are. Of more than 1024 they are all there only where that is asked for; otherwise first those that several
+    /// hosts claim, then those that are attached.
     #[schemars(with = "BTreeMap<String, Mac>")]
     pub(crate) macs: BTreeMap<MacAddr, Mac>,
-    /// Addresses of more than one MAC.
+    /// How many there are.
+    pub(crate) mac_count: usize,
+    /// Addresses of more than one MAC, with as many of these.
     #[schemars(with = "BTreeMap<String, Vec<String>>")]
     pub(crate) shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
     /// Where it goes on outside.
@@ -225,16 +235,23 @@ impl Operation for Vnets {
         let created = host.store.created()?;
         let Some(config) = situation.config() else { return Ok(VnetsReport::default()) };
         let drops = drops(host, config)?;
-        Ok(report(host, config, &created, &drops))
+        let most_macs = if self.all_macs { usize::MAX } else { MOST_MACS };
+        Ok(report(host, config, &created, &drops, most_macs))
     }
 }
 
 /// What is configured, with what the process that carries it knows.
-pub(super) fn report(host: &Host, config: &Config, created: &Created, drops: &AllDrops) -> VnetsReport {
+pub(super) fn report(
+    host: &Host,
+    config: &Config,
+    created: &Created,
+    drops: &AllDrops,
+    most_macs: usize,
+) -> VnetsReport {
     if config.vnets.is_empty() && config.peers.is_empty() {
         return VnetsReport::default();
     }
-    let carried = vnets::report(host.store.run_dir());
+    let carried = vnets::report(host.store.run_dir(), most_macs);
     let carried = carried.as_ref();
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
         let created = created.vnets.contains_key(name);
@@ -319,6 +336,7 @@ fn vnet_view(
         mtu: vnet.mtu,
         peers: vnet.peers.iter().map(member).collect(),
         macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
+        mac_count: carried.map_or(0, |carried| carried.mac_count),
         shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
         port,
         fallbacks: fallbacks(carried.is_some_and(|carried| carried.uncut_udp), UNCUT_UDP),

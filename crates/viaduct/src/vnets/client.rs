@@ -77,11 +77,11 @@ pub(crate) fn machine(run_dir: &Path, vnet: VnetId, mac: MacAddr, here: bool) ->
     Err(io::Error::other("it does not know of this, as it is of another version"))
 }
 
-/// How things are; none when nobody carries vnets.
-pub(crate) fn report(run_dir: &Path) -> Option<Report> {
+/// How things are, with so many MACs of each vnet at most; none when nobody carries vnets.
+pub(crate) fn report(run_dir: &Path, most_macs: usize) -> Option<Report> {
     let ask = || -> io::Result<Option<Report>> {
         let mut client = Client::connect(run_dir)?;
-        ask(&client.writer()?, &Request::Report)?;
+        ask(&client.writer()?, &Request::Report { most_macs })?;
         while let Some(answer) = client.hear()? {
             if let Answer::Report(report) = answer {
                 return Ok(Some(*report));

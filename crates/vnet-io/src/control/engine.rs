@@ -303,8 +303,8 @@ impl Engine {
                     let troubles = self.told_of(vnet, mac, here).err().into_iter().collect();
                     let _ = answers.try_send(Answer::Done { troubles });
                 }
-                Request::Report => {
-                    let _ = answers.try_send(Answer::Report(Box::new(self.report())));
+                Request::Report { most_macs } => {
+                    let _ = answers.try_send(Answer::Report(Box::new(self.report(most_macs))));
                 }
                 // Who says so is heard by nobody else (`server`).
                 Request::Names => {}

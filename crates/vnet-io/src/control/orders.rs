@@ -35,7 +35,10 @@ pub enum Request {
     /// [`Found`](super::Found) comes back.
     Names,
     /// How are things?
-    Report,
+    Report {
+        /// So many MACs of each vnet are told at most.
+        most_macs: usize,
+    },
     /// End.
     End,
 }
@@ -322,9 +325,12 @@ pub struct VnetReport {
     pub members: BTreeMap<PeerName, MemberReport>,
     /// Peers that have it with another security, or cipher.
     pub mismatched: BTreeMap<PeerName, Protection>,
-    /// The NICs, wherever they are.
+    /// The NICs, wherever they are, as many as were asked for: of more, first those that several hosts claim, then those that are
+    /// attached, then those that are merely heard behind a bridge.
     pub macs: BTreeMap<MacAddr, MacReport>,
-    /// Addresses of more than one MAC.
+    /// How many there are.
+    pub mac_count: usize,
+    /// Addresses of more than one MAC, as many as were asked for.
     pub shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
     /// UDP comes from the bridge one by one: the kernel would not give it in super-frames.
     #[serde(default)]

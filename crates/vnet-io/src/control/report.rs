@@ -22,7 +22,7 @@ fn is_too_short(datagram: u16) -> bool {
 }
 
 impl Engine {
-    pub(super) fn report(&self) -> Report {
+    pub(super) fn report(&self, most_macs: usize) -> Report {
         let counters = self.handle.counters();
         let nonzero = |(name, count): (&str, u64)| (count > 0).then(|| (name.to_owned(), count));
         Report {
@@ -38,7 +38,7 @@ impl Engine {
             vnets: self
                 .vnets
                 .iter()
-                .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters)))
+                .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters, most_macs)))
                 .collect(),
             drops: counters.host.drops().chain(self.refused.named()).filter_map(nonzero).collect(),
             counters: counters
@@ -101,7 +101,7 @@ impl Engine {
     /// What the kernel carries does not go in two.
     fn loses_ipv6(&self, id: VnetId, vnet: &Vnet) -> Option<String> {
         vnet.plain.as_ref()?;
-        let agreed = self.node.report(id)?;
+        let agreed = self.node.report(id, 0)?;
         let short = agreed.members.iter().filter_map(|(key, member)| Some((key, member.mtu?)));
         let (key, mtu) = short.filter(|(_, mtu)| *mtu < 1280).min_by_key(|(_, mtu)| *mtu)?;
         let name = &self.peers.get(key)?.name;
@@ -111,9 +111,9 @@ impl Engine {
         ))
     }
 
-    fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters) -> VnetReport {
+    fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters, most_macs: usize) -> VnetReport {
         let name = |key: &HostKey| self.peers.get(key).map(|peer| peer.name.clone());
-        let agreed = self.node.report(id);
+        let agreed = self.node.report(id, most_macs);
         let members = agreed.iter().flat_map(|agreed| &agreed.members).filter_map(|(key, member)| {
             let control::MemberReport { connected, speaks, mtu, cipher } = *member;
             Some((name(key)?, MemberReport { connected, speaks, mtu, cipher }))
@@ -154,6 +154,7 @@ impl Engine {
             members: members.collect(),
             mismatched: mismatched.filter_map(|(key, theirs)| Some((name(key)?, *theirs))).collect(),
             macs: macs.collect(),
+            mac_count: agreed.as_ref().map_or(0, |agreed| agreed.mac_count),
             shared_addresses: agreed.iter().flat_map(|agreed| agreed.shared_addresses.clone()).collect(),
             uncut_udp: self.handle.cuts_udp(id) == Some(false),
             counters: carried,

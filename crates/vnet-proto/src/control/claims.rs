@@ -182,8 +182,30 @@ impl Claims {
         self.by_mac.keys().copied()
     }
 
+    /// How many MACs somebody claims.
+    pub(super) fn count(&self) -> usize {
+        self.by_mac.len()
+    }
+
+    /// So many MACs at most, each with everybody who claims it: those first that several hosts claim, then those with addresses,
+    /// for there may be any number of the rest.
+    pub(super) fn listed(&self, most: usize) -> BTreeMap<MacAddr, Vec<(Owner, Claim)>> {
+        let has_addresses = |entry: &Entry| !entry.claim.addresses.is_empty();
+        let place = |claims: &BTreeMap<Owner, Entry>| match claims.len() {
+            1 => usize::from(!claims.values().any(has_addresses)) + 1,
+            _ => 0,
+        };
+        let mut listed = BTreeMap::new();
+        for now in 0..3 {
+            let of_now = self.by_mac.iter().filter(|(_, claims)| place(claims) == now).map(|(mac, _)| *mac);
+            let macs = of_now.take(most - listed.len()).map(|mac| (mac, self.claimants(mac)));
+            listed.extend(macs.collect::<Vec<_>>());
+        }
+        listed
+    }
+
     /// Everybody who claims a MAC, who has it first.
-    pub(super) fn claimants(&self, mac: MacAddr) -> Vec<(Owner, Claim)> {
+    fn claimants(&self, mac: MacAddr) -> Vec<(Owner, Claim)> {
         let mut claimants: Vec<(Owner, Claim)> = self
             .by_mac
             .get(&mac)
@@ -195,9 +217,17 @@ impl Claims {
         claimants
     }
 
-    /// Addresses of more than one MAC.
-    pub(super) fn shared_addresses(&self) -> impl Iterator<Item = (IpAddr, &BTreeSet<MacAddr>)> {
-        self.by_address.iter().filter(|(_, macs)| macs.len() > 1).map(|(address, macs)| (*address, macs))
+    /// Addresses of more than one MAC, with so many MACs in all, or one more.
+    pub(super) fn shared_addresses(&self, most: usize) -> BTreeMap<IpAddr, BTreeSet<MacAddr>> {
+        let mut left = most;
+        let shared = self.by_address.iter().filter(|(_, macs)| macs.len() > 1);
+        let listed = shared.map_while(|(address, macs)| {
+            let macs: BTreeSet<MacAddr> =
+                macs.iter().take((left > 0).then_some(left.max(2))?).copied().collect();
+            left = left.saturating_sub(macs.len());
+            Some((*address, macs))
+        });
+        listed.collect()
     }
 }
 
@@ -263,13 +293,37 @@ mod tests {
         let mut claims = claims();
         claims.set(A, MAC, claim(1));
         claims.set(B, MAC, claim(2));
-        assert_eq!(claims.shared_addresses().count(), 0, "the same MAC twice is no second one");
+        assert_eq!(claims.shared_addresses(9).len(), 0, "the same MAC twice is no second one");
         claims.set(B, other, claim(1));
-        assert_eq!(claims.shared_addresses().count(), 1);
+        assert_eq!(claims.shared_addresses(9).len(), 1);
         claims.remove(A, MAC);
-        assert_eq!(claims.shared_addresses().count(), 1, "its other claim has the address, too");
+        assert_eq!(claims.shared_addresses(9).len(), 1, "its other claim has the address, too");
         claims.remove(B, MAC);
-        assert_eq!(claims.shared_addresses().count(), 0);
+        assert_eq!(claims.shared_addresses(9).len(), 0);
+    }
+
+    #[test]
+    fn what_is_listed_has_a_bound_and_what_matters_comes_first() {
+        let mut claims = claims();
+        let mac = |n: u8| MacAddr([2, 0, 0, 0, 1, n]);
+        (0..200).for_each(|n| assert!(claims.set(A, mac(n), Claim { sequence: 1, addresses: Vec::new() })));
+        claims.set(A, mac(201), claim(1));
+        claims.set(B, mac(150), Claim { sequence: 2, addresses: Vec::new() });
+        let listed = claims.listed(2);
+        assert_eq!(listed.keys().collect::<Vec<_>>(), [&mac(150), &mac(201)]);
+        assert_eq!(listed[&mac(150)].iter().map(|(owner, _)| *owner).collect::<Vec<_>>(), [B, A]);
+        let most = claims.listed(10);
+        assert_eq!(most.len(), 10);
+        assert!((0..8).all(|n| most.contains_key(&mac(n))));
+        assert_eq!((claims.listed(1_000).len(), claims.count()), (201, 201));
+        assert!(claims.listed(0).is_empty());
+        // All with one address, and each two with another.
+        for n in 0..200 {
+            let address = |last| IpAddr::from([10, 0, 1, last]);
+            claims.set(A, mac(n), Claim { sequence: 3, addresses: vec![address(0), address(1 + n / 2)] });
+        }
+        let count = |most| claims.shared_addresses(most).values().map(BTreeSet::len).sum::<usize>();
+        assert_eq!([0, 1, 10, 207, 10_000].map(count), [0, 2, 10, 208, 400]);
     }
 
     #[test]

@@ -23,9 +23,11 @@ pub struct VnetReport {
     pub members: BTreeMap<HostKey, MemberReport>,
     /// Peers that have it with another security, or cipher; nothing is carried to and from them.
     pub mismatched: BTreeMap<HostKey, Protection>,
-    /// Who claims which MAC, who has it first.
+    /// Who claims which MAC, who has it first; of more than were asked for those that several claim, then those with addresses.
     pub macs: BTreeMap<MacAddr, Vec<(Owner, Claim)>>,
-    /// Addresses that belong to several MACs.
+    /// How many MACs there are.
+    pub mac_count: usize,
+    /// Addresses that belong to several MACs, with as many of these as were asked for.
     pub shared_addresses: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
     /// In bytes, of IP packets inside.
     pub mtu: Option<u16>,
@@ -54,8 +56,8 @@ impl Node {
         self.vnets.iter().flat_map(of_vnet).collect()
     }
 
-    /// How a vnet is.
-    pub fn report(&self, id: VnetId) -> Option<VnetReport> {
+    /// How a vnet is, with so many of its MACs at most.
+    pub fn report(&self, id: VnetId, most_macs: usize) -> Option<VnetReport> {
         let vnet = self.vnets.get(&id)?;
         let member = |(key, member): (&HostKey, &Member)| {
             let report = MemberReport {
@@ -69,8 +71,9 @@ impl Node {
         Some(VnetReport {
             members: vnet.members.iter().map(member).collect(),
             mismatched: vnet.mismatched.clone(),
-            macs: vnet.claims.macs().map(|mac| (mac, vnet.claims.claimants(mac))).collect(),
-            shared_addresses: vnet.claims.shared_addresses().map(|(ip, macs)| (ip, macs.clone())).collect(),
+            macs: vnet.claims.listed(most_macs),
+            mac_count: vnet.claims.count(),
+            shared_addresses: vnet.claims.shared_addresses(most_macs),
             mtu: vnet.mtu,
         })
     }

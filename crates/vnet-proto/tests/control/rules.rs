@@ -114,14 +114,14 @@ fn other_security_is_said_and_nothing_is_carried() {
     world.dial(0, 1);
     world.settle();
     assert!(world.hosts.iter().all(|host| host.members.is_empty() && host.outbound.is_empty()));
-    let report = world.hosts[0].node.report(vnet("97")).unwrap();
+    let report = world.hosts[0].node.report(vnet("97"), 100).unwrap();
     assert_eq!(report.mismatched.get(&key(1)).map(|protection| protection.security), Some(Security::Auth));
     world.configure(1, |settings| {
         settings.vnets.values_mut().for_each(|vnet| vnet.security = Security::Conf);
     });
     world.settle();
     assert_eq!(world.hosts[0].members.len(), 1);
-    assert!(world.hosts[0].node.report(vnet("97")).unwrap().mismatched.is_empty());
+    assert!(world.hosts[0].node.report(vnet("97"), 100).unwrap().mismatched.is_empty());
 }
 
 /// All associations, each with what it seals.
@@ -142,7 +142,7 @@ fn a_cipher_that_one_end_asks_for_seals_both_ways() {
         assert!(world.hosts.iter().all(|host| host.members.len() == 2));
         for (host, other) in [(0, 1), (1, 0), (1, 2), (2, 1)] {
             assert_eq!(world.hosts[host].outbound[&(vnet("97"), key(other))].cipher, cipher);
-            let report = world.hosts[host].node.report(vnet("97")).unwrap();
+            let report = world.hosts[host].node.report(vnet("97"), 100).unwrap();
             assert_eq!(report.members[&key(other)].cipher, Some(cipher));
         }
         world.pass(Duration::from_secs(61));
@@ -160,14 +160,14 @@ fn who_asks_for_other_ciphers_is_told_and_nothing_is_carried() {
     world.settle();
     for (host, theirs) in [(0, chacha), (1, aes)] {
         assert!(world.hosts[host].members.is_empty() && world.hosts[host].outbound.is_empty());
-        let report = world.hosts[host].node.report(vnet("97")).unwrap();
+        let report = world.hosts[host].node.report(vnet("97"), 100).unwrap();
         let said = &report.mismatched[&key(1 - host)];
         assert_eq!((said.security, said.cipher), (Security::Conf, Some(theirs)));
         assert_eq!(said.to_string(), format!("security conf and cipher {theirs}"));
     }
     // Whoever does not have it at all any more has it with no other cipher, either.
     let mismatched = |world: &World, host: usize| {
-        world.hosts[host].node.report(vnet("97")).unwrap().mismatched.into_keys().collect::<Vec<_>>()
+        world.hosts[host].node.report(vnet("97"), 100).unwrap().mismatched.into_keys().collect::<Vec<_>>()
     };
     world.have(1, "97", &[]);
     world.settle();
@@ -178,7 +178,7 @@ fn who_asks_for_other_ciphers_is_told_and_nothing_is_carried() {
     world.secure(1, "97", Security::Conf, None);
     world.settle();
     assert_eq!(ciphers(&world), [aes].into());
-    assert!(world.hosts[0].node.report(vnet("97")).unwrap().mismatched.is_empty());
+    assert!(world.hosts[0].node.report(vnet("97"), 100).unwrap().mismatched.is_empty());
 }
 
 #[test]
@@ -223,11 +223,11 @@ fn a_nic_moves_and_what_comes_late_is_sent_on() {
     assert_eq!(owner(&world, 0, 1), Some(Owner::Peer(key(1))));
     assert_eq!(owner(&world, 2, 1), Some(Owner::Peer(key(1))));
     assert_eq!(world.hosts[0].moved, [mac(1)]);
-    let report = world.hosts[2].node.report(vnet("97")).unwrap();
+    let report = world.hosts[2].node.report(vnet("97"), 100).unwrap();
     assert_eq!(report.macs[&mac(1)].len(), 2, "everybody sees that two claim it");
     world.detach(0, "97", 1);
     world.settle();
-    let report = world.hosts[2].node.report(vnet("97")).unwrap();
+    let report = world.hosts[2].node.report(vnet("97"), 100).unwrap();
     assert_eq!(report.macs[&mac(1)].len(), 1);
     // And back, as often as one likes: nobody is punished for moving.
     for (from, to) in [(1, 0), (0, 2), (2, 1), (1, 0), (0, 1), (1, 2)] {
@@ -406,7 +406,7 @@ fn both_dial_at_once_and_one_connection_stays() {
         world.attach(0, "97", 1);
         world.settle();
         assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
-        let report = world.hosts[1].node.report(vnet("97")).unwrap();
+        let report = world.hosts[1].node.report(vnet("97"), 100).unwrap();
         assert!(report.members[&key(0)].connected);
     }
 }
@@ -526,7 +526,7 @@ fn without_security_each_says_by_which_number_it_takes_frames() {
     world.settle();
     assert_eq!(world.hosts[0].plain, [((vnet("97"), key(1)), number(9))].into());
     assert!(world.hosts[2].plain.is_empty());
-    let report = world.hosts[0].node.report(vnet("97")).unwrap();
+    let report = world.hosts[0].node.report(vnet("97"), 100).unwrap();
     let conf = Protection { security: Security::Conf, cipher: None };
     assert_eq!(report.mismatched, [(key(2), conf)].into());
 }

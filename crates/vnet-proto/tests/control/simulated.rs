@@ -269,7 +269,7 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
                 let arrives = delivered(world, index, id, mac);
                 prop_assert_eq!(arrives, deserved(world, index, id, mac), "{} from {} in {}", mac, index, id);
             }
-            let report = host.node.report(vnet(id)).unwrap();
+            let report = host.node.report(vnet(id), usize::MAX).unwrap();
             for other in (0..HOSTS).filter(|other| *other != index) {
                 let has_it_otherwise = lists(world, index, other, id) && !agree(world, index, other, id);
                 let told = report.mismatched.contains_key(&key(other));
