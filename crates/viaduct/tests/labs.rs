@@ -67,6 +67,7 @@ labs! {
         vnet_original = "vnet-original",
         vnet_plain = "vnet-plain",
         vnet_plain_mtu = "vnet-plain-mtu",
+        vnet_plain_silent = "vnet-plain-silent",
         vnet_port_down = "vnet-port-down",
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",

@@ -27,6 +27,7 @@ use super::{
     link::{Farewell, Link, Secrets},
     memory,
     names::Names,
+    narrow::Narrow,
     peers::{Peer, Strangers},
     plain::Plain,
     ports::Ports,
@@ -137,6 +138,8 @@ pub(super) struct Engine {
     pub(super) socket: std::net::UdpSocket,
     pub(super) discovery: Discovery,
     names: Names,
+    /// What the kernel is told of paths.
+    pub(super) narrow: Narrow,
     /// What this host says on segments, and what others have said there.
     pub(super) count: Count,
     pub(super) numbers: Numbers,
@@ -195,6 +198,7 @@ impl Engine {
             socket,
             discovery: Discovery::default(),
             names,
+            narrow: Narrow::default(),
             count: Count::new(time_of_day()),
             numbers: Numbers::default(),
             bridged: BTreeSet::new(),
@@ -247,6 +251,7 @@ impl Engine {
                 _ = ticks.tick() => self.tick(),
             }
         }
+        self.widen();
         for link in self.links.values() {
             Farewell::Ending.end(&link.connection, "ends");
         }

@@ -64,6 +64,14 @@ pub(super) fn own_mac(device: u32) -> Option<MacAddr> {
     })
 }
 
+/// How long the packets are that a device takes.
+pub(super) fn mtu(device: u32) -> Option<u32> {
+    attribute(device, |attribute| {
+        let LinkAttribute::Mtu(mtu) = attribute else { return None };
+        Some(*mtu)
+    })
+}
+
 /// The group that a device is in.
 pub(super) fn group(device: u32) -> Option<u32> {
     attribute(device, |attribute| {

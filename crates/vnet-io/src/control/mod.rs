@@ -20,6 +20,7 @@ mod link;
 mod machines;
 mod memory;
 mod names;
+mod narrow;
 mod orders;
 mod peers;
 mod plain;

@@ -76,6 +76,11 @@ impl Plain {
         &self.orders
     }
 
+    /// Where each member is.
+    pub(super) fn places(&self) -> impl Iterator<Item = (&HostKey, &IpAddr)> {
+        self.places.iter()
+    }
+
     /// A member takes frames by this number, or none any more.
     pub(super) fn speak(&mut self, peer: HostKey, vni: Option<Vni>) {
         self.changed = true;

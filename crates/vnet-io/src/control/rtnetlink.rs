@@ -13,19 +13,34 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::{LinkAttribute, LinkHeader, LinkMessage},
     neighbour::NeighbourMessage,
+    route::{RouteAttribute, RouteHeader, RouteLwEnCapType, RouteMessage},
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
 /// Of a device's head (linux/rtnetlink.h, `struct ifinfomsg`).
 const LINK_HEAD: usize = 16;
 /// What is needed of a device.
-const NEEDED: [u16; 6] = [
+const NEEDED: [u16; 7] = [
     libc::IFLA_LINKINFO,
     libc::IFLA_ADDRESS,
     libc::IFLA_IFNAME,
+    libc::IFLA_MTU,
     libc::IFLA_MASTER,
     libc::IFLA_STATS64,
     libc::IFLA_GROUP,
+];
+
+/// Of a route's head (linux/rtnetlink.h, `struct rtmsg`).
+const ROUTE_HEAD: usize = 12;
+/// What is needed of a route.
+const NEEDED_OF_ROUTE: [u16; 7] = [
+    libc::RTA_DST,
+    libc::RTA_OIF,
+    libc::RTA_GATEWAY,
+    libc::RTA_VIA,
+    libc::RTA_PREFSRC,
+    libc::RTA_METRICS,
+    libc::RTA_TABLE,
 ];
 
 /// What it says.
@@ -37,6 +52,8 @@ pub(super) enum Told {
     NoLink(LinkMessage),
     /// Where a MAC is.
     Neighbour(NeighbourMessage),
+    /// Where packets go.
+    Route(RouteMessage),
     /// It means nothing here.
     Other,
 }
@@ -52,6 +69,7 @@ impl NetlinkDeserializable for Told {
                 Ok(RouteNetlinkMessage::NewNeighbour(neighbour)) => Self::Neighbour(neighbour),
                 Ok(_) | Err(_) => Self::Other,
             },
+            libc::RTM_NEWROUTE => route(payload).map_or(Self::Other, Self::Route),
             _ => Self::Other,
         })
     }
@@ -65,6 +83,17 @@ fn link(bytes: &[u8]) -> Option<LinkMessage> {
     let read = |attribute| LinkAttribute::parse_with_param(&attribute, AddressFamily::Unspec).ok();
     link.attributes = needed.filter_map(read).collect();
     Some(link)
+}
+
+fn route(bytes: &[u8]) -> Option<RouteMessage> {
+    let mut route = RouteMessage::default();
+    route.header = RouteHeader::parse(bytes).ok()?;
+    let how = (route.header.address_family, route.header.kind, RouteLwEnCapType::None);
+    let attributes = NlasIterator::new(bytes.get(ROUTE_HEAD..)?).map_while(Result::ok);
+    let needed = attributes.filter(|attribute| NEEDED_OF_ROUTE.contains(&attribute.kind()));
+    route.attributes =
+        needed.filter_map(|attribute| RouteAttribute::parse_with_param(&attribute, how).ok()).collect();
+    Some(route)
 }
 
 /// What stands in these bytes, one after the other; what is no message at all is the last.
@@ -183,7 +212,8 @@ pub(super) mod tests {
         for length in 0..whole.len() {
             let _ = links(&whole[..length]);
         }
-        for kind in [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWNEIGH, 2, 3] {
+        let kinds = [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWNEIGH, libc::RTM_NEWROUTE, 2, 3];
+        for kind in kinds {
             for at in (0..whole.len()).filter(|at| !(4..6).contains(at)) {
                 for value in [0, 1, 3, 255] {
                     let mut other = whole.clone();

@@ -178,6 +178,7 @@ impl Engine {
                 self.probe(key);
             }
         }
+        self.narrow();
         self.listeners.retain(|listener| !listener.is_closed());
     }
 
