@@ -84,7 +84,11 @@ pub(crate) fn held(filter: &Ruleset) -> Option<Change> {
 pub(crate) fn is_note(change: &Change) -> bool {
     match change {
         Change::AddElements { name, .. } | Change::DeleteElements { name, .. } => name == SET,
-        Change::AddTable(..) | Change::DeleteTable(_) | Change::ReplaceRules { .. } => false,
+        Change::AddTable(..)
+        | Change::DeleteTable(_)
+        | Change::AddParts(..)
+        | Change::DeleteParts(..)
+        | Change::ReplaceRules { .. } => false,
     }
 }
 

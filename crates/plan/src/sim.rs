@@ -401,6 +401,28 @@ impl Host {
                 Change::DeleteTable(family) => {
                     filter.tables.remove(family).ok_or("no such table")?;
                 }
+                Change::AddParts(family, parts) => {
+                    let table = filter.tables.get_mut(family).ok_or("no such table")?;
+                    for (name, set) in &parts.sets {
+                        if table.sets.insert(name.clone(), set.clone()).is_some() {
+                            return Err("the set exists");
+                        }
+                    }
+                    for (name, chain) in &parts.chains {
+                        if table.chains.insert(name.clone(), chain.clone()).is_some() {
+                            return Err("the chain exists");
+                        }
+                    }
+                }
+                Change::DeleteParts(family, parts) => {
+                    let table = filter.tables.get_mut(family).ok_or("no such table")?;
+                    for name in parts.sets.keys() {
+                        table.sets.remove(name).ok_or("no such set")?;
+                    }
+                    for name in parts.chains.keys() {
+                        table.chains.remove(name).ok_or("no such chain")?;
+                    }
+                }
                 Change::ReplaceRules { family, name, chain } => {
                     let chains = &mut filter.tables.get_mut(family).ok_or("no such table")?.chains;
                     chains.get_mut(name).ok_or("no such chain")?.rules.clone_from(&chain.rules);

@@ -99,7 +99,9 @@ fn may_end_flows(change: &Change) -> bool {
         Change::DeleteElements { family, .. } | Change::ReplaceRules { family, .. } => {
             *family == Family::Inet
         }
-        Change::DeleteTable(family) => *family == Family::Inet,
+        Change::DeleteTable(family) | Change::AddParts(family, _) | Change::DeleteParts(family, _) => {
+            *family == Family::Inet
+        }
         // With guests that are here already: the filter was taken away, or is made anew.
         Change::AddTable(family, table) => {
             let attached = |name| table.sets.get(name).is_some_and(|set| !set.elements.is_empty());

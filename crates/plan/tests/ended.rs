@@ -199,7 +199,7 @@ fn is_attached(filter: &Ruleset, address: IpAddr) -> bool {
     table.and_then(|table| table.sets.get(set)?.lookup(&Key::new().ip(address))).is_some()
 }
 
-/// A filter with the ranges of the one before it; a table that is new or replaced has none until then.
+/// A filter with the ranges of the one before it; a table or a set that is new or replaced has none until then.
 fn mixture(before: &Ruleset, changes: &[Change], after: &Ruleset) -> Ruleset {
     let mut mixed = after.clone();
     for (family, table) in &mut mixed.tables {
@@ -207,9 +207,7 @@ fn mixture(before: &Ruleset, changes: &[Change], after: &Ruleset) -> Ruleset {
         let before = before.tables.get(family).filter(|_| !is_new);
         for (name, set) in table.sets.iter_mut().filter(|(_, set)| set.def.interval) {
             let old = before.and_then(|table| table.sets.get(name));
-            if is_new || old.is_some() {
-                set.elements = old.map(|old| old.elements.clone()).unwrap_or_default();
-            }
+            set.elements = old.map(|old| old.elements.clone()).unwrap_or_default();
         }
     }
     mixed

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// With every guest attached, on a host with one uplink.
-fn filter_of(text: &str) -> Ruleset {
+pub(crate) fn filter_of(text: &str) -> Ruleset {
     let source = Source { name: "viaduct.toml".to_owned(), text: text.to_owned() };
-    let Ok(loaded) = viaduct_model::load(&[source]) else { panic!("an example is wrong:\n{text}") };
-    let config = loaded.config;
+    let loaded = viaduct_model::load(&[source]);
+    let config = loaded.unwrap_or_else(|errors| panic!("{}", errors.render(false))).config;
     let mut host = Host::default();
     let eth0 = "eth0".parse().unwrap();
     host.hardware(&eth0, Some("52:54:00:12:34:56".parse().unwrap()));

@@ -7,5 +7,6 @@ mod examples;
 mod failures;
 mod measure;
 mod mixed;
+mod parts;
 mod round_trip;
 mod support;

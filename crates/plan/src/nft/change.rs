@@ -11,6 +11,10 @@ pub enum Change {
     AddTable(Family, Table),
     /// Take a table away with all that is in it.
     DeleteTable(Family),
+    /// Put sets and chains into an existing table, with all that is in them.
+    AddParts(Family, Table),
+    /// Take sets and chains away from it, with all that is in them: nothing else names them by then.
+    DeleteParts(Family, Table),
     /// Replace the rules of an existing chain.
     ReplaceRules {
         /// The table.
@@ -40,8 +44,9 @@ pub enum Change {
     },
 }
 
-/// The changes that turn `observed` into `desired`; none when they are equal. A table whose skeleton (sets, chains,
-/// hooks) differs is replaced whole; otherwise only rules and elements are touched.
+/// The changes that turn `observed` into `desired`; none when they are equal. What a table has already stays as it is, with
+/// what it has counted. A table is replaced whole where a set or a chain of the same name is of another kind, and where it has
+/// what we never make.
 pub fn diff(observed: &Ruleset, desired: &Ruleset) -> Vec<Change> {
     let mut changes = Vec::new();
     for family in Family::ALL {
@@ -49,7 +54,7 @@ pub fn diff(observed: &Ruleset, desired: &Ruleset) -> Vec<Change> {
             (None, None) => {}
             (Some(_), None) => changes.push(Change::DeleteTable(family)),
             (None, Some(new)) => changes.push(Change::AddTable(family, new.clone())),
-            (Some(old), Some(new)) if same_skeleton(old, new) => diff_table(family, old, new, &mut changes),
+            (Some(old), Some(new)) if can_become(old, new) => diff_table(family, old, new, &mut changes),
             (Some(_), Some(new)) => {
                 changes.push(Change::DeleteTable(family));
                 changes.push(Change::AddTable(family, new.clone()));
@@ -59,16 +64,38 @@ pub fn diff(observed: &Ruleset, desired: &Ruleset) -> Vec<Change> {
     changes
 }
 
-fn same_skeleton(old: &Table, new: &Table) -> bool {
-    old.sets.len() == new.sets.len()
-        && old.chains.len() == new.chains.len()
-        && new.sets.iter().all(|(name, set)| old.sets.get(name).is_some_and(|o| o.def == set.def))
-        && new.chains.iter().all(|(name, chain)| old.chains.get(name).is_some_and(|o| o.base == chain.base))
+fn can_become(old: &Table, new: &Table) -> bool {
+    // One that somebody has switched off is read as one without anything. Sets without fields are of a kind that we never make,
+    // and what the kernel names itself goes with the rules that it belongs to (nf_tables_api.c, `nf_tables_set_alloc_name`).
+    let is_empty = old.sets.is_empty() && old.chains.is_empty();
+    let is_alien = old.sets.values().any(|set| set.def.key.is_empty());
+    let is_of_rule = old.sets.keys().chain(old.chains.keys()).any(|name| name.starts_with("__"));
+    !(is_empty || is_alien || is_of_rule)
+        && new.sets.iter().all(|(name, set)| old.sets.get(name).is_none_or(|o| o.def == set.def))
+        && new.chains.iter().all(|(name, chain)| old.chains.get(name).is_none_or(|o| o.base == chain.base))
+}
+
+/// The sets and chains that another table does not have.
+fn parts_lacking(of: &Table, other: &Table) -> Option<Table> {
+    let sets = of.sets.iter().filter(|(name, _)| !other.sets.contains_key(*name));
+    let chains = of.chains.iter().filter(|(name, _)| !other.chains.contains_key(*name));
+    let parts = Table {
+        sets: sets.map(|(name, set)| (name.clone(), set.clone())).collect(),
+        chains: chains.map(|(name, chain)| (name.clone(), chain.clone())).collect(),
+    };
+    (!parts.sets.is_empty() || !parts.chains.is_empty()).then_some(parts)
 }
 
 fn diff_table(family: Family, old: &Table, new: &Table, changes: &mut Vec<Change>) {
+    changes.extend(parts_lacking(new, old).map(|come| Change::AddParts(family, come)));
+    diff_parts(family, old, new, changes);
+    changes.extend(parts_lacking(old, new).map(|gone| Change::DeleteParts(family, gone)));
+}
+
+/// What is different in sets and chains that both have.
+fn diff_parts(family: Family, old: &Table, new: &Table, changes: &mut Vec<Change>) {
     for (name, chain) in &new.chains {
-        if old.chains.get(name).is_none_or(|o| o.rules != chain.rules) {
+        if old.chains.get(name).is_some_and(|o| o.rules != chain.rules) {
             changes.push(Change::ReplaceRules { family, name: name.clone(), chain: chain.clone() });
         }
     }
@@ -100,7 +127,9 @@ impl Change {
     /// How many elements and rules it touches; for the plan's summary.
     pub fn size(&self) -> usize {
         match self {
-            Self::AddTable(_, table) => table.sets.values().map(|s| s.elements.len()).sum(),
+            Self::AddTable(_, table) | Self::AddParts(_, table) | Self::DeleteParts(_, table) => {
+                table.sets.values().map(|s| s.elements.len()).sum()
+            }
             Self::DeleteTable(_) => 0,
             Self::ReplaceRules { chain, .. } => chain.rules.len(),
             Self::DeleteElements { set, .. } | Self::AddElements { set, .. } => set.elements.len(),
@@ -132,6 +161,8 @@ impl fmt::Display for Change {
                 self.size()
             ),
             Self::DeleteTable(family) => write!(f, "- nft table {} viaduct", family.word()),
+            Self::AddParts(family, parts) => write_parts(f, '+', *family, parts),
+            Self::DeleteParts(family, parts) => write_parts(f, '-', *family, parts),
             Self::ReplaceRules { family, name, chain } => {
                 write!(f, "~ nft chain {} {name} ({} rules)", family.word(), chain.rules.len())
             }
@@ -139,4 +170,21 @@ impl fmt::Display for Change {
             Self::AddElements { family, name, set } => elements(f, '+', family, name, set),
         }
     }
+}
+
+fn write_parts(f: &mut fmt::Formatter<'_>, sign: char, family: Family, parts: &Table) -> fmt::Result {
+    let word = family.word();
+    let chain =
+        |(name, chain): (&String, &Chain)| format!("chain {word} {name} ({} rules)", chain.rules.len());
+    let set = |(name, set): (&String, &Set)| match set.def.dynamic {
+        // What is in it is counted by the kernel.
+        Some(_) => format!("set {word} {name}"),
+        None => format!("set {word} {name} ({} elements)", set.elements.len()),
+    };
+    let lines = parts.sets.iter().map(set).chain(parts.chains.iter().map(chain));
+    for (i, line) in lines.enumerate() {
+        let newline = if i > 0 { "\n" } else { "" };
+        write!(f, "{newline}{sign} nft {line}")?;
+    }
+    Ok(())
 }

@@ -92,7 +92,11 @@ impl Section {
         let plan = plan(&observed, &self.after);
         let partial = |change: &Change| match change {
             Change::AddElements { .. } | Change::DeleteElements { .. } => true,
-            Change::AddTable(..) | Change::DeleteTable(_) | Change::ReplaceRules { .. } => false,
+            Change::AddTable(..)
+            | Change::DeleteTable(_)
+            | Change::AddParts(..)
+            | Change::DeleteParts(..)
+            | Change::ReplaceRules { .. } => false,
         };
         let fits = |op: &Op| !matches!(op, Op::Nft(changes) if !changes.iter().all(partial));
         plan.ops.iter().all(fits).then(|| self.placed(plan))

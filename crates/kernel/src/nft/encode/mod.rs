@@ -4,12 +4,15 @@ mod expr;
 mod set;
 mod step;
 
-use viaduct_plan::nft::{Base, Chain, Change, Family, Set, TABLE, Value};
+use viaduct_plan::nft::{Base, Chain, Change, Family, Set, TABLE, Value, ValueType};
 
 use self::step::{Step, Verb};
 use super::{
     attr::{Header, Writer},
-    uapi::{BATCH_BEGIN, BATCH_END, POLICY_ACCEPT, SUBSYSTEM, chain, elem_list, hook, message, rule, table},
+    uapi::{
+        BATCH_BEGIN, BATCH_END, POLICY_ACCEPT, SUBSYSTEM, chain, elem_list, hook, message, rule,
+        set as set_attr, table,
+    },
 };
 
 const NLM_F_ACK: u16 = 4;
@@ -35,7 +38,7 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// The messages of all changes in the order that the kernel can follow: a rule names sets and chains, an element
-    /// names chains, so all of these are made before.
+    /// names chains, so all of these are made before, and taken away after.
     pub(super) fn new(changes: &'a [Change], first_seq: u32) -> Self {
         let elements: usize = changes.iter().map(Change::size).sum();
         let writer = Writer::with_capacity(4096 + elements * ELEMENT_LEN);
@@ -45,6 +48,7 @@ impl<'a> Batch<'a> {
         batch.sets_and_chains(changes);
         batch.rules(changes);
         batch.elements(changes);
+        batch.remove_parts(changes);
         batch.acknowledge_last();
         batch.push(Step::Frame, BATCH_END, 0, None, |_| {});
         batch
@@ -116,7 +120,11 @@ impl<'a> Batch<'a> {
                     }
                     self.make_table(*family);
                 }
-                Change::ReplaceRules { .. } | Change::DeleteElements { .. } | Change::AddElements { .. } => {}
+                Change::AddParts(..)
+                | Change::DeleteParts(..)
+                | Change::ReplaceRules { .. }
+                | Change::DeleteElements { .. }
+                | Change::AddElements { .. } => {}
             }
         }
     }
@@ -133,7 +141,7 @@ impl<'a> Batch<'a> {
     fn sets_and_chains(&mut self, changes: &'a [Change]) {
         let mut id = 0;
         for change in changes {
-            let Change::AddTable(family, new) = change else { continue };
+            let (Change::AddTable(family, new) | Change::AddParts(family, new)) = change else { continue };
             for (name, set) in &new.sets {
                 id += 1;
                 self.push(Step::MakeSet(*family, name), message::NEW_SET, NLM_F_CREATE, Some(*family), |w| {
@@ -157,22 +165,29 @@ impl<'a> Batch<'a> {
     fn rules(&mut self, changes: &'a [Change]) {
         for change in changes {
             match change {
-                Change::AddTable(family, new) => {
+                Change::AddTable(family, new) | Change::AddParts(family, new) => {
                     for (name, chain) in &new.chains {
                         self.append_rules(*family, name, chain);
                     }
                 }
                 Change::ReplaceRules { family, name, chain } => {
-                    // Without a handle it means every rule of the chain.
-                    self.push(Step::EmptyChain(*family, name), message::DELETE_RULE, 0, Some(*family), |w| {
-                        w.text(rule::TABLE, TABLE);
-                        w.text(rule::CHAIN, name);
-                    });
+                    self.empty_chain(*family, name);
                     self.append_rules(*family, name, chain);
                 }
-                Change::DeleteTable(_) | Change::DeleteElements { .. } | Change::AddElements { .. } => {}
+                Change::DeleteTable(_)
+                | Change::DeleteParts(..)
+                | Change::DeleteElements { .. }
+                | Change::AddElements { .. } => {}
             }
         }
+    }
+
+    fn empty_chain(&mut self, family: Family, name: &'a str) {
+        // Without a handle it means every rule of the chain.
+        self.push(Step::EmptyChain(family, name), message::DELETE_RULE, 0, Some(family), |w| {
+            w.text(rule::TABLE, TABLE);
+            w.text(rule::CHAIN, name);
+        });
     }
 
     fn append_rules(&mut self, family: Family, name: &'a str, chain: &'a Chain) {
@@ -189,7 +204,7 @@ impl<'a> Batch<'a> {
     fn elements(&mut self, changes: &'a [Change]) {
         for change in changes {
             match change {
-                Change::AddTable(family, new) => {
+                Change::AddTable(family, new) | Change::AddParts(family, new) => {
                     for (name, set) in new.sets.iter().filter(|(_, set)| set.def.dynamic.is_none()) {
                         self.set_elements(*family, name, set, Verb::Add);
                     }
@@ -198,7 +213,31 @@ impl<'a> Batch<'a> {
                     self.set_elements(*family, name, set, Verb::Delete);
                 }
                 Change::AddElements { family, name, set } => self.set_elements(*family, name, set, Verb::Add),
-                Change::DeleteTable(_) | Change::ReplaceRules { .. } => {}
+                Change::DeleteTable(_) | Change::DeleteParts(..) | Change::ReplaceRules { .. } => {}
+            }
+        }
+    }
+
+    /// A chain goes when no rule and no element leads to it, a set when no rule looks into it.
+    fn remove_parts(&mut self, changes: &'a [Change]) {
+        for change in changes {
+            let Change::DeleteParts(family, old) = change else { continue };
+            old.chains.keys().for_each(|name| self.empty_chain(*family, name));
+            let leads = |set: &Set| set.def.value == Some(ValueType::Verdict);
+            for (name, set) in old.sets.iter().filter(|(_, set)| leads(set)) {
+                self.set_elements(*family, name, set, Verb::Delete);
+            }
+            for name in old.sets.keys() {
+                self.push(Step::DropSet(*family, name), message::DELETE_SET, 0, Some(*family), |w| {
+                    w.text(set_attr::TABLE, TABLE);
+                    w.text(set_attr::NAME, name);
+                });
+            }
+            for name in old.chains.keys() {
+                self.push(Step::DropChain(*family, name), message::DELETE_CHAIN, 0, Some(*family), |w| {
+                    w.text(chain::TABLE, TABLE);
+                    w.text(chain::NAME, name);
+                });
             }
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Step<'a> {
     MakeSet(Family, &'a str),
     MakeChain(Family, &'a str),
     EmptyChain(Family, &'a str),
+    DropChain(Family, &'a str),
+    DropSet(Family, &'a str),
     /// Into a chain, a rule with a text.
     AddRule(Family, &'a str, &'a str),
     /// Elements from this one on, in the set's order.
@@ -49,6 +51,8 @@ impl Step<'_> {
             Self::MakeSet(family, name) => object("make", "set", family, name),
             Self::MakeChain(family, name) => object("make", "chain", family, name),
             Self::EmptyChain(family, name) => object("empty", "chain", family, name),
+            Self::DropChain(family, name) => object("delete", "chain", family, name),
+            Self::DropSet(family, name) => object("delete", "set", family, name),
             Self::AddRule(family, name, text) => object("add to", "chain", family, name) + ": " + text,
             Self::Elements { family, name, set, from, verb } => {
                 let verb = match verb {
