@@ -57,6 +57,7 @@ labs! {
         vnet_fallbacks = "vnet-fallbacks",
         vnet_groups = "vnet-groups",
         vnet_handshakes = "vnet-handshakes",
+        vnet_learning = "vnet-learning",
         vnet_discovery = "vnet-discovery",
         vnet_hostile = "vnet-hostile",
         vnet_loss = "vnet-loss",
