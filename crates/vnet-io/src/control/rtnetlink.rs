@@ -3,7 +3,7 @@
 //! Kernels say more of a device with each version, and not always in the form that is known here: only what is needed is read, and
 //! what cannot be read is as if it had not been said.
 
-use std::io;
+use std::{io, time::Duration};
 
 use netlink_packet_core::{
     DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
@@ -16,7 +16,10 @@ use netlink_packet_route::{
     route::{RouteAttribute, RouteHeader, RouteLwEnCapType, RouteMessage},
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::net::sockopt;
 
+/// The kernel answers at once, or, where devices come and go by the thousand, soon.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Of a device's head (linux/rtnetlink.h, `struct ifinfomsg`).
 const LINK_HEAD: usize = 16;
 /// What is needed of a device.
@@ -123,6 +126,8 @@ pub(super) fn question(message: RouteNetlinkMessage, how: u16) -> Vec<u8> {
 pub(super) fn ask(message: RouteNetlinkMessage, how: u16, mut hear: impl FnMut(Told)) -> io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
+    // Everything else waits for whoever asks.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
     // What a dump is to tell is looked at only then; before Linux 4.20 it tells all.
     let _ = socket.set_netlink_get_strict_chk(true);
     socket.send(&question(message, how), 0)?;
