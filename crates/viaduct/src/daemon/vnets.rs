@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, BufRead, BufReader},
+    net::Shutdown,
     os::unix::net::UnixStream,
     path::PathBuf,
     process::Stdio,
@@ -31,6 +32,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5
 
 /// The process itself waits for others no longer than half of this.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// It reads at once what it is told. Who does not has stopped, and nobody who tells it something waits for longer.
+const UNREAD: Duration = Duration::from_secs(5);
 
 /// The process, whichever it is at the moment.
 pub(super) struct Vnets {
@@ -44,20 +47,43 @@ struct Shared {
     wanted: Option<Option<Orders>>,
     /// To the process that runs.
     stream: Option<UnixStream>,
-    /// How often that process was told what to be, and how often it said that the other hosts know of it.
+    /// The number of the last question whether the other hosts know what is here, and the highest that needs no answer any more.
     asked: u64,
     known: u64,
     ending: bool,
 }
 
 impl Shared {
-    /// Tells the process, if one runs; it fails when it has just ended, and the next is told everything.
+    /// Tells the process what to be, if one runs; the next is told everything.
     fn say(&mut self, wanted: Option<Orders>) -> bool {
         let request = request(wanted.as_ref());
         self.wanted = Some(wanted);
-        let told = self.stream.as_ref().map(|stream| ask(stream, &request));
-        self.asked += u64::from(told.is_some());
-        told.is_some()
+        self.tell(&request)
+    }
+
+    /// Says something to the process, if one runs. What it has not read whole, nothing can follow: then another connection is made.
+    fn tell(&mut self, request: &Request) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        let told = ask(stream, request);
+        if let Err(error) = &told {
+            warn!("the process that carries vnets does not hear: {error}");
+            let _ = stream.shutdown(Shutdown::Both);
+            self.lost();
+        }
+        told.is_ok()
+    }
+
+    /// Asks whether the other hosts know what is here; the number of the question.
+    fn ask_whether_known(&mut self) -> Option<u64> {
+        self.asked += 1;
+        let number = self.asked;
+        self.tell(&Request::Known { number }).then_some(number)
+    }
+
+    /// Nobody answers on this connection any more, and nobody waits for it.
+    fn lost(&mut self) {
+        self.stream = None;
+        self.known = self.asked;
     }
 }
 
@@ -108,8 +134,8 @@ impl Vnets {
             if locked.wanted.as_ref() != Some(&wanted) {
                 locked.say(wanted);
             }
-            let asked = locked.asked;
-            let waits = |shared: &mut Shared| shared.stream.is_some() && shared.known < asked;
+            let Some(number) = locked.ask_whether_known() else { return };
+            let waits = |shared: &mut Shared| shared.known < number;
             let waited = shared.1.wait_timeout_while(locked, PATIENCE, waits);
             if waited.is_ok_and(|(_, waited)| waited.timed_out()) {
                 warn!(
@@ -137,7 +163,7 @@ impl Vnets {
         let mut shared = lock(&self.shared);
         shared.ending = true;
         if let Some(stream) = shared.stream.take() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            let _ = stream.shutdown(Shutdown::Both);
         }
         drop(shared);
         if let Some(thread) = self.thread.take() {
@@ -250,13 +276,13 @@ fn attend(
             return Ok(());
         }
         let stream = client.writer()?;
+        stream.set_write_timeout(Some(UNREAD))?;
         ask(&stream, &request(shared.wanted.as_ref().and_then(Option::as_ref)))?;
         shared.stream = Some(stream);
-        (shared.asked, shared.known) = (1, 0);
     }
     client.wait_for_ever()?;
     let result = listen(shared, &mut client, place, jobs);
-    lock(shared).stream = None;
+    lock(shared).lost();
     shared.1.notify_all();
     result
 }
@@ -281,8 +307,9 @@ fn listen(
                 }
                 jobs.send(Job::Do(Box::new(move |host| found(host, findings))));
             }
-            Answer::Known => {
-                lock(shared).known += 1;
+            Answer::Known { number } => {
+                let mut locked = lock(shared);
+                locked.known = locked.known.max(number);
                 shared.1.notify_all();
             }
             Answer::Here { .. } | Answer::Report(_) => {}

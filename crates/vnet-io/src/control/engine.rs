@@ -300,10 +300,10 @@ impl Engine {
                     let _ = answers.try_send(Answer::Done { troubles });
                     let _ = answers.try_send(Answer::Changed(self.findings.clone()));
                     if !self.listeners.iter().any(|listener| listener.same_channel(&answers)) {
-                        self.listeners.push(answers.clone());
+                        self.listeners.push(answers);
                     }
-                    self.tell_when_known(answers);
                 }
+                Request::Known { number } => self.tell_when_known(number, answers),
                 Request::Machine { vnet, mac, here } => {
                     let troubles = self.told_of(vnet, mac, here).err().into_iter().collect();
                     let _ = answers.try_send(Answer::Done { troubles });

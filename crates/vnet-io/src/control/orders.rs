@@ -21,6 +21,11 @@ pub const PORT: u16 = 1798;
 pub enum Request {
     /// This is to be so from now on. Whoever says so hears of changes on the same connection.
     Be(Box<Orders>),
+    /// Say [`Answer::Known`] when what was to be has been done by the workers, and the other hosts know which NICs are here.
+    Known {
+        /// Comes back.
+        number: u64,
+    },
     /// A machine that no orders know is behind a vnet's bridge, or is not until it is heard there; done without a trouble
     /// when it is so.
     Machine {
@@ -59,9 +64,12 @@ pub enum Answer {
         /// A line each.
         troubles: Vec<String>,
     },
-    /// What was to be has been done by the workers, and the other hosts know which NICs are here; one for each
-    /// [`Request::Be`], in their order. Whoever does not say so within some time is not waited for.
-    Known,
+    /// It is known what was to be when [`Request::Known`] was said. Hosts that do not say so within some time are not waited
+    /// for, nor are they again until they have.
+    Known {
+        /// That of the request.
+        number: u64,
+    },
     /// How things are.
     Report(Box<Report>),
     /// Something has changed that others have to do something about.

@@ -11,11 +11,14 @@ use super::{
 
 impl Node {
     /// Asks all hosts that this one shares a vnet with to say when they have done what they were told until now
-    /// ([`Action::Heeded`]); says by which connections. Hosts of a version that does not know of this never do.
+    /// ([`Action::Heeded`]); says by which connections. Those of a version that does not know of this are not asked. Numbers
+    /// begin with 1.
     pub fn ask_to_heed(&mut self, number: u32) -> BTreeSet<SessionId> {
-        let sessions = self.peers.iter().filter_map(|(key, peer)| Some((*key, peer.session.as_ref()?.id)));
-        let asked: BTreeSet<SessionId> =
-            sessions.filter(|(key, id)| self.shares_vnet(*key, *id)).map(|(_, id)| id).collect();
+        let sessions = self.peers.iter().filter_map(|(key, peer)| Some((*key, peer.session.as_ref()?)));
+        let asked: BTreeSet<SessionId> = sessions
+            .filter(|(key, session)| session.heeds && self.shares_vnet(*key, session.id))
+            .map(|(_, session)| session.id)
+            .collect();
         for session in &asked {
             say(&mut self.transmits, *session, &Message::Heed { number });
         }

@@ -205,7 +205,7 @@ pub enum Message {
     },
     /// What was said before [`Heed`](Self::Heed) of this number is done.
     Heeded {
-        /// Which.
+        /// Which; 0 at the beginning of a connection, by which the other end knows that it can ask.
         number: u32,
     },
     /// Whether machines are behind a vnet here that nobody has told of, in place of what was offered.

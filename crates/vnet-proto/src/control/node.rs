@@ -139,6 +139,8 @@ impl Node {
         peer.session = Some(Session::new(id, dialled, now, exporter));
         peer.path_back = None;
         say(&mut self.transmits, id, &greeting);
+        // Nothing was asked yet; who says so can be.
+        say(&mut self.transmits, id, &Message::Heeded { number: 0 });
         if !self.settings.ports.is_empty() {
             let ports = self.settings.ports.clone();
             say(&mut self.transmits, id, &Message::Ports { ports });
@@ -216,6 +218,7 @@ impl Node {
             Message::Ports { ports } => self.hear_ports(now, key, ports),
             Message::Heed { number } => self.heed(key, id, number),
             Message::Heeded { number } => {
+                session.heeds = true;
                 self.actions.push_back(Action::Heeded { session: id, number });
             }
             Message::Arrived { worker, number } => self.hear_arrived(now, key, worker, number),

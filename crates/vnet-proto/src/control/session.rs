@@ -66,6 +66,8 @@ pub(super) struct Session {
     pub(super) since: Duration,
     exporter: Box<dyn Exporter + Send>,
     pub(super) greeting: Option<Greeting>,
+    /// Whether it says when it has done what it was told: hosts of earlier versions do not.
+    pub(super) heeds: bool,
     /// What this host has offered.
     pub(super) channels: BTreeMap<VnetId, Channel>,
     next_channel: Channel,
@@ -120,6 +122,7 @@ impl Session {
             since,
             exporter,
             greeting: None,
+            heeds: false,
             channels: BTreeMap::new(),
             next_channel: 0,
             expected: BTreeMap::new(),

@@ -74,11 +74,43 @@ fn a_vnet_is_not_disclosed_to_those_outside() {
     world.dial(1, 2);
     world.settle();
     // What a host says of itself is of no vnet.
-    let of_itself = |message: &Message| matches!(message, Message::Hello { .. } | Message::Ports { .. });
+    let of_itself = |message: &Message| {
+        matches!(message, Message::Hello { .. } | Message::Ports { .. } | Message::Heeded { number: 0 })
+    };
     let to_outside = world.heard.iter().filter(|(_, at, message)| *at == 2 && !of_itself(message));
     assert_eq!(to_outside.count(), 0);
     assert!(world.hosts[2].members.is_empty());
     assert_eq!(world.hosts[0].members, BTreeSet::from([(vnet("97"), key(1))]));
+}
+
+#[test]
+fn who_is_asked_says_when_it_has_done_what_it_was_told() {
+    let mut world = World::new(4);
+    world.older.insert(2);
+    (0..3).for_each(|host| world.have(host, "97", &[0, 1, 2]));
+    // The fourth shares no vnet.
+    (1..4).for_each(|other| world.dial(0, other));
+    world.settle();
+    assert!(world.hosts[0].members.contains(&(vnet("97"), key(2))));
+    let session = world.session(0, 1);
+    world.attach(0, "97", 1);
+    let asked = world.hosts[0].node.ask_to_heed(1);
+    assert_eq!(
+        asked,
+        BTreeSet::from([session]),
+        "neither who does not know of it, nor whom it does not concern"
+    );
+    world.configure(0, |_| ());
+    world.settle();
+    let first = |wanted: &dyn Fn(&Message) -> bool| {
+        world.heard.iter().position(|(from, at, message)| (*from, *at) == (0, 1) && wanted(message))
+    };
+    let claim = first(&|message| matches!(message, Message::Claim { .. })).unwrap();
+    assert!(Some(claim) < first(&|message| matches!(message, Message::Heed { number: 1 })));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+    assert!(world.hosts[0].heeded.contains(&(session, 1)));
+    let questions = world.heard.iter().filter(|(_, _, message)| matches!(message, Message::Heed { .. }));
+    assert_eq!(questions.count(), 1);
 }
 
 #[test]

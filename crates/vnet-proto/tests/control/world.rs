@@ -51,6 +51,8 @@ pub(crate) struct Host {
     /// Whom it wants to reach by way of others.
     pub(crate) wants: BTreeSet<usize>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
+    /// Who has said to have done what came before which number.
+    pub(crate) heeded: BTreeSet<(SessionId, u32)>,
     pub(crate) moved: Vec<MacAddr>,
     /// What its own machines listen to, where that is known.
     pub(crate) wanted: BTreeMap<VnetId, BTreeSet<MacAddr>>,
@@ -72,7 +74,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     wires: Vec<Wire>,
     next: u64,
-    /// Hosts of a version that does not know of [`Message::Learns`].
+    /// Hosts of a version that does not know of [`Message::Learns`], nor of [`Message::Heed`].
     pub(crate) older: BTreeSet<usize>,
     /// All messages that arrived: from whom, at whom.
     pub(crate) heard: Vec<(usize, usize, Message)>,
@@ -99,6 +101,7 @@ impl World {
             learning: BTreeSet::new(),
             wants: BTreeSet::new(),
             mtus: BTreeMap::new(),
+            heeded: BTreeSet::new(),
             moved: Vec::new(),
             wanted: BTreeMap::new(),
             listening: BTreeMap::new(),
@@ -315,7 +318,10 @@ impl World {
             messages.extend(message);
         }
         let is_older = self.older.contains(&host) || self.older.contains(&from);
-        messages.retain(|message| !is_older || !matches!(message, Message::Learns { .. }));
+        let is_new = |message: &Message| {
+            matches!(message, Message::Learns { .. } | Message::Heed { .. } | Message::Heeded { .. })
+        };
+        messages.retain(|message| !is_older || !is_new(message));
         for message in messages {
             self.heard.push((from, host, message.clone()));
             self.hosts[host].node.handle_message(self.now, id, message).unwrap();
@@ -424,7 +430,10 @@ impl World {
                 Action::Mtu { vnet, mtu } => {
                     host.mtus.insert(vnet, mtu);
                 }
-                Action::Reach | Action::Ports { .. } | Action::Settle | Action::Heeded { .. } => {}
+                Action::Heeded { session, number } => {
+                    host.heeded.insert((session, number));
+                }
+                Action::Reach | Action::Ports { .. } | Action::Settle => {}
                 Action::Listening { vnet } => {
                     host.listening.retain(|(of, _), _| *of != vnet);
                     let told = host.node.listening(vnet).map(|(key, groups)| ((vnet, key), groups.clone()));
