@@ -124,6 +124,8 @@ counters! {
         no_association,
         /// From the bridge, dropped: longer than the path.
         too_big,
+        /// From the bridge, longer than the path: packets of IPv4 that may be cut, and were, into fragments that count as frames.
+        cut_ipv4,
         /// From a peer, dropped: the source is not that peer's.
         foreign_source,
         /// From a peer, dropped: the destination is not here.

@@ -279,6 +279,11 @@ fn complete_unless_recognized(frame: &mut [u8], start: usize, offset: usize) -> 
     {
         return Some(());
     }
+    complete(frame, start, offset)
+}
+
+/// Completes a checksum that begins at a place and stands so many bytes after it.
+pub(super) fn complete(frame: &mut [u8], start: usize, offset: usize) -> Option<()> {
     let field = start.checked_add(offset)?;
     word(frame, field)?;
     let sum = checksum::complement(checksum::sum(frame.get(start..)?));

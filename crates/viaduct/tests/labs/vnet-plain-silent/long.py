@@ -2,7 +2,8 @@
 
 hear PORT: answers datagrams and what comes by TCP with a few bytes, until killed. talk ADDRESS PORT FILE SECONDS: sends a datagram
 every 20 ms, and writes how long the first and the last were, how long it took at most until one was answered, and how many of the last
-were not. stream ADDRESS PORT FILE SECONDS: the same with TCP, as much as it takes. within MOST FILE…: fails unless each of these took
+were not. stream ADDRESS PORT FILE SECONDS: the same with TCP, as much as it takes. cut ADDRESS PORT LENGTH: sends one of IPv4 that
+may be cut, and fails unless it is answered. within MOST FILE…: fails unless each of these took
 so many seconds at most, and the last were answered."""
 import errno
 import os
@@ -76,6 +77,16 @@ def talk(address, port, file, seconds):
     last = set(range(len(sizes) - 60, len(sizes) - 10))
     lost = len(last - {number for _, number in answered})
     write(file, "first", sizes[0], "last", sizes[-1], "longest", longest(begun, [at for at, _ in answered]), "lost", lost)
+
+
+def cut(address, port, length):
+    family, level, discover, *_ = of(address)
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.setsockopt(level, discover, 0)
+    s.settimeout(2)
+    for number in range(5):
+        s.sendto(number.to_bytes(4, "big") + os.urandom(int(length) - 4), (address, int(port)))
+        assert s.recv(100) == number.to_bytes(4, "big")
 
 
 def stream(address, port, file, seconds):

@@ -6,6 +6,7 @@ use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
     Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
     esp::{Half, Probe, datagram_length, largest_frame},
+    fragments,
 };
 
 use super::{
@@ -201,6 +202,14 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
             return;
         }
         Err(CutError::TooBig) => {
+            // It happens to packets of machines that do not hear what the vnet's MTU is: not often.
+            if let Some(pieces) = fragments(offload, frame, whole) {
+                vnet.counters.cut_ipv4.one();
+                for mut piece in pieces {
+                    send_to(peer, vnet, &Offload::NONE, &mut piece, way);
+                }
+                return;
+            }
             vnet.counters.too_big.one();
             let head = frame[..frame.len().min(HEAD)].to_vec();
             let event = Event::TooBig { vnet: vnet.id, peer, largest_frame: largest, head };
