@@ -1,7 +1,7 @@
 """What is as long as the kernel knows to get there, and never in fragments.
 
 hear PORT: answers datagrams and what comes by TCP with a few bytes, until killed. talk ADDRESS PORT FILE SECONDS: sends a datagram
-every 20 ms, and writes how long the first and the last were, how long it took at most until one was answered, and how many of the last
+every 20 ms, makes FILE.begun when one is answered, and writes to FILE.done how long the first and the last were, how long it took at most until one was answered, and how many of the last
 were not. stream ADDRESS PORT FILE SECONDS: the same with TCP, as much as it takes. cut ADDRESS PORT LENGTH: sends one of IPv4 that
 may be cut, and fails unless it is answered. within MOST FILE…: fails unless each of these took
 so many seconds at most, and the last were answered."""
@@ -24,7 +24,7 @@ def of(address):
 def write(file, *words):
     with open(file + ".part", "w") as out:
         print(*words, file=out)
-    os.rename(file + ".part", file)
+    os.rename(file + ".part", file + ".done")
 
 
 def longest(begun, times):
@@ -69,6 +69,8 @@ def talk(address, port, file, seconds):
             s.settimeout(left)
             try:
                 answered.append((time.monotonic(), int.from_bytes(s.recv(100), "big")))
+                if len(answered) == 1:
+                    open(file + ".begun", "w").close()
             except TimeoutError:
                 pass
             except OSError as error:
@@ -104,6 +106,8 @@ def stream(address, port, file, seconds):
         try:
             if s.recv(1000):
                 times.append(time.monotonic())
+                if len(times) == 1:
+                    open(file + ".begun", "w").close()
         except BlockingIOError:
             pass
     last = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
