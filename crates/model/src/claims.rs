@@ -135,6 +135,11 @@ impl Claims {
         }
     }
 
+    /// Where a device of the host, and of no namespace, is claimed.
+    pub(crate) fn device_at(&self, device: &IfName) -> Option<Span> {
+        self.devices.get(&(None, device.clone())).map(|(at, _)| *at)
+    }
+
     /// A vnet's port to the outside is a device that others made, of whom there is nothing in the files. To be asked when
     /// everything is claimed.
     pub(crate) fn vnet_port(&self, device: &IfName, is_tagged: bool, span: Span, report: &mut Report<'_>) {
@@ -147,13 +152,22 @@ impl Claims {
                 )
                 .related(made, "it is made for this")
                 .help("write the interface that the segment outside is at, like port = \"eth1\""),
-            // A VLAN within a VLAN is another segment.
-            DeviceUse::MadeVlan if !is_tagged => report
+            DeviceUse::MadeVlan if is_tagged => report
+                .error(
+                    span,
+                    format!("{device} is made here for another bridge, and a VLAN within a VLAN needs one that is there"),
+                )
+                .related(made, "it is made for this")
+                .help(format!(
+                    "write another interface; where {device} is on no uplink, the host's own network configuration can make it, \
+                     and it is written there as the `port`, without `vlan`"
+                )),
+            DeviceUse::MadeVlan => report
                 .error(span, format!("{device} is made here for another bridge, and a device is in one"))
                 .related(made, "it is made for this")
                 .help("write another interface, or another VLAN of one, like port = \"eth1\" and vlan = 20"),
             // An uplink's may be a port by its VLANs; one that moves is nobody's port, as is said where it does.
-            DeviceUse::MadeVlan | DeviceUse::Uplink | DeviceUse::Moved => return,
+            DeviceUse::Uplink | DeviceUse::Moved => return,
         };
     }
 

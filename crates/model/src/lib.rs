@@ -32,8 +32,11 @@ pub use schema::schema;
 pub use shape::{Address, ParseAddressError};
 pub use suggest::nearest;
 
+use std::collections::BTreeMap;
+
 use report::{Report, Span};
 use shape::Read;
+use viaduct_types::{IfName, VnetId, VnetName};
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,15 +56,37 @@ pub struct Loaded {
     pub warnings: Diagnostics,
 }
 
+/// A vnet of this host that a command made: its devices are there, and nothing is in the files of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeVnet {
+    /// Its identity everywhere.
+    pub id: VnetId,
+    /// Its bridge.
+    pub bridge: IfName,
+    /// The device that leads to the other hosts.
+    pub interface: IfName,
+    /// What protects its frames: where nothing does, there is a second device.
+    pub security: Security,
+}
+
 /// Reads a configuration from its files. Their tables add to each other; a key that two of them define is an error.
 ///
 /// # Errors
 /// Everything that is wrong in any of the files, warnings included.
 pub fn load(sources: &[Source]) -> Result<Loaded, Diagnostics> {
+    load_beside(sources, &BTreeMap::new())
+}
+
+/// The same for a host with vnets that commands made: the files cannot use their devices for something else. A vnet of the
+/// files takes the place of one with its id or its name.
+///
+/// # Errors
+/// Everything that is wrong in any of the files, warnings included.
+pub fn load_beside(sources: &[Source], made: &BTreeMap<VnetName, MadeVnet>) -> Result<Loaded, Diagnostics> {
     let mut report = Report::new(sources);
     let tree = tree::read(sources, &mut report);
     let root = tree::Node { value: tree::Value::Table(tree), span: Span::new(0, 0..0) };
-    let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, &mut report));
+    let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, made, &mut report));
     match config {
         Some(mut config) if !report.has_errors() => {
             config.shrink_to_fit();

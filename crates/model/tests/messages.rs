@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{load_text, said, source};
-use viaduct_model::load;
+use viaduct_model::{MadeVnet, Security, load, load_beside};
 
 const BASE: &str = r#"[uplinks.wan]
 interface = "eth0"
@@ -253,7 +255,7 @@ fn ports_of_vnets() {
     let blue = |keys: &str| format!("[vnets.blue]\nid = \"98\"\n{keys}");
     assert_eq!(said(&format!("{BASE}{}", red("port = \"eth1\"\n"))), "nothing is wrong\n");
     assert_eq!(said(&format!("{BASE}{}", red("port = \"wan\"\nvlan = 20\n"))), "nothing is wrong\n");
-    let outer = format!("{}{}", red("port = \"wan\"\nvlan = 20\n"), blue("port = \"eth0.20\"\nvlan = 5\n"));
+    let outer = format!("{}{}", red("port = \"eth1.20\"\n"), blue("port = \"eth1.20\"\nvlan = 5\n"));
     assert_eq!(said(&format!("{BASE}{outer}")), "nothing is wrong\n");
     // What has the name of a device here, but only where it cannot meet it.
     let second = format!("{}{}", red("port = \"vnet-blue-6\"\n"), blue(""));
@@ -286,8 +288,48 @@ fn ports_of_vnets() {
             red("port = \"to-n\"\n")
         ),
         format!("{}{}", red("port = \"eth1\"\nvlan = 20\n"), blue("port = \"eth1.20\"\n")),
+        format!("{}{}", red("port = \"wan\"\nvlan = 20\n"), blue("port = \"eth0.20\"\nvlan = 5\n")),
     ];
     assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
+}
+
+/// A host on which commands made a vnet, with protection, and one without.
+#[test]
+fn devices_of_vnets_that_commands_made() {
+    let made = |id: &str, security| MadeVnet {
+        id: id.parse().unwrap(),
+        bridge: format!("vnet{id}").parse().unwrap(),
+        interface: format!("vnif{id}").parse().unwrap(),
+        security,
+    };
+    let beside = BTreeMap::from([
+        ("vnet8".parse().unwrap(), made("8", Security::Conf)),
+        ("vnet9".parse().unwrap(), made("9", Security::None)),
+    ]);
+    let said = |case: &str| match load_beside(&[source("viaduct.toml", &format!("{BASE}{case}"))], &beside) {
+        Ok(_) => "nothing is wrong\n".to_owned(),
+        Err(diagnostics) => diagnostics.render(false),
+    };
+    let red = |keys: &str| format!("[vnets.red]\nid = \"97\"\n{keys}");
+    // What has another name, and a vnet that the file takes over by its id or by its name.
+    assert_eq!(said(&red("port = \"eth1\"\n")), "nothing is wrong\n");
+    assert_eq!(said(&red("port = \"vnif8-6\"\n")), "nothing is wrong\n");
+    assert_eq!(said("[vnets.red]\nid = \"8\"\nbridge = \"vnet8\"\n"), "nothing is wrong\n");
+    assert_eq!(said("[vnets.vnet8]\nid = \"97\"\nbridge = \"vnet8\"\n"), "nothing is wrong\n");
+    let cases = [
+        red("port = \"vnet8\"\n"),
+        red("port = \"vnet8\"\nvlan = 20\n"),
+        red("port = \"vnif9-6\"\n"),
+        red("bridge = \"vnet9\"\n"),
+        red("interface = \"vnif8\"\n"),
+        "[uplinks.inner]\ninterface = \"vnet8\"\n".to_owned(),
+        "[networks.x]\nmode = \"isolated\"\nsubnets = [\"10.9.0.0/24\"]\nbridge = \"vnet8\"\n".to_owned(),
+        "[[namespaces.n.interfaces]]\nname = \"x0\"\ntype = \"device\"\ndevice = \"vnet8\"\n".to_owned(),
+        "[uplinks.inner]\ninterface = \"vnet8\"\n[networks.x]\nmode = \"bridged\"\nuplink = \"inner\"\n"
+            .to_owned(),
+    ];
+    let told: Vec<String> = cases.iter().map(|case| format!("{case}\n{}", said(case))).collect();
+    assert_told!(told.join("————\n"));
 }
 
 #[test]

@@ -426,6 +426,106 @@ fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
     });
 }
 
+/// A vnet that goes on outside by a VLAN that is somebody else's, and one that does by a VLAN within it.
+const WITHIN: &str = r#"
+[vnets.blue]
+id = "98"
+port = "s20"
+
+[networks.blue]
+mode = "vnet"
+vnet = "blue"
+subnets = ["10.7.0.0/24", "2001:db8:7::/64"]
+
+[vnets.green]
+id = "99"
+port = "s20"
+vlan = 9
+
+[networks.green]
+mode = "vnet"
+vnet = "green"
+subnets = ["10.9.0.0/24", "2001:db8:9::/64"]
+
+[[guests.web.nics]]
+network = "blue"
+addresses = ["10.7.0.5", "2001:db8:7::5"]
+
+[[guests.web.nics]]
+network = "green"
+addresses = ["10.9.0.5", "2001:db8:9::5"]
+"#;
+
+#[test]
+#[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
+fn vnets_go_on_outside_by_a_vlan_and_by_one_within_it() {
+    host(|world| {
+        outside_with_vlan_5(world);
+        for line in [
+            "ip link add annex type veth peer name far netns outside",
+            "ip link set annex up",
+            "ip link add link annex name s20 type vlan protocol 802.1ad id 20",
+            "ip link set s20 up",
+            "ip -n outside link set far up",
+            "ip -n outside link add link far name s20 type vlan protocol 802.1ad id 20",
+            "ip -n outside link set s20 up",
+            "ip -n outside address add 10.7.0.1/24 dev s20",
+            "ip -n outside address add 2001:db8:7::1/64 dev s20 nodad",
+            "ip -n outside link add link s20 name s20.9 type vlan id 9",
+            "ip -n outside link set s20.9 up",
+            "ip -n outside address add 10.9.0.1/24 dev s20.9",
+            "ip -n outside address add 2001:db8:9::1/64 dev s20.9 nodad",
+        ] {
+            world.sh(line);
+        }
+        let before = all(world);
+        world.write(CONFIG, format!("{VNET}{WITHIN}"));
+        world.good("apply");
+        world.settled();
+        world.attach("web");
+        world.good("attach web.1 --netns web");
+        world.good("attach web.2 --netns web");
+        let works =
+            |line: &str| world.sh(&format!("{line} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n";
+        for (near, far) in [
+            ("10.5.0.5", "10.5.0.1"),
+            ("10.7.0.5", "10.7.0.1"),
+            ("2001:db8:7::5", "2001:db8:7::1"),
+            ("10.9.0.5", "10.9.0.1"),
+            ("2001:db8:9::5", "2001:db8:9::1"),
+        ] {
+            assert!(works(&format!("ip netns exec web ping -c1 -W5 {far}")), "to {far}");
+            assert!(works(&format!("ip netns exec outside ping -c1 -W5 {near}")), "to {near}");
+        }
+        // A machine that no file knows has its own MAC there, too.
+        for line in [
+            "ip netns add stranger",
+            "ip link add stranger type veth peer name eth0 netns stranger address 02:00:00:00:77:01",
+            "ip link set stranger master br-green up",
+            "ip -n stranger link set eth0 up",
+            "ip -n stranger address add 10.9.0.77/24 dev eth0",
+        ] {
+            world.sh(line);
+        }
+        assert!(works("ip netns exec stranger ping -c1 -W5 10.9.0.1"));
+        assert!(world.sh("ip -n outside neighbour show dev s20.9").contains("02:00:00:00:77:01"));
+        assert!(!world.sh("ip -n outside neighbour show dev s20").contains("02:00:00:00:77:01"));
+        // The one within is made anew when somebody takes it away.
+        let daemon = world.daemon();
+        world.sh("ip link del s20.9");
+        soon(world, "s20.9", || works("ip netns exec web ping -c1 -W1 10.9.0.1"));
+        daemon.end();
+        world.settled();
+        world.sh("ip netns del stranger");
+        world.good("down");
+        world.sh("ip netns del web");
+        as_before(world, &before);
+        // One that Viaduct makes itself is there for its own bridge alone.
+        world.write(CONFIG, format!("{VNET}{}", WITHIN.replace("\"s20\"", "\"eth0.5\"")));
+        world.viaduct("apply").refused(2, &["eth0.5", "VLAN within a VLAN", "viaduct.toml:36:"]);
+    });
+}
+
 #[test]
 #[ignore = "needs 802.1Q: cargo xtask vm test --package viaduct --test vlans -- --ignored"]
 fn an_interface_that_was_down_is_down_again_when_no_vlan_stands_on_it() {

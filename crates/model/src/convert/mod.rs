@@ -13,10 +13,10 @@ mod vnet;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName};
+use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName, VnetName};
 
 use crate::{
-    Config, Family, Mode, Nic, Uplink,
+    Config, Family, MadeVnet, Mode, Nic, Uplink,
     claims::{Claims, Segment},
     ipam,
     raw::{Mtu, Root},
@@ -61,7 +61,7 @@ pub(crate) enum UseKind {
 }
 
 /// The configuration; of no use when anything was reported as an error.
-pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
+pub(crate) fn convert(root: &Root, made: &BTreeMap<VnetName, MadeVnet>, report: &mut Report<'_>) -> Config {
     let mut cx = Context {
         root,
         report,
@@ -89,6 +89,7 @@ pub(crate) fn convert(root: &Root, report: &mut Report<'_>) -> Config {
         guest::guest(name, span, raw, &namespaces, &mut cx)
     });
     vnet::ports(&mut cx);
+    vnet::beside(made, &vnets, &mut cx);
     namespace::on_networks(&namespaces, &mut guests, &mut cx);
     overlapping(&mut cx);
     let stacks = stack::check(&guests, &mut cx);

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -7,7 +7,7 @@ use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
-    Cipher, Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
+    Cipher, Discovery, MadeVnet, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
     claims::DeviceUse,
     names, raw,
     report::{At, Span},
@@ -207,6 +207,33 @@ fn port(raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<VnetPort> {
 pub(crate) fn ports(cx: &mut Context<'_, '_>) {
     for (interface, is_tagged, at) in &cx.ports {
         cx.claims.vnet_port(interface, *is_tagged, *at, cx.report);
+    }
+}
+
+/// Reports what would be, or would lead through, a device of a vnet that a command made.
+pub(crate) fn beside(
+    made: &BTreeMap<VnetName, MadeVnet>,
+    vnets: &BTreeMap<VnetName, Vnet>,
+    cx: &mut Context<'_, '_>,
+) {
+    let is_of_files =
+        |name: &VnetName, id| vnets.contains_key(name) || vnets.values().any(|vnet| vnet.id == id);
+    for (name, vnet) in made.iter().filter(|(name, vnet)| !is_of_files(name, vnet.id)) {
+        let second = names::second(&vnet.interface).filter(|_| vnet.security == Security::None);
+        let devices = [Some(&vnet.bridge), Some(&vnet.interface), second.as_ref()].into_iter().flatten();
+        for device in devices {
+            let ports = cx.ports.iter().filter(|(port, ..)| port == device);
+            let ports = ports
+                .map(|(.., at)| (*at, "the interface that the segment outside is at, like port = \"eth1\""));
+            let others = cx.claims.device_at(device).map(|at| (at, "another one here"));
+            for (at, instead) in ports.chain(others).collect::<Vec<_>>() {
+                cx.report
+                    .error(at, format!("{device} is a device of the vnet `{name}`, which a command made"))
+                    .help(format!(
+                        "write {instead}; or take that vnet away first, by `viaduct vnet delete {name}`"
+                    ));
+            }
+        }
     }
 }
 

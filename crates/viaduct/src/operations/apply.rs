@@ -9,6 +9,7 @@ use crate::{
     failure::Failure,
     host::Host,
     situation::{Applied, Situation},
+    vnets,
 };
 
 /// Makes the host what a configuration says.
@@ -44,7 +45,8 @@ impl Operation for Apply {
             confirm::check_none_waits(host)?;
         }
         let sources = sources(self.files);
-        let Loaded { config, warnings } = viaduct_model::load(&sources)?;
+        let made = vnets::made(&host.store.created()?);
+        let Loaded { config, warnings } = viaduct_model::load_beside(&sources, &made)?;
         let attachments = host.attachments()?;
         let (before, lost) = match host.applied() {
             Ok(applied) => (Some(Situation::new(applied, Arc::clone(&attachments), host.beyond()?)), None),

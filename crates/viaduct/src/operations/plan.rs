@@ -11,6 +11,7 @@ use crate::{
     failure::Failure,
     host::Host,
     situation::{Applied, Situation},
+    vnets,
 };
 
 /// Shows what a configuration would change.
@@ -41,7 +42,7 @@ impl Operation for Plan {
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Outlook, Failure> {
         let sources = sources(self.files);
-        let loaded = viaduct_model::load(&sources)?;
+        let loaded = viaduct_model::load_beside(&sources, &vnets::made(&host.store.created()?))?;
         let applied = Arc::new(Applied::new(sources, loaded.config));
         let after = Situation::new(Some(applied), host.attachments()?, host.beyond()?);
         let outlook = look(&mut host.kernel, after.wish())?;
@@ -50,10 +51,10 @@ impl Operation for Plan {
             return Err(Failure::unfit(notices));
         }
         // What was applied cannot be read: then nothing is known of what would be different.
-        let vnets = host.situation().map(|before| before.vnet_changes(&after)).unwrap_or_default();
+        let of_vnets = host.situation().map(|before| before.vnet_changes(&after)).unwrap_or_default();
         let (mut changes, mut lines) = (outlook.plan.steps(), outlook.plan.lines());
-        changes.extend(vnets.iter().cloned());
-        lines.extend(vnets);
+        changes.extend(of_vnets.iter().cloned());
+        lines.extend(of_vnets);
         Ok(Outlook { changes, lines, notices, diagnostics: loaded.warnings })
     }
 }

@@ -1,9 +1,12 @@
 //! Vnets and peers that commands made, beside those of the files.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use viaduct_model::{Config, Endpoint, Mode, Origin, Peer, Security, Vnet};
-use viaduct_reconcile::{Created, Found};
+use viaduct_model::{Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
+use viaduct_reconcile::{Created, CreatedVnet, Found};
 use viaduct_types::{MacAddr, NicId, VnetName};
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
@@ -61,6 +64,17 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
         vnet.reached = found.reached.get(&vnet.id).cloned().unwrap_or_default();
     }
     Some(config)
+}
+
+/// The vnets that commands made, whose devices the files cannot use for something else.
+pub(crate) fn made(created: &Created) -> BTreeMap<VnetName, MadeVnet> {
+    let vnet = |made: &CreatedVnet| MadeVnet {
+        id: made.id,
+        bridge: made.bridge.clone(),
+        interface: made.interface.clone(),
+        security: security(&made.security),
+    };
+    created.vnets.iter().map(|(name, made)| (name.clone(), vnet(made))).collect()
 }
 
 /// The vnet that a NIC is in, with its MAC there.
