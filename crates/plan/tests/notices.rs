@@ -239,6 +239,21 @@ fn a_port_of_a_vnet_is_there_and_free() {
     assert_eq!(notices(&mut host, &free), Vec::<String>::new());
     host.state.links.get_mut(&card).unwrap().master = Some("theirs".parse().unwrap());
     assert_says(&notices(&mut host, &free), &["vnet red", "card2 is a port of theirs", "nomaster"]);
+    // A VLAN that the host itself has: of an uplink nobody's MAC leaves by it, and of another interface it is as any.
+    host.state.links.get_mut(&card).unwrap().master = None;
+    let of =
+        |host: &Host, device: &str| host.state.links[&device.parse::<viaduct_types::IfName>().unwrap()].index;
+    let (eth0, card1) = (of(&host, "eth0"), of(&host, "card1"));
+    let within = config(&text("port = \"card2\"\nvlan = 7"));
+    for file in [&free, &within] {
+        host.state.links.get_mut(&card).unwrap().vlan = Some((eth0, 5));
+        assert_says(
+            &notices(&mut host, file),
+            &["error", "vnet red", "VLAN 5 of eth0", "port = \"wan\"", "vlan = 5"],
+        );
+        host.state.links.get_mut(&card).unwrap().vlan = Some((card1, 5));
+        assert_eq!(notices(&mut host, file), Vec::<String>::new());
+    }
     let tagged = config(&text("port = \"card1\"\nvlan = 20"));
     assert_eq!(notices(&mut host, &tagged), Vec::<String>::new());
     host.state.features.vlan = false;

@@ -30,7 +30,7 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     bridged_policy(context, &mut notices);
     bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
-    notices.0.extend(meant_twice(context));
+    notices.0.extend(meant_twice(context).into_iter().chain(super::vnets::shut(context)));
     stale(context, &mut notices);
     notices.0
 }

@@ -5,11 +5,11 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use viaduct_model::{Config, Endpoint, Mode, Security, Vnet, VnetPort};
+use viaduct_model::{Config, Endpoint, Mode, Security, Uplink, Vnet, VnetPort};
 use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
 
 use super::{
-    BRIDGE, Desired, DesiredLink, VNET,
+    BRIDGE, Desired, DesiredLink, Notice, Severity, VNET,
     context::{Context, Port, bridge_of, ports},
     elements::words::udp,
     links::add_vlan_device,
@@ -35,6 +35,30 @@ const LONGEST: u32 = 65_535 - 14;
 
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub(super) const VXLAN_PORT: u16 = 1799;
+
+/// Ports by which nobody's frames would leave: somebody else's VLAN of an uplink's interface, where no MAC goes out that is not the
+/// host's.
+pub(super) fn shut(context: &Context<'_>) -> Vec<Notice> {
+    let links = &context.observed.links;
+    let shut = |(name, vnet): (&VnetName, &Vnet)| {
+        let interface = &vnet.port.as_ref()?.interface;
+        let link = links.get(interface).filter(|link| !link.is_ours())?;
+        let (parent, id) = link.vlan?;
+        let on_it = |uplink: &Uplink| {
+            let index = links.get(&uplink.interface).map(|link| link.index);
+            uplink.namespace.is_none() && index == Some(parent)
+        };
+        let (uplink, written, _) = context.uplinks().find(|(_, uplink, _)| on_it(uplink))?;
+        let of = &written.interface;
+        let text = format!(
+            "vnet {name}: {interface} is VLAN {id} of {of}, the interface of the uplink {uplink}, and no other MAC than the \
+             host's leaves by that: remove {interface}, and write port = \"{uplink}\" and vlan = {id}; a VLAN within it is \
+             possible on interfaces that are no uplinks"
+        );
+        Some(Notice { severity: Severity::Error, text, origin: Some(vnet.origin.clone()) })
+    };
+    context.config.vnets.iter().filter_map(shut).collect()
+}
 
 /// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these (viaduct-vnet-io
 /// opens them, eight at most). The lowest three bits tell them apart.
