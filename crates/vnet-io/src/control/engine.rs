@@ -99,6 +99,13 @@ pub(super) struct Vnet {
     pub(super) unheard: Unheard,
 }
 
+impl Vnet {
+    /// Whether frames of its guests are seen.
+    pub(super) fn hears(&self) -> bool {
+        self.carried && self.plain.is_none()
+    }
+}
+
 pub(super) struct Engine {
     pub(super) identity: Arc<Identity>,
     /// It ends with this.
@@ -227,6 +234,7 @@ impl Engine {
                 .into_iter()
                 .chain(learned)
                 .chain(self.heeded.due())
+                .chain(self.vnets.values().filter(|vnet| vnet.hears()).filter_map(|vnet| vnet.unheard.due()))
                 .min()
                 .map(|due| self.start + due);
             let timeout = async {

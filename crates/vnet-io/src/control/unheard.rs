@@ -18,9 +18,21 @@ const LONGEST: usize = 256;
 /// In this time the other hosts know, as a rule, where the guest is: before, they take nothing of it from here.
 const SPREAD: Duration = Duration::from_millis(100);
 
+/// Whoever came so short a time ago may have a port that gives it nothing yet.
+const NEW: Duration = Duration::from_secs(1);
+
 /// The frames of one vnet.
 #[derive(Debug, Default)]
-pub(super) struct Unheard(VecDeque<(Duration, Vec<u8>)>);
+pub(super) struct Unheard(VecDeque<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    since: Duration,
+    frame: Vec<u8>,
+    /// It is once more: a pair of devices comes up one end after the other, and what is for a guest whose own end is up already is
+    /// dropped until the kernel has come to the other one (net/core/link_watch.c).
+    answered: bool,
+}
 
 /// What is done now with frames that were kept.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,39 +45,63 @@ pub(super) struct Heard {
 
 impl Unheard {
     pub(super) fn keep(&mut self, now: Duration, frame: Vec<u8>) {
-        if frame.len() > LONGEST {
+        self.push(Kept { since: now, frame, answered: false });
+    }
+
+    /// A question that was answered; it is once more where its asker has just come.
+    pub(super) fn keep_answered(&mut self, now: Duration, frame: Vec<u8>, tables: &Tables) {
+        let came = source(&frame).and_then(|mac| tables.since(mac));
+        if came.is_some_and(|came| now.saturating_sub(came) < NEW) {
+            self.push(Kept { since: now, frame, answered: true });
+        }
+    }
+
+    fn push(&mut self, kept: Kept) {
+        if kept.frame.len() > LONGEST {
             return;
         }
         if self.0.len() >= MOST {
             self.0.pop_front();
         }
-        self.0.push_back((now, frame));
+        self.0.push_back(kept);
+    }
+
+    /// When something is answered once more, at the latest.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.0.iter().filter(|kept| kept.answered).map(|kept| kept.since + SPREAD).min()
     }
 
     /// What is to be done with frames of those who are here by now.
     pub(super) fn take(&mut self, now: Duration, tables: &Tables) -> Heard {
         let mut heard = Heard::default();
-        self.0.retain(|(since, frame)| {
+        self.0.retain_mut(|Kept { since, frame, answered }| {
             let age = now.saturating_sub(*since);
             if age > KEPT {
                 return false;
             }
-            let source = frame.get(6..12).and_then(|mac| mac.try_into().ok()).map(MacAddr);
-            if !source.is_some_and(|mac| tables.is_here(mac)) {
+            if !source(frame).is_some_and(|mac| tables.is_here(mac)) {
+                return !*answered;
+            }
+            let is_young = age < SPREAD;
+            if *answered && is_young {
                 return true;
             }
             if let Some(answer) = answer(frame, |address| tables.remote_mac(address)) {
                 heard.answers.push(answer);
-                return false;
+                *answered = true;
+                return is_young;
             }
-            if age < SPREAD {
-                return true;
+            if !is_young && !*answered {
+                heard.for_all.push(frame.clone());
             }
-            heard.for_all.push(frame.clone());
-            false
+            is_young
         });
         heard
     }
+}
+
+fn source(frame: &[u8]) -> Option<MacAddr> {
+    frame.get(6..12).and_then(|mac| mac.try_into().ok()).map(MacAddr)
 }
 
 #[cfg(test)]
@@ -96,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_when_its_asker_is_known_and_once() {
+    fn a_question_is_answered_when_its_asker_is_known_and_once_more() {
         let (mut unheard, mut tables) = (Unheard::default(), tables());
         let second = Duration::from_secs(1);
         unheard.keep(second, question([10, 0, 0, 2]));
@@ -105,7 +141,32 @@ mod tests {
         let heard = unheard.take(second, &tables);
         assert_eq!((heard.answers.len(), heard.for_all.len()), (1, 0));
         assert_eq!(heard.answers[0][..12], [GUEST.0, OTHER.0].concat());
+        // Its port may not have given it that.
+        assert_eq!(unheard.take(second + SPREAD / 2, &tables), Heard::default());
+        assert_eq!(unheard.take(second + SPREAD, &tables), heard);
         assert_eq!(unheard.take(second + SPREAD, &tables), Heard::default());
+    }
+
+    #[test]
+    fn who_has_just_come_is_answered_once_more_and_who_is_here_for_long_is_not() {
+        let (mut unheard, mut tables) = (Unheard::default(), tables());
+        arrive(&mut tables);
+        let now = NEW / 2;
+        unheard.keep_answered(now, question([10, 0, 0, 2]), &tables);
+        assert_eq!(unheard.due(), Some(now + SPREAD));
+        assert_eq!(unheard.take(now, &tables), Heard::default());
+        assert_eq!(unheard.take(now + SPREAD, &tables).answers.len(), 1);
+        assert_eq!(unheard.due(), None);
+        unheard.keep_answered(NEW, question([10, 0, 0, 2]), &tables);
+        assert_eq!(unheard.take(NEW + SPREAD, &tables), Heard::default());
+        // What was answered is no question to others, also when nobody has the address any more.
+        unheard.keep_answered(now, question([10, 0, 0, 9]), &tables);
+        assert_eq!(unheard.take(now + SPREAD, &tables), Heard::default());
+        // Nor is anything left of who has gone on: nobody wakes for it.
+        unheard.keep_answered(now, question([10, 0, 0, 2]), &tables);
+        tables.route(now, GUEST, None, Vec::new(), false);
+        assert_eq!(unheard.take(now, &tables), Heard::default());
+        assert_eq!(unheard.due(), None);
     }
 
     #[test]
@@ -133,6 +194,7 @@ mod tests {
             unheard.keep(KEPT, question([10, 0, 0, 2]));
         }
         assert_eq!(unheard.take(KEPT, &tables).answers.len(), MOST);
+        assert_eq!(unheard.take(KEPT + SPREAD, &tables).answers.len(), MOST);
     }
 
     #[test]

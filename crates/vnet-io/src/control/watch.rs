@@ -27,9 +27,11 @@ impl Engine {
     pub(super) fn happened(&mut self, event: Event) {
         match event {
             Event::Frame { vnet, reason: Interest::Question, frame } => {
-                let Some(tables) = self.vnets.get(&vnet).map(|vnet| &vnet.tables) else { return };
-                if let Some(answer) = answer(&frame, |address| tables.remote_mac(address)) {
+                let now = self.now();
+                let Some(of_vnet) = self.vnets.get_mut(&vnet) else { return };
+                if let Some(answer) = answer(&frame, |address| of_vnet.tables.remote_mac(address)) {
                     let _ = self.handle.deliver(vnet, answer);
+                    of_vnet.unheard.keep_answered(now, frame, &of_vnet.tables);
                 }
             }
             Event::Frame { vnet: id, reason: reason @ (Interest::Arrival | Interest::Muted), frame } => {
@@ -116,7 +118,7 @@ impl Engine {
     /// Does what guests wanted who have been known to be here only since.
     pub(super) fn hear_unheard(&mut self) {
         let now = self.now();
-        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried && vnet.plain.is_none()) {
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.hears()) {
             let heard = vnet.unheard.take(now, &vnet.tables);
             for answer in heard.answers {
                 let _ = self.handle.deliver(*id, answer);
