@@ -3,10 +3,11 @@ use std::{process::ExitCode, time::Duration};
 use super::{ask, confirm, files_of, say_done};
 use crate::{
     cli::Global,
+    client,
     failure::Failure,
     files,
     operations::{Apply, Changed, Down},
-    show,
+    show, vnets,
 };
 
 pub(super) fn run(global: &Global, limit: Option<Duration>) -> Result<ExitCode, Failure> {
@@ -25,6 +26,10 @@ pub(super) fn run(global: &Global, limit: Option<Duration>) -> Result<ExitCode, 
 
 pub(super) fn down(global: &Global) -> Result<ExitCode, Failure> {
     let report: Changed = ask(global, Down {})?;
+    // It outlives the daemon, and nobody else tells it that there is nothing left to carry.
+    if !client::is_there(&global.run_dir)? {
+        vnets::end(&global.run_dir);
+    }
     if global.json {
         show::say_json(&report);
     } else {

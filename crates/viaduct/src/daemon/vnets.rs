@@ -226,13 +226,12 @@ fn keep_running(shared: &(Mutex<Shared>, Condvar), place: &Place, jobs: &Jobs) {
 
 /// The one that runs, if it is of this version; else another one.
 fn find_or_start(place: &Place) -> io::Result<Client> {
-    if let Ok(mut client) = Client::connect(&place.run_dir) {
+    if let Ok(client) = Client::connect(&place.run_dir) {
         if client.version == env!("CARGO_PKG_VERSION") {
             return Ok(client);
         }
         info!("vnets are carried by version {}, which makes room for this one", client.version);
-        ask(&client.writer()?, &Request::End)?;
-        while client.hear()?.is_some() {}
+        client.end()?;
     }
     start(place)?;
     Client::connect(&place.run_dir)

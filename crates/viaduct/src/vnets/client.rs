@@ -47,6 +47,13 @@ impl Client {
         self.stream.set_read_timeout(None)
     }
 
+    /// Ends it, and waits until it has.
+    pub(crate) fn end(mut self) -> io::Result<()> {
+        ask(&self.stream, &Request::End)?;
+        while self.hear()?.is_some() {}
+        Ok(())
+    }
+
     /// The next thing it says; none when it ended.
     pub(crate) fn hear(&mut self) -> io::Result<Option<Answer>> {
         let mut line = String::new();
@@ -75,6 +82,14 @@ pub(crate) fn machine(run_dir: &Path, vnet: VnetId, mac: MacAddr, here: bool) ->
         }
     }
     Err(io::Error::other("it does not know of this, as it is of another version"))
+}
+
+/// Ends it, if it runs, and waits until it has.
+pub(crate) fn end(run_dir: &Path) {
+    let end = || Client::connect(run_dir)?.end();
+    if let Err(error) = end() {
+        tracing::debug!("no process that carries vnets was ended: {error}");
+    }
 }
 
 /// How things are, with so many MACs of each vnet at most; none when nobody carries vnets.

@@ -29,7 +29,7 @@ use crate::{
 use environment::Number;
 
 pub(crate) use changes::changes;
-pub(crate) use client::{Client, ask, machine, report};
+pub(crate) use client::{Client, ask, end, machine, report};
 pub(crate) use created::{endpoint, made, vnet_of, with_created};
 pub(crate) use orders::orders;
 
