@@ -19,8 +19,8 @@ use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot}
 
 /// How many frames of a tap are taken before others get their turn.
 const FRAMES: usize = 64;
-/// How many bytes: a few super-frames, so that a small frame does not wait for long behind them.
-const BYTES: usize = 256 << 10;
+/// How many bytes: some super-frames, so that a small frame does not wait for long behind them.
+const BYTES: usize = 512 << 10;
 /// No path has to take less than what IPv6 counts on (RFC 8200, section 5), in a frame with a tag.
 const LEAST: usize = 14 + 4 + 1280;
 /// How much of a frame that is too big an answer by ICMP needs (RFC 4443, section 2.4 (c), with the headers before).
