@@ -92,13 +92,14 @@ fn run(machine: &mut Machine, line: &str) -> String {
     ran.output
 }
 
-/// Until a command in the machine succeeds; the machine waits, as it knows best how fast its time is.
+/// Until a command in the machine succeeds; the machine waits, as it knows best how fast its time is: longer than until a router's
+/// next words come when the first were lost (16 s: RFC 4861, section 10, MAX_INITIAL_RTR_ADVERT_INTERVAL).
 #[track_caller]
 fn soon(machine: &mut Machine, line: &str) -> String {
     run(
         machine,
         &format!(
-            "n=0; until {line}; do n=$((n+1)); [ $n -lt 30 ] || {{ tail -n 3 /run/errors; ip route; ip -6 route; ip neigh; exit 1; }}; sleep 0.3; done 2>/run/errors"
+            "n=0; until {line}; do n=$((n+1)); [ $n -lt 100 ] || {{ tail -n 3 /run/errors; ip route; ip -6 route; ip neigh; exit 1; }}; sleep 0.3; done 2>/run/errors"
         ),
     )
 }
