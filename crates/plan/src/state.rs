@@ -13,9 +13,7 @@ use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule, V
 
 use crate::{desired::CARRIER, nft};
 
-/// The routing protocol number (rtm_protocol, ifa_proto, ndm protocol) of everything that we put into tables which
-/// others write, too.
-pub const PROTOCOL: u8 = 86;
+pub use viaduct_types::PROTOCOL;
 
 /// The device group of every link that is ours; the filter drops what comes from such a link and is not known to it.
 pub const GROUP: u32 = 0x5649_4144;

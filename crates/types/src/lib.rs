@@ -25,10 +25,10 @@ pub use name::{
 };
 pub use port::{ParsePortError, PortRange, Proto};
 pub use publish::{ParsePublishError, Publish};
-pub use rule::{MAIN_TABLE, RoutingRule, table_number, write_table};
+pub use rule::{MAIN_TABLE, PROTOCOL, RoutingRule, table_number, write_table};
 pub use vlan::VlanSet;
 pub use vnet_id::{ParseVnetIdError, VnetId};
-pub use vni::{Vni, VniError};
+pub use vni::{VXLAN_OVERHEAD, VXLAN_PORT, Vni, VniError};
 
 /// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.
 pub fn stable_hash(bytes: &[u8]) -> u64 {

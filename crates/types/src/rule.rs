@@ -4,6 +4,9 @@ use std::fmt;
 
 use ipnet::IpNet;
 
+/// The routing protocol number (rtm_protocol, ifa_proto, ndm protocol) of everything that we put into tables which
+/// others write, too.
+pub const PROTOCOL: u8 = 86;
 /// The table that routes are in unless another one is said.
 pub const MAIN_TABLE: u32 = 254;
 /// The table that is asked last.

@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{VnetId, stable_hash};
 
+/// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
+pub const VXLAN_PORT: u16 = 1799;
+/// What an Ethernet frame costs in VXLAN, in bytes of IP packets (RFC 7348, section 5), over IPv4 and over IPv6.
+pub const VXLAN_OVERHEAD: [u16; 2] = [50, 70];
+
 /// The number of a VXLAN segment (RFC 7348, section 5): 1 to 2^24 - 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u32", try_from = "u32")]

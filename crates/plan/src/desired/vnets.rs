@@ -6,7 +6,7 @@ use std::{
 };
 
 use viaduct_model::{Config, Endpoint, Mode, Security, Uplink, Vnet, VnetPort};
-use viaduct_types::{IfName, MacAddr, VnetId, VnetName, Vni};
+use viaduct_types::{IfName, MacAddr, VXLAN_OVERHEAD, VXLAN_PORT, VnetId, VnetName, Vni};
 
 use super::{
     BRIDGE, Desired, DesiredLink, Notice, Severity, VNET,
@@ -25,16 +25,11 @@ use crate::{
 const OVERHEAD: [u32; 2] = [68, 88];
 /// With GMAC's explicit IV (RFC 4543).
 const AUTH: u32 = 8;
-/// What it costs in VXLAN, without protection (RFC 7348, section 5), over IPv4 and over IPv6.
-const PLAIN: [u32; 2] = [50, 70];
 
 /// The most that a tap takes (drivers/net/tun.c); VXLAN takes more. What gets through is judged by who carries it, for each frame and
 /// peer, and what does not is answered: by the process that carries the vnet, or by the kernel (net/ipv4/ip_tunnel_core.c,
 /// `skb_tunnel_check_pmtu`), as far as it knows what the way there carries.
 const LONGEST: u32 = 65_535 - 14;
-
-/// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
-pub(super) const VXLAN_PORT: u16 = 1799;
 
 /// Ports by which nobody's frames would leave: somebody else's VLAN of an uplink's interface, where no MAC goes out that is not the
 /// host's.
@@ -257,7 +252,7 @@ pub(super) fn carried(context: &Context<'_>, vnet: &Vnet) -> u32 {
         outside.saturating_sub(match vnet.security {
             Security::Conf => OVERHEAD[v6],
             Security::Auth => OVERHEAD[v6] + AUTH,
-            Security::None => PLAIN[v6],
+            Security::None => VXLAN_OVERHEAD[v6].into(),
         })
     })
 }

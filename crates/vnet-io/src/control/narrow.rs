@@ -17,7 +17,7 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange},
 };
 use tracing::{debug, info, warn};
-use viaduct_types::HostKey;
+use viaduct_types::{HostKey, PROTOCOL, VXLAN_OVERHEAD, VXLAN_PORT};
 
 use super::{
     engine::Engine,
@@ -26,12 +26,8 @@ use super::{
     rtnetlink::{Told, ask, change},
 };
 
-/// Where the kernel's VXLAN takes frames; the rule's place, and the table's number, too.
-const VXLAN: u16 = 1799;
-/// By which all routes and rules of ours are known.
-const OURS: u8 = 86;
-/// What stands around an IP packet in VXLAN, over IPv4 and over IPv6 (RFC 7348, section 5).
-const AROUND: [u16; 2] = [50, 70];
+/// The rule's place, and the table's number: the port that it is about.
+const TABLE: u16 = VXLAN_PORT;
 /// What IPv6 counts on (RFC 8200, section 5).
 const LEAST_V6: u16 = 1280;
 /// So long after its start it takes to know again what was known before, of hosts that are there.
@@ -162,14 +158,14 @@ impl Way {
 
     fn message(&self, to: IpAddr) -> RouteMessage {
         let mut message = towards(to);
-        message.header.protocol = RouteProtocol::from(OURS);
+        message.header.protocol = RouteProtocol::from(PROTOCOL);
         message.header.kind = RouteType::Unicast;
         message.header.scope =
             if self.via.is_some() || to.is_ipv6() { RouteScope::Universe } else { RouteScope::Link };
         // Its link is known: the host's own route says so.
         message.header.flags.set(RouteFlags::Onlink, self.via.is_some());
         let attributes = &mut message.attributes;
-        attributes.push(RouteAttribute::Table(VXLAN.into()));
+        attributes.push(RouteAttribute::Table(TABLE.into()));
         attributes.push(RouteAttribute::Oif(self.device));
         attributes.extend(self.via.clone());
         attributes.extend(self.source.clone().map(RouteAttribute::PrefSource));
@@ -184,7 +180,7 @@ fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
     for v6 in [false, true] {
         let mut dump = RouteMessage::default();
         dump.header.address_family = family(v6);
-        dump.attributes.push(RouteAttribute::Table(VXLAN.into()));
+        dump.attributes.push(RouteAttribute::Table(TABLE.into()));
         let asked = ask(RouteNetlinkMessage::GetRoute(dump), NLM_F_DUMP, |told| {
             let Told::Route(route) = told else { return };
             let (mut table, mut to) = (0, None);
@@ -195,7 +191,7 @@ fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
                     to = ip(address);
                 }
             }
-            if let (Some(to), Some(way), true) = (to, Way::of(&route), table == u32::from(VXLAN)) {
+            if let (Some(to), Some(way), true) = (to, Way::of(&route), table == u32::from(TABLE)) {
                 found.insert(to, way);
             }
         });
@@ -240,11 +236,11 @@ fn rule(v6: bool) -> RuleMessage {
     message.header.family = family(v6);
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
-        RuleAttribute::Table(VXLAN.into()),
-        RuleAttribute::Priority(VXLAN.into()),
-        RuleAttribute::Protocol(RouteProtocol::from(OURS)),
+        RuleAttribute::Table(TABLE.into()),
+        RuleAttribute::Priority(TABLE.into()),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
         RuleAttribute::IpProtocol(IpProtocol::Udp),
-        RuleAttribute::DestinationPortRange(RulePortRange { start: VXLAN, end: VXLAN }),
+        RuleAttribute::DestinationPortRange(RulePortRange { start: VXLAN_PORT, end: VXLAN_PORT }),
     ];
     message
 }
@@ -293,7 +289,7 @@ impl Engine {
                     wanted.entry(*to).or_insert(Wanted::AsBefore);
                     continue;
                 };
-                let around = AROUND[usize::from(to.is_ipv6())];
+                let around = VXLAN_OVERHEAD[usize::from(to.is_ipv6())];
                 let carries = ports.map_or(carries, |mtu| carries.min(mtu.saturating_add(around)));
                 // There is one way for all vnets.
                 match wanted.get_mut(to) {
@@ -341,7 +337,7 @@ impl Engine {
         let found = path.hoped.max(arrives).saturating_add(headers(v6));
         // As long as it is searched, what IPv6 counts on may still get there, and who is told less believes it for ten minutes.
         let is_settled = !peer.is_searched_anew(now) && arrives <= path.hoped;
-        let in_any_case = if is_settled { 0 } else { AROUND[usize::from(v6)] + LEAST_V6 };
+        let in_any_case = if is_settled { 0 } else { VXLAN_OVERHEAD[usize::from(v6)] + LEAST_V6 };
         Some(found.max(in_any_case))
     }
 

@@ -4,8 +4,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use viaduct_types::MacAddr;
-use viaduct_vnet_proto::control::answer;
+use viaduct_vnet_proto::{control::answer, data::source};
 
 use super::tables::Tables;
 
@@ -100,12 +99,9 @@ impl Unheard {
     }
 }
 
-fn source(frame: &[u8]) -> Option<MacAddr> {
-    frame.get(6..12).and_then(|mac| mac.try_into().ok()).map(MacAddr)
-}
-
 #[cfg(test)]
 mod tests {
+    use viaduct_types::MacAddr;
     use viaduct_vnet_proto::data::PeerId;
 
     use super::{super::tables::Place, *};

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, MacAddr, VnetId};
 use viaduct_vnet_proto::{
     control::{Further, answer, too_big},
-    data::{Interest, PeerId, questions},
+    data::{Interest, PeerId, questions, source},
 };
 
 use super::{
@@ -35,8 +35,8 @@ impl Engine {
                 }
             }
             Event::Frame { vnet: id, reason: reason @ (Interest::Arrival | Interest::Muted), frame } => {
-                if let Some(mac) = frame.get(6..12).and_then(|mac| mac.try_into().ok()) {
-                    self.arrived(id, MacAddr(mac));
+                if let Some(mac) = source(&frame) {
+                    self.arrived(id, mac);
                 }
                 let now = self.now();
                 if let (Some(vnet), Interest::Muted) = (self.vnets.get_mut(&id), reason) {

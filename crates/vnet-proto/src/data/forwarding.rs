@@ -229,6 +229,11 @@ impl Forwarding {
     }
 }
 
+/// Whom a frame says that it is from; none when it is too short for that.
+pub fn source(frame: &[u8]) -> Option<MacAddr> {
+    Some(MacAddr(*frame.get(6..)?.first_chunk()?))
+}
+
 /// A frame's destination and source; none when it has no whole header, or a source that nobody can have.
 fn addresses(frame: &[u8]) -> Option<(MacAddr, MacAddr)> {
     let header: &[u8; 14] = frame.first_chunk()?;

@@ -24,7 +24,9 @@ mod storm;
 pub use bucket::Bucket;
 pub use cut::{Cut, CutError};
 pub use esp::Spi;
-pub use forwarding::{DropReason, Forwarding, FromBridge, FromPeer, LocalSource, To, UnknownDestination};
+pub use forwarding::{
+    DropReason, Forwarding, FromBridge, FromPeer, LocalSource, To, UnknownDestination, source,
+};
 pub use fragment::fragments;
 pub use groups::{Listeners, MOST_GROUPS, is_for_all, questions};
 pub use interest::Interest;

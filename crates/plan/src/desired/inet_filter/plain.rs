@@ -4,12 +4,12 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use viaduct_model::Security;
+use viaduct_types::VXLAN_PORT;
 
 use super::{
     super::{
         context::Context,
         elements::{Builder, words::*},
-        vnets::VXLAN_PORT,
     },
     FILTER,
     families::{FAMILIES, FamilyWords, both},

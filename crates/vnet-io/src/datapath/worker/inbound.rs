@@ -6,11 +6,10 @@ use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
     FromPeer, Lane, PeerId, ReplayWindow, Spi,
     esp::{Half, Probe},
+    source,
 };
 
-use super::{
-    Outlets, Worker, connected::Amount, outbound, pace::Load, receive::Arrived, vnet::Vnet, wait::By,
-};
+use super::{Outlets, Worker, connected::Amount, pace::Load, receive::Arrived, vnet::Vnet, wait::By};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
@@ -276,7 +275,7 @@ fn refuse(
         FromPeer::Malformed => host.not_a_frame.one(),
         FromPeer::ForeignSource => {
             vnet.counters.foreign_source.one();
-            let mac = outbound::source(frame).unwrap_or(MacAddr([0; 6]));
+            let mac = source(frame).unwrap_or(MacAddr([0; 6]));
             if vnet.told.is_news(mac, Some(peer)) {
                 outlets.tell(Event::ForeignSource { vnet: vnet.id, peer, mac }, host);
             }

@@ -2,11 +2,10 @@
 
 use std::{net::SocketAddr, os::fd::AsFd};
 
-use viaduct_types::MacAddr;
 use viaduct_vnet_proto::data::{
     Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
     esp::{Half, Probe, datagram_length, largest_frame},
-    fragments,
+    fragments, source,
 };
 
 use super::{
@@ -305,8 +304,4 @@ fn next_number(
     }
     outbound.next += 1;
     Some(number)
-}
-
-pub(super) fn source(frame: &[u8]) -> Option<MacAddr> {
-    Some(MacAddr(*frame.get(6..)?.first_chunk()?))
 }
