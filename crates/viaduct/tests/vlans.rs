@@ -128,6 +128,19 @@ fn outside_with_vlan_5(world: &World) {
     }
 }
 
+/// A machine that somebody else puts into a bridge, with a MAC that no file knows.
+fn stranger(world: &World, bridge: &str, address: &str) {
+    for line in [
+        "ip netns add stranger",
+        "ip link add stranger type veth peer name eth0 netns stranger address 02:00:00:00:77:01",
+        &format!("ip link set stranger master {bridge} up"),
+        "ip -n stranger link set eth0 up",
+        &format!("ip -n stranger address add {address} dev eth0"),
+    ] {
+        world.sh(line);
+    }
+}
+
 /// Waits until something is so, which takes an emulated processor its time.
 #[track_caller]
 fn soon(world: &World, what: &str, is_so: impl FnMut() -> bool) {
@@ -384,15 +397,7 @@ fn a_vnet_goes_on_outside_by_a_vlan_of_the_uplink() {
         world.settled();
         world.attach("web");
         // A machine that no file knows, put into the bridge by somebody else, with a MAC of its own.
-        for line in [
-            "ip netns add stranger",
-            "ip link add stranger type veth peer name eth0 netns stranger address 02:00:00:00:77:01",
-            "ip link set stranger master br-red up",
-            "ip -n stranger link set eth0 up",
-            "ip -n stranger address add 10.5.0.77/24 dev eth0",
-        ] {
-            world.sh(line);
-        }
+        stranger(world, "br-red", "10.5.0.77/24");
         let works =
             |line: &str| world.sh(&format!("{line} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n";
         for ping in [
@@ -498,15 +503,7 @@ fn vnets_go_on_outside_by_a_vlan_and_by_one_within_it() {
             assert!(works(&format!("ip netns exec outside ping -c1 -W5 {near}")), "to {near}");
         }
         // A machine that no file knows has its own MAC there, too.
-        for line in [
-            "ip netns add stranger",
-            "ip link add stranger type veth peer name eth0 netns stranger address 02:00:00:00:77:01",
-            "ip link set stranger master br-green up",
-            "ip -n stranger link set eth0 up",
-            "ip -n stranger address add 10.9.0.77/24 dev eth0",
-        ] {
-            world.sh(line);
-        }
+        stranger(world, "br-green", "10.9.0.77/24");
         assert!(works("ip netns exec stranger ping -c1 -W5 10.9.0.1"));
         assert!(world.sh("ip -n outside neighbour show dev s20.9").contains("02:00:00:00:77:01"));
         assert!(!world.sh("ip -n outside neighbour show dev s20").contains("02:00:00:00:77:01"));
