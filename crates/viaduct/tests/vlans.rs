@@ -490,6 +490,8 @@ fn vnets_go_on_outside_by_a_vlan_and_by_one_within_it() {
         world.attach("web");
         world.good("attach web.1 --netns web");
         world.good("attach web.2 --netns web");
+        // Until then it would speak with another address of its own.
+        soon(world, "addresses", || world.sh("ip -n web -6 address show tentative").is_empty());
         let works =
             |line: &str| world.sh(&format!("{line} >/dev/null 2>&1 && echo yes || echo no")) == "yes\n";
         for (near, far) in [
