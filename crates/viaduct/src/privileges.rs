@@ -5,10 +5,15 @@ use std::io;
 use rustix::{
     io::Errno,
     thread::{
-        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities,
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, set_capabilities,
         set_capabilities_secure_bits, set_no_new_privs,
     },
 };
+
+/// Those of these that this process has.
+pub(crate) fn had(of: CapabilitySet) -> io::Result<CapabilitySet> {
+    Ok(capabilities(None)?.permitted & of)
+}
 
 /// Keeps only these, also should something of this process's be executed.
 pub(crate) fn keep_only(kept: CapabilitySet) -> io::Result<()> {

@@ -146,6 +146,14 @@ impl Calls {
                     (libc::SYS_socket, sockets),
                     (libc::SYS_socketpair, vec![of(libc::AF_UNIX, libc::SOCK_STREAM)]),
                     (libc::SYS_clone, thread),
+                    // The calling thread's own: nobody else comes first or later by it.
+                    (libc::SYS_setpriority, vec![vec![is(0, PRIO_PROCESS), is(1, 0)]]),
+                    (
+                        libc::SYS_sched_setscheduler,
+                        [libc::SCHED_OTHER, libc::SCHED_RR]
+                            .map(|policy| vec![is(0, 0), is(1, policy)])
+                            .into(),
+                    ),
                     (libc::SYS_ioctl, TAP.map(|request| vec![is(1, request)]).into()),
                 ]);
             }
@@ -267,9 +275,7 @@ const CARRYING: &[i64] = &[
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
     libc::SYS_prctl,
-    libc::SYS_setpriority,
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_membarrier,
     libc::SYS_uname,
     #[cfg(target_arch = "x86_64")]
@@ -305,6 +311,9 @@ const OPTIONS: [(i32, i32); 9] = [
 const FIONBIO: i32 = 0x5421;
 const FIONREAD: i32 = 0x541b;
 const SIOCGIFINDEX: i32 = 0x8933;
+
+/// What a priority is of (sys/resource.h): in the C libraries it has different types.
+const PRIO_PROCESS: i32 = 0;
 
 fn is(argument: u8, value: i32) -> Is {
     Is { argument, mask: ALL, value: u64::from(value.unsigned_abs()) }

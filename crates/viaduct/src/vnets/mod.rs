@@ -59,7 +59,9 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let names = names::start().map_err(|error| failed("cannot have names looked up", error))?;
     // What is given up next may be needed for it. Its threads have it from this one.
     let _ = viaduct_vnet_io::datapath::go_first();
-    privileges::keep_only(CapabilitySet::NET_ADMIN).map_err(|e| failed("cannot give up privileges", e))?;
+    // Without the second, a limit may allow the same (RLIMIT_RTPRIO).
+    let kept = privileges::had(CapabilitySet::SYS_NICE).map(|nice| CapabilitySet::NET_ADMIN | nice);
+    kept.and_then(privileges::keep_only).map_err(|e| failed("cannot give up privileges", e))?;
     // Made here when there is none, so that it can only be read from then on.
     let wrong = |error: control::IdentityError| Failure::failed(viaduct_reconcile::chain(&error));
     let key = control::Identity::path(&global.state_dir);

@@ -8,6 +8,7 @@ mod outbox;
 mod pace;
 mod receive;
 mod relay;
+mod turns;
 mod vnet;
 mod wait;
 
@@ -33,7 +34,7 @@ use super::{
     mailbox::{Command, Mailbox, Relays, Slot},
     socket::Socket,
 };
-pub use pace::go_first;
+pub use turns::go_first;
 
 use connected::Connected;
 use deliver::Deliver;
@@ -41,6 +42,7 @@ use inbound::Inbound;
 use outbox::{Outbox, Route, Routes};
 use pace::{Load, Pace};
 use receive::Receive;
+use turns::Turns;
 use vnet::{Outbound, Vnet};
 use wait::{By, MAILBOX, Ready};
 
@@ -160,7 +162,7 @@ impl Worker {
 
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
-        pace::keep();
+        let mut turns = Turns::begin();
         let mut pace = Pace::default();
         let mut commands = Vec::new();
         let mut ready = Ready::default();
@@ -169,12 +171,15 @@ impl Worker {
                 tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
                 return;
             }
+            let woken = self.start.elapsed();
             self.mailbox.take(&mut commands);
             for command in commands.drain(..) {
                 self.apply(command);
             }
             let load = self.take(&ready);
-            if let Some(rest) = pace.rest_after(self.start.elapsed(), load) {
+            let now = self.start.elapsed();
+            turns.carried(load, woken, now);
+            if let Some(rest) = pace.rest_after(now, load) {
                 std::thread::sleep(rest);
             }
         }

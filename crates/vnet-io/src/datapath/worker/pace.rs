@@ -1,11 +1,13 @@
-//! How a worker gets its turns on a processor, and how long it lets frames gather for one.
+//! How long a worker lets frames gather before it carries them.
 
-use std::{io, num::NonZeroU64, ops::AddAssign, time::Duration};
+use std::{ops::AddAssign, time::Duration};
 
 /// Over such a time it is counted what comes.
 const WINDOW: Duration = Duration::from_micros(500);
-/// So much in a window is much: 20,000 in a second.
-const MUCH: f32 = 10.0;
+/// So many frames in a second are much. Two who only answer each other are slower.
+const MUCH: f32 = 30_000.0;
+/// Or so many bytes: some 2 Gbit/s.
+const MUCH_BYTES: f32 = 262_144_000.0;
 /// How long frames gather then: the more come, the longer, for what wakes and is woken is what has no processor left.
 const SHORTEST: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_micros(300);
@@ -13,13 +15,21 @@ const LONGEST: Duration = Duration::from_micros(300);
 const FOR_EACH: Duration = Duration::from_micros(5);
 /// Who finds so many at once, or so many bytes, is behind with the work and does not rest.
 const MANY: u32 = 8;
-const LARGE: usize = 64 << 10;
+const LARGE: usize = 256 << 10;
 
 /// What came with one waking: frames or super-frames, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Load {
     pub(super) pieces: u32,
     pub(super) bytes: usize,
+}
+
+impl Load {
+    /// Whether it is much, for what came in this time.
+    pub(super) fn is_much(self, passed: Duration) -> bool {
+        let seconds = passed.as_secs_f32();
+        self.pieces as f32 >= MUCH * seconds || self.bytes as f32 >= MUCH_BYTES * seconds
+    }
 }
 
 impl AddAssign for Load {
@@ -29,13 +39,12 @@ impl AddAssign for Load {
     }
 }
 
-/// When much comes in small pieces, to be woken for each costs more than to carry it, and it costs the wakers, too. Then frames
-/// gather for a moment, as with a network card's interrupt moderation. What comes alone never waits, nor does what the kernel
-/// has gathered already.
+/// When much comes, to be woken for each piece costs more than to carry it, and it costs the wakers, too. Then frames gather for a
+/// moment, as with a network card's interrupt moderation. What comes alone never waits.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     since: Duration,
-    pieces: u32,
+    load: Load,
     /// For how long frames gather, while many come.
     rest: Option<Duration>,
 }
@@ -43,36 +52,17 @@ pub(super) struct Pace {
 impl Pace {
     /// This has come, up to now; says for how long the next should gather.
     pub(super) fn rest_after(&mut self, now: Duration, load: Load) -> Option<Duration> {
-        self.pieces = self.pieces.saturating_add(load.pieces);
+        self.load += load;
         let passed = now.saturating_sub(self.since);
         if passed >= WINDOW {
-            let in_a_window = (WINDOW * self.pieces).div_duration_f32(passed);
-            self.rest = (in_a_window >= MUCH).then(|| FOR_EACH.mul_f32(in_a_window).clamp(SHORTEST, LONGEST));
+            let in_a_window = (WINDOW * self.load.pieces).div_duration_f32(passed);
+            let rest = FOR_EACH.mul_f32(in_a_window).clamp(SHORTEST, LONGEST);
+            self.rest = self.load.is_much(passed).then_some(rest);
             self.since = now;
-            self.pieces = 0;
+            self.load = Load::default();
         }
         self.rest.filter(|_| load.pieces < MANY && load.bytes < LARGE)
     }
-}
-
-/// Lets this thread, and those that it starts from now on, come before whatever has no reason of its own; nothing that is real-time. It
-/// needs CAP_SYS_NICE or a limit (RLIMIT_NICE) that allows it.
-///
-/// # Errors
-/// When there is neither.
-pub fn go_first() -> io::Result<()> {
-    const NICE: i32 = -15;
-    // Who is meant by 0 is the calling thread (setpriority(2), C library/kernel differences).
-    Ok(rustix::process::setpriority_process(None, NICE)?)
-}
-
-/// Frames do not wait for a processor behind what else the host does, nor does a rest last twice as long as it says: of itself the
-/// kernel adds up to 50 µs.
-pub(super) fn keep() {
-    if let Err(error) = go_first() {
-        tracing::warn!(%error, "frames of vnets wait for a processor like everybody else (systemd: LimitNICE=-15)");
-    }
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
 #[cfg(test)]
@@ -99,6 +89,9 @@ mod tests {
         let apart = Duration::from_micros(20);
         let rest = rests(&mut pace, Duration::from_secs(1), apart, 200, SMALL);
         assert!(rest[60..].iter().all(|rests| *rests));
+        // Two who answer each other do not wait.
+        let apart = Duration::from_micros(40);
+        assert!(!rests(&mut pace, Duration::from_millis(1_500), apart, 200, SMALL)[15..].contains(&true));
         // While they gather, there are fewer wakings, but no fewer frames.
         let gathered = Load { pieces: 5, bytes: 500 };
         let rest = rests(&mut pace, Duration::from_secs(2), Duration::from_micros(100), 200, gathered);
@@ -116,9 +109,20 @@ mod tests {
     }
 
     #[test]
+    fn super_frames_gather_when_there_are_many_bytes_of_them() {
+        let large = Load { pieces: 1, bytes: 64 << 10 };
+        let mut pace = Pace::default();
+        let rest = rests(&mut pace, Duration::from_secs(1), Duration::from_micros(200), 50, large);
+        assert!(rest[4..].iter().all(|rests| *rests));
+        assert_eq!(pace.rest, Some(SHORTEST));
+        let rest = rests(&mut pace, Duration::from_secs(2), Duration::from_micros(400), 50, large);
+        assert!(!rest[4..].contains(&true));
+    }
+
+    #[test]
     fn who_is_behind_does_not_rest() {
         let apart = Duration::from_micros(50);
-        for load in [Load { pieces: MANY, bytes: 3_200 }, Load { pieces: 2, bytes: 128 << 10 }] {
+        for load in [Load { pieces: MANY, bytes: 3_200 }, Load { pieces: 4, bytes: LARGE }] {
             let mut pace = Pace::default();
             assert!(!rests(&mut pace, Duration::from_secs(1), apart, 200, load).contains(&true));
             assert!(pace.rest.is_some());
