@@ -6,8 +6,8 @@ use std::{ops::AddAssign, time::Duration};
 const WINDOW: Duration = Duration::from_micros(500);
 /// So many frames in a second are much. Two who only answer each other are slower.
 const MUCH: f32 = 30_000.0;
-/// Or so many bytes: some 2 Gbit/s.
-const MUCH_BYTES: f32 = 262_144_000.0;
+/// Or so many bytes: 2 Gbit/s.
+const BROAD: f32 = 250_000_000.0;
 /// How long frames gather then: the more come, the longer, for what wakes and is woken is what has no processor left.
 const SHORTEST: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_micros(300);
@@ -25,10 +25,9 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Whether it is much, for what came in this time.
-    pub(super) fn is_much(self, passed: Duration) -> bool {
-        let seconds = passed.as_secs_f32();
-        self.pieces as f32 >= MUCH * seconds || self.bytes as f32 >= MUCH_BYTES * seconds
+    /// Whether they are many bytes, for what came in this time.
+    pub(super) fn is_broad(self, passed: Duration) -> bool {
+        self.bytes as f32 >= BROAD * passed.as_secs_f32()
     }
 }
 
@@ -57,7 +56,8 @@ impl Pace {
         if passed >= WINDOW {
             let in_a_window = (WINDOW * self.load.pieces).div_duration_f32(passed);
             let rest = FOR_EACH.mul_f32(in_a_window).clamp(SHORTEST, LONGEST);
-            self.rest = self.load.is_much(passed).then_some(rest);
+            let are_many = self.load.pieces as f32 >= MUCH * passed.as_secs_f32();
+            self.rest = (are_many || self.load.is_broad(passed)).then_some(rest);
             self.since = now;
             self.load = Load::default();
         }

@@ -22,10 +22,11 @@ const MOST: f32 = 0.93;
 /// An ordinary thread waits for processors, too, and counts as awake meanwhile.
 const MOST_OF_ORDINARY: f32 = 0.98;
 
-/// Puts a worker before all ordinary threads while much comes and it still leaves time to them. An ordinary thread, however nice
-/// others are, waits for a processor until the slice of who has it is over, also while another processor is idle: milliseconds, in
-/// which thousands of frames come. Lone frames, on the other hand, are carried soonest by an ordinary thread, which the kernel
-/// wakes on the processor of who wakes it: the others sleep, and take long to wake.
+/// Puts a worker before all ordinary threads while so much comes that it has to be streams, and it still leaves time to them. An
+/// ordinary thread, however nice others are, waits for a processor until the slice of who has it is over, also while another
+/// processor is idle: milliseconds, in which megabytes come. Lone frames, on the other hand, are carried soonest by an ordinary
+/// thread, which the kernel wakes on the processor of who wakes it: the others sleep, and take long to wake. And who sends or
+/// receives single frames, of which nobody waits for another, needs the processors himself.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     since: Duration,
@@ -56,7 +57,7 @@ impl Turns {
             return;
         }
         let most = if self.is_ahead { MOST } else { MOST_OF_ORDINARY };
-        let goes_ahead = self.load.is_much(passed) && self.awake.div_duration_f32(passed) < most;
+        let goes_ahead = self.load.is_broad(passed) && self.awake.div_duration_f32(passed) < most;
         (self.since, self.awake, self.load) = (now, Duration::ZERO, Load::default());
         if goes_ahead == self.is_ahead || self.is_refused {
             return;
@@ -92,12 +93,16 @@ mod tests {
         (fields[38].parse().unwrap(), fields[37].parse().unwrap(), fields[16].parse().unwrap())
     }
 
+    /// In a millisecond.
+    const SMALL: usize = 100_000;
+    const LARGE: usize = 500_000;
+
     /// Carries so much in each millisecond, and is awake for so many microseconds of it.
-    fn work(turns: &mut Turns, now: &mut Duration, pieces: u32, awake: u64, milliseconds: u32) {
+    fn work(turns: &mut Turns, now: &mut Duration, bytes: usize, awake: u64, milliseconds: u32) {
         for _ in 0..milliseconds {
             *now += Duration::from_millis(1);
             let from = now.saturating_sub(Duration::from_micros(awake));
-            turns.carried(Load { pieces, bytes: 0 }, from, *now);
+            turns.carried(Load { pieces: 50, bytes }, from, *now);
         }
     }
 
@@ -108,20 +113,20 @@ mod tests {
             let mut now = Duration::from_secs(1);
             let (ordinary, ahead) = ((libc::SCHED_OTHER, 0, -15), (libc::SCHED_RR, 1, -15));
             assert_eq!(standing(), ordinary);
-            work(&mut turns, &mut now, 20, 600, 31);
-            assert_eq!(standing(), ordinary, "frames that answer each other");
-            work(&mut turns, &mut now, 50, 970, 10);
+            work(&mut turns, &mut now, SMALL, 600, 31);
+            assert_eq!(standing(), ordinary, "single frames");
+            work(&mut turns, &mut now, LARGE, 970, 10);
             assert_eq!(standing(), ahead, "an ordinary one may have waited");
-            work(&mut turns, &mut now, 50, 600, 30);
+            work(&mut turns, &mut now, LARGE, 600, 30);
             assert_eq!(standing(), ahead);
-            work(&mut turns, &mut now, 50, 960, 10);
+            work(&mut turns, &mut now, LARGE, 960, 10);
             assert_eq!(standing(), ordinary, "hardly anybody else had a turn");
-            work(&mut turns, &mut now, 50, 1_000, 30);
+            work(&mut turns, &mut now, LARGE, 1_000, 30);
             assert_eq!(standing(), ordinary);
-            work(&mut turns, &mut now, 50, 600, 20);
+            work(&mut turns, &mut now, LARGE, 600, 20);
             assert_eq!(standing(), ahead);
             now += Duration::from_secs(5);
-            work(&mut turns, &mut now, 50, 10, 1);
+            work(&mut turns, &mut now, LARGE, 10, 1);
             assert_eq!(standing(), ordinary, "nothing had come for long");
         };
         std::thread::spawn(run).join().unwrap();
