@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 
 use report::{Report, Span};
 use shape::Read;
-use viaduct_types::{IfName, VnetId, VnetName};
+use viaduct_types::{HostKey, IfName, VnetId, VnetName};
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,24 +69,33 @@ pub struct MadeVnet {
     pub security: Security,
 }
 
+/// What of a host does not stand in its files, and matters for what may stand there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// The vnets that commands made: the files cannot use their devices for something else. A vnet of the files takes the
+    /// place of one with its id or its name.
+    pub vnets: BTreeMap<VnetName, MadeVnet>,
+    /// The host's own key, where it has one: nobody is its own peer.
+    pub key: Option<HostKey>,
+}
+
 /// Reads a configuration from its files. Their tables add to each other; a key that two of them define is an error.
 ///
 /// # Errors
 /// Everything that is wrong in any of the files, warnings included.
 pub fn load(sources: &[Source]) -> Result<Loaded, Diagnostics> {
-    load_beside(sources, &BTreeMap::new())
+    load_beside(sources, &Beside::default())
 }
 
-/// The same for a host with vnets that commands made: the files cannot use their devices for something else. A vnet of the
-/// files takes the place of one with its id or its name.
+/// The same for a host of which more is known.
 ///
 /// # Errors
 /// Everything that is wrong in any of the files, warnings included.
-pub fn load_beside(sources: &[Source], made: &BTreeMap<VnetName, MadeVnet>) -> Result<Loaded, Diagnostics> {
+pub fn load_beside(sources: &[Source], beside: &Beside) -> Result<Loaded, Diagnostics> {
     let mut report = Report::new(sources);
     let tree = tree::read(sources, &mut report);
     let root = tree::Node { value: tree::Value::Table(tree), span: Span::new(0, 0..0) };
-    let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, made, &mut report));
+    let config = raw::Root::read(&root, &mut report).map(|root| convert::convert(&root, beside, &mut report));
     match config {
         Some(mut config) if !report.has_errors() => {
             config.shrink_to_fit();

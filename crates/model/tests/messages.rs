@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{load_text, said, source};
-use viaduct_model::{MadeVnet, Security, load, load_beside};
+use viaduct_model::{Beside, MadeVnet, Security, load, load_beside};
 
 const BASE: &str = r#"[uplinks.wan]
 interface = "eth0"
@@ -302,10 +302,11 @@ fn devices_of_vnets_that_commands_made() {
         interface: format!("vnif{id}").parse().unwrap(),
         security,
     };
-    let beside = BTreeMap::from([
+    let vnets = BTreeMap::from([
         ("vnet8".parse().unwrap(), made("8", Security::Conf)),
         ("vnet9".parse().unwrap(), made("9", Security::None)),
     ]);
+    let beside = Beside { vnets, key: None };
     let said = |case: &str| match load_beside(&[source("viaduct.toml", &format!("{BASE}{case}"))], &beside) {
         Ok(_) => "nothing is wrong\n".to_owned(),
         Err(diagnostics) => diagnostics.render(false),

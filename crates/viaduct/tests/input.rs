@@ -56,6 +56,29 @@ fn every_mistake_of_a_configuration_is_named() {
     });
 }
 
+/// Nobody is its own peer; but hosts may share a file, so that it is said and nothing more.
+#[test]
+fn a_peer_that_is_the_host_itself_is_told() {
+    host(|world| {
+        let peer = |key: &str| {
+            format!(
+                "{GOOD}\n[peers.me]\nendpoint = \"203.0.113.1:1798\"\nkey = \"{key}\"\n\n[vnets.red]\nid = \"97\"\npeers = [\"me\"]\n"
+            )
+        };
+        let own = world.good("identity").out;
+        let other = world.sh("/run/bin/viaduct --state-dir /run/other identity");
+        world.write(CONFIG, peer(own.trim()));
+        let line = peer(own.trim()).lines().position(|line| line.starts_with("key = ")).unwrap() + 1;
+        for command in ["check", "plan", "apply"] {
+            let said = world.good(command).err;
+            assert!(said.contains("this is the key of this host itself"), "{command}: {said}");
+            assert!(said.contains(&format!(":{line}:")), "{command}: {said}");
+        }
+        world.write(CONFIG, peer(other.split_whitespace().last().unwrap()));
+        assert!(!world.good("check").err.contains("warning"));
+    });
+}
+
 #[test]
 fn files_that_cannot_be_read_are_named() {
     host(|world| {

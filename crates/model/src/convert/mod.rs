@@ -13,10 +13,10 @@ mod vnet;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName, VnetName};
+use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, UplinkName};
 
 use crate::{
-    Config, Family, MadeVnet, Mode, Nic, Uplink,
+    Beside, Config, Family, Mode, Nic, Uplink,
     claims::{Claims, Segment},
     ipam,
     raw::{Mtu, Root},
@@ -27,6 +27,7 @@ use crate::{
 /// Everything that sections need to know of each other.
 pub(crate) struct Context<'a, 's> {
     pub(crate) root: &'a Root,
+    pub(crate) beside: &'a Beside,
     pub(crate) report: &'a mut Report<'s>,
     pub(crate) claims: Claims,
     pub(crate) prefixes: Vec<(IpNet, Use)>,
@@ -61,9 +62,10 @@ pub(crate) enum UseKind {
 }
 
 /// The configuration; of no use when anything was reported as an error.
-pub(crate) fn convert(root: &Root, made: &BTreeMap<VnetName, MadeVnet>, report: &mut Report<'_>) -> Config {
+pub(crate) fn convert(root: &Root, beside: &Beside, report: &mut Report<'_>) -> Config {
     let mut cx = Context {
         root,
+        beside,
         report,
         claims: Claims::default(),
         prefixes: Vec::new(),
@@ -89,7 +91,7 @@ pub(crate) fn convert(root: &Root, made: &BTreeMap<VnetName, MadeVnet>, report: 
         guest::guest(name, span, raw, &namespaces, &mut cx)
     });
     vnet::ports(&mut cx);
-    vnet::beside(made, &vnets, &mut cx);
+    vnet::beside(&vnets, &mut cx);
     namespace::on_networks(&namespaces, &mut guests, &mut cx);
     overlapping(&mut cx);
     let stacks = stack::check(&guests, &mut cx);

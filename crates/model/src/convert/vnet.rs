@@ -7,7 +7,7 @@ use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
-    Cipher, Discovery, MadeVnet, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
+    Cipher, Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
     claims::DeviceUse,
     names, raw,
     report::{At, Span},
@@ -16,7 +16,13 @@ use crate::{
 
 pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
-    Some(Peer { endpoints, key: raw.key.get()?.0.clone(), origin: cx.report.origin(span) })
+    let key = raw.key.value.as_ref()?;
+    if cx.beside.key.is_some() && key.value.0.parse().ok() == cx.beside.key {
+        cx.report.warning(key.span, "this is the key of this host itself, which is not its own peer").help(
+            "nothing is to be done where hosts share this file; otherwise write what `viaduct identity` says on that host",
+        );
+    }
+    Some(Peer { endpoints, key: key.value.0.clone(), origin: cx.report.origin(span) })
 }
 
 /// How much a host passes on from one peer to another, in Mbit/s, unless written.
@@ -211,14 +217,10 @@ pub(crate) fn ports(cx: &mut Context<'_, '_>) {
 }
 
 /// Reports what would be, or would lead through, a device of a vnet that a command made.
-pub(crate) fn beside(
-    made: &BTreeMap<VnetName, MadeVnet>,
-    vnets: &BTreeMap<VnetName, Vnet>,
-    cx: &mut Context<'_, '_>,
-) {
+pub(crate) fn beside(vnets: &BTreeMap<VnetName, Vnet>, cx: &mut Context<'_, '_>) {
     let is_of_files =
         |name: &VnetName, id| vnets.contains_key(name) || vnets.values().any(|vnet| vnet.id == id);
-    for (name, vnet) in made.iter().filter(|(name, vnet)| !is_of_files(name, vnet.id)) {
+    for (name, vnet) in cx.beside.vnets.iter().filter(|(name, vnet)| !is_of_files(name, vnet.id)) {
         let second = names::second(&vnet.interface).filter(|_| vnet.security == Security::None);
         let devices = [Some(&vnet.bridge), Some(&vnet.interface), second.as_ref()].into_iter().flatten();
         for device in devices {

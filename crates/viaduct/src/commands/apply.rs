@@ -1,6 +1,6 @@
 use std::{process::ExitCode, time::Duration};
 
-use super::{ask, confirm, files_of, say_done};
+use super::{ask, confirm, files_of, load, say_done};
 use crate::{
     cli::Global,
     client,
@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn run(global: &Global, limit: Option<Duration>) -> Result<ExitCode, Failure> {
     let sources = files::read(&global.config)?;
-    let loaded = viaduct_model::load(&sources)?;
+    let loaded = load(global, &sources)?;
     let report = ask(global, Apply { files: files_of(&sources), confirm: limit.map(confirm::milliseconds) })?;
     if global.json {
         show::say_json(&report);

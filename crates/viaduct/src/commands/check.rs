@@ -1,24 +1,21 @@
 use std::{path::PathBuf, process::ExitCode, slice};
 
 use serde_json::json;
-use viaduct_reconcile::Store;
 
+use super::load;
 use crate::{
     cli::Global,
     failure::Failure,
     files,
     show::{self, count, say},
-    vnets,
 };
 
 pub(super) fn run(global: &Global, named: &[PathBuf]) -> Result<ExitCode, Failure> {
     let paths = if named.is_empty() { slice::from_ref(&global.config) } else { named };
     let sources = files::read_all(paths)?;
-    // Another file may be for another host. Who may not look at what commands made checks the file by itself.
+    // Another file may be for another host.
     let is_own = paths.iter().all(|path| *path == global.config);
-    let store = is_own.then(|| Store::read_only(&global.state_dir, &global.run_dir));
-    let created = store.and_then(|store| store.created().ok()).unwrap_or_default();
-    let loaded = viaduct_model::load_beside(&sources, &vnets::made(&created))?;
+    let loaded = if is_own { load(global, &sources)? } else { viaduct_model::load(&sources)? };
     let config = &loaded.config;
     if global.json {
         say!(

@@ -24,6 +24,9 @@ mod vnet;
 
 use std::process::ExitCode;
 
+use viaduct_model::{Loaded, Source};
+use viaduct_reconcile::Store;
+
 use crate::{
     cli::{Cli, Command, Global},
     client, daemon,
@@ -108,8 +111,15 @@ fn do_here<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Fai
     operations::perform(&mut Host::open(global)?, operation, &mut caller)
 }
 
+/// The host's configuration, with what is known of the host beside it. Who may not look at that has the files by themselves.
+fn load(global: &Global, sources: &[Source]) -> Result<Loaded, Failure> {
+    let store = Store::read_only(&global.state_dir, &global.run_dir);
+    let beside = vnets::beside(&store).unwrap_or_default();
+    Ok(viaduct_model::load_beside(sources, &beside)?)
+}
+
 /// The configuration's files, to be sent with an operation.
-fn files_of(sources: &[viaduct_model::Source]) -> Vec<File> {
+fn files_of(sources: &[Source]) -> Vec<File> {
     sources.iter().map(|source| File::from(source.clone())).collect()
 }
 

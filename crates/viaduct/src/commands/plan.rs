@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use super::{ask, files_of};
+use super::{ask, files_of, load};
 use crate::{
     cli::Global,
     failure::Failure,
@@ -11,7 +11,7 @@ use crate::{
 
 pub(super) fn run(global: &Global, exit_code: bool) -> Result<ExitCode, Failure> {
     let sources = files::read(&global.config)?;
-    let loaded = viaduct_model::load(&sources)?;
+    let loaded = load(global, &sources)?;
     let report = ask(global, Plan { files: files_of(&sources) })?;
     if global.json {
         show::say_json(&report);

@@ -45,8 +45,8 @@ impl Operation for Apply {
             confirm::check_none_waits(host)?;
         }
         let sources = sources(self.files);
-        let made = vnets::made(&host.store.created()?);
-        let Loaded { config, warnings } = viaduct_model::load_beside(&sources, &made)?;
+        let beside = vnets::beside(&host.store)?;
+        let Loaded { config, warnings } = viaduct_model::load_beside(&sources, &beside)?;
         let attachments = host.attachments()?;
         let (before, lost) = match host.applied() {
             Ok(applied) => (Some(Situation::new(applied, Arc::clone(&attachments), host.beyond()?)), None),

@@ -42,7 +42,7 @@ impl Operation for Plan {
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<Outlook, Failure> {
         let sources = sources(self.files);
-        let loaded = viaduct_model::load_beside(&sources, &vnets::made(&host.store.created()?))?;
+        let loaded = viaduct_model::load_beside(&sources, &vnets::beside(&host.store)?)?;
         let applied = Arc::new(Applied::new(sources, loaded.config));
         let after = Situation::new(Some(applied), host.attachments()?, host.beyond()?);
         let outlook = look(&mut host.kernel, after.wish())?;

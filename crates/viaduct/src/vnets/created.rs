@@ -1,13 +1,11 @@
 //! Vnets and peers that commands made, beside those of the files.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use viaduct_model::{Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
-use viaduct_reconcile::{Created, CreatedVnet, Found};
+use viaduct_model::{Beside, Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
+use viaduct_reconcile::{Created, CreatedVnet, Found, Store, StoreError};
 use viaduct_types::{MacAddr, NicId, VnetName};
+use viaduct_vnet_io::control::Identity;
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
 pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) -> Option<Config> {
@@ -66,15 +64,20 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
     Some(config)
 }
 
-/// The vnets that commands made, whose devices the files cannot use for something else.
-pub(crate) fn made(created: &Created) -> BTreeMap<VnetName, MadeVnet> {
+/// What matters of a host for its files: the vnets that commands made, and its key.
+///
+/// # Errors
+/// When it cannot be read what commands made.
+pub(crate) fn beside(store: &Store) -> Result<Beside, StoreError> {
+    let created = store.created()?;
     let vnet = |made: &CreatedVnet| MadeVnet {
         id: made.id,
         bridge: made.bridge.clone(),
         interface: made.interface.clone(),
         security: security(&made.security),
     };
-    created.vnets.iter().map(|(name, made)| (name.clone(), vnet(made))).collect()
+    let vnets = created.vnets.iter().map(|(name, made)| (name.clone(), vnet(made))).collect();
+    Ok(Beside { vnets, key: Identity::known(store.state_dir()) })
 }
 
 /// The vnet that a NIC is in, with its MAC there.

@@ -27,6 +27,9 @@ use crate::datapath::{Lifetime, Tap};
 impl Engine {
     /// What is to be from now on; says what is not.
     pub(super) fn be(&mut self, mut orders: Orders) -> Vec<String> {
+        // Hosts may share a file in which each of them stands.
+        let own = self.identity.public();
+        orders.peers.retain(|_, peer| peer.key != own);
         // Whoever gives orders may not have heard yet whose guest has arrived.
         self.findings.arrived.retain(|id, macs| {
             let Some(vnet) = orders.vnets.get_mut(id) else { return false };
