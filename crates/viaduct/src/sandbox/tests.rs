@@ -74,6 +74,19 @@ fn who_answers_guests_opens_executes_and_makes_nothing_else() {
 }
 
 #[test]
+fn who_carries_vnets_comes_first_or_later_by_itself_alone() {
+    confined(
+        || assert!(Calls::Carrying.confine().unwrap(), "this kernel has no seccomp"),
+        || {
+            let nicer = |who| rustix::process::setpriority_process(who, 5).map_err(Into::into);
+            refused(nicer(Some(rustix::process::getpid())), libc::EPERM);
+            refused(rustix::process::setpriority_pgrp(None, 5).map_err(Into::into), libc::EPERM);
+            nicer(None).unwrap();
+        },
+    );
+}
+
+#[test]
 fn places_that_were_not_named_are_out_of_reach() {
     let place = tempfile::tempdir().unwrap();
     let [kept, other] = ["kept", "other"].map(|name| place.path().join(name));
