@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use viaduct_types::{IfName, MacAddr, NamespaceName, NetworkName, VnetId, VnetName};
+use viaduct_types::{HostKey, IfName, MacAddr, NamespaceName, NetworkName, VnetId, VnetName};
 
 use crate::report::{Problem, Report, Span};
 
@@ -83,6 +83,7 @@ pub(crate) struct Claims {
     namespace_ids: Map<u32, ()>,
     vnet_ids: Map<VnetId, ()>,
     vnets: Map<VnetName, ()>,
+    host_keys: Map<HostKey, ()>,
 }
 
 type Map<K, T> = HashMap<K, (Span, T)>;
@@ -286,6 +287,16 @@ impl Claims {
 
     pub(crate) fn vnet_id(&mut self, id: VnetId, span: Span, report: &mut Report<'_>) -> bool {
         unique(&mut self.vnet_ids, id, span, "two vnets have the id", report)
+    }
+
+    /// Who has it is one host, which has all its endpoints by one name.
+    pub(crate) fn host_key(&mut self, key: HostKey, span: Span, report: &mut Report<'_>) {
+        if let Some((earlier, ())) = claim(&mut self.host_keys, key, span, ()) {
+            twice(report, earlier, span, format!("two peers have the key {key}")).help(
+                "a host has one key and is one peer, with all its endpoints; write here what `viaduct identity` says on \
+                 the other host, or remove one of the two",
+            );
+        }
     }
 
     pub(crate) fn vnet_network(&mut self, vnet: &VnetName, span: Span, report: &mut Report<'_>) {

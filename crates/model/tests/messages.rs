@@ -190,6 +190,7 @@ fn twice() {
         "[guests.a]\nid = 1\n[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.b]\nid = 65537\n[[guests.b.nics]]\nnetwork = \"lan\"\n",
         "[[guests.a.nics]]\nnetwork = \"lan\"\n[[guests.a.nics]]\nnetwork = \"public\"\nname = \"eth0\"\n",
         "[vnets.a]\nid = \"97\"\n[vnets.b]\nid = \"0097\"\nbridge = \"br-a\"\n[networks.x]\nmode = \"vnet\"\nvnet = \"a\"\n[networks.y]\nmode = \"vnet\"\nvnet = \"a\"\n",
+        "[peers.a]\nkey = \"tbfQxDBFkaY1HEd1yqoHmTdVqZcqQhWOOzK6vCzJSwA=\"\n[peers.b]\nkey = \"tbfQxDBFkaY1HEd1yqoHmTdVqZcqQhWOOzK6vCzJSwA=\"\n",
     ]));
 }
 

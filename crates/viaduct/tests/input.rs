@@ -380,3 +380,34 @@ fn results_that_cannot_be_written_are_an_error() {
         }
     });
 }
+
+/// A host has one key: two names for it would be two peers, of whom one never answers.
+#[test]
+fn a_key_is_that_of_one_peer() {
+    host(|world| {
+        let [one, other] = ["/run/one", "/run/other"].map(|place| {
+            let said = world.sh(&format!("/run/bin/viaduct --state-dir {place} identity"));
+            said.split_whitespace().last().unwrap().to_owned()
+        });
+        let peer = |name: &str, key: &str| {
+            format!("[peers.{name}]\nendpoint = \"203.0.113.1:1798\"\nkey = \"{key}\"\n\n")
+        };
+        let red = "[vnets.red]\nid = \"97\"\npeers = [\"b\"]\n";
+        world.write(CONFIG, format!("{GOOD}\n{}{}{red}", peer("b", &one), peer("c", &one)));
+        world.viaduct("check").refused(2, &["two peers have the key"]);
+        world.write(CONFIG, format!("{GOOD}\n{}{red}", peer("b", &one)));
+        world.good("apply");
+        let add = |name: &str, key: &str| format!("peer add {name} --endpoint 203.0.113.2:1798 --key {key}");
+        world.viaduct(&add("c", &one)).refused(2, &["the peer b has this key"]);
+        world.good(&add("c", &other));
+        world.viaduct(&add("d", &other)).refused(2, &["the peer c has this key"]);
+        // The same name is the same peer; and what a file says counts.
+        world.good(&add("c", &other));
+        world.write(CONFIG, format!("{GOOD}\n{}{}{red}", peer("b", &one), peer("e", &other)));
+        world.good("apply");
+        let listed = world.good("--json peer list").out;
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let names: Vec<_> = listed.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["b", "e"], "{listed}");
+    });
+}

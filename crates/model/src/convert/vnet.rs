@@ -17,7 +17,11 @@ use crate::{
 pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
     let key = raw.key.value.as_ref()?;
-    if cx.beside.key.is_some() && key.value.0.parse().ok() == cx.beside.key {
+    let parsed = key.value.0.parse().ok();
+    if let Some(parsed) = parsed {
+        cx.claims.host_key(parsed, key.span, cx.report);
+    }
+    if cx.beside.key.is_some() && parsed == cx.beside.key {
         cx.report.warning(key.span, "this is the key of this host itself, which is not its own peer").help(
             "nothing is to be done where hosts share this file; otherwise write what `viaduct identity` says on that host",
         );

@@ -16,7 +16,7 @@ use super::{AllDrops, Caller, Changed, Drops, Operation, Remark, drops};
 use crate::{
     failure::Failure,
     host::Host,
-    vnets::{self, endpoint},
+    vnets::{self, endpoint, named},
 };
 
 const UNSEGMENTED: &str = "the kernel does not cut datagrams for it, so they are sent one by one";
@@ -493,6 +493,12 @@ impl Operation for PeerAdd {
         let mut created = host.store.created()?;
         if config.peers.contains_key(&self.name) && !created.peers.contains_key(&self.name) {
             return Err(Failure::usage(format!("the configuration has a peer {} already", self.name)));
+        }
+        if let Some(other) = named(config, &self.key).filter(|other| **other != self.name) {
+            return Err(Failure::usage(format!(
+                "the peer {other} has this key, and a host is one peer: give --key what `viaduct identity` says on that host, or \
+                 run `viaduct peer add {other}` with all its endpoints"
+            )));
         }
         if let Some(bad) = self.endpoints.iter().find(|text| endpoint(text).is_none()) {
             return Err(Failure::usage(format!("`{bad}` is no endpoint: write ADDRESS:PORT or NAME:PORT")));

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use viaduct_model::{Beside, Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
 use viaduct_reconcile::{Created, CreatedVnet, Found, Store, StoreError};
-use viaduct_types::{MacAddr, NicId, VnetName};
+use viaduct_types::{HostKey, MacAddr, NicId, PeerName, VnetName};
 use viaduct_vnet_io::control::Identity;
 
 /// The configuration with what commands made and what was found out; none when that is nothing.
@@ -24,10 +24,12 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
     let mut config = config.clone();
     let origin = Origin { file: Arc::from("vnets.json"), line: 1 };
     for (name, peer) in &created.peers {
-        let endpoints = peer.endpoints.iter().filter_map(|text| endpoint(text)).collect();
-        let made = Peer { endpoints, key: peer.key.to_string(), origin: origin.clone() };
         // What a file says counts.
-        config.peers.entry(name.clone()).or_insert(made);
+        if named(&config, &peer.key).is_none() {
+            let endpoints = peer.endpoints.iter().filter_map(|text| endpoint(text)).collect();
+            let made = Peer { endpoints, key: peer.key.to_string(), origin: origin.clone() };
+            config.peers.entry(name.clone()).or_insert(made);
+        }
     }
     for (name, made) in &created.vnets {
         let vnet = Vnet {
@@ -78,6 +80,11 @@ pub(crate) fn beside(store: &Store) -> Result<Beside, StoreError> {
     };
     let vnets = created.vnets.iter().map(|(name, made)| (name.clone(), vnet(made))).collect();
     Ok(Beside { vnets, key: Identity::known(store.state_dir()) })
+}
+
+/// The peer that has this key.
+pub(crate) fn named<'a>(config: &'a Config, key: &HostKey) -> Option<&'a PeerName> {
+    config.peers.iter().find(|(_, peer)| peer.key.parse().as_ref() == Ok(key)).map(|(name, _)| name)
 }
 
 /// The vnet that a NIC is in, with its MAC there.

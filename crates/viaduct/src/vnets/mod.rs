@@ -30,7 +30,7 @@ use environment::Number;
 
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, end, machine, report};
-pub(crate) use created::{beside, endpoint, vnet_of, with_created};
+pub(crate) use created::{beside, endpoint, named, vnet_of, with_created};
 pub(crate) use orders::orders;
 
 /// How it is called on the command line, where only we call it.
