@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use viaduct_types::{MacAddr, VnetId};
-use viaduct_vnet_io::control::{Answer, Report, Request};
+use viaduct_types::{MacAddr, VXLAN_PORT, VnetId};
+use viaduct_vnet_io::control::{Answer, Report, Request, widen};
 
 /// The socket in the run directory.
 const SOCKET: &str = "engine.sock";
@@ -84,11 +84,14 @@ pub(crate) fn machine(run_dir: &Path, vnet: VnetId, mac: MacAddr, here: bool) ->
     Err(io::Error::other("it does not know of this, as it is of another version"))
 }
 
-/// Ends it, if it runs, and waits until it has.
+/// Ends it, if it runs, and waits until it has. Of one that was killed, what it told the kernel is taken back.
 pub(crate) fn end(run_dir: &Path) {
     let end = || Client::connect(run_dir)?.end();
     if let Err(error) = end() {
         tracing::debug!("no process that carries vnets was ended: {error}");
+        if let Err(error) = widen() {
+            tracing::warn!("routes and rules of VXLAN stay, in table {VXLAN_PORT}: {error}");
+        }
     }
 }
 

@@ -39,6 +39,7 @@ mod watch;
 
 pub use identity::{Identity, IdentityError};
 pub use names::Found;
+pub use narrow::widen;
 pub use orders::{
     Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
     PeerReport, PlainOrders, PortsReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,

@@ -174,6 +174,14 @@ impl Way {
     }
 }
 
+/// Takes back what the kernel was told by an engine that was killed.
+///
+/// # Errors
+/// When the kernel will not forget it.
+pub fn widen() -> io::Result<()> {
+    Narrow::default().tell(&BTreeMap::new(), false)
+}
+
 /// What stands in the table.
 fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
     let mut found = BTreeMap::new();
