@@ -4,7 +4,9 @@ capture FILE: writes down what goes out of this router's interfaces for UDP port
 again. flip FILE COUNT: sends pieces of it with a bit changed. garbage ADDRESS COUNT: sends bytes of all lengths, and runs of
 datagrams that arrive joined. dropped NAME MORE-THAN: reads a host's status, fails unless so many were dropped for that.
 spis FILE MORE-THAN: fails unless that many different keys were used. count FILE SENDER COUNT PERCENT: fails unless of so many
-numbered datagrams that share came, and each once. lost FILE SENDER COUNT: fails when all of them came."""
+numbered datagrams that share came, and each once. lost FILE SENDER COUNT
+BEFORE AFTER LEDGER: fails when all of them came, and when more are missing than a wire lost between these two reports of it and than
+the ledger knows to be lost elsewhere (`ledger.py`)."""
 import json
 import os
 import random
@@ -13,6 +15,8 @@ import struct
 import sys
 import threading
 import time
+
+from ledger import since
 
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
@@ -156,10 +160,12 @@ def count(file, sender, wanted, percent=90):
     sys.exit(not (len(numbers) == len(set(numbers)) >= wanted * percent / 100))
 
 
-def lost(file, sender, sent):
-    came = len(json.load(open(file)).get(sender, []))
-    print(came, "of", sent)
-    sys.exit(came >= sent)
+def lost(file, sender, sent, before, after, ledger):
+    missing = sent - len({number for number, _ in json.load(open(file)).get(sender, [])})
+    before, after = (int(open(f).read().split()[3]) for f in (before, after))
+    elsewhere = since(ledger)
+    print(missing, "of", sent, "missing;", after - before, "lost by the wire, of which some were others'")
+    sys.exit(not (0 < missing <= after - before + elsewhere and after - before <= missing * 1.5))
 
 
 act, *words = sys.argv[1:]
