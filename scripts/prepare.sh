@@ -144,10 +144,15 @@ case $purpose in bench)
     # shellcheck disable=SC2086
     scripts/unpack.sh "${CARGO_TARGET_DIR:-target}/tmp/kea" kea-admin kea-common $log ||
         echo "perfdhcp could not be fetched: what guests are told is measured without it."
-    # A tunnel that Debian has no package of.
-    tunnel=${CARGO_TARGET_DIR:-target}/tmp/vpncloud
-    [ -x "$tunnel/bin/vpncloud" ] || cargo install --quiet --locked --root "$tunnel" --version '^2.3' vpncloud ||
-        echo "VpnCloud could not be built: tunnels are measured without it."
+    # Tunnels that Debian has no packages of.
+    # tunnel NAME PROGRAM CRATE VERSION
+    tunnel() {
+        root=${CARGO_TARGET_DIR:-target}/tmp/$2
+        [ -x "$root/bin/$2" ] || cargo install --quiet --locked --root "$root" --version "$4" "$3" ||
+            echo "$1 could not be built: tunnels are measured without it."
+    }
+    tunnel VpnCloud vpncloud vpncloud '^2.3'
+    tunnel GotaTun gotatun gotatun-cli '^0.10'
     ;;
 esac
 case $purpose in deb | test | ci)

@@ -29,11 +29,12 @@ pub(super) enum Way {
     Nebula,
     Fastd,
     WireGuard,
+    GotaTun,
     Tinc,
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Bare,
         Self::Vxlan,
         Self::Viaduct,
@@ -42,6 +43,7 @@ impl Way {
         Self::Nebula,
         Self::Fastd,
         Self::WireGuard,
+        Self::GotaTun,
         Self::Tinc,
     ];
 
@@ -55,6 +57,7 @@ impl Way {
             Self::Nebula => "Nebula + VXLAN",
             Self::Fastd => "fastd",
             Self::WireGuard => "wireguard-go + VXLAN",
+            Self::GotaTun => "GotaTun + VXLAN",
             Self::Tinc => "tinc",
         }
     }
@@ -72,7 +75,7 @@ impl Way {
         Some(match self {
             Self::Viaduct => return None,
             Self::Bare => "u0",
-            Self::Vxlan | Self::Nebula | Self::WireGuard => "vx0",
+            Self::Vxlan | Self::Nebula | Self::WireGuard | Self::GotaTun => "vx0",
             Self::OpenVpn | Self::VpnCloud | Self::Fastd | Self::Tinc => "tap0",
         })
     }
@@ -84,7 +87,7 @@ impl Way {
             Self::Vxlan => 1_450,
             Self::Viaduct => 1_432,
             Self::OpenVpn | Self::VpnCloud | Self::Fastd | Self::Tinc => 1_400,
-            Self::WireGuard => 1_370,
+            Self::WireGuard | Self::GotaTun => 1_370,
             Self::Nebula => 1_350,
         }
     }
@@ -97,6 +100,7 @@ impl Way {
             Self::Nebula => "nebula",
             Self::Fastd => "fastd",
             Self::WireGuard => "wireguard-go",
+            Self::GotaTun => "gotatun",
             Self::Tinc => "tincd",
         };
         find(program).is_some()
@@ -106,13 +110,16 @@ impl Way {
 /// Where a program is: installed, or made by `scripts/prepare.sh`.
 fn find(program: &str) -> Option<PathBuf> {
     let paths = env::var_os("PATH").unwrap_or_default();
-    let made = target().ok().map(|target| target.join("tmp/vpncloud/bin"));
+    let made = target()
+        .into_iter()
+        .flat_map(|target| ["vpncloud", "gotatun"].map(|tunnel| target.join("tmp").join(tunnel).join("bin")));
     let places = env::split_paths(&paths).chain(["/usr/sbin", "/sbin"].map(PathBuf::from)).chain(made);
     places.map(|place| place.join(program)).find(|path| path.exists())
 }
 
-/// Its control sockets have the devices' names and one directory.
+/// Their control sockets have the devices' names and one directory.
 const WIREGUARD: [&str; 2] = ["wga", "wgb"];
+const GOTATUN: [&str; 2] = ["gta", "gtb"];
 
 /// Its processes at both ends; they end with it.
 #[derive(Debug, Default)]
@@ -137,9 +144,11 @@ impl Tunnel {
                 vxlan(hosts, ["neb0"; 2], ["10.8.0.1", "10.8.0.2"])?;
             }
             Way::Fastd => tunnel.fastd(sandbox, hosts)?,
-            Way::WireGuard => {
-                tunnel.wireguard(sandbox, hosts)?;
-                vxlan(hosts, WIREGUARD, ["10.8.0.1", "10.8.0.2"])?;
+            Way::WireGuard => tunnel.wireguard(sandbox, hosts, "wireguard-go --foreground", WIREGUARD)?,
+            Way::GotaTun => {
+                let program = find("gotatun").unwrap_or_default();
+                let line = format!("{} --foreground --disable-drop-privileges", program.display());
+                tunnel.wireguard(sandbox, hosts, &line, GOTATUN)?;
             }
             Way::Tinc => tunnel.tinc(sandbox, hosts)?,
         }
@@ -299,9 +308,16 @@ impl Tunnel {
         Ok(())
     }
 
-    fn wireguard(&mut self, sandbox: &Sandbox, hosts: &[Machine; 2]) -> Result<(), String> {
+    /// A program that does WireGuard, and VXLAN by its devices.
+    fn wireguard(
+        &mut self,
+        sandbox: &Sandbox,
+        hosts: &[Machine; 2],
+        line: &str,
+        devices: [&str; 2],
+    ) -> Result<(), String> {
         let mut keys = Vec::new();
-        for device in WIREGUARD {
+        for device in devices {
             let file = sandbox.file(device, &sandbox.here("wg", &["genkey"])?)?;
             let input = fs::File::open(&file).map_err(|error| format!("{}: {error}", file.display()))?;
             let shown = Command::new("wg").arg("pubkey").stdin(input).output();
@@ -309,8 +325,8 @@ impl Tunnel {
             keys.push((file, String::from_utf8_lossy(&public).trim().to_owned()));
         }
         for (side, host) in hosts.iter().enumerate() {
-            let (us, them, device) = (side + 1, 2 - side, WIREGUARD[side]);
-            self.run(host, device, &format!("wireguard-go --foreground {device}"))?;
+            let (us, them, device) = (side + 1, 2 - side, devices[side]);
+            self.run(host, device, &format!("{line} {device}"))?;
             host.run(&format!(
                 "wg set {device} private-key {} listen-port 51820 peer {} allowed-ips 10.8.0.{them}/32 endpoint \
                  192.0.2.{them}:51820",
@@ -320,7 +336,7 @@ impl Tunnel {
             host.run(&format!("ip addr add 10.8.0.{us}/24 dev {device}"))?;
             host.run(&format!("ip link set {device} mtu 1420 up"))?;
         }
-        Ok(())
+        vxlan(hosts, devices, ["10.8.0.1", "10.8.0.2"])
     }
 
     fn tinc(&mut self, sandbox: &Sandbox, hosts: &[Machine; 2]) -> Result<(), String> {
