@@ -94,16 +94,17 @@ impl Mailbox {
         }
     }
 
-    /// Swaps what has come with an empty list; leaves it when nothing has.
-    pub(super) fn take(&self, into: &mut Vec<Command>) {
+    /// Swaps what has come with an empty list; leaves it, and says no, when nothing has.
+    pub(super) fn take(&self, into: &mut Vec<Command>) -> bool {
         if !self.pending.load(Ordering::Acquire) {
-            return;
+            return false;
         }
         let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *commands, into);
         self.pending.store(false, Ordering::Release);
         // It fails when nobody has woken us yet; then it will be once more for nothing.
         let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
+        true
     }
 
     pub(super) fn wake(&self) -> BorrowedFd<'_> {

@@ -99,7 +99,7 @@ impl Worker {
             let Some(socket) = self.socket(by) else { break };
             let socket = socket.raw();
             self.host.receive_calls.one();
-            let count = self.receive.fill(socket, by);
+            let count = self.receive.fill(socket, by, self.is_alone);
             let mut last = None;
             for index in 0..count {
                 match self.receive.arrived(index) {

@@ -18,7 +18,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::event::epoll;
@@ -48,6 +48,9 @@ use wait::{By, MAILBOX, Ready};
 
 /// The longest frame that a tap gives: an IP packet of 64 KiB, with tags.
 const LONGEST_FRAME: usize = 65_535 + 14 + 8;
+
+/// What comes after so long a wait comes alone. Less than half of what two who only answer each other need.
+const ALONE: Duration = Duration::from_micros(50);
 
 /// Where a worker puts what is not for it.
 #[derive(Clone, Debug)]
@@ -108,8 +111,9 @@ pub(super) struct Worker {
     scratch: Scratch,
     /// What was read of a tap: what stands before the frame, and the frame.
     frame: Vec<u8>,
-    /// Whether the last frame that a tap had was the only one.
-    comes_alone: bool,
+    /// Whether it waited for so long that what woke it came alone: that is carried at once, and whether more has come is seen
+    /// afterwards.
+    is_alone: bool,
     is_stopped: bool,
 }
 
@@ -143,7 +147,7 @@ impl Worker {
             deliver: Deliver::new(host),
             scratch: Scratch::with_capacity(2 * LONGEST_FRAME),
             frame: vec![0; viaduct_vnet_proto::data::OFFLOAD_HEADER + LONGEST_FRAME],
-            comes_alone: true,
+            is_alone: false,
             is_stopped: false,
         })
     }
@@ -166,21 +170,29 @@ impl Worker {
         let mut pace = Pace::default();
         let mut commands = Vec::new();
         let mut ready = Ready::default();
+        let mut waits_since = None;
         while !self.is_stopped {
             if let Err(error) = self.wait(&mut ready) {
                 tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
                 return;
             }
             let woken = self.start.elapsed();
-            self.mailbox.take(&mut commands);
-            for command in commands.drain(..) {
-                self.apply(command);
+            self.is_alone = waits_since.is_some_and(|since| woken.saturating_sub(since) >= ALONE);
+            if self.mailbox.take(&mut commands) {
+                commands.drain(..).for_each(|command| self.apply(command));
             }
             let load = self.take(&ready);
+            // Who is next often waits for this processor.
+            if self.is_alone && load.is_little() && !turns.is_ahead() && !pace.rests() {
+                waits_since = Some(woken);
+                continue;
+            }
             let now = self.start.elapsed();
             turns.carried(load, woken, now);
+            waits_since = Some(now);
             if let Some(rest) = pace.rest_after(now, load) {
                 std::thread::sleep(rest);
+                waits_since = None;
             }
         }
     }

@@ -38,11 +38,11 @@ impl Worker {
     /// Carries what a tap has; says how much that was.
     pub(super) fn carry_out(&mut self, slot: Slot, has_errors: bool) -> Load {
         let mut load = Load::default();
-        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, comes_alone, .. } =
-            self;
+        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, is_alone, .. } = self;
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return load };
         let mut way = Way { outbox, routes, scratch, outlets, host };
-        for _ in 0..FRAMES {
+        let most = if *is_alone { 1 } else { FRAMES };
+        for _ in 0..most {
             let length = match rustix::io::read(&vnet.queue, &mut buffer[..]) {
                 Ok(length) => length,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -63,16 +63,11 @@ impl Worker {
             };
             carry(vnet, &Offload::read(header), frame, &mut way);
             load += Load { pieces: 1, bytes: length };
-            // What comes alone does not wait until it is known that nothing comes with it.
-            if load.pieces == 1 && *comes_alone {
-                way.outbox.flush(way.routes);
-            }
             if load.bytes >= BYTES {
                 break;
             }
         }
         way.outbox.flush(way.routes);
-        *comes_alone = load.pieces <= 1;
         load
     }
 

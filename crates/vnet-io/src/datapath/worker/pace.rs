@@ -25,6 +25,12 @@ pub(super) struct Load {
 }
 
 impl Load {
+    /// Whether it is one frame at most, and no super-frame. When such ones come alone, they are neither many nor broad.
+    pub(super) fn is_little(self) -> bool {
+        const LONGEST: usize = 10 << 10;
+        self.pieces <= 1 && self.bytes <= LONGEST
+    }
+
     /// Whether they are many bytes, for what came in this time.
     pub(super) fn is_broad(self, passed: Duration) -> bool {
         self.bytes as f32 >= BROAD * passed.as_secs_f32()
@@ -49,7 +55,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// This has come, up to now; says for how long the next should gather.
+    /// Whether frames gather.
+    pub(super) fn rests(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// This has come, up to now; says for how long the next should gather. What comes alone while none gather need not be told.
     pub(super) fn rest_after(&mut self, now: Duration, load: Load) -> Option<Duration> {
         self.load += load;
         let passed = now.saturating_sub(self.since);

@@ -86,8 +86,8 @@ impl Receive {
         }
     }
 
-    /// Receives what there is at this socket; says how many messages. Errors of earlier sending are no concern here.
-    pub(super) fn fill(&mut self, socket: RawFd, by: By) -> usize {
+    /// Receives what there is at this socket, or one message of it; says how many. Errors of earlier sending are no concern here.
+    pub(super) fn fill(&mut self, socket: RawFd, by: By, only_one: bool) -> usize {
         self.by = by;
         self.prepare();
         let kind = match by {
@@ -95,7 +95,8 @@ impl Receive {
             By::Own => 1,
             By::Connected(_) => 2,
         };
-        let most = libc::c_uint::try_from(self.most[kind]).unwrap_or_default();
+        let most = if only_one { 1 } else { self.most[kind] };
+        let most = libc::c_uint::try_from(most).unwrap_or_default();
         for _ in 0..3 {
             // SAFETY: all headers point to places and bytes of our own, with their lengths.
             let count = unsafe {
@@ -194,7 +195,7 @@ mod tests {
                 (0..count).for_each(|_| assert_eq!(near.send(&vec![7; length]).unwrap(), length));
                 let mut counts = Vec::new();
                 loop {
-                    let count = receive.fill(far.as_raw_fd(), by);
+                    let count = receive.fill(far.as_raw_fd(), by, false);
                     if count == 0 {
                         return counts;
                     }

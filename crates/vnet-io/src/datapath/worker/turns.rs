@@ -48,7 +48,11 @@ impl Turns {
         Self::default()
     }
 
-    /// It was awake from then until now, and carried this.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
+    /// It was awake from then until now, and carried this. What came alone need not be told while it is an ordinary thread.
     pub(super) fn carried(&mut self, load: Load, from: Duration, now: Duration) {
         self.awake += now.saturating_sub(from);
         self.load += load;

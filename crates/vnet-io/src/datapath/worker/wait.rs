@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use viaduct_vnet_proto::data::Lane;
 
@@ -68,14 +69,13 @@ impl Worker {
         sockets.clear();
         taps.clear();
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut polled: [PollFd<'_>; MOST] = std::array::from_fn(|_| readable(self.epoll.as_fd()));
-        let mut which = [Asked::Others; MOST];
-        let mut count = 1;
+        let mut polled = ArrayVec::<PollFd<'_>, MOST>::new();
+        let mut which = ArrayVec::<Asked, MOST>::new();
         let mut ask = |fd, asked| {
-            polled[count] = readable(fd);
-            which[count] = asked;
-            count += 1;
+            polled.push(readable(fd));
+            which.push(asked);
         };
+        ask(self.epoll.as_fd(), Asked::Others);
         for by in [By::First, By::Own].into_iter().chain((0..self.connected.count()).map(By::Connected)) {
             if let Some(socket) = self.socket(by) {
                 ask(socket.as_fd(), Asked::Socket(by));
@@ -86,12 +86,12 @@ impl Worker {
                 ask(vnet.queue.as_fd(), Asked::Tap(slot));
             }
         }
-        match poll(&mut polled[..count], None) {
+        match poll(&mut polled, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
         }
-        for (polled, asked) in polled[..count].iter().zip(which) {
+        for (polled, asked) in polled.iter().zip(which) {
             let there = polled.revents();
             if there.is_empty() {
                 continue;
