@@ -15,7 +15,7 @@ table! {
     Peer {
         /// Where to reach it: ADDRESS:PORT or NAME:PORT, several allowed; without it the peer has to dial us.
         "endpoint" => endpoint: OneOrMany<Endpoint>,
-        /// Its public key, as `viaduct identity` prints it there.
+        /// Its public key, as `viaduct identity` prints it there. Each peer has another one.
         required "key" => key: PeerKey,
     }
 }
