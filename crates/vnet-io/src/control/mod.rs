@@ -33,6 +33,8 @@ mod server;
 mod socket;
 mod start;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod unheard;
 mod watch;

@@ -102,7 +102,7 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
     })
 }
 
-fn endpoint(
+pub(super) fn endpoint(
     identity: &Identity,
     socket: std::net::UdpSocket,
     ways: Ways,

@@ -57,6 +57,10 @@ fn own_key(identity: &Identity) -> Result<Arc<CertifiedKey>, Error> {
 
 /// Takes connections of whoever proves to have any key; who that is shows afterwards.
 pub(super) fn server(identity: &Identity) -> Result<QuicServerConfig, Error> {
+    QuicServerConfig::try_from(server_config(identity)?).map_err(|error| Error::General(error.to_string()))
+}
+
+pub(super) fn server_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
     let provider = provider();
     let verifier = Arc::new(AnyKey { algorithms: provider.signature_verification_algorithms });
     let resolver = rustls::server::AlwaysResolvesServerRawPublicKeys::new(own_key(identity)?);
@@ -67,7 +71,7 @@ pub(super) fn server(identity: &Identity) -> Result<QuicServerConfig, Error> {
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     // Each connection has secrets of its own.
     config.send_tls13_tickets = 0;
-    QuicServerConfig::try_from(config).map_err(|error| Error::General(error.to_string()))
+    Ok(config)
 }
 
 /// The key that was seen in the place of the one that was expected.
@@ -82,6 +86,15 @@ impl Seen {
 
 /// Dials a host that has to have this key.
 pub(super) fn client(identity: &Identity, expected: HostKey) -> Result<(QuicClientConfig, Seen), Error> {
+    let (config, seen) = client_config(identity, expected)?;
+    let config = QuicClientConfig::try_from(config).map_err(|error| Error::General(error.to_string()))?;
+    Ok((config, seen))
+}
+
+pub(super) fn client_config(
+    identity: &Identity,
+    expected: HostKey,
+) -> Result<(rustls::ClientConfig, Seen), Error> {
     let provider = provider();
     let seen = Seen::default();
     let verifier = Arc::new(OneKey {
@@ -98,7 +111,6 @@ pub(super) fn client(identity: &Identity, expected: HostKey) -> Result<(QuicClie
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_sni = false;
-    let config = QuicClientConfig::try_from(config).map_err(|error| Error::General(error.to_string()))?;
     Ok((config, seen))
 }
 

@@ -11,7 +11,7 @@ use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Relay, Start
 use viaduct_vnet_proto::data::{Spi, esp::Cipher};
 
 use super::{
-    between_hosts::Pair,
+    pair::Pair,
     world::{Alone, Host, LARGEST, OUT, PATIENCE, PEER, PORT, Room, association, mac, path, until},
 };
 

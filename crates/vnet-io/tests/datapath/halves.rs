@@ -4,7 +4,7 @@ use viaduct_vnet_io::datapath::Path;
 use viaduct_vnet_proto::data::esp::Cipher;
 
 use super::{
-    between_hosts::Pair,
+    pair::Pair,
     world::{PEER, path, until},
 };
 

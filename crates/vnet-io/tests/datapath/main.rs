@@ -9,6 +9,7 @@ mod fallbacks;
 mod forwarding;
 mod halves;
 mod hostile;
+mod pair;
 mod ports;
 mod wire;
 mod world;

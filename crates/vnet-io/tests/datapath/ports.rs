@@ -11,7 +11,7 @@ use viaduct_vnet_io::datapath::{Association, Direction, Event, Lane};
 use viaduct_vnet_proto::data::{PeerId, esp::Cipher};
 
 use super::{
-    between_hosts::Pair,
+    pair::Pair,
     world::{PATIENCE, PORT, association, until, vnet},
 };
 

@@ -319,7 +319,7 @@ impl Worker {
 
 /// Does something in a network namespace of its own, which has nothing but `lo`.
 #[cfg(test)]
-fn in_a_namespace(what: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_a_namespace(what: impl FnOnce() + Send + 'static) {
     let inside = move || {
         // SAFETY: only this thread, which ends with the test, is in another namespace then.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();

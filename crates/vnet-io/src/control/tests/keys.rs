@@ -1,0 +1,401 @@
+//! What real engines send is opened with keys that are derived here by hand: the exporter of their connection over vnet,
+//! direction, epoch, and worker, as bytes that stand in this file, and ESP as others read it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    net::UdpSocket,
+    num::NonZeroUsize,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::aead::{AES_128_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
+use tokio::{sync::mpsc, time};
+use viaduct_types::VnetId;
+use viaduct_vnet_proto::{control::Security, data::esp::Cipher};
+
+use crate::{
+    control::{
+        Identity, NicOrders, Options, Orders, PeerOrders, VnetOrders,
+        engine::{Engine, Input},
+        names::Names,
+        reach::Ways,
+        socket, start,
+    },
+    datapath::{self, Datapath, Event, Inbox, in_a_namespace},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const WORKERS: u8 = 2;
+/// Of the first host, which dials, and of the second.
+const PORTS: [u16; 2] = [1_798, 2_798];
+/// Those that may be seen: a few times keys are given anew.
+const EPOCHS: std::ops::RangeInclusive<u8> = 1..=6;
+/// Where a host's first port is among its [`ports`].
+const FIRST: usize = WORKERS as usize;
+
+/// As others read datagrams.
+const ESP: &str = include_str!("../../../tests/datapath/esp.py");
+
+/// A vnet: its id, the same as bytes, and how frames are sealed there.
+struct Carried {
+    name: &'static str,
+    id: &'static str,
+    bytes: [u8; 16],
+    cipher: Cipher,
+    algorithm: &'static Algorithm,
+}
+
+static VNETS: [Carried; 2] = [
+    Carried {
+        name: "red",
+        id: "4:8:15:16:23:42:108:1",
+        bytes: [0, 0x04, 0, 0x08, 0, 0x15, 0, 0x16, 0, 0x23, 0, 0x42, 0x01, 0x08, 0, 0x01],
+        cipher: Cipher::Aes128Gcm,
+        algorithm: &AES_128_GCM,
+    },
+    Carried {
+        name: "blue",
+        id: "b10e",
+        bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb1, 0x0e],
+        cipher: Cipher::ChaCha20Poly1305,
+        algorithm: &CHACHA20_POLY1305,
+    },
+];
+
+/// A host's: each worker's own one, which are the second and third that follow the first, and the first.
+fn ports(host: usize) -> impl Iterator<Item = u16> {
+    [PORTS[host] + 2, PORTS[host] + 3, PORTS[host]].into_iter()
+}
+
+fn run(words: &str) {
+    let words: Vec<&str> = words.split(' ').collect();
+    assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{words:?}");
+}
+
+/// What a guest of one host sends to one of the other: the kernel at the host's tap is the guest, and knows the other's MAC.
+fn device(vnet: usize, host: usize) {
+    let (name, mac) = (format!("{}{host}", VNETS[vnet].name), |host| format!("02:00:00:00:0{vnet}:0{host}"));
+    let other = 1 - host;
+    let network = format!("10.{}", 10 * vnet + host);
+    run(&format!("ip tuntap add dev {name} mode tap multi_queue vnet_hdr"));
+    run(&format!("ip link set {name} address {} addrgenmode none", mac(host)));
+    run(&format!("ip link set {name} mtu 1400 up"));
+    run(&format!("ip address add {network}.0.{}/24 dev {name}", host + 1));
+    run(&format!("ip neigh add {network}.0.{} lladdr {} dev {name} nud permanent", other + 1, mac(other)));
+}
+
+struct Host {
+    engine: Engine,
+    queue: mpsc::Receiver<Input>,
+    events: mpsc::Receiver<Event>,
+    run_dir: PathBuf,
+    _line: std::os::unix::net::UnixStream,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.run_dir);
+    }
+}
+
+impl Host {
+    /// As an engine begins ([`start::run`]).
+    fn start(number: usize) -> Self {
+        let run_dir = std::env::temp_dir().join(format!("viaduct-keys-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&run_dir).unwrap();
+        let workers = NonZeroUsize::new(WORKERS.into()).unwrap();
+        let options = Options {
+            state_dir: run_dir.clone(),
+            run_dir: run_dir.clone(),
+            port: PORTS[number],
+            workers,
+            rekey: Duration::from_secs(3_600),
+        };
+        let identity = Arc::new(Identity::open(&options.state_dir).unwrap());
+        let socket = socket::open(options.port).unwrap();
+        let (datapath, Inbox { events, datagrams, socket }) =
+            Datapath::start(datapath::Options { workers, socket }).unwrap();
+        let ways = Ways::default();
+        let beside = socket.try_clone().unwrap();
+        let endpoint = start::endpoint(&identity, socket, ways.clone(), datagrams).unwrap();
+        let (inputs, queue) = mpsc::channel(64);
+        let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let names = Names::new(line, inputs.clone()).unwrap();
+        let engine = Engine::new(&options, identity, datapath, (endpoint, ways, beside), names, inputs);
+        Self { engine, queue, events, run_dir, _line: other }
+    }
+
+    /// What it is to be. Only the first host knows where the other is.
+    fn orders(&self, number: usize, other: &Self, single_port: bool) -> Orders {
+        let peer = PeerOrders {
+            key: other.engine.identity.public(),
+            endpoints: if number == 0 { vec![format!("127.0.0.1:{}", PORTS[1])] } else { Vec::new() },
+        };
+        let vnet = |(index, carried): (usize, &Carried)| {
+            let nic = NicOrders { addresses: Vec::new(), prepared: false, device: None };
+            let orders = VnetOrders {
+                name: carried.name.parse().unwrap(),
+                tap: format!("{}{number}", carried.name).parse().unwrap(),
+                security: Security::Conf,
+                cipher: Some(carried.cipher),
+                plain: None,
+                learning: false,
+                port: None,
+                opens: None,
+                mtu: None,
+                peers: BTreeSet::from(["other".parse().unwrap()]),
+                nics: BTreeMap::from([(format!("02:00:00:00:0{index}:0{number}").parse().unwrap(), nic)]),
+            };
+            (carried.id.parse::<VnetId>().unwrap(), orders)
+        };
+        Orders {
+            peers: BTreeMap::from([("other".parse().unwrap(), peer)]),
+            vnets: VNETS.iter().enumerate().map(vnet).collect(),
+            single_port,
+            ..Orders::default()
+        }
+    }
+
+    /// Does what there is to do, as [`Engine::run`] does.
+    async fn turn(&mut self) {
+        while let Ok(input) = self.queue.try_recv() {
+            assert!(!self.engine.hear(input).await);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.engine.happened(event);
+        }
+        let now = self.engine.now();
+        self.engine.node.handle_timeout(now);
+        self.engine.tick();
+        self.engine.flush();
+    }
+
+    fn connection(&self) -> Option<&quinn::Connection> {
+        self.engine.links.values().next().map(|link| &link.connection)
+    }
+}
+
+/// What a key is for, by the design: which vnet, whether the sender dialled, which epoch, which of the sender's workers, and
+/// whether by workers' own ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct For {
+    vnet: usize,
+    sender_dialled: bool,
+    epoch: u8,
+    worker: u8,
+    own: bool,
+}
+
+impl For {
+    fn context(self) -> Vec<u8> {
+        let direction = u8::from(self.sender_dialled);
+        let worker = self.worker + if self.own { 128 } else { 0 };
+        [&VNETS[self.vnet].bytes[..], &[direction], &[0, 0, 0, self.epoch], &[worker]].concat()
+    }
+
+    /// Key and salt, as both ends' connections have them.
+    fn material(self, hosts: &[Host; 2]) -> Vec<u8> {
+        let [one, other] = [0, 1].map(|host: usize| {
+            let mut bytes = vec![0; VNETS[self.vnet].algorithm.key_len() + 4];
+            let connection = hosts[host].connection().unwrap();
+            let label = b"EXPORTER-viaduct-data";
+            connection.export_keying_material(&mut bytes, label, &self.context()).unwrap();
+            bytes
+        });
+        assert_eq!(one, other);
+        one
+    }
+
+    /// Whether it is what this datagram was sealed with (RFC 4303, 4106, 8750, with 64-bit numbers).
+    fn opens(self, material: &[u8], datagram: &[u8]) -> bool {
+        let (key, salt) = material.split_at(material.len() - 4);
+        let key = LessSafeKey::new(UnboundKey::new(VNETS[self.vnet].algorithm, key).unwrap());
+        let number = [&[0; 4], &datagram[4..8]].concat();
+        let nonce = Nonce::try_assume_unique_for_key(&[salt, &number].concat()).unwrap();
+        let additional = Aad::from([&datagram[..4], &number].concat());
+        key.open_in_place(nonce, additional, &mut datagram[8..].to_vec()).is_ok()
+    }
+}
+
+/// A datagram on the wire: from port to port, and what UDP carried.
+struct Seen {
+    from: u16,
+    to: u16,
+    bytes: Vec<u8>,
+}
+
+/// What is on the wire between the hosts.
+struct Wire(rustix::fd::OwnedFd);
+
+impl Wire {
+    fn new() -> Self {
+        // What the kernel would cut later is seen as it is afterwards.
+        run("ethtool -K lo tx-udp-segmentation off gso off gro off");
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, Some(eth::IP)).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 8 << 20).unwrap();
+        Self(socket)
+    }
+
+    /// The datagrams of ESP.
+    fn seen(&self) -> Vec<Seen> {
+        let (mut seen, mut packet) = (Vec::new(), [0; 65_536]);
+        while let Ok((length, _)) = recv(&self.0, &mut packet[..], RecvFlags::empty()) {
+            let packet = &packet[..length];
+            let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+            if packet[0] != 0x45 || packet[9] != 17 || packet[28] & 0x40 != 0 {
+                continue;
+            }
+            let end = 20 + usize::from(port(24));
+            seen.push(Seen { from: port(20), to: port(22), bytes: packet[28..end].to_vec() });
+        }
+        seen
+    }
+}
+
+/// The frames of datagrams as others read them.
+fn read(lines: &[String]) -> Vec<String> {
+    let mut child = Command::new("python3")
+        .args(["-c", ESP])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What guests say, and by which keys it is heard on the wire.
+struct Ear {
+    wire: Wire,
+    /// What each says, from where to where.
+    guests: Vec<(String, String, String)>,
+    /// By SPI.
+    known: BTreeMap<[u8; 4], For>,
+    /// By SPI, too, one for the reference, with what has to be in the frame.
+    lines: BTreeMap<[u8; 4], (String, String)>,
+}
+
+impl Ear {
+    fn new() -> Self {
+        let guest = |vnet: usize, host: usize| {
+            let network = format!("10.{}", 10 * vnet + host);
+            let said = format!("said in {} by {host}", VNETS[vnet].name);
+            (said, format!("{network}.0.{}:0", host + 1), format!("{network}.0.{}:5000", 2 - host))
+        };
+        let guests = (0..4).map(|n| guest(n & 1, n >> 1)).collect();
+        Self { wire: Wire::new(), guests, known: BTreeMap::new(), lines: BTreeMap::new() }
+    }
+
+    /// Everybody says something; every datagram that the hosts have sent is opened by one key.
+    fn listen(&mut self, hosts: &[Host; 2]) {
+        for (said, from, to) in &self.guests {
+            // Flows go to workers by what they are: of other ones each time, every worker has some.
+            for _ in 0..8 {
+                UdpSocket::bind(from).unwrap().send_to(said.as_bytes(), to).unwrap();
+            }
+        }
+        for Seen { from, to, bytes } in self.wire.seen() {
+            let sender = usize::from(!ports(0).any(|port| port == from));
+            let worker = ports(sender).position(|port| port == from).expect("a port of a host's");
+            assert!(ports(1 - sender).any(|port| port == to), "from {from} to {to}");
+            // By the first port, all workers' come; by own ones, each its own.
+            let own = worker != FIRST;
+            assert_eq!(own, to != PORTS[1 - sender], "from {from} to {to}");
+            let workers = if own { worker..worker + 1 } else { 0..usize::from(WORKERS) };
+            let all = (0..2).flat_map(|vnet| EPOCHS.map(move |epoch| (vnet, epoch)));
+            let all = all.flat_map(|(vnet, epoch)| workers.clone().map(move |worker| (vnet, epoch, worker)));
+            let key = |(vnet, epoch, worker)| {
+                let worker = u8::try_from(worker).unwrap();
+                For { vnet, sender_dialled: sender == 0, epoch, worker, own }
+            };
+            let spi = *bytes.first_chunk().unwrap();
+            let opening: Vec<For> = all
+                .map(key)
+                .filter(|key| self.known.get(&spi).is_none_or(|known| known == key))
+                .filter(|key| key.opens(&key.material(hosts), &bytes))
+                .collect();
+            let [key] = opening[..] else { panic!("{opening:?} open {} from {from} to {to}", hex(&bytes)) };
+            if self.known.insert(spi, key).is_none() {
+                let spis = self.known.values().filter(|known| **known == key).count();
+                assert_eq!(spis, 1, "{key:?} has several SPIs");
+            }
+            // What a guest said is known by its length: nothing else is as long.
+            let said = format!("said in {} by {sender}", VNETS[key.vnet].name);
+            let frame = 14 + 28 + said.len();
+            if bytes.len() == 8 + (frame + 2).next_multiple_of(4) + 16 {
+                let (cipher, material) = (VNETS[key.vnet].cipher, hex(&key.material(hosts)));
+                let line = format!("open {cipher} {material} 0 {}", hex(&bytes));
+                self.lines.insert(spi, (line, hex(said.as_bytes())));
+            }
+        }
+    }
+
+    /// Until each worker of each host has sent with keys of so many epochs in each vnet.
+    async fn until(&mut self, hosts: &mut [Host; 2], own: bool, epochs: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let of_vnet = |vnet: usize| (0..4_u8).map(move |n| (vnet, n & 1 == 0, n >> 1));
+        let combinations: Vec<(usize, bool, u8)> = (0..2).flat_map(of_vnet).collect();
+        let of = |known: &BTreeMap<_, For>, combination| {
+            let is_one =
+                |key: &&For| key.own == own && (key.vnet, key.sender_dialled, key.worker) == combination;
+            known.values().filter(is_one).count()
+        };
+        while combinations.iter().any(|one| of(&self.known, *one) < epochs) {
+            assert!(Instant::now() < deadline, "own ports: {own}, {epochs} epochs: {:?}", self.known);
+            for host in &mut *hosts {
+                host.turn().await;
+            }
+            if hosts.iter().all(|host| host.connection().is_some()) {
+                self.listen(hosts);
+            }
+            time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[test]
+fn what_engines_send_is_sealed_with_keys_for_vnet_direction_epoch_and_worker() {
+    in_a_namespace(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            (0..4).for_each(|n| device(n & 1, n >> 1));
+            let mut hosts = [Host::start(0), Host::start(1)];
+            let mut ear = Ear::new();
+            for single_port in [true, false] {
+                for number in 0..2 {
+                    let orders = hosts[number].orders(number, &hosts[1 - number], single_port);
+                    assert_eq!(hosts[number].engine.be(orders), Vec::<String>::new());
+                }
+                ear.until(&mut hosts, !single_port, 1).await;
+                // Whoever sends asks for others.
+                for number in 0..2 {
+                    let other = hosts[1 - number].engine.identity.public();
+                    for carried in &VNETS {
+                        hosts[number].engine.node.handle_worn_keys(other, carried.id.parse().unwrap());
+                    }
+                }
+                ear.until(&mut hosts, !single_port, 2).await;
+            }
+            let (lines, said): (Vec<String>, Vec<String>) = ear.lines.into_values().unzip();
+            let frames = read(&lines);
+            assert_eq!(frames.len(), lines.len());
+            let right =
+                frames.iter().zip(&said).filter(|(frame, said)| frame.ends_with(said.as_str())).count();
+            assert!(right == frames.len() && right >= 32, "{right} of {}", frames.len());
+        });
+    });
+}

@@ -1,0 +1,4 @@
+//! Hosts that speak with each other in a network namespace of the test's own.
+
+mod keys;
+mod tls;
