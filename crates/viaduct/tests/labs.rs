@@ -76,6 +76,7 @@ labs! {
         vnet_rekey = "vnet-rekey",
         vnet_served = "vnet-served",
         vnet_relays = "vnet-relays",
+        vnet_spoofing = "vnet-spoofing",
         vnet_workers = "vnet-workers",
         vnets = "vnets",
     }
