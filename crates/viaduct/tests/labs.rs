@@ -51,6 +51,7 @@ labs! {
         uplink_mac = "uplink-mac",
         uplinks = "uplinks",
         vnet_arrivals = "vnet-arrivals",
+        vnet_beacons = "vnet-beacons",
         vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
         vnet_created = "vnet-created",
