@@ -123,3 +123,18 @@ fn derived_names_and_addresses_never_change() {
     assert_eq!(config.vnets["blue"].bridge.as_str(), "br-blue");
     assert_eq!(config.guests["numbered"].id, GuestId::Given(70_000));
 }
+
+#[test]
+fn beacons_have_the_groups_that_are_written() {
+    let beacons = |more: &str| {
+        let config =
+            load_text(&format!("{TEXT}[discovery]\ninterfaces = [\"eth0\"]\n{more}")).unwrap().config;
+        let discovery = config.discovery.unwrap();
+        let groups: Vec<String> = discovery.groups.iter().map(ToString::to_string).collect();
+        (groups.join(" "), discovery.port)
+    };
+    assert_eq!(beacons(""), ("224.10.0.1 ff12::e00a:1".to_owned(), 1798));
+    let written = "groups = [\"239.9.8.7\", \"ff12::9:8:7\"]\nport = 4711\n";
+    assert_eq!(beacons(written), ("239.9.8.7 ff12::9:8:7".to_owned(), 4711));
+    assert_eq!(beacons("groups = [\"239.9.8.7\"]\n"), ("239.9.8.7".to_owned(), 1798));
+}

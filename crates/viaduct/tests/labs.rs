@@ -52,6 +52,7 @@ labs! {
         uplinks = "uplinks",
         vnet_arrivals = "vnet-arrivals",
         vnet_at_once = "vnet-at-once",
+        vnet_beacons = "vnet-beacons",
         vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
         vnet_created = "vnet-created",
@@ -78,6 +79,7 @@ labs! {
         vnet_renumbered = "vnet-renumbered",
         vnet_served = "vnet-served",
         vnet_relays = "vnet-relays",
+        vnet_spoofing = "vnet-spoofing",
         vnet_workers = "vnet-workers",
         vnets = "vnets",
     }

@@ -58,16 +58,7 @@ pub(crate) fn discovery(raw: &raw::Discovery, cx: &mut Context<'_, '_>) -> Optio
             .error(list.span, "nobody is found without an interface")
             .help("list the interfaces behind which peers are, or remove [discovery]");
     }
-    let mut given = Vec::new();
-    for at in raw.groups.items() {
-        if at.value.is_multicast() {
-            given.push(At { value: at.value, span: at.span });
-        } else {
-            cx.report
-                .error(at.span, format!("{} is no multicast group", at.value))
-                .help("groups are of 224.0.0.0/4 and ff00::/8");
-        }
-    }
+    let given = raw.groups.items().map(|at| At { value: at.value.0, span: at.span });
     let given = super::one_per_family(given, "group", cx.report);
     let groups = if raw.groups.value.is_some() { given } else { GROUPS.to_vec() };
     let port = raw.port.get().and_then(|port| u16::try_from(port.0).ok()).unwrap_or(PORT);

@@ -1,13 +1,11 @@
 //! Segments that span hosts, and those hosts.
 
-use std::net::IpAddr;
-
 use viaduct_types::{IfName, PeerName, VlanProtocol, VnetId};
 
 use super::{Port, Rate, Vlan};
 use crate::{
     Cipher, Endpoint, Security,
-    shape::{List, OneOrMany, Parent, PeerKey, table},
+    shape::{Group, List, OneOrMany, Parent, PeerKey, table},
 };
 
 table! {
@@ -26,7 +24,7 @@ table! {
         /// The interfaces on which this host says so and listens.
         required "interfaces" => interfaces: List<IfName>,
         /// The groups, at most one of IPv4 and one of IPv6; 224.10.0.1 and ff12::e00a:1 unless written.
-        "groups" => groups: List<IpAddr>,
+        "groups" => groups: List<Group>,
         /// The UDP port; 1798 unless written.
         "port" => port: Port,
     }

@@ -11,8 +11,8 @@ use serde_json::{Value as Json, json};
 pub(crate) use number::{Integer, SettingValue, Timeout, VlanRange};
 pub use text::{Address, ParseAddressError};
 pub(crate) use text::{
-    AllowEnd, BootFile, BootParameter, DomainName, HookPath, HostNet, Parent, PeerKey, PoolPrefix, PortSpec,
-    PriorityPair, ProtocolSpec, RuleSpec, StaticRoute, SubnetPrefix, SysctlName, Text,
+    AllowEnd, BootFile, BootParameter, DomainName, Group, HookPath, HostNet, Parent, PeerKey, PoolPrefix,
+    PortSpec, PriorityPair, ProtocolSpec, RuleSpec, StaticRoute, SubnetPrefix, SysctlName, Text,
 };
 
 use crate::{

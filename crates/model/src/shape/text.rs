@@ -182,6 +182,16 @@ text!(IpAddr, "an IP address", ip!(), |text| match text.parse() {
     Err(_) => not_an_address(text),
 });
 
+/// A multicast group's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group(pub(crate) IpAddr);
+
+text!(Group, "a multicast group", ip!(), |text| match text.parse::<IpAddr>() {
+    Ok(group) if group.is_multicast() => Ok(Self(group)),
+    Ok(_) => wrong("it is an address of one machine", "groups are of 224.0.0.0/4 and ff00::/8"),
+    Err(_) => not_an_address(text),
+});
+
 /// An address that a machine can have, as a NIC's is written: `IP` or `IP/LENGTH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

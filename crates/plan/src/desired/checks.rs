@@ -1,7 +1,9 @@
 //! What only shows when configuration and host are seen together.
 
+mod filter;
+
 use viaduct_model::{
-    CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Policy, Security, UplinkVlan,
+    CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Security, UplinkVlan,
 };
 use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
 
@@ -27,7 +29,7 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     uplinks(context, &mut notices);
     namespaces(context, &mut notices);
     overlaps(context, &mut notices);
-    bridged_policy(context, &mut notices);
+    filter::notices(context, &mut notices);
     bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
     notices.0.extend(meant_twice(context).into_iter().chain(super::vnets::shut(context)));
@@ -111,19 +113,6 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
                 format!(
                     "vnet {name}: this kernel has no VXLAN (CONFIG_VXLAN, with IPv6), which carries vnets of security \
                      \"none\": write \"conf\" or \"auth\""
-                ),
-            );
-        }
-    }
-    for (name, network) in &config.networks {
-        if matches!(network.mode, Mode::Vnet { .. })
-            && (network.between_guests == Policy::Deny || network.inbound == Policy::Deny)
-        {
-            notices.error(
-                &network.origin,
-                format!(
-                    "network {name}: guests of a vnet are on one segment, on several hosts, and their flows do not pass \
-                     this host's filter; what only some may is written as allow-in of guests on another network"
                 ),
             );
         }
@@ -492,36 +481,6 @@ fn overlaps(context: &Context<'_>, notices: &mut Notices) {
 
 pub(crate) fn is_link_local(net: IpNet) -> bool {
     matches!(net, IpNet::V6(net) if net.addr().segments()[0] & 0xffc0 == 0xfe80)
-}
-
-/// A bridged NIC's flows pass no IP filter of this host.
-fn bridged_policy(context: &Context<'_>, notices: &mut Notices) {
-    for (name, network) in &context.config.networks {
-        if matches!(network.mode, Mode::Bridged { .. }) && network.inbound == Policy::Deny {
-            notices.error(
-                &network.origin,
-                format!(
-                    "network {name}: a bridged network is on the uplink's own segment and its flows do not pass this \
-                     host's filter; `inbound = \"deny\"` needs a routed network"
-                ),
-            );
-        }
-    }
-    for (name, guest) in &context.config.guests {
-        let bridged = context.config.nics_of(guest).iter().find(|nic| {
-            context.config.networks.get(&nic.network).is_some_and(|n| matches!(n.mode, Mode::Bridged { .. }))
-        });
-        let Some(nic) = bridged else { continue };
-        if guest.allow_in.is_some() || guest.allow_out.is_some() {
-            notices.error(
-                &nic.origin,
-                format!(
-                    "guest {name}: allow-in and allow-out cannot be kept on a bridged NIC, whose flows do not pass this \
-                     host's filter; use a routed network, or leave the filter to the guest"
-                ),
-            );
-        }
-    }
 }
 
 /// What it takes to bridge a VLAN of an uplink.

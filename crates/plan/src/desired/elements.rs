@@ -201,6 +201,13 @@ pub(super) mod words {
         Statement::Masked(selector, Const::v6(mask), Const::v6(net))
     }
 
+    /// A link-local address that is made of a MAC (RFC 4291, appendix A).
+    pub(in super::super) fn made_of_mac(selector: Selector) -> Statement {
+        let mask = Ipv6Addr::new(0xffc0, 0, 0, 0, 0, 0x00ff, 0xff00, 0);
+        let form = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0x00ff, 0xfe00, 0);
+        Statement::Masked(selector, Const::v6(mask), Const::v6(form))
+    }
+
     /// 127.0.0.0/8.
     pub(in super::super) fn loopback_v4(selector: Selector) -> Statement {
         Statement::Masked(selector, Const::v4(CLASS_A), Const::v4(LOOPBACK))

@@ -469,6 +469,7 @@ fn add_ipv6_guard(table: &mut Builder) {
         vec![
             vec![own_target(), back()],
             rule(vec![St::In(vec![S::NdTarget], "taken_link_local")], dropped("drop_nd")),
+            rule(vec![made_of_mac(S::NdTarget)], dropped("drop_nd")),
             vec![link_local(S::NdTarget), back()],
             rule(vec![], dropped("drop_nd")),
         ],
@@ -478,7 +479,9 @@ fn add_ipv6_guard(table: &mut Builder) {
         vec![
             vec![St::In(vec![S::IifName, S::EtherSaddr, S::Ip6Saddr], "source6"), pass()],
             rule(vec![St::In(vec![S::Ip6Saddr], "taken_link_local")], dropped("drop_address")),
-            // A link-local address that is not made of the MAC (RFC 7217).
+            // Somebody else's, whose MAC no file here has to know: a guest's or a router's on another host of the vnet.
+            rule(vec![made_of_mac(S::Ip6Saddr)], dropped("drop_address")),
+            // A link-local address that is not made of a MAC (RFC 7217).
             vec![link_local(S::Ip6Saddr), pass()],
             rule(vec![], dropped("drop_address")),
         ],

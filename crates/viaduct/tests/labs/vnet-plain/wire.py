@@ -2,7 +2,8 @@
 
 capture FILE: writes down what goes out of this router for UDP port 1799, until killed. holds FILE VNI TEXT: fails unless there
 is VXLAN of that number with that text inside, over both families, and none of another number. inject ADDRESS MAC-TO MAC-FROM VNI:
-sends a frame in VXLAN as somebody who is no member. fragments FILE: fails when there are IP fragments."""
+sends a frame in VXLAN as somebody who is no member. fragments FILE: fails when there are IP fragments. sealed FILE FAMILY COUNT LENGTH:
+fails unless so many IP packets of that length and longer carry what other vnets' hosts send each other as ESP in UDP, over that family."""
 import os
 import socket
 import struct
@@ -10,6 +11,7 @@ import sys
 import threading
 
 PORT = 1799
+VNETS = (1798, *range(1800, 1808))
 
 
 def capture(file):
@@ -64,6 +66,22 @@ def fragments(file):
     parts = [f for f in captured(file) if f[12:14] == b"\x08\x00" and int.from_bytes(f[20:22], "big") & 0x3FFF or f[12:14] == b"\x86\xdd" and f[20] == 44]
     print(len(parts), "fragments")
     sys.exit(bool(parts))
+
+
+def sealed(file, family, count, length):
+    found = 0
+    for frame in captured(file):
+        if frame[12:14] == b"\x08\x00" and frame[23] == 17:
+            of, at, long = 4, 14 + (frame[14] & 15) * 4, int.from_bytes(frame[16:18], "big")
+        elif frame[12:14] == b"\x86\xdd" and frame[20] == 17:
+            of, at, long = 6, 54, 40 + int.from_bytes(frame[18:20], "big")
+        else:
+            continue
+        # What has this bit is QUIC's.
+        is_esp = int.from_bytes(frame[at + 2 : at + 4], "big") in VNETS and not frame[at + 8] & 0x40
+        found += of == int(family) and is_esp and long >= int(length)
+    print(found, "of that length")
+    sys.exit(found < int(count))
 
 
 def inject(address, to, source, vni):
