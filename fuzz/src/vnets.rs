@@ -1,6 +1,10 @@
 //! What holds of whatever other hosts and guests of vnets say.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use viaduct_types::{HostKey, MacAddr, VnetId, Vni};
 use viaduct_vnet_proto::{
@@ -17,7 +21,8 @@ use viaduct_vnet_proto::{
 };
 
 const OWN: HostKey = HostKey([1; 32]);
-const PEER: HostKey = HostKey([2; 32]);
+/// Two, for each of whom something may be that the other one asks.
+const PEERS: [HostKey; 2] = [HostKey([2; 32]), HostKey([3; 32])];
 const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
@@ -40,7 +45,7 @@ fn host() -> Option<Node> {
         cipher: None,
         vni,
         learning: security == Security::None,
-        peers: [PEER].into(),
+        peers: PEERS.into(),
         nics: [(HERE, vec![IpAddr::from([10, 0, 0, 1])])].into(),
     };
     let vnets: [(VnetId, VnetSettings); 3] = [
@@ -55,62 +60,114 @@ fn host() -> Option<Node> {
         fast_aes: true,
         rekey: Duration::from_secs(1),
         vnets: vnets.into(),
-        relay: [PEER].into(),
+        relay: PEERS.into(),
     };
     node.configure(Duration::ZERO, 1, settings);
     Some(node)
 }
 
-/// Bytes of a peer's stream: what is read is written the same, and whatever it says, what follows from it stays bounded.
+/// What stands before each message of an input: whose it is, or what happens instead of one.
+fn event(byte: u8) -> (usize, u8) {
+    (usize::from(byte & 1), byte >> 1)
+}
+
+/// What two peers say, in turns: what is read is written the same, and whatever they say, what follows from it stays bounded.
 pub fn control(bytes: &[u8]) {
+    // Bytes that messages seldom have.
+    const ENDS: u8 = 0x7d;
+    const IS_WANTED: u8 = 0x7e;
+    const IS_NOT_WANTED: u8 = 0x7f;
     let Some(mut node) = host() else { return };
     let mut now = Duration::from_secs(1);
-    let session = SessionId(1);
-    if node.handle_connected(now, PEER, session, true, Box::new(Open)).is_err() {
-        return;
+    let mut sessions = [SessionId(1), SessionId(2)];
+    for (key, session) in PEERS.into_iter().zip(sessions) {
+        assert!(node.handle_connected(now, key, session, true, Box::new(Open)).is_ok());
     }
     let mut rest = bytes;
-    while let Ok(Some((message, length))) = Message::read(rest) {
-        let (own, after) = rest.split_at(length);
+    while let Some((byte, after)) = rest.split_first() {
         rest = after;
         now += Duration::from_millis(300);
         node.handle_timeout(now);
-        let Some(message) = message else { continue };
-        let mut written = Vec::new();
-        message.write(&mut written);
-        assert_eq!(written, own, "{message:?}");
-        if node.handle_message(now, session, message).is_err() {
-            break;
-        }
-        let mut actions = 0;
-        while node.poll_action().is_some() {
-            actions += 1;
-        }
-        // A claim each for as many as one peer may have, at the most.
-        assert!(actions < 70_000);
-        while let Some((_, said)) = node.poll_transmit() {
-            assert!(said.len() < 1 << 20);
-            // What is said here can be read there.
-            let mut said = &said[..];
-            while let Ok(Some((message, length))) = Message::read(said) {
-                assert!(message.is_some());
-                said = &said[length..];
+        let (who, what) = event(*byte);
+        let mut ends = what == ENDS;
+        match what {
+            ENDS => {}
+            IS_WANTED => node.want_detour(PEERS[who], true),
+            IS_NOT_WANTED => node.want_detour(PEERS[who], false),
+            _ => {
+                let Ok(Some((message, length))) = Message::read(rest) else { break };
+                let (own, after) = rest.split_at(length);
+                rest = after;
+                if let Some(message) = message {
+                    let mut written = Vec::new();
+                    message.write(&mut written);
+                    assert_eq!(written, own, "{message:?}");
+                    ends = node.handle_message(now, sessions[who], message).is_err();
+                }
             }
-            assert!(said.is_empty());
         }
+        if ends {
+            node.handle_disconnected(now, sessions[who]);
+            sessions[who] = SessionId(sessions[who].0 + 2);
+            let again = node.handle_connected(now, PEERS[who], sessions[who], true, Box::new(Open));
+            assert!(again.is_ok());
+        }
+        said(&mut node, sessions);
+        passed_on(&node);
     }
     for vnet in ["97", "98", "99"] {
         let report = vnet.parse().ok().and_then(|id| node.report(id, usize::MAX));
         assert!(report.is_some());
     }
-    node.handle_disconnected(now, session);
+    sessions.into_iter().for_each(|session| node.handle_disconnected(now, session));
     now += Duration::from_secs(60);
     node.handle_timeout(now);
     while node.poll_action().is_some() {}
-    // Who is gone claims nothing.
+    // Who is gone claims nothing, and nothing goes by way of it.
     let left =
         "97".parse().ok().and_then(|id| node.report(id, usize::MAX)).map_or(0, |report| report.macs.len());
     assert_eq!(left, 1);
+    assert_eq!((node.passes().count(), node.detours().count()), (0, 0));
+}
+
+/// What is to be done and said after one message.
+fn said(node: &mut Node, sessions: [SessionId; 2]) {
+    let mut actions = 0;
+    while node.poll_action().is_some() {
+        actions += 1;
+    }
+    // A claim each for as many as one peer may have, at the most.
+    assert!(actions < 70_000);
+    while let Some((session, said)) = node.poll_transmit() {
+        assert!(said.len() < 1 << 20);
+        // What is said here can be read there.
+        let mut said = &said[..];
+        while let Ok(Some((message, length))) = Message::read(said) {
+            let Some(message) = message else { panic!("nobody knows it") };
+            // A number to send by is given to who is there, and not for itself.
+            if let Message::Granted { key, spi: Some(_) } = message {
+                let is_other = |(own, there): (HostKey, SessionId)| there == session && own != key;
+                assert!(PEERS.into_iter().zip(sessions).any(is_other), "{key}");
+            }
+            said = &said[length..];
+        }
+        assert!(said.is_empty());
+    }
+}
+
+/// What is passed on goes from one peer to the other, by numbers of which none means two things.
+fn passed_on(node: &Node) {
+    let mut numbers = BTreeSet::new();
+    for pass in node.passes() {
+        assert!(pass.from != pass.to && PEERS.contains(&pass.from) && PEERS.contains(&pass.to), "{pass:?}");
+        assert!(numbers.insert(pass.spi), "{pass:?}");
+    }
+    // Both ways stand, or none does.
+    assert!([0, 2].contains(&numbers.len()), "{numbers:?}");
+    for detour in node.detours() {
+        assert!(detour.peer != detour.relay && PEERS.contains(&detour.relay), "{detour:?}");
+        assert!(numbers.insert(detour.inbound), "{detour:?}");
+    }
 }
 
 /// A frame with what a tap says of it: cut, judged, joined, answered. The two first bytes say how long datagrams may be.

@@ -1,18 +1,20 @@
 //! Addresses of devices.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressProtocol},
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::AddressInfo;
-use viaduct_types::IpNet;
+use viaduct_types::{IfName, IpNet};
 
 use crate::{
     attr::{self, find},
     error::Refusal,
+    link,
     socket::{Request, Socket},
 };
 
@@ -77,6 +79,19 @@ pub(crate) fn list(socket: &mut Socket, index: u32) -> Result<BTreeMap<(u32, IpN
     };
     // A kernel without strict checking tells of all devices.
     Ok(found.into_iter().filter(|((of, _), _)| index == 0 || *of == index).collect())
+}
+
+/// The addresses of a device, for whoever shows them; those of IPv4 first.
+///
+/// # Errors
+/// When there is no such device (ENODEV), or the kernel refuses.
+pub fn addresses_of(name: &IfName) -> io::Result<Vec<IpNet>> {
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let refused = |refusal: Refusal| io::Error::from_raw_os_error(refusal.errno);
+    let device = link::one(&mut socket, link::Which::Name(name)).map_err(refused)?;
+    let index = device.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?.index;
+    let found = list(&mut socket, index).map_err(refused)?;
+    Ok(found.into_keys().map(|(_, address)| address).collect())
 }
 
 /// One address with its device's ifindex.

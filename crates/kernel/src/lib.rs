@@ -39,6 +39,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use viaduct_plan::{Flow, Link};
 use viaduct_types::{IfName, NamespaceName};
 
+pub use address::addresses_of;
 pub use announce::announce_arrival;
 pub use error::{KernelError, NetnsReason, Refusal};
 pub use frames::{Frames, Listen, Trouble};

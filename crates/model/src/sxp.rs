@@ -279,6 +279,41 @@ mod tests {
         assert!(hint.contains("`vnetif`"), "{hint}");
     }
 
+    /// Xen's tools/vnet/examples: the three files of 2004 and those of 2006, of which the last has `vnif` for `vnetif`. Each began
+    /// with comments, in one of which a command stood in quotation marks.
+    #[test]
+    fn the_original_s_own_files() {
+        for (id, vnetif, device, security) in [
+            ("97", "vnetif", "vnetif97", SxpSecurity::None),
+            ("98", "vnetif", "vnetif98", SxpSecurity::Auth),
+            ("99", "vnetif", "vnetif99", SxpSecurity::Conf),
+            ("97", "vnetif", "vnif97", SxpSecurity::None),
+            ("98", "vnetif", "vnif98", SxpSecurity::Auth),
+            ("99", "vnif", "vnetif99", SxpSecurity::Conf),
+        ] {
+            let word = security.word();
+            let text = format!(
+                "# Made by 'xm vnet-create vnet{id}.sxp'.\n# (vnet\n\
+                 (vnet (id {id}) (bridge vnet{id}) ({vnetif} {device}) (security {word}))\n"
+            );
+            let file = read(&text).unwrap();
+            let is_known = vnetif == "vnetif";
+            let vnet = SxpVnet {
+                id: id.parse().unwrap(),
+                id_text: id.to_owned(),
+                bridge: Some(format!("vnet{id}").parse().unwrap()),
+                vnetif: is_known.then(|| device.parse().unwrap()),
+                security: Some(security),
+            };
+            assert_eq!(file.vnets, [vnet], "{text}");
+            match file.hints.as_slice() {
+                [] => assert!(is_known, "{text}"),
+                [(3, hint)] => assert!(!is_known && hint.contains("`vnetif` is what names"), "{text}{hint}"),
+                hints => panic!("{hints:?}"),
+            }
+        }
+    }
+
     #[test]
     fn order_comments_quotes_and_what_is_unknown() {
         let text = "(vnet # so\n (security 'auth')(color blue)(shape (round yes) big)\n (id \"0000:0000:0000:0000:0000:0000:0000:0097\"))\

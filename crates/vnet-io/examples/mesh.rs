@@ -76,6 +76,8 @@ struct Fleet {
     bytes: u64,
     heard_by: Vec<u64>,
     handling: Duration,
+    configures: u64,
+    configuring: Duration,
 }
 
 fn key(host: usize) -> HostKey {
@@ -118,7 +120,11 @@ impl Fleet {
     fn configure(&mut self, host: usize) {
         let (now, state) = (self.now, &mut self.hosts[host]);
         let arrival = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        state.node.configure(now, arrival, state.settings.clone());
+        let settings = state.settings.clone();
+        let begin = Instant::now();
+        state.node.configure(now, arrival, settings);
+        self.configuring += begin.elapsed();
+        self.configures += 1;
         self.send(host);
     }
 
@@ -250,6 +256,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         bytes: 0,
         heard_by: vec![0; count],
         handling: Duration::ZERO,
+        configures: 0,
+        configuring: Duration::ZERO,
     };
     for host in 0..count {
         fleet.configure(host);
@@ -277,7 +285,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Moves, evenly over the time.
     fleet.heard_by.iter_mut().for_each(|heard| *heard = 0);
-    fleet.handling = Duration::ZERO;
+    (fleet.handling, fleet.configuring, fleet.configures) = (Duration::ZERO, Duration::ZERO, 0);
     let begin = fleet.now;
     let mut leaving: Vec<(Duration, usize, usize, usize)> = Vec::new();
     for step in 0..moves * seconds {
@@ -320,6 +328,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "microseconds {}",
         fleet.handling.as_secs_f64() * 1e6 / (fleet.messages - start_messages).max(1) as f64
+    );
+    // A host is configured anew when a NIC comes, and when one goes.
+    println!(
+        "configure-microseconds {}",
+        fleet.configuring.as_secs_f64() * 1e6 / fleet.configures.max(1) as f64
     );
     println!("memory-after-kib {}", per_host(memory()? - before));
 

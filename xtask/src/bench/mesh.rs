@@ -18,7 +18,7 @@ const PERIOD: u32 = 1_000;
 const SECONDS: u32 = 20;
 
 /// The figures, by the names that the simulation prints, with what they are.
-const FIGURES: [(&str, &str); 9] = [
+const FIGURES: [(&str, &str); 10] = [
     ("connections", "connections"),
     ("known-nics", "NICs that it knows"),
     ("memory-kib", "memory, KiB"),
@@ -28,6 +28,7 @@ const FIGURES: [(&str, &str); 9] = [
     ("move-messages", "messages per second"),
     ("move-bytes", "their bytes per second"),
     ("microseconds", "µs of a processor per message"),
+    ("configure-microseconds", "µs when a NIC comes or goes here"),
 ];
 
 /// Hosts, and how many of them share a vnet.

@@ -26,16 +26,17 @@ use std::process::ExitCode;
 
 use viaduct_model::{Loaded, Source};
 use viaduct_reconcile::Store;
+use viaduct_types::{HostKey, PeerName};
 
 use crate::{
-    cli::{Cli, Command, Global},
+    cli::{Cli, Command, Global, VnetCreate},
     client, daemon,
     failure::Failure,
     guard,
     host::Host,
-    operations::{self, Caller, File, Operation, Remark},
+    operations::{self, Caller, Changed, File, Operation, Remark},
     services,
-    show::{Progress, say, tell},
+    show::{self, Progress, say, tell},
     user, vnets,
 };
 
@@ -77,14 +78,29 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-/// As `viaduct vnet` does it.
-pub(crate) fn vnet(global: &Global, command: &crate::cli::Vnet) -> Result<ExitCode, Failure> {
-    vnet::run(global, command)
+/// As `viaduct vnet create` does it.
+pub(crate) fn create_vnets(global: &Global, arguments: &VnetCreate) -> Result<Changed, Failure> {
+    vnet::create(global, arguments)
 }
 
-/// As `viaduct peer` does it.
-pub(crate) fn peer(global: &Global, command: &crate::cli::Peer) -> Result<ExitCode, Failure> {
-    peer::run(global, command)
+/// As `viaduct vnet delete` does it.
+pub(crate) fn delete_vnet(global: &Global, vnet: &str) -> Result<Changed, Failure> {
+    vnet::delete(global, vnet)
+}
+
+/// As `viaduct peer add` does it.
+pub(crate) fn add_peer(
+    global: &Global,
+    name: PeerName,
+    endpoints: Vec<String>,
+    key: HostKey,
+) -> Result<Changed, Failure> {
+    peer::add(global, name, endpoints, key)
+}
+
+/// As `viaduct peer delete` does it.
+pub(crate) fn delete_peer(global: &Global, name: PeerName) -> Result<Changed, Failure> {
+    peer::delete(global, name)
 }
 
 /// The vnets of this host, with all MACs.
@@ -121,6 +137,15 @@ fn load(global: &Global, sources: &[Source]) -> Result<Loaded, Failure> {
 /// The configuration's files, to be sent with an operation.
 fn files_of(sources: &[Source]) -> Vec<File> {
     sources.iter().map(|source| File::from(source.clone())).collect()
+}
+
+/// What was done, as it was asked to be said.
+fn say_changed(global: &Global, changed: &Changed) {
+    if global.json {
+        show::say_json(changed);
+    } else {
+        say_done(&changed.done, &changed.notices);
+    }
 }
 
 /// What was done and what is to be said about it, for people.

@@ -1,19 +1,21 @@
 use std::process::ExitCode;
 
-use super::{ask, say_done, status::new_table};
+use viaduct_types::{HostKey, PeerName};
+
+use super::{ask, say_changed, status::new_table};
 use crate::{
     cli::{Global, Peer},
     failure::Failure,
-    operations::{PeerAdd, PeerDelete, Vnets, VnetsReport},
+    operations::{Changed, PeerAdd, PeerDelete, Vnets, VnetsReport},
     show::{self, say},
 };
 
 pub(super) fn run(global: &Global, command: &Peer) -> Result<ExitCode, Failure> {
-    let changed = match command {
+    match command {
         Peer::Add { name, endpoint, key } => {
-            ask(global, PeerAdd { name: name.clone(), endpoints: endpoint.clone(), key: *key })?
+            say_changed(global, &add(global, name.clone(), endpoint.clone(), *key)?);
         }
-        Peer::Delete { name } => ask(global, PeerDelete { name: name.clone() })?,
+        Peer::Delete { name } => say_changed(global, &delete(global, name.clone())?),
         Peer::List => {
             let report = ask(global, Vnets { all_macs: false })?;
             if global.json {
@@ -21,15 +23,22 @@ pub(super) fn run(global: &Global, command: &Peer) -> Result<ExitCode, Failure> 
             } else {
                 list(&report);
             }
-            return Ok(ExitCode::SUCCESS);
         }
-    };
-    if global.json {
-        show::say_json(&changed);
-    } else {
-        say_done(&changed.done, &changed.notices);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn add(
+    global: &Global,
+    name: PeerName,
+    endpoints: Vec<String>,
+    key: HostKey,
+) -> Result<Changed, Failure> {
+    ask(global, PeerAdd { name, endpoints, key })
+}
+
+pub(super) fn delete(global: &Global, name: PeerName) -> Result<Changed, Failure> {
+    ask(global, PeerDelete { name })
 }
 
 fn list(report: &VnetsReport) {

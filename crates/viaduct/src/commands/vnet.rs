@@ -3,37 +3,18 @@ use std::{fs, path::Path, process::ExitCode};
 use viaduct_model::sxp;
 use viaduct_types::VnetName;
 
-use super::{ask, say_done, status::new_table};
+use super::{ask, say_changed, status::new_table};
 use crate::{
     cli::{Global, Vnet, VnetCreate as Create},
     failure::Failure,
-    operations::{VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport},
+    operations::{Changed, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport},
     show::{self, say, tell},
 };
 
 pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> {
     match command {
-        Vnet::Create(arguments) => {
-            let vnets = match (&arguments.file, &arguments.id) {
-                (Some(file), _) => of_file(file)?,
-                (None, Some(id)) => vec![of_arguments(id, arguments)?],
-                (None, None) => Vec::new(),
-            };
-            let changed = ask(global, VnetCreate { vnets })?;
-            if global.json {
-                show::say_json(&changed);
-            } else {
-                say_done(&changed.done, &changed.notices);
-            }
-        }
-        Vnet::Delete { vnet } => {
-            let changed = ask(global, VnetDelete { vnet: vnet.clone() })?;
-            if global.json {
-                show::say_json(&changed);
-            } else {
-                say_done(&changed.done, &changed.notices);
-            }
-        }
+        Vnet::Create(arguments) => say_changed(global, &create(global, arguments)?),
+        Vnet::Delete { vnet } => say_changed(global, &delete(global, vnet)?),
         Vnet::List { long, vnets } => {
             let mut report = ask(global, Vnets { all_macs: false })?;
             if !vnets.is_empty() {
@@ -70,6 +51,19 @@ pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> 
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn create(global: &Global, arguments: &Create) -> Result<Changed, Failure> {
+    let vnets = match (&arguments.file, &arguments.id) {
+        (Some(file), _) => of_file(file)?,
+        (None, Some(id)) => vec![of_arguments(id, arguments)?],
+        (None, None) => Vec::new(),
+    };
+    ask(global, VnetCreate { vnets })
+}
+
+pub(super) fn delete(global: &Global, vnet: &str) -> Result<Changed, Failure> {
+    ask(global, VnetDelete { vnet: vnet.to_owned() })
 }
 
 /// By id or name.

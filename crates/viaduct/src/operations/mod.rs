@@ -40,7 +40,8 @@ pub(crate) use status::{
 };
 
 pub(crate) use vnets::{
-    Mac, PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets, VnetsReport,
+    DiscoveryView, Mac, PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets,
+    VnetsReport,
 };
 
 use crate::{failure::Failure, host::Host};

@@ -60,12 +60,33 @@ pub(crate) struct VnetsReport {
     pub(crate) counters: BTreeMap<String, u64>,
     /// What does not work as fast as it could, for all peers.
     pub(crate) fallbacks: Vec<String>,
+    /// Where is said and heard where hosts are; none where neither is.
+    #[serde(default)]
+    pub(crate) discovery: Option<DiscoveryView>,
     /// What was said and heard of where hosts are, by what it is.
     pub(crate) beacons: BTreeMap<String, u64>,
     /// What does not work of it.
     pub(crate) beacon_troubles: Vec<String>,
     /// What is passed on between peers that cannot reach each other.
     pub(crate) relayed: Vec<RelayedView>,
+}
+
+/// Where is said and heard where hosts are.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct DiscoveryView {
+    #[schemars(with = "Vec<String>")]
+    pub(crate) interfaces: Vec<IfName>,
+    /// The multicast groups.
+    pub(crate) groups: Vec<IpAddr>,
+    /// The UDP port.
+    pub(crate) port: u16,
+}
+
+impl From<&viaduct_model::Discovery> for DiscoveryView {
+    fn from(discovery: &viaduct_model::Discovery) -> Self {
+        let viaduct_model::Discovery { interfaces, groups, port, origin: _ } = discovery;
+        Self { interfaces: interfaces.clone(), groups: groups.clone(), port: *port }
+    }
 }
 
 /// What is passed on from one peer to another.
@@ -104,6 +125,10 @@ pub(crate) struct VnetView {
     pub(crate) bridge: IfName,
     #[schemars(with = "String")]
     pub(crate) interface: IfName,
+    /// The one over IPv6, where the kernel carries frames (`none`).
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub(crate) second_interface: Option<IfName>,
     /// `conf`, `auth` or `none`.
     pub(crate) security: String,
     /// Whether `vnet create` made it.
@@ -248,8 +273,9 @@ pub(super) fn report(
     drops: &AllDrops,
     most_macs: usize,
 ) -> VnetsReport {
+    let discovery = config.discovery.as_ref().map(DiscoveryView::from);
     if config.vnets.is_empty() && config.peers.is_empty() {
-        return VnetsReport::default();
+        return VnetsReport { discovery, ..VnetsReport::default() };
     }
     let carried = vnets::report(host.store.run_dir(), most_macs);
     let carried = carried.as_ref();
@@ -281,6 +307,7 @@ pub(super) fn report(
         drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
         counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
         fallbacks: fallbacks(carried.is_some_and(|carried| carried.unjoined), UNJOINED),
+        discovery,
         beacons: carried.map(|carried| carried.beacons.clone()).unwrap_or_default(),
         beacon_troubles: carried.map(|carried| carried.beacon_troubles.clone()).unwrap_or_default(),
         relayed: carried.into_iter().flat_map(|carried| &carried.relayed).map(relayed_view).collect(),
@@ -331,6 +358,7 @@ fn vnet_view(
         id: vnet.id,
         bridge: vnet.bridge.clone(),
         interface: vnet.interface.clone(),
+        second_interface: vnet.second_interface(),
         security: vnet.security.to_string(),
         created,
         mtu: vnet.mtu,

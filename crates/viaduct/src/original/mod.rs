@@ -18,7 +18,8 @@ use clap::{Args, CommandFactory};
 use crate::{
     cli::Global,
     failure::Failure,
-    operations::{VnetView, VnetsReport},
+    operations::{Changed, VnetView, VnetsReport},
+    show::tell,
 };
 
 /// By which name this was called, if it is one of the original's.
@@ -81,25 +82,31 @@ fn find<'r>(report: &'r VnetsReport, name: &str) -> Result<&'r VnetView, Failure
     })
 }
 
-/// Does something for all, or for those that are named; what is wrong with a name is told, and the others go on.
-fn for_each(
-    report: &VnetsReport,
-    names: &[String],
-    mut work: impl FnMut(&VnetView) -> Result<(), Failure>,
-) -> Result<ExitCode, Failure> {
+/// All, by their ids, or those that are named, in this order; what is wrong with a name is told, and the others go on.
+fn chosen<'r>(report: &'r VnetsReport, names: &[String]) -> (Vec<&'r VnetView>, ExitCode) {
     if names.is_empty() {
-        report.vnets.values().try_for_each(work)?;
-        return Ok(ExitCode::SUCCESS);
+        return (by_id(report.vnets.values().collect()), ExitCode::SUCCESS);
     }
-    let mut code = ExitCode::SUCCESS;
+    let (mut vnets, mut code) = (Vec::new(), ExitCode::SUCCESS);
     for name in names {
         match find(report, name) {
-            Ok(vnet) => work(vnet)?,
+            Ok(vnet) => vnets.push(vnet),
             Err(failure) => {
                 failure.show(false);
                 code = failure.code();
             }
         }
     }
-    Ok(code)
+    (vnets, code)
+}
+
+fn by_id(mut vnets: Vec<&VnetView>) -> Vec<&VnetView> {
+    vnets.sort_by_key(|vnet| vnet.id);
+    vnets
+}
+
+/// The original said nothing of what it had done.
+fn done(changed: &Changed) -> ExitCode {
+    changed.notices.iter().for_each(|notice| tell!("{notice}"));
+    ExitCode::SUCCESS
 }

@@ -1,15 +1,18 @@
 //! The tool `vn`.
 
-use std::{fs, process::ExitCode, str::FromStr};
+use std::{fs, net::IpAddr, process::ExitCode, str::FromStr};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use viaduct_kernel::announce_arrival;
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
+use viaduct_kernel::{addresses_of, announce_arrival};
+use viaduct_types::{HostKey, IfName, IpNet, MacAddr, PeerName, VnetId};
 use viaduct_vnet_io::control::PORT;
 
-use super::{Place, devices, find, for_each, forms};
+use super::{
+    Place, by_id, chosen, devices, done, find,
+    forms::{self, Form},
+};
 use crate::{
-    cli::{Global, Peer, Vnet, VnetCreate},
+    cli::{Global, VnetCreate},
     commands,
     failure::Failure,
     operations::{PeerView, VnetsReport},
@@ -40,13 +43,13 @@ enum VnCommand {
         /// Also the MACs that are here and elsewhere
         #[arg(short, long)]
         all: bool,
-        /// Also their devices, their bridges and what is in these
+        /// Also their devices, their bridges and what else is in these
         #[arg(short, long)]
         long: bool,
         /// Only these, by id or interface
         vnets: Vec<String>,
     },
-    /// Show the devices of vnets
+    /// Show the devices of vnets, their bridges and what else is in these
     Vnifs {
         /// Only these, by id or interface
         vnets: Vec<String>,
@@ -59,9 +62,9 @@ enum VnCommand {
     VarpFlush,
     /// Show the other hosts
     Peers,
-    /// Show the bridges of vnets, and what is in them
+    /// Show the bridges of this host, whoever made them, and what is in them
     Bridges {
-        /// Also what these devices are
+        /// As devices
         #[arg(short, long)]
         long: bool,
     },
@@ -107,10 +110,10 @@ struct VnVnetCreate {
     /// none, auth or conf
     #[arg(short, long, default_value = "conf", value_parser = ["none", "auth", "conf"])]
     security: String,
-    /// The bridge
+    /// The bridge; `vnet` and the id otherwise
     #[arg(short, long)]
     bridge: Option<IfName>,
-    /// The vnet's interface
+    /// The vnet's interface; `vnif` and the last four digits of the id otherwise
     #[arg(short, long)]
     vnetif: Option<IfName>,
     /// The id
@@ -145,35 +148,32 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
         }
         VnCommand::Vnets { all, long, vnets } => {
             let report = report()?;
-            return for_each(&report, &vnets, |vnet| {
-                say!("{}", forms::vnet(vnet));
+            let (vnets, code) = chosen(&report, &vnets);
+            let vnets = by_id(vnets);
+            for vnet in &vnets {
+                say!("{}\n", forms::vnet(vnet).pretty(forms::NARROW));
                 if long {
-                    say!("{}", devices::ifconfig(&vnet.interface)?);
-                    say!("    Bridge: {}", vnet.bridge);
-                    say!("    Interfaces: {}", devices::ports(&vnet.bridge).join(", "));
+                    devices::show_vnif(vnet)?;
                 }
-                if all {
-                    lines(forms::vifs(vnet));
-                    lines(forms::ventries(&report, vnet));
-                }
-                Ok(())
-            });
+            }
+            if all {
+                show_all(vnets.into_iter().flat_map(forms::vifs));
+                show_varp(&report);
+            }
+            return Ok(code);
         }
         VnCommand::Vnifs { vnets } => {
-            return for_each(&report()?, &vnets, |vnet| {
-                say!("{}", devices::ifconfig(&vnet.interface)?);
-                Ok(())
-            });
+            let report = report()?;
+            let (vnets, code) = chosen(&report, &vnets);
+            by_id(vnets).into_iter().try_for_each(devices::show_vnif)?;
+            return Ok(code);
         }
         VnCommand::Vifs => {
-            say!("{}", forms::VIF_TABLE);
-            report()?.vnets.values().for_each(|vnet| lines(forms::vifs(vnet)));
-        }
-        VnCommand::Varp => {
             let report = report()?;
-            say!("{}", forms::varp(PORT));
-            report.vnets.values().for_each(|vnet| lines(forms::ventries(&report, vnet)));
+            show_all([forms::vif_table()]);
+            show_all(report.vnets.values().flat_map(forms::vifs));
         }
+        VnCommand::Varp => show_varp(&report()?),
         VnCommand::VarpFlush => {
             report()?;
             tell!(
@@ -181,32 +181,18 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
             );
         }
         VnCommand::Peers => {
-            report()?
-                .peers
-                .iter()
-                .for_each(|(name, peer)| say!("{}", forms::peer(name.as_str(), peer, PORT)));
+            show_all(report()?.peers.iter().map(|(name, peer)| forms::peer(name.as_str(), peer, PORT)));
         }
-        VnCommand::Bridges { long } => {
-            for vnet in report()?.vnets.values() {
-                let ports = devices::ports(&vnet.bridge);
-                say!("{} : {}", vnet.bridge, ports.join(", "));
-                if long {
-                    say!("{}", devices::ifconfig(&vnet.bridge)?);
-                    for port in ports.iter().filter_map(|port| port.parse().ok()) {
-                        say!("{}", devices::ifconfig(&port)?);
-                    }
-                }
-            }
+        VnCommand::Bridges { long: false } => {
+            devices::bridges().iter().for_each(|bridge| say!("{}", devices::bridge_line(bridge)));
         }
+        VnCommand::Bridges { long: true } => devices::bridges().iter().try_for_each(devices::show_bridge)?,
         VnCommand::VnetCreate(wanted) => {
-            let VnVnetCreate { security, bridge, vnetif: interface, vnet } = wanted;
-            let (id, security) = (Some(vnet), Some(security));
-            let arguments = VnetCreate { file: None, id, bridge, interface, security };
-            return commands::vnet(global, &Vnet::Create(arguments));
+            return Ok(done(&commands::create_vnets(global, &wanted.into_arguments()?)?));
         }
         VnCommand::VnetDelete { bridge: _, vnet } => {
             let vnet = find(&report()?, &vnet)?.id.to_string();
-            return commands::vnet(global, &Vnet::Delete { vnet });
+            return Ok(done(&commands::delete_vnet(global, &vnet)?));
         }
         VnCommand::VifAdd(vif) => add_vif(global, &report()?, &vif)?,
         VnCommand::VifDelete(vif) => {
@@ -216,7 +202,7 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
         VnCommand::PeerAdd { port, key, addr } => return add_peer(global, &addr, port, key),
         VnCommand::PeerDelete { addr } => {
             let name = peer_at(&report()?, &addr)?;
-            return commands::peer(global, &Peer::Delete { name });
+            return Ok(done(&commands::delete_peer(global, name)?));
         }
         VnCommand::Insmod { parameters } => {
             tell!("nothing to load: frames are carried by the daemon's own process");
@@ -245,9 +231,30 @@ fn in_place_of(parameter: &str) -> &'static str {
     }
 }
 
-fn lines(lines: Vec<String>) {
-    for line in lines {
-        say!("{line}");
+fn show_all(forms: impl IntoIterator<Item = Form>) {
+    forms.into_iter().for_each(|form| say!("{}\n", form.pretty(forms::WIDE)));
+}
+
+fn show_varp(report: &VnetsReport) {
+    let discovery = report.discovery.as_ref();
+    let device = discovery.and_then(|discovery| discovery.interfaces.first());
+    // One that is not there has none.
+    let own = device.and_then(|device| addresses_of(device).ok()).unwrap_or_default();
+    let own: Vec<IpAddr> = own.iter().map(IpNet::addr).collect();
+    show_all([forms::varp(discovery, &own, PORT)]);
+    show_all(report.vnets.values().flat_map(|vnet| forms::ventries(report, vnet)));
+}
+
+impl VnVnetCreate {
+    fn into_arguments(self) -> Result<VnetCreate, Failure> {
+        let Self { security, bridge, vnetif, vnet } = self;
+        let id = viaduct_model::sxp::vnet_id(&vnet).map_err(Failure::usage)?;
+        let [.., high, low] = id.to_bytes();
+        let name = format!("vnif{:04x}", u16::from_be_bytes([high, low]));
+        let name: IfName = name.parse().map_err(|error| Failure::usage(format!("{name}: {error}")))?;
+        // The original's manual gives addresses to the device of this name; they belong to the bridge, which may have it.
+        let interface = vnetif.or_else(|| Some(name).filter(|name| bridge.as_ref() != Some(name)));
+        Ok(VnetCreate { file: None, id: Some(vnet), bridge, interface, security: Some(security) })
     }
 }
 
@@ -302,7 +309,7 @@ fn add_peer(global: &Global, addr: &str, port: u16, key: Option<HostKey>) -> Res
         ))
     })?;
     let name: PeerName = name.parse().map_err(|error| Failure::usage(format!("{addr}: {error}")))?;
-    commands::peer(global, &Peer::Add { name, endpoint: vec![format!("{host}:{port}")], key })
+    Ok(done(&commands::add_peer(global, name, vec![format!("{host}:{port}")], key)?))
 }
 
 /// The name of the peer that has this name or is looked for at this address.

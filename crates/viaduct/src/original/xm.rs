@@ -4,13 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use super::{Place, for_each, forms};
-use crate::{
-    cli::{Vnet, VnetCreate},
-    commands,
-    failure::Failure,
-    show::say,
-};
+use super::{Place, chosen, done, forms};
+use crate::{cli::VnetCreate, commands, failure::Failure, show::say};
 
 /// Vnets, as Xen's xm had them.
 #[derive(Debug, Parser)]
@@ -54,16 +49,20 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
         XmCommand::Create { config } => {
             let file = Some(config);
             let arguments = VnetCreate { file, id: None, bridge: None, interface: None, security: None };
-            commands::vnet(&global, &Vnet::Create(arguments))
+            Ok(done(&commands::create_vnets(&global, &arguments)?))
         }
-        XmCommand::Delete { vnet } => commands::vnet(&global, &Vnet::Delete { vnet }),
-        XmCommand::List { long, ids } => for_each(&commands::vnets(&global)?, &ids, |vnet| {
-            if long || !ids.is_empty() {
-                say!("{}", forms::config(vnet));
-            } else {
-                say!("{}", vnet.id);
+        XmCommand::Delete { vnet } => Ok(done(&commands::delete_vnet(&global, &vnet)?)),
+        XmCommand::List { long, ids } => {
+            let report = commands::vnets(&global)?;
+            let (vnets, code) = chosen(&report, &ids);
+            for vnet in vnets {
+                if long || !ids.is_empty() {
+                    say!("{}", forms::config(vnet).pretty(forms::WIDE));
+                } else {
+                    say!("{}", forms::id(vnet.id));
+                }
             }
-            Ok(())
-        }),
+            Ok(code)
+        }
     }
 }

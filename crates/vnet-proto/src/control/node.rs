@@ -66,6 +66,8 @@ pub struct Node {
     pub(super) own: HostKey,
     pub(super) settings: Settings,
     pub(super) peers: BTreeMap<HostKey, Peer>,
+    /// Whose the connections are that there are: messages come by these.
+    sessions: BTreeMap<SessionId, HostKey>,
     pub(super) vnets: BTreeMap<VnetId, Vnet>,
     /// Sequences of NICs that were here when the process before this one ended.
     pub(super) remembered: BTreeMap<(VnetId, MacAddr), u64>,
@@ -94,6 +96,7 @@ impl Node {
             own,
             settings,
             peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
             vnets: BTreeMap::new(),
             remembered: sequences,
             next_spi: spi,
@@ -137,6 +140,7 @@ impl Node {
         };
         let peer = self.peers.entry(key).or_default();
         peer.session = Some(Session::new(id, dialled, now, exporter));
+        self.sessions.insert(id, key);
         peer.path_back = None;
         say(&mut self.transmits, id, &greeting);
         // Nothing was asked yet; who says so can be.
@@ -159,6 +163,7 @@ impl Node {
     pub fn handle_disconnected(&mut self, now: Duration, id: SessionId) {
         let Some((key, peer)) = self.peer_of(id) else { return };
         peer.session = None;
+        self.sessions.remove(&id);
         for (vnet, state) in &self.vnets {
             if state.members.contains_key(&key) {
                 self.timers.insert((now + GRACE, Timer::Gone(key, *vnet)));
@@ -171,8 +176,8 @@ impl Node {
     }
 
     fn peer_of(&mut self, id: SessionId) -> Option<(HostKey, &mut Peer)> {
-        let of = |peer: &Peer| peer.session.as_ref().is_some_and(|session| session.id == id);
-        self.peers.iter_mut().find(|(_, peer)| of(peer)).map(|(key, peer)| (*key, peer))
+        let key = *self.sessions.get(&id)?;
+        Some((key, self.peers.get_mut(&key)?))
     }
 
     /// What came in by a connection.

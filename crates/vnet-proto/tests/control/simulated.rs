@@ -9,8 +9,8 @@ use std::{
 
 use proptest::prelude::*;
 use viaduct_types::{HostKey, MacAddr};
-use viaduct_vnet_proto::control::{Owner, Security};
-use viaduct_vnet_proto::data::esp::Cipher;
+use viaduct_vnet_proto::control::{Association, Owner, Security, SessionId, inner_mtu};
+use viaduct_vnet_proto::data::{Lane, Spi, esp::Cipher};
 
 use super::world::{Host, World, key, vnet};
 
@@ -28,7 +28,9 @@ enum Step {
     List(usize, usize, u8),
     Restart(usize),
     Pass(u64),
-    PathMtu(usize, usize, u16),
+    PathMtu(usize, usize, u16, bool),
+    Ports(usize, u8),
+    Heed(usize),
     Listen(usize, usize, Option<BTreeSet<u8>>),
     Secure(usize, usize, (Security, Option<Cipher>)),
     SecureAll(usize, (Security, Option<Cipher>)),
@@ -59,7 +61,10 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..40_000u64).prop_map(Step::Pass),
         2 => (host(), id(), prop::option::of(prop::collection::btree_set(0..6u8, 0..5)))
             .prop_map(|(host, id, groups)| Step::Listen(host, id, groups)),
-        1 => (host(), host(), 1000..2000u16).prop_map(|(a, b, mtu)| Step::PathMtu(a, b, mtu)),
+        4 => (host(), host(), 1000..2000u16, any::<bool>())
+            .prop_map(|(a, b, mtu, outer_v6)| Step::PathMtu(a, b, mtu, outer_v6)),
+        1 => (host(), 0..4u8).prop_map(|(host, ports)| Step::Ports(host, ports)),
+        1 => host().prop_map(Step::Heed),
         1 => (host(), id(), security()).prop_map(|(host, id, security)| Step::Secure(host, id, security)),
         1 => (id(), security()).prop_map(|(id, security)| Step::SecureAll(id, security)),
         2 => (host(), id(), any::<bool>()).prop_map(|(host, id, learning)| Step::Learn(host, id, learning)),
@@ -107,9 +112,16 @@ fn take(world: &mut World, step: Step) {
         Step::Want(..) => {}
         Step::Restart(host) => world.restart(host),
         Step::Pass(milliseconds) => world.pass(Duration::from_millis(milliseconds)),
-        Step::PathMtu(a, b, mtu) => {
-            world.hosts[a].node.handle_path_mtu(key(b), mtu, false);
-            world.configure(a, |_| ());
+        // Who is not connected measures nothing.
+        Step::PathMtu(a, b, mtu, outer_v6) if world.is_connected(a, b) => world.measure(a, b, mtu, outer_v6),
+        Step::PathMtu(..) => {}
+        Step::Ports(host, which) => world.configure(host, |settings| {
+            let first = 1800 + 10 * u16::from(which);
+            let workers = if which == 0 { 0 } else { u16::from(settings.workers) };
+            settings.ports = (first..first + workers).collect();
+        }),
+        Step::Heed(host) => {
+            world.ask_to_heed(host, 1);
         }
     }
 }
@@ -248,6 +260,88 @@ fn check_relays(world: &World) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What gets through between two hosts, inside: less than both have measured, each its own way, does nobody send.
+fn between(world: &World, host: usize, other: usize, id: &str) -> u16 {
+    let (there, outer_v6) = world.hosts[host].paths[&other];
+    let (back, _) = world.hosts[other].paths[&host];
+    inner_mtu(there.min(back), outer_v6, world.hosts[host].settings.vnets[&vnet(id)].security)
+}
+
+/// What gets through between a host and all that are in the vnet with it; none when nobody is.
+fn own_mtu(world: &World, host: usize, id: &str) -> Option<u16> {
+    let members = (0..HOSTS).filter(|other| *other != host && agree(world, host, *other, id));
+    members.map(|other| between(world, host, other, id)).min()
+}
+
+/// What is too long for one member, its own others send to nobody: guests of all of them see one segment.
+fn check_mtus(world: &World) -> Result<(), TestCaseError> {
+    for (host, id) in (0..HOSTS).flat_map(|host| IDS.map(|id| (host, id))) {
+        // As long as nobody is there, what was known holds.
+        let Some(own) = own_mtu(world, host, id) else { continue };
+        let members: Vec<usize> =
+            (0..HOSTS).filter(|other| *other != host && agree(world, host, *other, id)).collect();
+        let theirs = members.iter().filter_map(|member| own_mtu(world, *member, id));
+        let wanted = theirs.fold(own, u16::min);
+        let report = world.hosts[host].node.report(vnet(id), 0).unwrap();
+        prop_assert_eq!(
+            world.hosts[host].mtus.get(&vnet(id)),
+            Some(&Some(wanted)),
+            "host {} in {}",
+            host,
+            id
+        );
+        prop_assert_eq!(report.mtu, Some(wanted));
+        for member in members {
+            let mtu = between(world, host, member, id);
+            prop_assert_eq!(report.members[&key(member)].mtu, Some(mtu), "{} to {}", host, member);
+        }
+    }
+    Ok(())
+}
+
+/// Each knows the others' further ports, and where both have some there are keys for each worker, which the other takes.
+fn check_ports(world: &World) -> Result<(), TestCaseError> {
+    for (host, other) in (0..HOSTS).flat_map(|host| (0..HOSTS).map(move |other| (host, other))) {
+        if host == other {
+            continue;
+        }
+        let (here, there) = (&world.hosts[host], &world.hosts[other]);
+        prop_assert_eq!(here.node.told_ports(key(other)), &there.settings.ports, "{} of {}", host, other);
+        let has_ports = !here.settings.ports.is_empty() && !there.settings.ports.is_empty();
+        for id in IDS.into_iter().filter(|id| has_ports && agree(world, host, other, id)) {
+            if here.settings.vnets[&vnet(id)].security == Security::None {
+                continue;
+            }
+            let own = here.own.get(&(vnet(id), key(other)));
+            let is_taken = |(worker, spi): (u8, Spi)| {
+                let taken = there.inbound.get(&spi);
+                let of = |own: &Association| (own.lane, own.cipher, own.context(worker));
+                taken.map(of) == own.map(of) && taken.is_some_and(|taken| taken.peer == key(host))
+            };
+            let count = own.map_or(0, |own| own.spis.len());
+            prop_assert_eq!(count, usize::from(here.settings.workers), "{} to {} in {}", host, other, id);
+            prop_assert!(own.is_some_and(|own| own.lane == Lane::Own && own.workers().all(is_taken)));
+        }
+    }
+    Ok(())
+}
+
+/// Who shares a vnet says that it has done what it was told, if its version knows of that; nobody else is asked.
+fn check_heeded(world: &mut World) -> Result<(), TestCaseError> {
+    const NUMBER: u32 = 2;
+    for host in 0..HOSTS {
+        let knows = |other: &usize| !world.older.contains(&host) && !world.older.contains(other);
+        let shares = |other: &usize| IDS.iter().any(|id| agree(world, host, *other, id));
+        let others = (0..HOSTS).filter(|other| *other != host && knows(other) && shares(other));
+        let wanted: BTreeSet<SessionId> = others.map(|other| world.session(host, other)).collect();
+        prop_assert_eq!(&world.ask_to_heed(host, NUMBER), &wanted, "asked by {}", host);
+        world.settle();
+        let heeded = &world.hosts[host].heeded;
+        prop_assert!(wanted.iter().all(|session| heeded.contains(&(*session, NUMBER))), "by {}", host);
+    }
+    Ok(())
+}
+
 fn check(world: &mut World) -> Result<(), TestCaseError> {
     world.settle();
     for one in 0..HOSTS {
@@ -258,10 +352,22 @@ fn check(world: &mut World) -> Result<(), TestCaseError> {
         }
     }
     world.settle();
-    // Who does not come back into a vnet is given some time.
-    world.pass(Duration::from_secs(31));
+    // What has not been measured is, by now.
+    for (one, other) in (0..HOSTS).flat_map(|one| (0..HOSTS).map(move |other| (one, other))) {
+        if one != other && !world.hosts[one].paths.contains_key(&other) {
+            world.measure(one, other, 1500, false);
+        }
+    }
     world.settle();
+    // Who does not come back into a vnet is given some time, and so is who was given too many keys at once.
+    for _ in 0..2 {
+        world.pass(Duration::from_secs(31));
+        world.settle();
+    }
     check_relays(world)?;
+    check_mtus(world)?;
+    check_ports(world)?;
+    check_heeded(world)?;
     for (index, host) in world.hosts.iter().enumerate() {
         for id in IDS {
             for nic in 0..6 {
@@ -302,6 +408,7 @@ proptest! {
     fn all_come_to_know_the_same(
         steps in prop::collection::vec(step(), 0..120),
         older in prop::collection::btree_set(0..HOSTS, 0..2),
+        last in (0..HOSTS, 0..IDS.len(), any::<u8>(), 0..4u8),
     ) {
         let mut world = World::new(HOSTS);
         world.older = older;
@@ -310,5 +417,12 @@ proptest! {
         }
         steps.into_iter().for_each(|step| take(&mut world, step));
         check(&mut world)?;
+        // Whoever goes leaves the others with what gets through between them.
+        let (host, id, peers, ports) = last;
+        take(&mut world, Step::List(host, id, peers));
+        take(&mut world, Step::Ports(host, ports));
+        world.settle();
+        check_mtus(&world)?;
+        check_ports(&world)?;
     }
 }

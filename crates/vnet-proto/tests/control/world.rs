@@ -50,6 +50,8 @@ pub(crate) struct Host {
     pub(crate) learning: BTreeSet<(VnetId, HostKey)>,
     /// Whom it wants to reach by way of others.
     pub(crate) wants: BTreeSet<usize>,
+    /// What was measured of the ways to others: the longest packet, and whether it is one of IPv6.
+    pub(crate) paths: BTreeMap<usize, (u16, bool)>,
     pub(crate) mtus: BTreeMap<VnetId, Option<u16>>,
     /// Who has said to have done what came before which number.
     pub(crate) heeded: BTreeSet<(SessionId, u32)>,
@@ -100,6 +102,7 @@ impl World {
             plain: BTreeMap::new(),
             learning: BTreeSet::new(),
             wants: BTreeSet::new(),
+            paths: BTreeMap::new(),
             mtus: BTreeMap::new(),
             heeded: BTreeSet::new(),
             moved: Vec::new(),
@@ -235,7 +238,23 @@ impl World {
         state.wants.clear();
         state.listening.clear();
         state.wanted.clear();
+        state.paths.clear();
         self.configure(host, |_| ());
+    }
+
+    /// A host has measured the way to another that it is connected to.
+    pub(crate) fn measure(&mut self, host: usize, other: usize, mtu: u16, outer_v6: bool) {
+        let state = &mut self.hosts[host];
+        state.paths.insert(other, (mtu, outer_v6));
+        state.node.handle_path_mtu(key(other), mtu, outer_v6);
+        self.act(host);
+    }
+
+    /// A host asks all others to say when they have done what they were told; by which connections.
+    pub(crate) fn ask_to_heed(&mut self, host: usize, number: u32) -> BTreeSet<SessionId> {
+        let asked = self.hosts[host].node.ask_to_heed(number);
+        self.act(host);
+        asked
     }
 
     /// `from` dials, and reaches, `to`.
