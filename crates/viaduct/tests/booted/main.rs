@@ -269,7 +269,7 @@ fn starts_again(world: &World) {
         "not made before guests: {note}"
     );
     assert!(!note.contains("until_made"), "still closed: {note}");
-    assert!(note.contains("vnet97") && note.contains("vnif97"), "no vnet before guests: {note}");
+    assert!(note.contains("vnet97") && note.contains("vnif0097"), "no vnet before guests: {note}");
     let peers = machine.sh("viaduct peer list");
     assert!(peers.contains(PEER) && peers.contains("203.0.113.3:1798"), "{peers}");
     machine.soon("it is up", |machine| machine.sh("systemctl list-jobs").contains("No jobs"));
