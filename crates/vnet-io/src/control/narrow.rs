@@ -174,7 +174,7 @@ impl Way {
     }
 }
 
-/// Takes back what the kernel was told by an engine that was killed.
+/// Takes back what the kernel was told: by an engine that ends, or was killed.
 ///
 /// # Errors
 /// When the kernel will not forget it.
@@ -347,10 +347,5 @@ impl Engine {
         let is_settled = !peer.is_searched_anew(now) && arrives <= path.hoped;
         let in_any_case = if is_settled { 0 } else { VXLAN_OVERHEAD[usize::from(v6)] + LEAST_V6 };
         Some(found.max(in_any_case))
-    }
-
-    /// Leaves nothing of it.
-    pub(super) fn widen(&mut self) {
-        let _ = self.narrow.tell(&BTreeMap::new(), false);
     }
 }
