@@ -40,6 +40,7 @@ labs! {
     }
     own in OWN {
         drift = "drift",
+        first_address = "first-address",
         first_published = "first-published",
         flows = "flows",
         live = "live",
