@@ -82,6 +82,7 @@ labs! {
         vnet_relays = "vnet-relays",
         vnet_spoofing = "vnet-spoofing",
         vnet_workers = "vnet-workers",
+        vnet_written_mtu = "vnet-written-mtu",
         vnets = "vnets",
     }
 }
