@@ -45,6 +45,7 @@ fn host() -> Option<Node> {
         cipher: None,
         vni,
         learning: security == Security::None,
+        mtu: None,
         peers: PEERS.into(),
         nics: [(HERE, vec![IpAddr::from([10, 0, 0, 1])])].into(),
     };

@@ -78,7 +78,8 @@ pub(crate) fn list(socket: &mut Socket, index: u32) -> Result<BTreeMap<(u32, IpN
         found => found?,
     };
     // A kernel without strict checking tells of all devices.
-    Ok(found.into_iter().filter(|((of, _), _)| index == 0 || *of == index).collect())
+    let found = found.into_iter().filter(|((of, _), _)| index == 0 || *of == index);
+    Ok(found.enumerate().map(|(place, (key, info))| (key, AddressInfo { place, ..info })).collect())
 }
 
 /// The addresses of a device, for whoever shows them; those of IPv4 first.
@@ -94,7 +95,7 @@ pub fn addresses_of(name: &IfName) -> io::Result<Vec<IpNet>> {
     Ok(found.into_keys().map(|(_, address)| address).collect())
 }
 
-/// One address with its device's ifindex.
+/// One address with its device's ifindex; its place is known to who asks for all.
 pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<((u32, IpNet), AddressInfo)> {
     let header = AddressHeader::parse(body).ok()?;
     let attributes = body.get(8..)?;
@@ -106,6 +107,7 @@ pub(crate) fn read(_kind: u16, body: &[u8]) -> Option<((u32, IpNet), AddressInfo
         protocol: get(IFA_PROTO).and_then(attr::u8).unwrap_or(0),
         scope: header.scope.into(),
         dynamic: flags & IFA_F_PERMANENT == 0,
+        place: 0,
     };
     Some(((header.index, IpNet::new(address, header.prefix_len).ok()?), info))
 }

@@ -26,6 +26,11 @@ pub(crate) fn vnet(name: &str) -> Option<IfName> {
     fit("vnet-", name, "")
 }
 
+/// A device of a vnet that is named by its id alone, whose groups colons part.
+pub(crate) fn numbered(start: &str, id: &str) -> Option<IfName> {
+    fit(start, &id.replace(':', "-"), "")
+}
+
 /// The device that leads to the other hosts of a vnet over IPv6, where there is one for each family.
 pub(crate) fn second(device: &IfName) -> Option<IfName> {
     fit("", device.as_str(), "-6")

@@ -80,7 +80,8 @@ table! {
         /// The namespace whose interface it is: the way out of networks in that namespace. Its addresses and gateways are
         /// written at the interface.
         "namespace" => namespace: NamespaceName,
-        /// Addresses with prefix length to set up; without the key they stay as the system set them up.
+        /// Addresses with prefix length to set up, of each family the one that the host speaks from first; without the key they stay as the
+        /// system set them up.
         "addresses" => addresses: List<HostNet>,
         /// Default gateways, at most one per family; may be outside every prefix. Without the key they stay as they are.
         "gateways" => gateways: List<IpAddr>,
@@ -309,7 +310,8 @@ table! {
         "device" => device: IfName,
         /// Its MAC address; derived from VLAN, guest id and index unless written.
         "mac" => mac: MacAddr,
-        /// Its addresses; on bridged networks with their prefix length.
+        /// Its addresses, of each family the one that a container speaks from first; on bridged networks with their prefix
+        /// length.
         "addresses" => addresses: List<Address>,
         /// The gateway that the guest is told, at most one per family; the network's own unless written.
         "gateway" => gateway: OneOrMany<IpAddr>,
@@ -465,7 +467,8 @@ table! {
         "mode" => mode: InterfaceMode,
         /// Its MAC address; derived from VLAN, namespace id and index unless written. An ipvlan has its parent's.
         "mac" => mac: MacAddr,
-        /// Its addresses with prefix length, which a network with subnets or a pool knows by itself.
+        /// Its addresses with prefix length, which a network with subnets or a pool knows by itself; of each family the one that is
+        /// spoken from first.
         "addresses" => addresses: List<Address>,
         /// Its gateways, at most one per family. On a network, the network's own unless written here or at another interface.
         "gateways" => gateways: List<IpAddr>,

@@ -187,6 +187,12 @@ pub fn vnet_id(text: &str) -> Result<VnetId, String> {
     full.parse().map_err(|error: viaduct_types::ParseVnetIdError| format!("`{text}` is no vnet id: {error}"))
 }
 
+/// The name of a vnet's device where none is written: `vnet` or `vnif` with the id as it was written, as xend made them; where that is
+/// no device's name, with the id as short as it can be, and where that is none either, with the start and a hash of it.
+pub fn device(start: &str, written: &str, id: VnetId) -> Option<IfName> {
+    format!("{start}{written}").parse().ok().or_else(|| crate::names::numbered(start, &id.short()))
+}
+
 struct Parser<'t> {
     rest: &'t str,
     line: usize,
@@ -323,6 +329,18 @@ mod tests {
         assert_eq!(file.vnets[0].id, "97".parse().unwrap());
         assert_eq!(file.vnets[1].id, "0:0:0:0:0:0:1:2".parse().unwrap());
         assert_eq!(file.hints.len(), 2);
+    }
+
+    #[test]
+    fn devices_have_names_whatever_the_form_of_the_id() {
+        let name = |start, id: &str| device(start, id, vnet_id(id).unwrap()).unwrap().to_string();
+        assert_eq!(name("vnet", "97"), "vnet97");
+        assert_eq!(name("vnif", "0097"), "vnif0097");
+        assert_eq!(name("vnif", "0000:0000:0000:0000:0000:0000:0000:0097"), "vnif97");
+        assert_eq!(name("vnif", "0:97"), "vnif97");
+        assert_eq!(name("vnet", "1:2"), "vnet1-0002");
+        let long = ["dead:beef:1:2:3:4:5:6", "dead:beef:1:2:3:4:5:7"].map(|id| name("vnet", id));
+        assert!(long[0] != long[1] && long.iter().all(|name| name.starts_with("vnetdead-")), "{long:?}");
     }
 
     #[test]

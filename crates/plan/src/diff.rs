@@ -16,6 +16,7 @@ use crate::{
     lent::{given_back, has_longer_port, kept_mtu},
     nft::{self, Family},
     op::{GuestChange, LinkChange, NewLink, Op},
+    order::{age, by_age},
     shown::Plan,
     stacks,
     state::{
@@ -184,7 +185,7 @@ impl Planner<'_> {
             else {
                 continue;
             };
-            for address in seen.addresses.difference(&guest.addresses) {
+            for address in seen.addresses.iter().filter(|address| !guest.addresses.contains(*address)) {
                 self.given_up.insert((nic.clone(), *address));
                 self.ops.push(inside(nic, guest, GuestChange::DeleteAddress(*address)));
             }
@@ -440,11 +441,13 @@ impl Planner<'_> {
     /// answers to its addresses throughout: they are on both devices while `switch` moves the cable.
     fn carry(&mut self, from: &IfName, to: &IfName, switch: Vec<Op>) {
         let observed = self.observed;
-        let theirs: Vec<_> = observed
+        let theirs = observed
             .addresses
             .iter()
-            .filter(|(a, info)| a.link == *from && info.protocol != PROTOCOL && info.scope == 0)
-            .collect();
+            .filter(|(a, info)| a.link == *from && info.protocol != PROTOCOL && info.scope == 0);
+        // What the host spoke from, it goes on to speak from.
+        let mut theirs: Vec<_> = theirs.collect();
+        theirs.sort_by_key(|(a, info)| age(a.address, info.place));
         for (address, info) in &theirs {
             let address = Address { link: to.clone(), address: address.address };
             if !observed.addresses.contains_key(&address) {
@@ -474,15 +477,22 @@ impl Planner<'_> {
             self.ops.push(Op::AddRoute(Route { link: Some(to.clone()), ..(*route).clone() }));
         }
         // With the last address of a family the kernel takes all routes from a device: killed then, nobody knew them.
-        for (address, _) in &theirs {
+        // Backwards, as others of its prefix may go with the first one of IPv4.
+        for (address, _) in theirs.iter().rev() {
             self.ops.push(Op::DeleteAddress((*address).clone()));
         }
     }
 
     fn addresses(&mut self) {
-        for (address, scope) in &self.desired.addresses {
+        let mut addresses: Vec<_> = self.desired.addresses.iter().collect();
+        addresses.sort_by_key(|(a, own)| (&a.link, age(a.address, own.place)));
+        for (address, own) in addresses {
             if self.fresh.contains(&address.link) || !self.observed.addresses.contains_key(address) {
-                self.ops.push(Op::AddAddress { address: address.clone(), scope: *scope, protocol: PROTOCOL });
+                self.ops.push(Op::AddAddress {
+                    address: address.clone(),
+                    scope: own.scope,
+                    protocol: PROTOCOL,
+                });
             }
         }
     }
@@ -529,7 +539,8 @@ impl Planner<'_> {
             if !guest.by_itself {
                 changes.extend(routes.difference(&guest.routes).cloned().map(GuestChange::DeleteRoute));
                 let has = |address: &&IpNet| !self.given_up.contains(&(nic.clone(), **address));
-                let gone = addresses.difference(&guest.addresses).filter(has);
+                let unwanted = addresses.iter().filter(|address| !guest.addresses.contains(*address));
+                let gone = unwanted.filter(has);
                 changes.extend(gone.copied().map(GuestChange::DeleteAddress));
             }
             // A guest that has asked has it for a time, with the prefix length of its choice.
@@ -539,9 +550,9 @@ impl Planner<'_> {
                 };
                 !fresh && seen.told.iter().any(same)
             };
-            for address in guest.addresses.difference(addresses).filter(|address| !is_told(address)) {
-                changes.push(GuestChange::AddAddress { address: *address, dad: guest.dad });
-            }
+            let new = guest.addresses.iter().filter(|address| !addresses.contains(*address));
+            let add = |address| GuestChange::AddAddress { address, dad: guest.dad };
+            changes.extend(by_age(new.filter(|address| !is_told(address))).map(add));
             changes.extend(guest.routes.difference(routes).cloned().map(GuestChange::AddRoute));
             self.ops.extend(changes.into_iter().map(|change| inside(nic, guest, change)));
         }

@@ -7,6 +7,7 @@ use viaduct_types::{IfName, NamespaceName, RoutingRule};
 use crate::{
     desired::{Desired, DesiredDevice, DesiredNamespace, INNER, MOVED},
     op::{GuestChange, InnerKind, NamespaceChange, Op},
+    order::by_age,
     state::{InnerDevice, Observed, ObservedNamespace, Sysctl, Whereabouts},
 };
 
@@ -156,9 +157,11 @@ fn one(
     let none = (BTreeSet::new(), BTreeSet::new());
     let (addresses, routes) = now.map_or((&none.0, &none.1), |now| (&now.addresses, &now.routes));
     changes.extend(routes.difference(&wanted.routes).cloned().map(GuestChange::DeleteRoute));
-    changes.extend(addresses.difference(&wanted.addresses).copied().map(GuestChange::DeleteAddress));
-    let add = |address: &_| GuestChange::AddAddress { address: *address, dad: true };
-    changes.extend(wanted.addresses.difference(addresses).map(add));
+    let unwanted = addresses.iter().filter(|address| !wanted.addresses.contains(*address));
+    changes.extend(unwanted.copied().map(GuestChange::DeleteAddress));
+    let add = |address| GuestChange::AddAddress { address, dad: true };
+    let new = wanted.addresses.iter().filter(|address| !addresses.contains(*address));
+    changes.extend(by_age(new).map(add));
     changes.extend((!now.is_some_and(|now| now.up)).then_some(GuestChange::Up));
     changes.extend(wanted.routes.difference(routes).cloned().map(GuestChange::AddRoute));
     let inside = |change| NamespaceChange::Device { device: device.clone(), change };

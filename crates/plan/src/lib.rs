@@ -10,6 +10,7 @@ mod inner;
 mod lent;
 pub mod nft;
 mod op;
+mod order;
 pub mod part;
 mod port;
 mod shown;
@@ -25,8 +26,9 @@ pub use closed::{closed, has_filter};
 pub use desired::{
     Answers, Boot, Boot6, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink,
     DesiredNamespace, DesiredSysctl, HostName, INNER, LinkHead, LinkPrefix, LinkRouter, MOVED, Neighbours,
-    Notice, Router, Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity, Told, When,
-    Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims, vnet_ports, vnis,
+    Notice, OwnAddress, Router, Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity,
+    Told, When, Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims,
+    vnet_ports, vnis,
 };
 pub use diff::{listened, plan};
 pub use flows::{Flows, ends, lets_through};

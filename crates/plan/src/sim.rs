@@ -1,6 +1,7 @@
 //! A host's network state in memory, for tests: it takes the same steps as the kernel and refuses what the kernel
 //! would refuse (things that exist already, references to what does not exist).
 
+mod addresses;
 mod namespaces;
 mod stacks;
 
@@ -121,8 +122,7 @@ impl Host {
 
     /// Adds an address of the system.
     pub fn address(&mut self, link: &IfName, address: viaduct_types::IpNet) {
-        let info = AddressInfo { protocol: 0, scope: 0, dynamic: false };
-        self.state.addresses.insert(Address { link: link.clone(), address }, info);
+        addresses::add(&mut self.state.addresses, Address { link: link.clone(), address }, 0, 0);
     }
 
     /// Adds a namespace.
@@ -290,11 +290,10 @@ impl Host {
                 if !self.state.links.contains_key(&address.link) {
                     return Err("no such device");
                 }
-                let info = AddressInfo { protocol: *protocol, scope: *scope, dynamic: false };
-                self.state.addresses.insert(address.clone(), info);
+                addresses::add(&mut self.state.addresses, address.clone(), *scope, *protocol);
             }
             Op::DeleteAddress(address) => {
-                self.state.addresses.remove(address);
+                addresses::remove(&mut self.state.addresses, address);
             }
             Op::AddRoute(route) => {
                 if route.link.as_ref().is_some_and(|l| self.state.links.get(l).is_none_or(|l| !l.up)) {

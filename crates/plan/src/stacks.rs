@@ -74,8 +74,8 @@ pub(crate) fn supposed(observed: &Observed, name: &NamespaceName, desired: &Desi
     for Interface { name, mac, mtu, addresses } in interfaces {
         let new = || Link { mac, mtu, ..Link::plain(0) };
         stack.links.entry(name.clone()).or_insert_with(new);
-        for address in addresses {
-            let info = AddressInfo { protocol: 0, scope: 0, dynamic: false };
+        for (place, address) in addresses.enumerate() {
+            let info = AddressInfo { protocol: 0, scope: 0, dynamic: false, place };
             stack.addresses.insert(Address { link: name.clone(), address }, info);
         }
     }

@@ -138,6 +138,8 @@ pub struct AddressInfo {
     pub scope: u8,
     /// Not given for ever (by DHCP or a router): IFA_F_PERMANENT is missing.
     pub dynamic: bool,
+    /// Its place in the kernel's list; of a device's, the first of a family is spoken from.
+    pub place: usize,
 }
 
 /// A route.

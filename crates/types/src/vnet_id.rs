@@ -13,6 +13,11 @@ impl VnetId {
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
+
+    /// Without what is zero in front, like `97` or `1:0002`.
+    pub fn short(self) -> String {
+        self.to_string().trim_start_matches(['0', ':']).to_owned()
+    }
 }
 
 impl fmt::Display for VnetId {
@@ -80,6 +85,8 @@ mod tests {
         let id: VnetId = "97".parse().unwrap();
         assert_eq!(id.to_string(), "0000:0000:0000:0000:0000:0000:0000:0097");
         assert_eq!(id.to_string().parse::<VnetId>().unwrap(), id);
+        assert_eq!(id.short(), "97");
+        assert_eq!("0:0:0:0:0:0:10:20".parse::<VnetId>().unwrap().short(), "10:0020");
         for bad in ["", "0", "1", "00001", "97:98", "0:0:0:0:0:0:0:0", "xyz", "97:"] {
             assert!(bad.parse::<VnetId>().is_err(), "{bad}");
         }

@@ -40,6 +40,7 @@ labs! {
     }
     own in OWN {
         drift = "drift",
+        first_address = "first-address",
         first_published = "first-published",
         flows = "flows",
         live = "live",
@@ -81,6 +82,7 @@ labs! {
         vnet_relays = "vnet-relays",
         vnet_spoofing = "vnet-spoofing",
         vnet_workers = "vnet-workers",
+        vnet_written_mtu = "vnet-written-mtu",
         vnets = "vnets",
     }
 }

@@ -224,6 +224,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 cipher: None,
                 vni: None,
                 learning: false,
+                mtu: None,
                 peers: hosts.iter().filter(|other| *other != host).map(|other| key(*other)).collect(),
                 nics: BTreeMap::new(),
             };

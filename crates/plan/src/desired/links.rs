@@ -9,7 +9,7 @@ use viaduct_model::{Config, Guest, Mode, Network, Nic, Policy, Subnet, UplinkVla
 use viaduct_types::{IfName, IpNet, MAIN_TABLE, NetworkName};
 
 use super::{
-    ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, VLAN, When,
+    ADOPTED, BRIDGE, Desired, DesiredGuest, DesiredLink, DesiredSysctl, NIC, OwnAddress, VLAN, When,
     context::{Context, Port, any_v4, any_v6, bridge_mac, bridge_of, bridges, host_mac},
     namespaces,
     vnets::{self, host_mac_in},
@@ -72,15 +72,16 @@ fn add_bridge(
         ..DesiredLink::default()
     };
     wanted.links.insert(bridge.clone(), link);
-    for address in own_addresses(&network.mode) {
-        wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_GLOBAL);
+    for (place, address) in own_addresses(&network.mode).into_iter().enumerate() {
+        let own = OwnAddress { scope: SCOPE_GLOBAL, place };
+        wanted.addresses.insert(Address { link: bridge.clone(), address }, own);
         if address.addr().is_ipv6() {
             let own = match &network.mode {
                 Mode::Vnet { gateways, .. } => vnets::link_local(&context.config.host, bridge, gateways),
                 Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => None,
             };
             let address = link_local(own.unwrap_or(GATEWAY_V6));
-            wanted.addresses.insert(Address { link: bridge.clone(), address }, SCOPE_LINK);
+            wanted.addresses.insert(Address { link: bridge.clone(), address }, OwnAddress::alone(SCOPE_LINK));
         }
     }
     wanted.sysctls.extend(bridge_sysctls(bridge, network, context.wildcard_published.contains(name)));
@@ -223,7 +224,7 @@ fn own(value: &str) -> DesiredSysctl {
 fn add_gateway(context: &Context<'_>, wanted: &mut Desired) {
     if let (true, Ok(lo)) = (context.ports.iter().any(Port::is_routed), "lo".parse()) {
         let address = IpNet::from(IpAddr::V4(ROUTED_GATEWAY_V4));
-        wanted.addresses.insert(Address { link: lo, address }, SCOPE_LINK);
+        wanted.addresses.insert(Address { link: lo, address }, OwnAddress::alone(SCOPE_LINK));
     }
 }
 
@@ -284,7 +285,10 @@ pub(super) fn alias(port: &Port<'_>) -> String {
 
 fn add_routed_port(context: &Context<'_>, port: &Port<'_>, proxy: bool, wanted: &mut Desired) {
     let device = port.device();
-    wanted.addresses.insert(Address { link: device.clone(), address: link_local(GATEWAY_V6) }, SCOPE_LINK);
+    wanted.addresses.insert(
+        Address { link: device.clone(), address: link_local(GATEWAY_V6) },
+        OwnAddress::alone(SCOPE_LINK),
+    );
     let uplink = context.uplink(port.network);
     if let (true, Some((uplink, l3))) = (port.nic.uplink_mac, uplink) {
         wanted.unicast.insert((uplink.interface.clone(), port.nic.mac));

@@ -75,7 +75,7 @@ pub struct Desired {
     /// On which bridge the addresses of which uplink interface live.
     pub moves: BTreeMap<IfName, IfName>,
     /// Ours, with their scope (RT_SCOPE_*).
-    pub addresses: BTreeMap<Address, u8>,
+    pub addresses: BTreeMap<Address, OwnAddress>,
     /// Ours.
     pub routes: BTreeSet<Route>,
     /// Ours.
@@ -153,6 +153,22 @@ pub enum When {
     Last,
 }
 
+/// An address of the host's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnAddress {
+    /// RT_SCOPE_*: 0 global, 253 link, 254 host.
+    pub scope: u8,
+    /// Its place among its device's, in the file's order; 0 is spoken from.
+    pub place: usize,
+}
+
+impl OwnAddress {
+    /// The only one of its family and scope on its device.
+    pub(crate) fn alone(scope: u8) -> Self {
+        Self { scope, place: 0 }
+    }
+}
+
 /// The inside of an attached guest's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredGuest {
@@ -166,8 +182,8 @@ pub struct DesiredGuest {
     pub mac: MacAddr,
     /// In bytes.
     pub mtu: u32,
-    /// With prefix length.
-    pub addresses: BTreeSet<IpNet>,
+    /// With prefix length; what the guest opens comes from the first of a family.
+    pub addresses: Vec<IpNet>,
     /// Whether others can be on the link, so that duplicates have to be looked for.
     pub dad: bool,
     /// Through this NIC.
@@ -198,8 +214,8 @@ pub struct DesiredDevice {
     pub mac: Option<MacAddr>,
     /// In bytes; none: as it is.
     pub mtu: Option<u32>,
-    /// With prefix length.
-    pub addresses: BTreeSet<IpNet>,
+    /// With prefix length; what is opened by it comes from the first of a family.
+    pub addresses: Vec<IpNet>,
     /// Through it.
     pub routes: BTreeSet<GuestRoute>,
 }

@@ -42,7 +42,7 @@ pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {
                 kind,
                 mac: interface.mac,
                 mtu: interface.mtu,
-                addresses: interface.addresses.iter().copied().collect(),
+                addresses: interface.addresses.clone(),
                 routes: gateways(interface).chain(written_routes(interface)).collect(),
             };
             devices.insert(interface.name.clone(), device);
@@ -88,7 +88,7 @@ fn add_cable(
         host_device: device.clone(),
         mac,
         mtu,
-        addresses: interface.addresses.iter().copied().collect(),
+        addresses: interface.addresses.clone(),
         dad: true,
         routes: gateways(interface).chain(written_routes(interface)).collect(),
         by_itself: false,

@@ -10,7 +10,7 @@ use viaduct_model::{Config, Mode, Origin};
 use viaduct_types::{IfName, IpNet, VlanSet};
 
 use super::{
-    Desired, DesiredLink, DesiredSysctl, Notice, Severity, UPLINK, When,
+    Desired, DesiredLink, DesiredSysctl, Notice, OwnAddress, Severity, UPLINK, When,
     context::{Context, any_v4, any_v6, delegated, layer3, prefixes, uplink_bridge, uplink_vlans},
 };
 use crate::{
@@ -113,8 +113,9 @@ pub(super) fn add(
             };
             wanted.links.insert(bridge.clone(), link);
         }
-        for address in &uplink.addresses {
-            wanted.addresses.insert(Address { link: l3.clone(), address: *address }, 0);
+        for (place, address) in uplink.addresses.iter().enumerate() {
+            let address = Address { link: l3.clone(), address: *address };
+            wanted.addresses.insert(address, OwnAddress { scope: 0, place });
         }
         for gateway in &uplink.gateways {
             wanted.routes.insert(default_route(l3, *gateway, rank));

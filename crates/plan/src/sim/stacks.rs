@@ -81,7 +81,7 @@ impl Host {
             }
             stack.state.links.insert(name.clone(), Link { master, ..link });
             stack.state.addresses.retain(|address, info| address.link != name || info.protocol != PROTOCOL);
-            let info = AddressInfo { protocol: PROTOCOL, scope: 0, dynamic: false };
+            let info = AddressInfo { protocol: PROTOCOL, scope: 0, dynamic: false, place: 0 };
             let addresses =
                 addresses.into_iter().map(|address| (Address { link: name.clone(), address }, info));
             stack.state.addresses.extend(addresses);

@@ -188,7 +188,7 @@ fn vnets(report: &VnetsReport) -> Table {
             conflicts.take(CONFLICTS).map(|(mac, _)| format!("{mac} is at several hosts")).chain(further);
         table.add_row([
             name.to_string(),
-            vnet.id.to_string().trim_start_matches(['0', ':']).to_owned(),
+            vnet.id.short(),
             vnet.security.clone(),
             vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             lines(hosts),

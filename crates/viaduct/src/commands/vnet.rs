@@ -1,7 +1,7 @@
 use std::{fs, path::Path, process::ExitCode};
 
 use viaduct_model::sxp;
-use viaduct_types::VnetName;
+use viaduct_types::{IfName, VnetId, VnetName};
 
 use super::{ask, say_changed, status::new_table};
 use crate::{
@@ -102,7 +102,7 @@ pub(super) fn of_file(file: &Path) -> Result<Vec<VnetAsked>, Failure> {
             };
             let device = |written: Option<_>, start: &str| match written {
                 Some(device) => Ok(device),
-                None => derived(start, &vnet.id_text),
+                None => derived(start, &vnet.id_text, vnet.id),
             };
             Ok(VnetAsked {
                 id: vnet.id,
@@ -116,7 +116,7 @@ pub(super) fn of_file(file: &Path) -> Result<Vec<VnetAsked>, Failure> {
 
 fn of_arguments(id: &str, arguments: &Create) -> Result<VnetAsked, Failure> {
     let known = sxp::vnet_id(id).map_err(Failure::usage)?;
-    let device = |written: &Option<_>, start| written.clone().map_or_else(|| derived(start, id), Ok);
+    let device = |written: &Option<_>, start| written.clone().map_or_else(|| derived(start, id, known), Ok);
     Ok(VnetAsked {
         id: known,
         bridge: device(&arguments.bridge, "vnet")?,
@@ -125,12 +125,9 @@ fn of_arguments(id: &str, arguments: &Create) -> Result<VnetAsked, Failure> {
     })
 }
 
-/// As the original made names, where they fit.
-fn derived(start: &str, id: &str) -> Result<viaduct_types::IfName, Failure> {
-    let name = format!("{start}{id}");
-    name.parse().map_err(|error| {
-        let what = if start == "vnet" { "bridge" } else { "interface (vnetif)" };
-        Failure::usage(format!("`{name}` is no name for a device ({error}): name the {what} of the vnet"))
+fn derived(start: &str, written: &str, id: VnetId) -> Result<IfName, Failure> {
+    sxp::device(start, written, id).ok_or_else(|| {
+        Failure::usage(format!("there is no name for a device of the vnet {written}: name it"))
     })
 }
 

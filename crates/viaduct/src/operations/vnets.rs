@@ -432,7 +432,11 @@ impl Operation for VnetCreate {
         let situation = host.situation()?;
         let config = situation.config().ok_or_else(nothing_applied)?;
         let mut created = host.store.created()?;
+        let mut ids = BTreeSet::new();
         for asked in self.vnets {
+            if !ids.insert(asked.id) {
+                return Err(Failure::usage(format!("the vnet {} is asked for twice", asked.id.short())));
+            }
             let name: VnetName = name_of(asked.id)?;
             if let Some((known, _)) =
                 config.vnets.iter().find(|(known, vnet)| vnet.id == asked.id || **known == name)
@@ -453,9 +457,7 @@ impl Operation for VnetCreate {
 
 /// What a vnet is called that has only an id.
 fn name_of(id: VnetId) -> Result<VnetName, Failure> {
-    let text = id.to_string();
-    let short = text.trim_start_matches(['0', ':']);
-    format!("vnet{}", short.replace(':', "-"))
+    format!("vnet{}", id.short().replace(':', "-"))
         .parse()
         .map_err(|error| Failure::failed(format!("there is no name for the vnet {id}: {error}")))
 }
@@ -521,6 +523,11 @@ impl Operation for PeerAdd {
         let mut created = host.store.created()?;
         if config.peers.contains_key(&self.name) && !created.peers.contains_key(&self.name) {
             return Err(Failure::usage(format!("the configuration has a peer {} already", self.name)));
+        }
+        if Identity::known(host.store.state_dir()).as_ref() == Some(&self.key) {
+            return Err(Failure::usage(
+                "this is the key of this host itself, which is not its own peer: give --key what `viaduct identity` says on the other host",
+            ));
         }
         if let Some(other) = named(config, &self.key).filter(|other| **other != self.name) {
             return Err(Failure::usage(format!(

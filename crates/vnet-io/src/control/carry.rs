@@ -153,6 +153,7 @@ impl Engine {
                 cipher: orders.cipher,
                 vni: orders.plain.as_ref().map(|plain| plain.vni),
                 learning: orders.learning,
+                mtu: orders.mtu,
                 peers: orders.peers.iter().filter(|_| !is_out).filter_map(key_of).collect(),
                 nics: learned
                     .map(|mac| (mac, Vec::new()))

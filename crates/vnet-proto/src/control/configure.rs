@@ -39,7 +39,7 @@ impl Node {
                 listening: None,
             });
             let nics = std::mem::take(&mut vnet.settings.nics);
-            let VnetSettings { peers, learning, .. } = std::mem::replace(&mut vnet.settings, settings);
+            let VnetSettings { peers, learning, mtu, .. } = std::mem::replace(&mut vnet.settings, settings);
             for peer in peers.difference(&wanted.peers) {
                 self.retract(*peer, id);
                 self.leave(*peer, id);
@@ -47,6 +47,9 @@ impl Node {
             self.set_nics(id, nics, wanted.nics, arrival);
             if learning != wanted.learning {
                 self.learning_changed(now, id, peers.intersection(&wanted.peers).copied());
+            }
+            if mtu != wanted.mtu {
+                self.tell_mtu(id);
             }
             for peer in wanted.peers.difference(&peers) {
                 self.offer(now, *peer, id);

@@ -80,6 +80,8 @@ pub struct VnetSettings {
     pub vni: Option<Vni>,
     /// Whether machines are behind it that nobody has told of.
     pub learning: bool,
+    /// The longest IP packet that this host's ports take, in bytes, where that is said; otherwise what gets through.
+    pub mtu: Option<u16>,
     /// The hosts that may belong to it.
     pub peers: BTreeSet<HostKey>,
     /// The NICs that are here, each with its addresses.

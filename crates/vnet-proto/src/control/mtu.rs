@@ -42,7 +42,8 @@ impl Node {
         let Some(vnet) = self.vnets.get(&id) else { return };
         let limit = vnet.members.keys().filter_map(|key| self.mtu_of(*key, vnet.settings.security)).min();
         // As long as nobody is there, what was known holds.
-        let Some(own) = limit else { return };
+        let Some(limit) = limit else { return };
+        let own = vnet.settings.mtu.map_or(limit, |written| limit.min(written));
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         // What one host's ports do not take, the others' guests must not send.
         let least = least_inner_mtu(vnet.settings.security);

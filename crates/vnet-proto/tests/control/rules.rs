@@ -509,6 +509,19 @@ fn a_segment_has_one_mtu_on_all_of_its_hosts() {
     world.pass(Duration::ZERO);
     world.settle();
     assert_eq!(mtus(&world), [Some(1432); 3]);
+
+    // What the ports of one take because its file says so, the others do not send more than.
+    let written = |world: &mut World, mtu| {
+        world.configure(1, |settings| settings.vnets.get_mut(&vnet("97")).unwrap().mtu = mtu);
+        world.settle();
+    };
+    written(&mut world, Some(1300));
+    assert_eq!(mtus(&world), [Some(1300); 3]);
+    written(&mut world, Some(9000));
+    assert_eq!(mtus(&world), [Some(1432); 3]);
+    written(&mut world, Some(1300));
+    written(&mut world, None);
+    assert_eq!(mtus(&world), [Some(1432); 3]);
 }
 
 #[test]

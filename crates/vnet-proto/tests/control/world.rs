@@ -139,6 +139,7 @@ impl World {
                 cipher: None,
                 vni: None,
                 learning: false,
+                mtu: None,
                 peers: BTreeSet::new(),
                 nics: BTreeMap::new(),
             });
