@@ -9,7 +9,7 @@ pub enum Gravity {
     Broken,
     /// They are lost under circumstances: for some packets, or when another program starts anew.
     Risk,
-    /// Nothing shows that anything is lost, but it cannot be seen from here.
+    /// Nothing shows that anything is lost: it cannot be seen from here, or is only slower than it could be.
     Note,
 }
 

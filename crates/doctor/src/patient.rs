@@ -45,8 +45,8 @@ impl<'a> Patient<'a> {
     pub fn sysctls(&self) -> BTreeSet<String> {
         let mut paths: BTreeSet<String> = [
             "net/ipv4/conf/all/rp_filter",
-            "net/bridge/bridge-nf-call-iptables",
-            "net/bridge/bridge-nf-call-ip6tables",
+            BRIDGE_NF[0],
+            BRIDGE_NF[1],
             "net/netfilter/nf_conntrack_count",
             "net/netfilter/nf_conntrack_max",
         ]
@@ -172,6 +172,10 @@ impl<'a> Patient<'a> {
         }
     }
 }
+
+/// Whether frames that a bridge only passes on are shown to the filter of IPv4, and of IPv6.
+pub(crate) const BRIDGE_NF: [&str; 2] =
+    ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
 
 /// The way of frames that a bridge only passes on.
 pub(crate) const BETWEEN: &str = "between ports of its bridge";

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use viaduct_model::{Mode, Network, Vnet};
+use viaduct_model::{Mode, Network, Security, Vnet};
 use viaduct_plan::{RouteKind, Severity};
 use viaduct_types::{IfName, NetworkName, UplinkName, VnetName};
 
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
     finding::CONNTRACK,
-    patient::{bridge, rp_filter},
+    patient::{BRIDGE_NF, bridge, rp_filter},
 };
 
 /// Makers of machines whose networks take frames of registered MACs only, as they say in their documentation.
@@ -23,6 +23,7 @@ pub(crate) fn findings(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
     findings.extend(mtu(patient));
     findings.extend(connections(patient, facts));
     findings.extend(foreign_macs(patient, facts));
+    findings.extend(slow_vnets(patient, facts));
     findings
 }
 
@@ -314,4 +315,44 @@ fn foreign_macs(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
         })
     };
     patient.config.networks.iter().filter(|(_, n)| shows(n)).filter_map(one).collect()
+}
+
+/// Frames that only cross a vnet's bridge and are shown to the IP filter on their way. Nothing that can be configured needs it: what
+/// guests of one bridge may not do to each other is judged without (see [`viaduct_plan`]).
+fn slow_vnets(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
+    let on: Vec<&str> = BRIDGE_NF.into_iter().filter(|path| facts.number(path) == Some(1)).collect();
+    let carried = |name: &VnetName| patient.config.vnets[name].security != Security::None;
+    let slowed = segments(patient).into_iter().filter_map(|segment| {
+        let (name, _) = segment.vnet.filter(|(name, _)| carried(name))?;
+        Some(match segment.network {
+            Some(network) => patient.sufferers(&BTreeSet::from([network])),
+            None => vec![format!("vnet {name}")],
+        })
+    });
+    let sufferers: Vec<String> = slowed.flatten().collect();
+    if on.is_empty() || sufferers.is_empty() {
+        return None;
+    }
+    Some(Finding {
+        kind: "bridge-netfilter-vnets",
+        gravity: Gravity::Note,
+        namespace: None,
+        title: "frames of vnets are shown to the IP filter, which makes them slower".to_owned(),
+        sufferers,
+        why: format!(
+            "{} {} on (br_netfilter), so frames that only cross a vnet's bridge meet the tables of IP and are tracked as \
+             connections: it costs about a tenth of what one connection by TCP carries. Nothing of Viaduct's needs it.",
+            on.join(" and "),
+            if on.len() == 1 { "is" } else { "are" },
+        ),
+        remedy: Some(Remedy {
+            safe: false,
+            steps: on.into_iter().map(|path| set(path, "0")).collect(),
+            remark: "Leave it on where other software needs it for bridges of its own: Docker, Kubernetes and libvirt may \
+                     filter between their guests by it, and switch it on again when they start. One bridge keeps it with \
+                     `ip link set dev BRIDGE type bridge nf_call_iptables 1 nf_call_ip6tables 1`. It holds until the \
+                     machine restarts or br_netfilter is loaded anew."
+                .to_owned(),
+        }),
+    })
 }

@@ -49,11 +49,6 @@ pub(crate) fn listen<T: DeserializeOwned>(run_dir: &Path, each: &mut dyn FnMut(T
     Ok(heard.is_some())
 }
 
-/// Whether a daemon answers.
-pub(crate) fn is_there(run_dir: &Path) -> Result<bool, Failure> {
-    Ok(within(run_dir, async |_| Ok(()))?.is_some())
-}
-
 /// Does something with a connection to the daemon; none when no daemon runs.
 fn within<T>(
     run_dir: &Path,

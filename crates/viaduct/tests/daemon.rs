@@ -5,9 +5,15 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
     process::Stdio,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -391,5 +397,46 @@ fn memory_that_a_look_needed_is_given_back() {
         // Without the program itself.
         let (peak, resident) = (kib("VmHWM:") - kib("RssFile:"), kib("RssAnon:"));
         assert!(resident < peak / 3 * 2, "{resident} KiB of {peak} KiB");
+    });
+}
+
+/// Stands before the daemon's socket, passes on what is said there, and counts who comes.
+fn counted() -> Arc<AtomicUsize> {
+    let (socket, daemons) = (format!("{RUN}/api.sock"), format!("{RUN}/daemons.sock"));
+    fs::rename(&socket, &daemons).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counting = count.clone();
+    let copy = |mut from: UnixStream, mut to: UnixStream| {
+        thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    };
+    thread::spawn(move || {
+        for caller in listener.incoming() {
+            counting.fetch_add(1, Ordering::SeqCst);
+            let (caller, daemon) = (caller.unwrap(), UnixStream::connect(&daemons).unwrap());
+            copy(caller.try_clone().unwrap(), daemon.try_clone().unwrap());
+            copy(daemon, caller);
+        }
+    });
+    count
+}
+
+/// It may end, or begin, in between: who was asked is who has done it.
+#[test]
+fn the_daemon_that_takes_all_down_is_looked_for_once() {
+    host(|world| {
+        let daemon = kept(world);
+        let calls = counted();
+        world.good("down");
+        // One more, before whom all others were counted.
+        let mut last = UnixStream::connect(format!("{RUN}/api.sock")).unwrap();
+        last.shutdown(Shutdown::Write).unwrap();
+        last.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(calls.load(Ordering::SeqCst), 1 + 1);
+        assert!(!world.sh("ip link").contains("br-services"), "it is down");
+        daemon.end();
     });
 }

@@ -175,6 +175,51 @@ fn frames_of_a_bridge_that_meet_iptables() {
     });
 }
 
+/// Only where it costs something: with a vnet whose frames a process carries, and as long as others do not need it.
+#[test]
+fn frames_of_a_vnet_that_meet_iptables() {
+    host(|world| {
+        let switches =
+            ["iptables", "ip6tables"].map(|of| format!("/proc/sys/net/bridge/bridge-nf-call-{of}"));
+        if !std::path::Path::new(&switches[0]).exists() {
+            return;
+        }
+        let set = |to: &str| switches.iter().for_each(|path| world.write(path, to));
+        let found = || {
+            let ran = world.viaduct("doctor --json");
+            assert_eq!(ran.code(), 0, "a note is no failure: {ran:?}");
+            of_kind(&ran.json(), "bridge-netfilter-vnets").into_iter().cloned().collect::<Vec<_>>()
+        };
+        set("1");
+        made(world);
+        let without = world.read(CONFIG);
+        assert_eq!(found(), Vec::<Value>::new(), "no vnet");
+        let plain = "\n[vnets.blue]\nid = \"98\"\nsecurity = \"none\"\n";
+        world.write(CONFIG, format!("{without}{plain}"));
+        world.good("apply");
+        assert_eq!(found(), Vec::<Value>::new(), "the kernel carries it");
+        let red = "\n[vnets.red]\nid = \"97\"\n\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.97.0.0/24\"]\n\n\
+                   [guests.one]\n[[guests.one.nics]]\nnetwork = \"red\"\naddresses = [\"10.97.0.1\"]\n";
+        world.write(CONFIG, format!("{without}{plain}{red}"));
+        world.good("apply");
+        let note = found();
+        assert_eq!(note.len(), 1, "{note:?}");
+        assert_eq!(note[0]["suffers"], serde_json::json!(["network red: one"]));
+        assert_eq!(note[0]["remedy"]["safe"], false, "others may need it: {note:?}");
+        assert!(note[0]["remedy"]["remark"].as_str().unwrap().contains("Docker"), "{note:?}");
+        world.good("doctor --fix");
+        assert_eq!(found(), note, "it is left to whoever knows that nobody needs it");
+        for measure in note[0]["remedy"]["measures"].as_array().unwrap() {
+            world.sh(measure["run"].as_str().unwrap());
+        }
+        assert_eq!(found(), Vec::<Value>::new());
+        // One of them is enough, and said to be the one.
+        world.write(&switches[1], "1");
+        let why = found()[0]["why"].to_string();
+        assert!(why.contains("ip6tables is on") && !why.contains("call-iptables"), "{why}");
+    });
+}
+
 /// Whether a TCP connection to a port of somebody outside comes about.
 fn connects(world: &World, from: &str, to: &str) -> bool {
     let script = format!("import socket; socket.create_connection((\"{to}\", 8080), 3)");

@@ -76,8 +76,9 @@ impl Scene<'_> {
                 for socket in self.inside(name, local_sockets)? {
                     ears.hosts.push((name.to_string(), socket));
                 }
-                if let Forgery::Claim(_) = forge.what {
-                    // ARP has no raw sockets, but a bridge's own interface gets what has passed the bridge's filter.
+                if let Forgery::Claim(_) | Forgery::Probe(_) = forge.what {
+                    // ARP has no raw sockets, and solicitations go to groups of others, but a bridge's own interface gets
+                    // what has passed the bridge's filter.
                     for card in self.cards(name).iter().filter(|card| card.bridge) {
                         let ear = self.inside(name, || PacketSocket::of(card.index))?;
                         ears.wires.push((name.to_string(), ear));

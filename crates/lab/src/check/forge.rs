@@ -150,7 +150,7 @@ fn frames(
 ) -> Vec<Vec<u8>> {
     let from = match forge.what {
         Forgery::Packets { mac, .. } => mac.unwrap_or(card.mac),
-        Forgery::Claim(_) | Forgery::DhcpServer | Forgery::Router => card.mac,
+        Forgery::Claim(_) | Forgery::Probe(_) | Forgery::DhcpServer | Forgery::Router => card.mac,
     };
     let mut frames = Frames { all: Vec::new(), from, wrap: forge.wrap };
     let everybody: BTreeSet<MacAddr> = goals.iter().flat_map(|goal| goal.macs.iter().copied()).collect();
@@ -196,6 +196,12 @@ fn frames(
                     frames.add(&packets::claims_v6(card.mac, own, address, to, token), &hops);
                 }
             }
+        }
+        Forgery::Probe(address) => {
+            let group = packets::solicited_node(address);
+            let hops = next_hops.iter().copied().chain([packets::multicast_mac(group)]);
+            let to: Vec<MacAddr> = to_all.into_iter().chain(hops).collect();
+            frames.add(&[packets::probe_v6(address, token)], &to);
         }
         Forgery::DhcpServer => {
             if let Some(IpAddr::V4(own)) = card.source_for(std::net::Ipv4Addr::BROADCAST.into()) {

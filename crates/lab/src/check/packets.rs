@@ -94,11 +94,8 @@ pub(super) fn question(mac: MacAddr, from: IpAddr, address: IpAddr) -> Option<Ve
             Some(packet.frame(mac, BROADCAST, Wrap::Plain))
         }
         (IpAddr::V6(from), IpAddr::V6(address)) => {
-            let [.., a, b, c] = address.octets();
-            let mut group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).octets();
-            group[13..].copy_from_slice(&[a, b, c]);
-            let group = Ipv6Addr::from(group);
-            let packet = solicitation(from, group, address, mac, None);
+            let group = solicited_node(address);
+            let packet = solicitation(from, group, address, Some(mac), None);
             Some(packet.frame(mac, multicast_mac(group), Wrap::Plain))
         }
         _ => None,
@@ -161,8 +158,13 @@ pub(super) fn claims_v6(
     vec![
         advertisement(own, to, address, mac, token),
         advertisement(address, to, address, mac, token),
-        solicitation(address, to, own, mac, Some(token)),
+        solicitation(address, to, own, Some(mac), Some(token)),
     ]
+}
+
+/// Asks whether somebody has the address, which the sender does not have yet (RFC 4862, section 5.4.2).
+pub(super) fn probe_v6(address: Ipv6Addr, token: &Token) -> Packet {
+    solicitation(Ipv6Addr::UNSPECIFIED, solicited_node(address), address, None, Some(token))
 }
 
 /// DHCPOFFER (RFC 2131).
@@ -218,6 +220,14 @@ pub(super) fn router_advertisement(mac: MacAddr, router: Ipv6Addr, token: &Token
     payload.extend_from_slice(&link_option(SOURCE_LINK_ADDRESS, mac));
     payload.extend_from_slice(&token_option(token));
     icmpv6(router, ALL_NODES, ROUTER_ADVERTISEMENT, [64, 0, 0x07, 0x08], &payload)
+}
+
+/// The group of those who may have the address (RFC 4291, section 2.7.1).
+pub(super) fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    let mut group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).octets();
+    group[13..].copy_from_slice(&[a, b, c]);
+    group.into()
 }
 
 /// The Ethernet address of an IPv6 multicast group (RFC 2464, section 7).
@@ -313,11 +323,11 @@ fn solicitation(
     from: Ipv6Addr,
     to: Ipv6Addr,
     target: Ipv6Addr,
-    mac: MacAddr,
+    mac: Option<MacAddr>,
     token: Option<&Token>,
 ) -> Packet {
     let mut payload = target.octets().to_vec();
-    payload.extend_from_slice(&link_option(SOURCE_LINK_ADDRESS, mac));
+    payload.extend(mac.map(|mac| link_option(SOURCE_LINK_ADDRESS, mac)).into_iter().flatten());
     payload.extend(token.map(token_option).into_iter().flatten());
     icmpv6(from, to, NEIGHBOUR_SOLICITATION, [0; 4], &payload)
 }

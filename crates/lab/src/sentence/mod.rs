@@ -3,7 +3,10 @@
 mod parse;
 mod words;
 
-use std::{net::IpAddr, ops::Range};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::Range,
+};
 
 use viaduct_types::{MacAddr, Proto};
 
@@ -122,6 +125,8 @@ pub enum Forgery {
     /// ARP replies and gratuitous ARP, or unsolicited neighbour advertisements and solicitations, that claim an
     /// address.
     Claim(IpAddr),
+    /// Solicitations by which a machine asks whether somebody has an address before it takes it (RFC 4862, section 5.4).
+    Probe(Ipv6Addr),
     /// DHCP offers and DHCPv6 advertisements.
     DhcpServer,
     /// Router advertisements.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{file::Name, suggest::list};
 
-const VERBS: [&str; 9] = [
+const VERBS: [&str; 10] = [
     "reaches",
     "cannot reach",
     "resolves",
@@ -17,6 +17,7 @@ const VERBS: [&str; 9] = [
     "sending",
     "answering ARP for",
     "answering ND for",
+    "probing",
     "serving DHCP",
     "advertising a router",
 ];
@@ -171,6 +172,16 @@ impl<'t> Parser<'t> {
                 return Ok(Some(Forgery::Claim(address)));
             }
         }
+        if self.words.accept("probing") {
+            let place = self.words.place();
+            return match self.address()? {
+                IpAddr::V6(address) => Ok(Some(Forgery::Probe(address))),
+                IpAddr::V4(address) => {
+                    let help = "`probing` takes an IPv6 address";
+                    Err(wrong(place, format!("{address} is of the other family"), help))
+                }
+            };
+        }
         if self.words.accept("serving DHCP") {
             return Ok(Some(Forgery::DhcpServer));
         }
@@ -197,7 +208,7 @@ impl<'t> Parser<'t> {
             // An ARP packet has no fragments, and the rest is told apart by what it begins with.
             return match what {
                 Forgery::Packets { .. } => Ok(Wrap::Fragments),
-                Forgery::Claim(_) | Forgery::DhcpServer | Forgery::Router => {
+                Forgery::Claim(_) | Forgery::Probe(_) | Forgery::DhcpServer | Forgery::Router => {
                     Err(wrong(place, "this cannot be cut in fragments", "only `sending` can"))
                 }
             };
@@ -379,6 +390,7 @@ mod tests {
             "mallory sending from 02:00:00:00:00:01 in VLAN 5 is heard by client and ldap",
             "mallory answering ARP for 192.168.1.4 is heard by nobody",
             "mallory answering ND for fd00::4 in double tags is heard by nobody",
+            "mallory probing fd00::4 is heard by nobody",
             "mallory serving DHCP is heard by nobody",
             "mallory serving DHCP is not heard by client and ldap",
             "mallory advertising a router is heard by nobody",
@@ -428,6 +440,7 @@ mod tests {
                 "fd00::1",
                 "`answering ARP for` takes an IPv4 address, `answering ND for` an IPv6 one",
             ),
+            ("mallory probing 1.2.3.4 is heard by nobody", "1.2.3.4", "`probing` takes an IPv6 address"),
             (r#"ve0 runs "ip route and sees"#, r#""ip route and sees"#, "close it with \""),
             ("client reaches", "", "write one, this lab has `client`, `ldap`, `mallory` and `ve0`"),
         ] {

@@ -1,9 +1,8 @@
 use std::{process::ExitCode, time::Duration};
 
-use super::{ask, confirm, files_of, load, say_done};
+use super::{By, ask, ask_whom, confirm, files_of, load, say_done};
 use crate::{
     cli::Global,
-    client,
     failure::Failure,
     files,
     operations::{Apply, Changed, Down},
@@ -25,9 +24,9 @@ pub(super) fn run(global: &Global, limit: Option<Duration>) -> Result<ExitCode, 
 }
 
 pub(super) fn down(global: &Global) -> Result<ExitCode, Failure> {
-    let report: Changed = ask(global, Down {})?;
+    let (report, by): (Changed, By) = ask_whom(global, Down {})?;
     // It outlives the daemon, and nobody else tells it that there is nothing left to carry.
-    if !client::is_there(&global.run_dir)? {
+    if by == By::Us {
         vnets::end(&global.run_dir);
     }
     if global.json {

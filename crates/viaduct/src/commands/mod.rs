@@ -110,14 +110,28 @@ pub(crate) fn vnets(global: &Global) -> Result<operations::VnetsReport, Failure>
 
 /// Has an operation performed: by the daemon, when there is one.
 fn ask<O: Operation>(global: &Global, operation: O) -> Result<O::Report, Failure> {
+    Ok(ask_whom(global, operation)?.0)
+}
+
+/// Who performed an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The daemon.
+    Daemon,
+    /// This process, as there was none.
+    Us,
+}
+
+/// The same, and who did it.
+fn ask_whom<O: Operation>(global: &Global, operation: O) -> Result<(O::Report, By), Failure> {
     let mut bar = Progress::new();
     let mut progress = |done, total| bar.at(done, total);
     let waiting = |why: &str| tell!("{why}");
     let mut caller = Caller { by: user::who(), progress: &mut progress, waiting: &waiting };
     if let Some(report) = client::ask(&global.run_dir, &operation, &mut caller)? {
-        return Ok(report);
+        return Ok((report, By::Daemon));
     }
-    operations::perform(&mut Host::open(global)?, operation, &mut caller)
+    Ok((operations::perform(&mut Host::open(global)?, operation, &mut caller)?, By::Us))
 }
 
 /// Performs an operation in this process, also when there is a daemon, whose unit lets it write few files.

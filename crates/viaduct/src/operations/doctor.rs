@@ -50,7 +50,8 @@ pub(crate) struct Treated {
 pub(crate) struct Ailment {
     /// What kind it is, the same in every version: `foreign-filter`, `rp-filter`, …
     pub(crate) kind: String,
-    /// `broken`: packets of guests are lost. `risk`: under circumstances. `note`: it cannot be known from here.
+    /// `broken`: packets of guests are lost. `risk`: under circumstances. `note`: it cannot be known from here, or nothing
+    /// is lost, but slower than it could be.
     pub(crate) gravity: String,
     /// In the stack of which namespace; not there: in the host's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

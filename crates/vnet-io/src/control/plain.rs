@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
+    time::{Duration, Instant},
 };
 
 use tracing::{debug, warn};
@@ -18,6 +19,11 @@ use super::{
     engine::{Engine, Vnet},
     fdb::{self, EVERYBODY, Far, Near},
 };
+
+/// Of the time, a bridge is looked at for one in so many parts.
+const SHARE: u32 = 100;
+/// Whatever it takes, what somebody has changed there is found within this.
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// What the kernel is told of one vnet.
 #[derive(Debug)]
@@ -33,8 +39,24 @@ pub(super) struct Plain {
     changed: bool,
     /// How many frames the host itself had sent into the bridge when that was last looked at.
     spoken: u64,
+    pace: Pace,
     fars: BTreeSet<(u32, Far)>,
     nears: BTreeMap<Near, bool>,
+}
+
+/// When a bridge is looked at: the kernel takes the longer to tell all that it knows, the more that is.
+#[derive(Debug, Default)]
+struct Pace(Duration);
+
+impl Pace {
+    fn is_due(&self, now: Duration) -> bool {
+        now >= self.0
+    }
+
+    /// A look that was begun then has taken so long.
+    fn looked(&mut self, begun: Duration, took: Duration) {
+        self.0 = begun + took.saturating_mul(SHARE).min(SELDOM);
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +89,7 @@ impl Plain {
             places: BTreeMap::new(),
             changed: true,
             spoken: 0,
+            pace: Pace::default(),
             fars: BTreeSet::new(),
             nears: BTreeMap::new(),
         }
@@ -112,6 +135,7 @@ impl Plain {
         self.nears = far_ports.map(|near| (near, false)).collect();
         self.fars = known.fars.into_iter().filter(|(device, _)| numbers.is_far(*device)).collect();
         self.numbers = Some(numbers);
+        self.pace = Pace::default();
         self.changed = true;
         Ok(())
     }
@@ -219,6 +243,7 @@ impl Engine {
 
     /// Looks which machines are behind the bridges of vnets that nothing protects: no frame of theirs is seen here.
     pub(super) fn hear_bridges(&mut self) {
+        let now = self.now();
         let mut heard = Vec::new();
         for (id, vnet) in &mut self.vnets {
             let Some(plain) = vnet.plain.as_mut().filter(|_| vnet.carried) else { continue };
@@ -228,14 +253,27 @@ impl Engine {
                 continue;
             }
             let (Some(orders), Some(numbers)) = (self.orders.vnets.get(id), plain.numbers) else { continue };
-            let is_waiting = orders.learning || orders.nics.values().any(|nic| nic.prepared);
+            let prepared = || orders.nics.iter().filter(|(_, nic)| nic.prepared).map(|(mac, _)| *mac);
+            let is_waiting = orders.learning || prepared().next().is_some();
             // The host itself is behind the bridge when it speaks there: that the bridge has a MAC says nothing yet.
             let sent = fdb::frames_out(numbers.bridge).unwrap_or(0);
             if orders.learning && std::mem::replace(&mut plain.spoken, sent) != sent && sent > 0 {
                 let own = fdb::own_mac(numbers.bridge);
                 heard.extend(own.filter(|mac| !vnet.learned.contains(*mac)).map(|mac| (*id, mac)));
             }
-            match fdb::known(numbers.bridge) {
+            if !plain.pace.is_due(now) {
+                // A guest that has arrived does not wait for that.
+                let is_near = |mac: &MacAddr| {
+                    fdb::heard(numbers.bridge, *mac)
+                        .is_ok_and(|known| known.is_some_and(|(near, _)| !numbers.is_far(near.port)))
+                };
+                heard.extend(prepared().filter(is_near).map(|mac| (*id, mac)));
+                continue;
+            }
+            let begun = Instant::now();
+            let known = fdb::known(numbers.bridge);
+            plain.pace.looked(now, begun.elapsed());
+            match known {
                 Ok(known) if !plain.is_still_told(&known.nears) => {
                     warn!("vnet {}: {} was taken out of its bridge; it begins anew", vnet.name, plain.first);
                     vnet.carried = false;
@@ -293,5 +331,40 @@ impl Engine {
                 )
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a bridge is looked at in a minute, and for how long at most it is not, when each look takes so long.
+    fn looks(took: Duration) -> (u32, Duration) {
+        let (mut pace, mut count, mut last, mut longest) =
+            (Pace::default(), 0, Duration::ZERO, Duration::ZERO);
+        for tick in 1..=240 {
+            let now = Duration::from_millis(250) * tick;
+            if pace.is_due(now) {
+                pace.looked(now, took);
+                (count, longest, last) = (count + 1, longest.max(now - last), now);
+            }
+        }
+        (count, longest)
+    }
+
+    #[test]
+    fn a_bridge_that_knows_much_is_looked_at_less_often_and_never_too_seldom() {
+        let milliseconds = Duration::from_millis;
+        assert_eq!(
+            looks(milliseconds(2)),
+            (240, milliseconds(250)),
+            "what costs nothing is done at each turn"
+        );
+        for took in [3, 5, 10, 20].map(milliseconds) {
+            let (count, longest) = looks(took);
+            assert!(took * count <= Duration::from_secs(60) / 100, "{took:?}: {count}");
+            assert!(longest <= SELDOM, "{took:?}: {longest:?}");
+        }
+        assert_eq!(looks(Duration::from_secs(1)), (30, SELDOM));
     }
 }

@@ -20,6 +20,9 @@ use rustix::net::sockopt;
 
 /// The kernel answers at once, or, where devices come and go by the thousand, soon.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the pieces are in which the kernel tells all of something, at most: as long as whoever hears them has shown to take
+/// (net/netlink/af_netlink.c, `netlink_dump`). For each one it goes through all that it has told before.
+const PIECE: usize = 32 << 10;
 /// Of a device's head (linux/rtnetlink.h, `struct ifinfomsg`).
 const LINK_HEAD: usize = 16;
 /// What is needed of a device.
@@ -131,6 +134,9 @@ pub(super) fn ask(message: RouteNetlinkMessage, how: u16, mut hear: impl FnMut(T
     // What a dump is to tell is looked at only then; before Linux 4.20 it tells all.
     let _ = socket.set_netlink_get_strict_chk(true);
     socket.send(&question(message, how), 0)?;
+    if how & NLM_F_DUMP == NLM_F_DUMP {
+        socket.recv_from(&mut Vec::with_capacity(PIECE), libc::MSG_PEEK)?;
+    }
     loop {
         let (answers, _) = socket.recv_from_full()?;
         for answer in messages(&answers) {

@@ -17,7 +17,7 @@ use viaduct_types::IfName;
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
     elements::{Builder, words::*},
-    inet_filter::{add_own_addresses, guard_of},
+    inet_filter::{add_own_addresses, from_unspecified, guard_of},
     links::{GATEWAY_V6, sends_back},
     vnets,
 };
@@ -455,15 +455,11 @@ fn add_ipv6_guard(table: &mut Builder) {
             rule(vec![icmpv6_type(134, "nd-router-advert")], dropped("drop_ra")),
             rule(vec![icmpv6_type(137, "nd-redirect")], dropped("drop_ra")),
             vec![icmpv6_type(136, "nd-neighbor-advert"), jump("from_port_advert")],
-            // Looking for duplicates, and joining groups before that (RFC 4862, 5.4; RFC 3810, 5.2.13).
-            vec![
-                St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)),
-                St::Not(S::Icmpv6Type, Const::u8(136, "nd-neighbor-advert")),
-                pass(),
-            ],
+            vec![St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), goto("from_port_unspecified")],
             vec![goto("from_port_ip6_source")],
         ],
     );
+    table.chain("from_port_unspecified", from_unspecified(pass));
     table.chain(
         "from_port_advert",
         vec![

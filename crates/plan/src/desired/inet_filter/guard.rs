@@ -103,10 +103,11 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
             message(136, "nd-neighbor-advert", vec![jump("from_port_advert")]),
             vec![source(&FAMILIES[1]), accept()],
             [vec![St::NotIn(vec![S::IifName, S::EtherSaddr], "port_mac")], dropped("drop_mac")].concat(),
-            vec![St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), accept()],
+            vec![St::Is(S::Ip6Saddr, Const::v6(Ipv6Addr::UNSPECIFIED)), goto("from_port_unspecified")],
             vec![goto("from_port_link_local")],
         ],
     );
+    table.chain("from_port_unspecified", from_unspecified(accept));
     table.chain(
         "from_port_advert",
         vec![
@@ -149,6 +150,21 @@ pub(in super::super) fn guard_of(port: &Port<'_>) -> Verdict {
         Spoofing::Mac if port.is_routed() => Verdict::Goto("no_loopback".to_owned()),
         Spoofing::Mac => Verdict::Goto("from_port_any".to_owned()),
     }
+}
+
+/// What a port may send of ICMPv6 before it has an address: whether somebody has one that it may have, of which the chain of
+/// advertisements judges, who is a router, and which groups it is in (RFC 4862, 5.4; RFC 4861, 4.1; RFC 3590, 4; RFC 3810, 5.2.13).
+pub(in super::super) fn from_unspecified(pass: impl Fn() -> St) -> Vec<Vec<St>> {
+    let message = |number, word, end| vec![icmpv6_type(number, word), end];
+    vec![
+        message(135, "nd-neighbor-solicit", jump("from_port_advert")),
+        message(135, "nd-neighbor-solicit", pass()),
+        message(133, "nd-router-solicit", pass()),
+        message(143, "mld2-listener-report", pass()),
+        message(131, "mld-listener-report", pass()),
+        message(132, "mld-listener-done", pass()),
+        vec![St::CountIn("drop_address", vec![S::IifName]), drop()],
+    ]
 }
 
 /// What a port may send from: its addresses with its MAC; with `link_local` also the address made of the MAC.

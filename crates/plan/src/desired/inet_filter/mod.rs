@@ -15,7 +15,7 @@ mod translation;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-pub(super) use guard::{add_own_addresses, arp_table, guard_of};
+pub(super) use guard::{add_own_addresses, arp_table, from_unspecified, guard_of};
 use viaduct_types::{IfName, IpNet};
 
 use super::{context::Context, elements::Builder};
