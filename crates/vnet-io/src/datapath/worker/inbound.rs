@@ -100,18 +100,7 @@ impl Worker {
             let socket = socket.raw();
             self.host.receive_calls.one();
             let count = self.receive.fill(socket, by, self.is_alone);
-            let mut last = None;
-            for index in 0..count {
-                match self.receive.arrived(index) {
-                    Some(arrived) => {
-                        load += Load { pieces: 1, bytes: arrived.end - arrived.begin };
-                        self.arrive(arrived, &mut last);
-                    }
-                    None => self.host.malformed.one(),
-                }
-            }
-            self.deliver.flush(&self.vnets, self.receive.bytes());
-            self.outbox.flush(&mut self.routes);
+            load += self.carry_received(count);
             if count < 2 {
                 break;
             }
@@ -122,6 +111,24 @@ impl Worker {
             self.connected.heard(index, self.start.elapsed());
         }
         self.connected.open(self.outbox.own(), || self.start.elapsed());
+        load
+    }
+
+    /// Carries so many messages that were received; says how much that was.
+    pub(super) fn carry_received(&mut self, count: usize) -> Load {
+        let mut load = Load::default();
+        let mut last = None;
+        for index in 0..count {
+            match self.receive.arrived(index) {
+                Some(arrived) => {
+                    load += Load { pieces: 1, bytes: arrived.end - arrived.begin };
+                    self.arrive(arrived, &mut last);
+                }
+                None => self.host.malformed.one(),
+            }
+        }
+        self.deliver.flush(&self.vnets, self.receive.bytes());
+        self.outbox.flush(&mut self.routes);
         load
     }
 
