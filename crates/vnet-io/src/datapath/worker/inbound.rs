@@ -82,12 +82,12 @@ impl Inbound {
     }
 }
 
-/// What was decided for a frame; the next is usually alike.
+/// What was decided for a frame; the next is usually alike. All that is decided by is in its header.
 #[derive(Clone, Copy)]
 pub(super) struct Decided {
     slot: Slot,
     peer: PeerId,
-    addresses: [u8; 12],
+    header: [u8; 14],
     decision: FromPeer,
 }
 
@@ -219,16 +219,16 @@ impl Worker {
         };
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
         let frame = &mut datagram[first..after];
-        let decision = match (&*last, frame.first_chunk::<12>()) {
-            (Some(known), Some(addresses))
-                if known.slot == slot && known.peer == peer && known.addresses == *addresses =>
+        let decision = match (&*last, frame.first_chunk::<14>()) {
+            (Some(known), Some(header))
+                if known.slot == slot && known.peer == peer && known.header == *header =>
             {
                 known.decision
             }
-            (_, addresses) => {
+            (_, header) => {
                 let forwarding = Arc::clone(&vnet.forwarding);
                 let decision = forwarding.from_peer(peer, frame);
-                *last = addresses.map(|addresses| Decided { slot, peer, addresses: *addresses, decision });
+                *last = header.map(|header| Decided { slot, peer, header: *header, decision });
                 decision
             }
         };
