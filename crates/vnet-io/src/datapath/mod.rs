@@ -41,6 +41,8 @@ pub use handle::{Handle, HandleError};
 pub use tap::{Lifetime, Tap, TapError};
 pub use viaduct_vnet_proto::data::{Lane, receiver};
 pub use worker::go_first;
+#[cfg(fuzzing)]
+pub use worker::hostile;
 #[cfg(test)]
 pub(crate) use worker::in_a_namespace;
 

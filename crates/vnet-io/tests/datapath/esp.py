@@ -1,10 +1,12 @@
 # ESP in UDP, written from the RFCs: 4303 (ESP, with extended sequence numbers), 4106 and 8750 (AES-GCM, implicit IV), 7634
 # and 8750 (ChaCha20-Poly1305), 4543 (GMAC). Lines on standard input:
 #     open CIPHER KEY-AND-SALT HIGH DATAGRAM        prints the frame
+#     try CIPHER KEY-AND-SALT HIGH DATAGRAM         prints the frame, or "forged"
 #     seal CIPHER KEY-AND-SALT SPI NUMBER FRAME     prints the datagram
 import struct
 import sys
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 
@@ -48,8 +50,14 @@ def sealed(cipher, material, spi, number, frame):
 for line in sys.stdin:
     verb, cipher, material, *rest = line.split()
     material = bytes.fromhex(material)
-    if verb == "open":
-        result = opened(cipher, material, int(rest[0]), bytes.fromhex(rest[1]))
+    if verb in ("open", "try"):
+        try:
+            result = opened(cipher, material, int(rest[0]), bytes.fromhex(rest[1]))
+        except InvalidTag:
+            if verb == "open":
+                raise
+            print("forged")
+            continue
     else:
         result = sealed(cipher, material, int(rest[0]), int(rest[1]), bytes.fromhex(rest[2]))
     print(result.hex())

@@ -12,4 +12,5 @@ mod hostile;
 mod pair;
 mod ports;
 mod wire;
+mod wireshark;
 mod world;

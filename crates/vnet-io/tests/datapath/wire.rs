@@ -1,9 +1,10 @@
 //! What is on the wire, as others read it: Wireshark, and a few lines of Python written from the RFCs.
 
-use std::{net::UdpSocket, process::Command};
+use std::net::UdpSocket;
 
 use viaduct_vnet_proto::data::esp::Cipher;
 
+use super::wireshark::wireshark;
 use super::world::{Alone, IN, OUT, hex, key, mac, python};
 
 const ESP: &str = include_str!("esp.py");
@@ -103,63 +104,22 @@ fn wireshark_reads_the_frames() {
             socket.send_to(b"six", "[fd09::2]:8000").unwrap();
         });
         let datagrams: Vec<Vec<u8>> = (0..3).map(|_| alone.receive()).collect();
-        let directory = std::env::temp_dir().join(format!("viaduct-wire-{}-{cipher}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let file = directory.join("esp.pcap");
-        std::fs::write(&file, capture(&datagrams)).unwrap();
-        let association = format!(
-            "uat:esp_sa:\"IPv4\",\"*\",\"*\",\"0x{OUT:08x}\",\
-             \"AES-GCM with 16 octet ICV [RFC4106]\",\"0x{}\",\"NULL\",\"\"",
-            hex(&key(cipher, OUT))
-        );
-        let output = Command::new("tshark")
-            .args(["-n", "-r", file.to_str().unwrap(), "-o", "esp.enable_encryption_decode:TRUE"])
-            .args(["-o", "udp.check_checksum:FALSE", "-o", &association, "-T", "fields"])
-            .args(["-e", "esp.spi", "-e", "esp.sequence", "-e", "eth.dst", "-e", "ip.dst"])
-            .args(["-e", "ipv6.dst", "-e", "udp.dstport", "-e", "udp.length"])
-            .env("HOME", &directory)
-            .output()
-            .unwrap();
-        std::fs::remove_dir_all(&directory).unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-        assert_eq!(lines.len(), 3, "{text}");
+        let fields =
+            ["esp.spi", "esp.sequence", "eth.dst", "ip.dst", "ipv6.dst", "udp.dstport", "udp.length"];
+        let text = wireshark(&datagrams, &[(OUT, key(cipher, OUT))], &fields);
+        let lines: Vec<Vec<&str>> =
+            text.iter().map(|line| line.iter().map(String::as_str).collect()).collect();
+        assert_eq!(lines.len(), 3, "{text:?}");
         for (index, line) in lines.iter().enumerate() {
-            assert_eq!(line[0], format!("0x{OUT:08x}"), "{text}");
-            assert_eq!(line[1], (index + 1).to_string(), "{text}");
+            assert_eq!(line[0], format!("0x{OUT:08x}"), "{text:?}");
+            assert_eq!(line[1], (index + 1).to_string(), "{text:?}");
             // The outer frame's, and the inner one's.
-            assert_eq!(line[2], "00:00:00:00:00:00,02:00:00:00:00:02", "{text}");
-            assert_eq!(line[5], "4500,8000", "{text}");
+            assert_eq!(line[2], "00:00:00:00:00:00,02:00:00:00:00:02", "{text:?}");
+            assert_eq!(line[5], "4500,8000", "{text:?}");
         }
-        assert_eq!([lines[0][3], lines[1][3]], ["127.0.0.1,10.9.0.2"; 2], "{text}");
-        assert_eq!(lines[2][4], "fd09::2", "{text}");
+        assert_eq!([lines[0][3], lines[1][3]], ["127.0.0.1,10.9.0.2"; 2], "{text:?}");
+        assert_eq!(lines[2][4], "fd09::2", "{text:?}");
         let inner = |line: &[&str]| line[6].split(',').nth(1).unwrap().to_owned();
-        assert_eq!([inner(&lines[0]), inner(&lines[1]), inner(&lines[2])], ["13", "708", "11"], "{text}");
+        assert_eq!([inner(&lines[0]), inner(&lines[1]), inner(&lines[2])], ["13", "708", "11"], "{text:?}");
     }
-}
-
-/// A capture of these datagrams, each with the implicit IV written out after ESP's header, and at port 4500, where
-/// Wireshark expects ESP in UDP.
-fn capture(datagrams: &[Vec<u8>]) -> Vec<u8> {
-    let word = |number: usize| u16::try_from(number).unwrap().to_be_bytes();
-    let mut file = Vec::new();
-    for number in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(number.to_le_bytes());
-    }
-    for datagram in datagrams {
-        let (header, rest) = datagram.split_at(8);
-        let esp = [header, &[0; 4], &header[4..], rest].concat();
-        let mut packet = [&[0; 12][..], &[8, 0, 0x45, 0]].concat();
-        packet.extend(word(28 + esp.len()));
-        packet.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1]);
-        packet.extend([word(4_500), word(4_500), word(8 + esp.len()), [0, 0]].concat());
-        packet.extend(esp);
-        let length = u32::try_from(packet.len()).unwrap();
-        for number in [0, 0, length, length] {
-            file.extend(number.to_le_bytes());
-        }
-        file.extend(packet);
-    }
-    file
 }

@@ -12,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_lc_rs::aead::{AES_128_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
 use tokio::{sync::mpsc, time};
 use viaduct_types::VnetId;
 use viaduct_vnet_proto::{control::Security, data::esp::Cipher};
 
+use super::wireshark::wireshark;
 use crate::{
     control::{
         Identity, NicOrders, Options, Orders, PeerOrders, VnetOrders,
@@ -50,7 +53,7 @@ struct Carried {
     algorithm: &'static Algorithm,
 }
 
-static VNETS: [Carried; 2] = [
+static VNETS: [Carried; 5] = [
     Carried {
         name: "red",
         id: "4:8:15:16:23:42:108:1",
@@ -65,11 +68,37 @@ static VNETS: [Carried; 2] = [
         cipher: Cipher::ChaCha20Poly1305,
         algorithm: &CHACHA20_POLY1305,
     },
+    Carried {
+        name: "green",
+        id: "62ee:0:0:0:0:0:0:1",
+        bytes: [0x62, 0xee, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+        cipher: Cipher::Aes256Gcm,
+        algorithm: &AES_256_GCM,
+    },
+    Carried {
+        name: "white",
+        id: "7",
+        bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+        cipher: Cipher::Aes128Gmac,
+        algorithm: &AES_128_GCM,
+    },
+    Carried {
+        name: "grey",
+        id: "8",
+        bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8],
+        cipher: Cipher::Aes256Gmac,
+        algorithm: &AES_256_GCM,
+    },
 ];
 
 /// A host's: each worker's own one, which are the second and third that follow the first, and the first.
 fn ports(host: usize) -> impl Iterator<Item = u16> {
     [PORTS[host] + 2, PORTS[host] + 3, PORTS[host]].into_iter()
+}
+
+/// Of each vnet at each host.
+fn everywhere() -> impl Iterator<Item = (usize, usize)> {
+    (0..VNETS.len()).flat_map(|vnet| (0..2).map(move |host| (vnet, host)))
 }
 
 fn run(words: &str) {
@@ -141,7 +170,7 @@ impl Host {
             let orders = VnetOrders {
                 name: carried.name.parse().unwrap(),
                 tap: format!("{}{number}", carried.name).parse().unwrap(),
-                security: Security::Conf,
+                security: if carried.cipher.encrypts() { Security::Conf } else { Security::Auth },
                 cipher: Some(carried.cipher),
                 plain: None,
                 learning: false,
@@ -211,14 +240,19 @@ impl For {
         one
     }
 
-    /// Whether it is what this datagram was sealed with (RFC 4303, 4106, 8750, with 64-bit numbers).
+    /// Whether it is what this datagram was sealed with (RFC 4303, 4106, 4543, 8750, with 64-bit numbers).
     fn opens(self, material: &[u8], datagram: &[u8]) -> bool {
         let (key, salt) = material.split_at(material.len() - 4);
         let key = LessSafeKey::new(UnboundKey::new(VNETS[self.vnet].algorithm, key).unwrap());
         let number = [&[0; 4], &datagram[4..8]].concat();
         let nonce = Nonce::try_assume_unique_for_key(&[salt, &number].concat()).unwrap();
-        let additional = Aad::from([&datagram[..4], &number].concat());
-        key.open_in_place(nonce, additional, &mut datagram[8..].to_vec()).is_ok()
+        let additional = [&datagram[..4], &number].concat();
+        if VNETS[self.vnet].cipher.encrypts() {
+            return key.open_in_place(nonce, Aad::from(additional), &mut datagram[8..].to_vec()).is_ok();
+        }
+        let (plain, check) = datagram[8..].split_at(datagram.len() - 8 - 16);
+        let additional = Aad::from([&additional, plain].concat());
+        plain.starts_with(&number) && key.open_in_place(nonce, additional, &mut check.to_vec()).is_ok()
     }
 }
 
@@ -258,7 +292,26 @@ impl Wire {
     }
 }
 
-/// The frames of datagrams as others read them.
+/// One of the datagrams of a guest's that were seen.
+struct Sample {
+    key: For,
+    material: Vec<u8>,
+    datagram: Vec<u8>,
+    said: String,
+}
+
+impl Sample {
+    fn cipher(&self) -> Cipher {
+        VNETS[self.key.vnet].cipher
+    }
+
+    /// For the reference.
+    fn line(&self, verb: &str, datagram: &[u8]) -> String {
+        format!("{verb} {} {} 0 {}", self.cipher(), hex(&self.material), hex(datagram))
+    }
+}
+
+/// What the reference says to each of these lines.
 fn read(lines: &[String]) -> Vec<String> {
     let mut child = Command::new("python3")
         .args(["-c", ESP])
@@ -285,8 +338,8 @@ struct Ear {
     guests: Vec<(String, String, String)>,
     /// By SPI.
     known: BTreeMap<[u8; 4], For>,
-    /// By SPI, too, one for the reference, with what has to be in the frame.
-    lines: BTreeMap<[u8; 4], (String, String)>,
+    /// By SPI, too, one for others to read, with what has to be in the frame.
+    samples: BTreeMap<[u8; 4], Sample>,
 }
 
 impl Ear {
@@ -296,8 +349,8 @@ impl Ear {
             let said = format!("said in {} by {host}", VNETS[vnet].name);
             (said, format!("{network}.0.{}:0", host + 1), format!("{network}.0.{}:5000", 2 - host))
         };
-        let guests = (0..4).map(|n| guest(n & 1, n >> 1)).collect();
-        Self { wire: Wire::new(), guests, known: BTreeMap::new(), lines: BTreeMap::new() }
+        let guests = everywhere().map(|(vnet, host)| guest(vnet, host)).collect();
+        Self { wire: Wire::new(), guests, known: BTreeMap::new(), samples: BTreeMap::new() }
     }
 
     /// Everybody says something; every datagram that the hosts have sent is opened by one key.
@@ -316,7 +369,7 @@ impl Ear {
             let own = worker != FIRST;
             assert_eq!(own, to != PORTS[1 - sender], "from {from} to {to}");
             let workers = if own { worker..worker + 1 } else { 0..usize::from(WORKERS) };
-            let all = (0..2).flat_map(|vnet| EPOCHS.map(move |epoch| (vnet, epoch)));
+            let all = (0..VNETS.len()).flat_map(|vnet| EPOCHS.map(move |epoch| (vnet, epoch)));
             let all = all.flat_map(|(vnet, epoch)| workers.clone().map(move |worker| (vnet, epoch, worker)));
             let key = |(vnet, epoch, worker)| {
                 let worker = u8::try_from(worker).unwrap();
@@ -336,10 +389,10 @@ impl Ear {
             // What a guest said is known by its length: nothing else is as long.
             let said = format!("said in {} by {sender}", VNETS[key.vnet].name);
             let frame = 14 + 28 + said.len();
-            if bytes.len() == 8 + (frame + 2).next_multiple_of(4) + 16 {
-                let (cipher, material) = (VNETS[key.vnet].cipher, hex(&key.material(hosts)));
-                let line = format!("open {cipher} {material} 0 {}", hex(&bytes));
-                self.lines.insert(spi, (line, hex(said.as_bytes())));
+            let iv = if VNETS[key.vnet].cipher.encrypts() { 0 } else { 8 };
+            if bytes.len() == 8 + iv + (frame + 2).next_multiple_of(4) + 16 {
+                let sample = Sample { key, material: key.material(hosts), datagram: bytes, said };
+                self.samples.insert(spi, sample);
             }
         }
     }
@@ -348,7 +401,7 @@ impl Ear {
     async fn until(&mut self, hosts: &mut [Host; 2], own: bool, epochs: usize) {
         let deadline = Instant::now() + PATIENCE;
         let of_vnet = |vnet: usize| (0..4_u8).map(move |n| (vnet, n & 1 == 0, n >> 1));
-        let combinations: Vec<(usize, bool, u8)> = (0..2).flat_map(of_vnet).collect();
+        let combinations: Vec<(usize, bool, u8)> = (0..VNETS.len()).flat_map(of_vnet).collect();
         let of = |known: &BTreeMap<_, For>, combination| {
             let is_one =
                 |key: &&For| key.own == own && (key.vnet, key.sender_dialled, key.worker) == combination;
@@ -372,7 +425,7 @@ fn what_engines_send_is_sealed_with_keys_for_vnet_direction_epoch_and_worker() {
     in_a_namespace(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            (0..4).for_each(|n| device(n & 1, n >> 1));
+            everywhere().for_each(|(vnet, host)| device(vnet, host));
             let mut hosts = [Host::start(0), Host::start(1)];
             let mut ear = Ear::new();
             for single_port in [true, false] {
@@ -390,12 +443,69 @@ fn what_engines_send_is_sealed_with_keys_for_vnet_direction_epoch_and_worker() {
                 }
                 ear.until(&mut hosts, !single_port, 2).await;
             }
-            let (lines, said): (Vec<String>, Vec<String>) = ear.lines.into_values().unzip();
-            let frames = read(&lines);
-            assert_eq!(frames.len(), lines.len());
-            let right =
-                frames.iter().zip(&said).filter(|(frame, said)| frame.ends_with(said.as_str())).count();
-            assert!(right == frames.len() && right >= 32, "{right} of {}", frames.len());
+            let samples: Vec<Sample> = ear.samples.into_values().collect();
+            // Both lanes, two epochs, two workers, for both directions.
+            assert!(samples.len() >= 16 * VNETS.len(), "{}", samples.len());
+            others_read(&samples);
+            others_see_what_was_changed(&samples);
+            wireshark_reads(&samples);
         });
     });
+}
+
+fn others_read(samples: &[Sample]) {
+    let frames =
+        read(&samples.iter().map(|sample| sample.line("open", &sample.datagram)).collect::<Vec<_>>());
+    assert_eq!(frames.len(), samples.len());
+    for (frame, sample) in frames.iter().zip(samples) {
+        assert!(frame.ends_with(&hex(sample.said.as_bytes())), "{:?}: {frame}", sample.key);
+        let is_readable =
+            sample.datagram.windows(sample.said.len()).any(|part| part == sample.said.as_bytes());
+        assert_eq!(is_readable, !sample.cipher().encrypts(), "{:?}", sample.key);
+    }
+}
+
+/// Every bit of one datagram of each cipher in each direction.
+fn others_see_what_was_changed(samples: &[Sample]) {
+    let mut lines = Vec::new();
+    for (vnet, host) in everywhere() {
+        let is_one = |sample: &&Sample| sample.key.vnet == vnet && sample.key.sender_dialled == (host == 0);
+        let sample = samples.iter().find(is_one).unwrap();
+        lines.extend((0..8 * sample.datagram.len()).map(|bit| {
+            let mut datagram = sample.datagram.clone();
+            datagram[bit / 8] ^= 1 << (bit % 8);
+            sample.line("try", &datagram)
+        }));
+    }
+    let said = read(&lines);
+    assert_eq!(said.len(), lines.len());
+    let taken = said.iter().zip(&lines).find(|(said, _)| *said != "forged");
+    assert_eq!(taken, None);
+}
+
+/// It knows AES-GCM, and is shown which keys there are.
+fn wireshark_reads(samples: &[Sample]) {
+    for cipher in [Cipher::Aes128Gcm, Cipher::Aes256Gcm] {
+        let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.cipher() == cipher).collect();
+        let datagrams: Vec<Vec<u8>> = samples.iter().map(|sample| sample.datagram.clone()).collect();
+        let spi = |sample: &Sample| u32::from_be_bytes(*sample.datagram.first_chunk().unwrap());
+        let keys: Vec<(u32, Vec<u8>)> =
+            samples.iter().map(|sample| (spi(sample), sample.material.clone())).collect();
+        let lines =
+            wireshark(&datagrams, &keys, &["esp.spi", "eth.src", "ip.dst", "udp.dstport", "data.data"]);
+        assert_eq!(lines.len(), samples.len(), "{cipher}");
+        for (line, sample) in lines.iter().zip(samples) {
+            let For { vnet, sender_dialled, .. } = sample.key;
+            let host = usize::from(!sender_dialled);
+            // The outer packet's, and the inner one's.
+            let expected = [
+                format!("0x{:08x}", spi(sample)),
+                format!("00:00:00:00:00:00,02:00:00:00:0{vnet}:0{host}"),
+                format!("127.0.0.1,10.{}.0.{}", 10 * vnet + host, 2 - host),
+                "4500,5000".to_owned(),
+                hex(sample.said.as_bytes()),
+            ];
+            assert_eq!(*line, expected, "{:?}", sample.key);
+        }
+    }
 }

@@ -2,3 +2,5 @@
 
 mod keys;
 mod tls;
+#[path = "../../../tests/datapath/wireshark.rs"]
+mod wireshark;

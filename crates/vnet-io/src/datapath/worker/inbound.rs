@@ -82,12 +82,12 @@ impl Inbound {
     }
 }
 
-/// What was decided for a frame; the next is usually alike.
+/// What was decided for a frame; the next is usually alike. All that is decided by is in its header.
 #[derive(Clone, Copy)]
 pub(super) struct Decided {
     slot: Slot,
     peer: PeerId,
-    addresses: [u8; 12],
+    header: [u8; 14],
     decision: FromPeer,
 }
 
@@ -100,18 +100,7 @@ impl Worker {
             let socket = socket.raw();
             self.host.receive_calls.one();
             let count = self.receive.fill(socket, by, self.is_alone);
-            let mut last = None;
-            for index in 0..count {
-                match self.receive.arrived(index) {
-                    Some(arrived) => {
-                        load += Load { pieces: 1, bytes: arrived.end - arrived.begin };
-                        self.arrive(arrived, &mut last);
-                    }
-                    None => self.host.malformed.one(),
-                }
-            }
-            self.deliver.flush(&self.vnets, self.receive.bytes());
-            self.outbox.flush(&mut self.routes);
+            load += self.carry_received(count);
             if count < 2 {
                 break;
             }
@@ -122,6 +111,24 @@ impl Worker {
             self.connected.heard(index, self.start.elapsed());
         }
         self.connected.open(self.outbox.own(), || self.start.elapsed());
+        load
+    }
+
+    /// Carries so many messages that were received; says how much that was.
+    pub(super) fn carry_received(&mut self, count: usize) -> Load {
+        let mut load = Load::default();
+        let mut last = None;
+        for index in 0..count {
+            match self.receive.arrived(index) {
+                Some(arrived) => {
+                    load += Load { pieces: 1, bytes: arrived.end - arrived.begin };
+                    self.arrive(arrived, &mut last);
+                }
+                None => self.host.malformed.one(),
+            }
+        }
+        self.deliver.flush(&self.vnets, self.receive.bytes());
+        self.outbox.flush(&mut self.routes);
         load
     }
 
@@ -212,16 +219,16 @@ impl Worker {
         };
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
         let frame = &mut datagram[first..after];
-        let decision = match (&*last, frame.first_chunk::<12>()) {
-            (Some(known), Some(addresses))
-                if known.slot == slot && known.peer == peer && known.addresses == *addresses =>
+        let decision = match (&*last, frame.first_chunk::<14>()) {
+            (Some(known), Some(header))
+                if known.slot == slot && known.peer == peer && known.header == *header =>
             {
                 known.decision
             }
-            (_, addresses) => {
+            (_, header) => {
                 let forwarding = Arc::clone(&vnet.forwarding);
                 let decision = forwarding.from_peer(peer, frame);
-                *last = addresses.map(|addresses| Decided { slot, peer, addresses: *addresses, decision });
+                *last = header.map(|header| Decided { slot, peer, header: *header, decision });
                 decision
             }
         };

@@ -2,6 +2,8 @@
 
 mod connected;
 mod deliver;
+#[cfg(any(test, fuzzing))]
+mod hostile;
 mod inbound;
 mod outbound;
 mod outbox;
@@ -34,6 +36,8 @@ use super::{
     mailbox::{Command, Mailbox, Relays, Slot},
     socket::Socket,
 };
+#[cfg(fuzzing)]
+pub use hostile::hostile;
 pub use turns::go_first;
 
 use connected::Connected;

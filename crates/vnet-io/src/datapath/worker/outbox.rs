@@ -495,7 +495,7 @@ fn source(local: IpAddr, is_ipv6: bool) -> (libc::c_int, libc::c_int, [u8; 20], 
 }
 
 /// Writes a control message (cmsg(3)) behind those that are there; says how much room it takes.
-fn put_control(
+pub(super) fn put_control(
     control: &mut Control,
     at: usize,
     level: libc::c_int,

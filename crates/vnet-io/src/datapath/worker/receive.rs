@@ -5,6 +5,8 @@ use std::{
     os::fd::RawFd,
 };
 
+#[cfg(any(test, fuzzing))]
+use super::outbox::put_control;
 use super::wait::By;
 use crate::datapath::socket::{Address, Control, UDP_GRO, control_messages};
 
@@ -56,6 +58,16 @@ pub(super) struct Arrived {
     pub(super) by: By,
     /// Whether somebody passed it on.
     pub(super) is_brought: bool,
+}
+
+/// A message that no kernel has received.
+#[cfg(any(test, fuzzing))]
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) from: SocketAddr,
+    /// The length of each datagram, where the kernel says one.
+    pub(super) segment: Option<libc::c_int>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// Nobody is there (RFC 6666): such addresses stand for ways by other hosts, and only what comes by these is from them.
@@ -120,6 +132,29 @@ impl Receive {
             // What an earlier datagram met on its way (ECONNREFUSED and others) is told once, then receiving goes on.
         }
         0
+    }
+
+    /// Takes these as if the kernel had received them, at 127.0.0.1: for tests, which are whoever they like.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn give(&mut self, by: By, messages: &[Given]) -> usize {
+        self.by = by;
+        self.prepare();
+        let all = self.places.iter_mut().zip(&mut self.headers).enumerate();
+        for ((index, (place, header)), given) in all.zip(messages) {
+            self.bytes[index * STRIDE..][..given.bytes.len()].copy_from_slice(&given.bytes);
+            header.msg_len = libc::c_uint::try_from(given.bytes.len()).unwrap_or_default();
+            place.name = Address::of(given.from, true).map(|(name, _)| name).unwrap_or_default();
+            let (control, mut at) = (&mut place.control, 0);
+            let to = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+            let information = [&to[..], &[0; 4]].concat();
+            at += put_control(control, at, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &information);
+            if let Some(segment) = given.segment {
+                at += put_control(control, at, libc::SOL_UDP, UDP_GRO, &segment.to_ne_bytes());
+            }
+            header.msg_hdr.msg_controllen = at;
+        }
+        self.used = messages.len().min(MESSAGES);
+        self.used
     }
 
     /// Fills in the headers that were used.

@@ -1,0 +1,457 @@
+//! A worker whose taps are queues of the test's, whose datagrams are given to it, and whose sockets are real ones, in a network
+//! namespace of this thread's own.
+
+use std::{
+    collections::HashMap,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    os::unix::net::UnixDatagram,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use viaduct_vnet_proto::data::{
+    Cut, Forwarding, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, Port, Segments, Spi, clamp_mss,
+    esp::{Cipher, largest_frame},
+    fragments,
+};
+
+use super::{
+    frames::{ARRIVED, GONE, HERE, OF, SILENT, alike, partial},
+    model::{AFTERWARDS, BROUGHT, Expected, KEYS, Keys, Model, ONWARD, Places, SLOWLY},
+    sealing::{Material, content},
+};
+use crate::datapath::{
+    Event,
+    api::{Association, Brought, Direction, KeyMaterial, Path, Relay},
+    counters::{LivePeer, LiveRelay, LiveVnet, PeerCounters, VnetCounters},
+    mailbox::{Command as Order, Mailbox, Relayed, Relays},
+    socket::Socket,
+    worker::{Datagram, Outlets, Worker, receive::Given, wait::By},
+};
+
+/// What an outbound path takes.
+const LARGEST: u16 = 1_472;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of keys for what is forwarded: above all others.
+const FORWARDED: u32 = 1 << 20;
+/// What queues hold for sure.
+const MOST_BYTES: usize = 48 << 10;
+const MOST_DATAGRAMS: usize = 128;
+
+/// The sockets of others, which many worlds use one after another.
+pub(super) struct Ends {
+    first: UdpSocket,
+    own: UdpSocket,
+    /// Of host 2, to which frames are forwarded, and of the one that datagrams of others go to.
+    hosts: [UdpSocket; 2],
+    places: Places,
+    /// Nowhere, and of each vnet.
+    forwarding: [Arc<Forwarding>; 3],
+}
+
+impl Ends {
+    /// Puts this thread into a network namespace of its own.
+    pub(super) fn open() -> Self {
+        // SAFETY: only this thread, which has no sockets yet, is in another namespace then.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+            .expect("this makes a network namespace and needs root");
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        // How many frames a queue has at most: taps have more, too.
+        std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "1000").unwrap();
+        let [first, own] = [(); 2].map(|()| UdpSocket::bind("[::]:0").unwrap());
+        let hosts = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for host in &hosts {
+            host.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let at = |place: &str| place.parse().unwrap();
+        let two = hosts[0].local_addr().unwrap();
+        let places = [at("192.0.2.9:9"), at("192.0.2.1:1798"), two, at("[100::3]:1")];
+        let places = Places { hosts: places, relay: at("[2001:db8::4]:1798") };
+        let forwarding = [Forwarding::new(20), forwarding(0), forwarding(1)].map(Arc::new);
+        Self { first, own, hosts, places, forwarding }
+    }
+
+    /// Who sends, by half a byte.
+    pub(super) fn sender(&self, which: u8) -> (SocketAddr, By) {
+        let Places { hosts, relay } = self.places;
+        let other_port = |mut place: SocketAddr| {
+            place.set_port(2_798);
+            place
+        };
+        let from = match which & 7 {
+            0 => hosts[1],
+            1 => other_port(hosts[1]),
+            2 => hosts[2],
+            3 => relay,
+            4 => "198.51.100.7:1".parse().unwrap(),
+            5 => hosts[3],
+            6 => other_port(relay),
+            _ => other_port(hosts[2]),
+        };
+        (from, if which & 8 == 0 { By::First } else { By::Own })
+    }
+}
+
+/// Where frames of a vnet go.
+fn forwarding(slot: usize) -> Forwarding {
+    let mut forwarding = Forwarding::new(20);
+    let peers = (1..=3).map(|number: u32| (OF[number as usize], Port::Peer(PeerId(number))));
+    let others =
+        [(HERE, Port::Local), (ARRIVED, Port::Local), (SILENT, Port::Muted), (GONE, Port::Moved(PeerId(2)))];
+    for (mac, port) in peers.chain(others) {
+        forwarding.macs.claim(mac, port).unwrap();
+    }
+    forwarding.arrived = Arc::new([(ARRIVED, PeerId(2))].into());
+    if slot == 1 {
+        forwarding.local_source = LocalSource::Learned;
+        forwarding.learning_peers = [PeerId(1)].into();
+    }
+    forwarding
+}
+
+/// See the module.
+pub(super) struct World<'a> {
+    ends: &'a Ends,
+    worker: Worker,
+    taps: [UnixDatagram; 2],
+    events: mpsc::Receiver<Event>,
+    datagrams: mpsc::Receiver<Datagram>,
+    vnets: [Arc<LiveVnet>; 2],
+    peers: [Arc<LivePeer>; 4],
+    relays: HashMap<u32, Arc<LiveRelay>>,
+    cipher: Cipher,
+    /// Which vnets are.
+    carried: [bool; 2],
+    pub(super) model: Model,
+    by: By,
+    batch: Vec<Given>,
+    /// How many datagrams and bytes are in it.
+    load: (usize, usize),
+    /// Numbers of what was forwarded, of each vnet.
+    forwarded: [u64; 2],
+    bytes: Vec<u8>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(ends: &'a Ends, cipher: Cipher, cuts_udp: bool) -> Self {
+        let (events, told) = mpsc::channel(1_024);
+        let (datagrams, received) = mpsc::channel(1_024);
+        let mailbox = Arc::new(Mailbox::new().unwrap());
+        let socket = |socket: &UdpSocket, index| Socket::prepare(socket.try_clone().unwrap(), index).unwrap();
+        let outlets = Outlets { events, datagrams };
+        let worker = Worker::new(0, socket(&ends.first, 0), mailbox, outlets).unwrap();
+        let pairs = [(); 2].map(|()| UnixDatagram::pair().unwrap());
+        let queues = pairs.each_ref().map(|(_, queue)| queue.try_clone().unwrap());
+        let taps = pairs.map(|(tap, _)| tap);
+        for end in taps.iter().chain(&queues) {
+            end.set_nonblocking(true).unwrap();
+        }
+        let mut world = Self {
+            ends,
+            worker,
+            taps,
+            events: told,
+            datagrams: received,
+            vnets: Default::default(),
+            peers: Default::default(),
+            relays: HashMap::new(),
+            cipher,
+            carried: [true; 2],
+            model: Model::new(cipher, ends.places),
+            by: By::First,
+            batch: Vec::new(),
+            load: (0, 0),
+            forwarded: [0; 2],
+            bytes: vec![0; 70_000],
+        };
+        for (slot, queue) in queues.into_iter().enumerate() {
+            let (id, counters) = (["97", "98"][slot].parse().unwrap(), Arc::clone(&world.vnets[slot]));
+            let (queue, others) = (queue.into(), Vec::new());
+            world.worker.apply(Order::AddVnet { slot, id, queue, others, cuts_udp, counters });
+            world.forward(slot, true);
+            let spi = FORWARDED + u32::try_from(slot).unwrap();
+            let lane = [Lane::First, Lane::Own][slot];
+            let association = Association {
+                direction: Direction::Outbound,
+                rekey_after: u64::MAX,
+                ..world.association(Keys { spi, peer: 2, lane, slot }, Material::of(cipher, spi))
+            };
+            world.worker.apply(Order::Install(slot, Box::new(association)));
+        }
+        world.worker.apply(Order::OwnSocket(Some(socket(&ends.own, 1))));
+        for (number, remote) in (0..4).zip(ends.places.hosts).skip(1) {
+            let path = Path {
+                remote,
+                own: vec![remote],
+                local: None,
+                largest_datagram: LARGEST,
+                hoped: LARGEST,
+                via: None,
+            };
+            let counters = Arc::clone(&world.peers[number as usize]);
+            world.worker.apply(Order::Path(PeerId(number), Arc::new(path), counters));
+        }
+        KEYS[..7].iter().for_each(|keys| world.install(*keys));
+        world.pass(true);
+        world
+    }
+
+    fn association(&self, keys: Keys, material: Material) -> Association {
+        Association {
+            spi: Spi::new(keys.spi).unwrap(),
+            peer: PeerId(keys.peer),
+            vnet: ["97", "98"][keys.slot].parse().unwrap(),
+            direction: Direction::Inbound,
+            lane: keys.lane,
+            worker: 0,
+            queue: 0,
+            cipher: self.cipher,
+            key: KeyMaterial::new(self.cipher, material.bytes()).unwrap(),
+            rekey_after: 0,
+        }
+    }
+
+    /// New keys with an SPI; those that had it before are gone. Of a vnet that is not carried there are none.
+    pub(super) fn install(&mut self, keys: Keys) {
+        let material = self.model.install(keys);
+        let association = self.association(keys, material);
+        self.worker.apply(Order::Install(keys.slot, Box::new(association)));
+        if !self.carried[keys.slot] {
+            self.model.in_use.remove(&keys.spi);
+        }
+    }
+
+    /// This vnet is not carried any more.
+    pub(super) fn remove(&mut self, slot: usize) {
+        self.carried[slot] = false;
+        self.model.in_use.retain(|_, in_use| in_use.keys.slot != slot);
+        self.worker.apply(Order::RemoveVnet(slot));
+    }
+
+    pub(super) fn retire(&mut self, keys: Keys) {
+        self.model.in_use.remove(&keys.spi);
+        self.worker.apply(Order::Retire(Spi::new(keys.spi).unwrap()));
+    }
+
+    /// Whether anything of this vnet goes anywhere.
+    pub(super) fn forward(&mut self, slot: usize, forwards: bool) {
+        self.model.forwards[slot] = forwards;
+        let forwarding = &self.ends.forwarding[if forwards { 1 + slot } else { 0 }];
+        self.worker.apply(Order::Forwarding(slot, Arc::clone(forwarding)));
+    }
+
+    /// Whether anything of others goes on, or is brought.
+    pub(super) fn pass(&mut self, passes: bool) {
+        self.model.pass(passes);
+        let (from, to) = (self.ends.places.relay, self.ends.hosts[1].local_addr().unwrap());
+        let spi = |number| Spi::new(number).unwrap();
+        let mut all = Relays::default();
+        if passes {
+            for (number, bytes_per_second) in [(ONWARD, 1 << 40), (SLOWLY, 0)] {
+                let relay = Relay { spi: spi(number), from, to, onward: spi(AFTERWARDS), bytes_per_second };
+                let counters = Arc::clone(self.relays.entry(number).or_default());
+                all.insert(spi(number), Relayed::Onward(relay, counters));
+            }
+            let brought = Brought { spi: spi(BROUGHT), relay: from, from: self.ends.places.hosts[3] };
+            all.insert(brought.spi, Relayed::Brought(brought));
+        }
+        self.worker.apply(Order::Relays(Arc::new(all)));
+    }
+
+    /// A datagram comes: by itself, or, if it may, in one message with those before, as the kernel joins them.
+    pub(super) fn give(&mut self, (from, by): (SocketAddr, By), bytes: Vec<u8>, joins: bool) {
+        self.make_room(by, 1, bytes.len());
+        if joins
+            && let Some(Given { from: last_from, segment: Some(segment), bytes: run }) = self.batch.last_mut()
+            && *last_from == from
+            && let Ok(each) = usize::try_from(*segment)
+            && each > 0
+            && !bytes.is_empty()
+            && bytes.len() <= each
+            && run.len().is_multiple_of(each)
+            && run.len() + bytes.len() < 65_000
+            && run.len() / each < 64
+        {
+            run.extend(bytes);
+            return;
+        }
+        let segment = joins.then(|| i32::try_from(bytes.len()).unwrap());
+        self.batch.push(Given { from, segment, bytes });
+    }
+
+    /// A message comes, with datagrams of this length.
+    pub(super) fn give_run(&mut self, (from, by): (SocketAddr, By), segment: i32, bytes: Vec<u8>) {
+        let each = usize::try_from(segment).unwrap_or(0);
+        self.make_room(by, if each == 0 { 1 } else { bytes.len().div_ceil(each) }, bytes.len());
+        self.batch.push(Given { from, segment: Some(segment), bytes });
+    }
+
+    fn make_room(&mut self, by: By, datagrams: usize, bytes: usize) {
+        let (all_datagrams, all_bytes) = (self.load.0 + datagrams, self.load.1 + bytes);
+        if by != self.by || all_datagrams > MOST_DATAGRAMS || all_bytes > MOST_BYTES || self.batch.len() == 16
+        {
+            self.carry();
+        }
+        self.by = by;
+        self.load = (self.load.0 + datagrams, self.load.1 + bytes);
+    }
+
+    /// Lets the worker carry what has come, and compares what it did with what it has to do.
+    pub(super) fn carry(&mut self) {
+        self.load = (0, 0);
+        let batch = std::mem::take(&mut self.batch);
+        for given in &batch {
+            self.model.message(given.from, self.by.lane(), given.segment, &given.bytes);
+        }
+        let sent = self.peers[2].read().datagrams_out;
+        let count = self.worker.receive.give(self.by, &batch);
+        assert_eq!(count, batch.len());
+        self.worker.carry_received(count);
+        let sent = self.peers[2].read().datagrams_out - sent;
+        self.compare_counters();
+        self.compare_taps();
+        self.compare_told();
+        let passed_on = std::mem::take(&mut self.model.expected.passed_on);
+        for expected in passed_on {
+            let length = self.ends.hosts[1].recv(&mut self.bytes).expect("what is passed on arrives");
+            assert!(self.bytes[..length] == expected, "what is passed on is changed");
+        }
+        self.compare_forwarded(sent);
+    }
+
+    fn compare_counters(&self) {
+        let Expected { host, vnets, peers, relays, .. } = &self.model.expected;
+        let mut seen = self.worker.host.read();
+        (seen.receive_calls, seen.send_calls, seen.tap_writes) = (0, 0, 0);
+        assert_eq!(seen, *host);
+        for (live, expected) in self.vnets.iter().zip(vnets) {
+            let seen = live.read();
+            assert_eq!([seen.no_association, seen.tap_refused], [0; 2], "{seen:?}");
+            let of = |counters: &VnetCounters| {
+                let [frames, bytes] = [counters.frames_in, counters.bytes_in];
+                [frames, bytes, counters.foreign_source, counters.not_here, counters.forwarded]
+            };
+            assert_eq!(of(&seen), of(expected), "{seen:?}");
+        }
+        for (live, expected) in self.peers.iter().zip(peers) {
+            let seen = live.read();
+            assert_eq!([seen.send_failed, seen.too_big], [0; 2]);
+            let of = |counters: &PeerCounters| {
+                [counters.datagrams_in, counters.bytes_in, counters.datagrams_in_first]
+            };
+            assert_eq!(of(&seen), of(expected), "{seen:?}");
+        }
+        for (spi, live) in &self.relays {
+            assert_eq!(live.read(), relays.get(spi).copied().unwrap_or_default());
+        }
+    }
+
+    /// What came to the taps, as it would be on a wire.
+    fn compare_taps(&mut self) {
+        for (slot, tap) in self.taps.iter().enumerate() {
+            let mut expected = std::mem::take(&mut self.model.expected.frames[slot]).into_iter();
+            loop {
+                let length = match tap.recv(&mut self.bytes) {
+                    Ok(length) => length,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
+                };
+                let (header, frame) = self.bytes[..length].split_first_chunk_mut::<OFFLOAD_HEADER>().unwrap();
+                let offload = Offload::read(header);
+                let is_one = offload.segments == Segments::None;
+                let cut = (!is_one).then(|| Cut::plan(&offload, frame, usize::MAX).unwrap());
+                let Some(cut) = cut else {
+                    let wanted = expected.next().expect("nothing more is to be delivered");
+                    assert!(*frame == wanted, "{frame:x?} is not {wanted:x?}");
+                    // That a checksum is to be completed is said of what looks so.
+                    assert!(offload.partial.is_none() || offload.partial == partial(frame), "{offload:?}");
+                    continue;
+                };
+                for index in 0..cut.count() {
+                    let wanted = expected.next().expect("nothing more is to be delivered");
+                    cut.with_frame(index, frame, |piece| {
+                        assert!(alike(piece) == alike(&wanted), "{index}: {piece:x?} is not {wanted:x?}");
+                    });
+                }
+            }
+            assert_eq!(expected.next(), None, "it is not delivered");
+        }
+    }
+
+    /// What the control side is told.
+    fn compare_told(&mut self) {
+        let Expected { quic, roamed, foreign, probes, .. } = &mut self.model.expected;
+        for (from, bytes) in quic.drain(..) {
+            let told = self.datagrams.try_recv().expect("QUIC");
+            assert_eq!((told.from, &told.bytes), (from, &bytes));
+        }
+        assert!(self.datagrams.try_recv().is_err());
+        let mut has_roamed = roamed.drain(..);
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Roamed { peer, from } => assert_eq!(Some((peer.0, from)), has_roamed.next()),
+                Event::ForeignSource { peer, mac, .. } => assert!(foreign.contains(&(peer.0, mac)), "{mac}"),
+                Event::Probed { peer, worker, number } => {
+                    assert!(probes.contains(&(peer.0, worker, number)), "{number}");
+                }
+                // Of a frame that is forwarded.
+                Event::TooBig { peer, .. } => assert_eq!(peer, PeerId(2)),
+                event @ (Event::Frame { .. }
+                | Event::UnknownSource { .. }
+                | Event::PathTooBig { .. }
+                | Event::RekeyNeeded { .. }
+                | Event::Exhausted { .. }
+                | Event::TapGone { .. }) => panic!("{event:?}"),
+            }
+        }
+        assert_eq!(has_roamed.next(), None);
+    }
+
+    /// What came to host 2: as many datagrams, all of them sealed for it, with what was to be forwarded.
+    fn compare_forwarded(&mut self, sent: u64) {
+        let mut frames: [Vec<Vec<u8>>; 2] = Default::default();
+        let mut halves: [Vec<u8>; 2] = Default::default();
+        for _ in 0..sent {
+            let length = self.ends.hosts[0].recv(&mut self.bytes).expect("what is forwarded arrives");
+            let datagram = &self.bytes[..length];
+            assert!(length <= LARGEST.into());
+            let slot = usize::from(datagram[3]);
+            let spi = FORWARDED + u32::try_from(slot).unwrap();
+            assert_eq!(datagram[..4], spi.to_be_bytes());
+            self.forwarded[slot] += 1;
+            let text = Material::of(self.cipher, spi).open(self.forwarded[slot], datagram);
+            let text = text.expect("it is sealed with the next number");
+            match content(&text).unwrap() {
+                (true, frame) => frames[slot].push(frame.to_vec()),
+                (false, [1, 0, 0, 0, half @ ..]) => halves[slot] = half.to_vec(),
+                (false, [1, 0, 0, 1, half @ ..]) => {
+                    frames[slot].push([std::mem::take(&mut halves[slot]), half.to_vec()].concat());
+                }
+                (false, other) => panic!("{other:x?}"),
+            }
+        }
+        let whole = largest_frame(self.cipher, LARGEST.into()).unwrap();
+        let forwarded = std::mem::take(&mut self.model.expected.forwarded);
+        for (slot, frames) in frames.into_iter().enumerate() {
+            let mut frames = frames.into_iter();
+            for (_, mut frame) in forwarded.iter().filter(|(of, _)| *of == slot).cloned() {
+                clamp_mss(&mut frame, whole);
+                match Cut::plan(&Offload::NONE, &mut frame, whole) {
+                    Ok(_) => assert_eq!(frames.next().as_ref(), Some(&frame)),
+                    // It is cut, or too big, or nothing that is one.
+                    Err(_) if frame.len() > whole => {
+                        let pieces = fragments(&Offload::NONE, &mut frame, whole);
+                        pieces.into_iter().flatten().for_each(|piece| {
+                            assert_eq!(frames.next(), Some(piece));
+                        });
+                    }
+                    Err(_) => {}
+                }
+            }
+            assert_eq!(frames.next(), None, "it was not to be forwarded");
+        }
+    }
+}
