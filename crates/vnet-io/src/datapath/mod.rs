@@ -17,7 +17,7 @@
 //! Not every way lets every port through. So there are two sets of keys between two hosts: with those of one, everything goes
 //! from the first socket to the first socket; with those of the other, each worker uses its own ([`Lane`]). Who sends takes
 //! the one or the other with any frame, and whoever opens them never has to ask another worker, nor to see a number twice. For
-//! peers that send much to its own socket a worker opens connected ones beside it, by itself, at the same port.
+//! some of the peers that send to its own socket a worker opens connected ones beside it, by itself, at the same port.
 
 mod api;
 mod cipher;

@@ -12,7 +12,7 @@ use viaduct_vnet_proto::data::{PeerId, esp::Cipher};
 
 use super::{
     pair::Pair,
-    world::{PATIENCE, PORT, association, until, vnet},
+    world::{PATIENCE, PORT, association, mac, until, vnet},
 };
 
 const PEER: PeerId = PeerId(1);
@@ -53,6 +53,8 @@ fn flows(pair: &Pair, first_port: u16, rounds: u32, between: impl FnMut(u32)) ->
     });
     let to = pair.guests[1].run(move || UdpSocket::bind(("10.9.0.2", first_port)).unwrap());
     to.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Of what the tunnel brings, nothing is lost at its end, however busy the machine is.
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&to, 16 << 20).unwrap();
     let hearing = thread::spawn(move || {
         let (mut heard, mut bytes) = (BTreeMap::<u16, Vec<u32>>::new(), [0; 100]);
         let total = usize::from(FLOWS) * usize::try_from(rounds).unwrap();
@@ -329,26 +331,27 @@ fn connected(pair: &Pair, host: usize) -> Vec<u16> {
 }
 
 #[test]
-fn who_sends_much_has_a_socket_and_loses_nothing_by_it() {
+fn who_comes_first_has_a_socket_and_loses_nothing_by_it() {
     for underlay in [["192.0.2.1", "192.0.2.2"], ["fd00::1", "fd00::2"]] {
         let pair = Pair::new(underlay, Cipher::Aes128Gcm, [1, 1], [true, true]);
+        for host in 0..2 {
+            go_by(&pair, host, Lane::First);
+        }
         greet(&pair);
         let own = pair.hosts[1].own[0];
         let of_flows = || connected(&pair, 1).into_iter().filter(|port| *port == own.port()).count();
-        assert_eq!(of_flows(), 0);
         let before = pair.counters()[1].peers[&PEER].datagrams_in;
-        // 8,000 in a second, in three, where the machine has nothing else to do.
-        let all: Vec<u32> = (0..1_500).collect();
-        let times = (1..=8).find(|_| {
-            let heard = flows(&pair, 6_600, 1_500, |_| ());
-            assert_eq!(heard.len(), usize::from(FLOWS));
-            heard.iter().for_each(|(flow, numbers)| assert_eq!(*numbers, all, "flow {flow}"));
-            of_flows() > 0
+        let heard = flows(&pair, 6_600, 600, |round| {
+            if round == 300 {
+                (0..2).for_each(|host| go_by(&pair, host, Lane::Own));
+            }
         });
+        assert_eq!(heard.len(), usize::from(FLOWS));
+        // What a guest sends faster than the tunnel takes it is lost before it.
+        until("all has come", || pair.lost() == [0, 0]);
         assert_eq!(of_flows(), 1);
         let counters = pair.counters()[1].clone();
-        let sent = u64::from(FLOWS) * 1_500 * times.unwrap_or_default();
-        assert!(counters.peers[&PEER].datagrams_in - before >= sent);
+        assert!(counters.peers[&PEER].datagrams_in - before >= u64::from(FLOWS) * 400);
         assert_eq!((counters.host.overflow, counters.host.replayed), (0, 0));
         // Others are heard at the same port.
         let somebody = pair.rooms[0].run(move || UdpSocket::bind((underlay[0], 0)).unwrap());
@@ -360,5 +363,61 @@ fn who_sends_much_has_a_socket_and_loses_nothing_by_it() {
         until("the port is free", || pair.rooms[1].run(move || UdpSocket::bind(own).is_ok()));
         assert_eq!(of_flows(), 0);
         greet(&pair);
+    }
+}
+
+#[test]
+fn what_goes_to_a_peer_leaves_from_where_it_sends_to() {
+    const MESSAGE: [u8; 400] = [7; 400];
+    for (underlay, further, any, prefix) in [
+        (["192.0.2.1", "192.0.2.2"], "192.0.2.22", "0.0.0.0", "24"),
+        (["fd00::1", "fd00::2"], "fd00::22", "::", "64"),
+    ] {
+        let pair = Pair::new(underlay, Cipher::Aes128Gcm, [1, 1], [true, true]);
+        let [near, far] = underlay;
+        pair.rooms[1].ip(&format!("addr add {further}/{prefix} dev u0 noprefixroute"));
+        until("the address is there", || pair.rooms[1].run(move || UdpSocket::bind((further, 0)).is_ok()));
+        let own = pair.rooms[1].run(move || UdpSocket::bind((any, PORT + 20)).unwrap());
+        pair.hosts[1].handle.set_own_sockets(vec![own]).unwrap();
+        let there = pair.rooms[0].run(move || UdpSocket::bind((near, PORT + 20)).unwrap());
+        there.set_read_timeout(Some(PATIENCE)).unwrap();
+        let at = there.local_addr().unwrap();
+        let guests = [0, 1].map(|side| {
+            let room = &pair.guests[side];
+            room.ip(&format!(
+                "neigh add 10.9.0.{} lladdr {} dev eth0",
+                2 - side,
+                mac(if side == 0 { 2 } else { 1 })
+            ));
+            pair.hosts[side].reach(PEER, pair.hosts[1 - side].address, &[at]);
+            pair.hosts[side].handle.settle().unwrap();
+            let socket = room.run(move || UdpSocket::bind(format!("10.9.0.{}:6700", side + 1)).unwrap());
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket
+        });
+        let mut bytes = [0; 2_000];
+        // What a guest sends, and whence; kernels say something by themselves as well.
+        let mut send = |from: usize| loop {
+            guests[from].send_to(&MESSAGE, format!("10.9.0.{}:6700", 2 - from)).unwrap();
+            let (length, source) = there.recv_from(&mut bytes).unwrap();
+            if length > MESSAGE.len() {
+                return (bytes[..length].to_vec(), source);
+            }
+        };
+        let at_port = |ip: &str| SocketAddr::new(ip.parse().unwrap(), PORT + 20);
+        // The kernel prefers one of the two; what the first host sends comes to the other one.
+        let preferred = send(1).1;
+        let other = if preferred == at_port(far) { further } else { far };
+        until("it has a socket", || {
+            let (datagram, _) = send(0);
+            there.send_to(&datagram, at_port(other)).unwrap();
+            assert_eq!(guests[1].recv(&mut [0; 500]).unwrap(), MESSAGE.len());
+            connected(&pair, 1) == [PORT + 20]
+        });
+        assert_eq!(send(1).1, at_port(other));
+        // Which it has no longer.
+        pair.rooms[1].ip(&format!("addr del {other}/{prefix} dev u0"));
+        // Of IPv6, the kernel does not know it; and nothing comes there any more.
+        until("it leaves from an address that is there", || send(1).1 == preferred);
     }
 }

@@ -1,7 +1,8 @@
-//! Sockets for those who send much.
+//! Sockets for some peers: for those who send much, and for a few others.
 //!
 //! To a socket that is everybody's, the kernel finds the way anew for each datagram: it looks up whether its destination is an address
-//! of this host, and which socket takes it. With a connected socket it finds both at once (net/ipv4/udp.c, "early demux").
+//! of this host, and which socket takes it. With a connected socket it finds both at once (net/ipv4/udp.c, "early demux"), and for
+//! what is sent there, it remembers the route.
 
 use std::{
     io,
@@ -19,11 +20,18 @@ use crate::datapath::{
 
 /// How many there are at most: each costs a little with each waiting.
 pub(super) const MOST: usize = 8;
+/// How many places are for whoever sends anything.
+const FIRST: usize = 4;
 /// Who sends so many datagrams in so long sends much.
 const MUCH: u32 = 4_096;
 const WITHIN: Duration = Duration::from_secs(1);
-/// Who has not sent for so long gives its place to another.
+/// Who has not sent for so long gives its place to one who sends much. Nor is anything sent to it by that socket: the address that it
+/// sends from may not be this host's any more.
 const QUIET: Duration = Duration::from_secs(1);
+/// And after so long, to anybody.
+const GONE: Duration = Duration::from_secs(10);
+/// No more often is one opened for somebody who does not send much.
+const APART: Duration = Duration::from_secs(1);
 /// When there was no place or the kernel would not, it is tried again after so long.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -33,8 +41,19 @@ pub(super) struct Connected {
     sockets: Vec<One>,
     /// The same, in this order.
     ears: Arc<Mutex<Ears>>,
-    /// Who has been found to send much, from where and to which address of ours.
-    wanted: Option<(SocketAddr, IpAddr)>,
+    /// Who is to have one, from where and to which address of ours.
+    wanted: Option<(Wish, SocketAddr, IpAddr)>,
+    /// When the worker was last woken.
+    now: Duration,
+    /// When one was last opened, or tried to be, for somebody who does not send much.
+    tried: Option<Duration>,
+}
+
+/// Why somebody is to have a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Little,
+    Much,
 }
 
 #[derive(Debug)]
@@ -44,6 +63,8 @@ struct One {
     to: IpAddr,
     /// When something came there.
     heard: Duration,
+    /// Whether the kernel did not send by it.
+    is_refused: bool,
 }
 
 /// What came with some keys to a socket that is everybody's.
@@ -74,7 +95,17 @@ impl Amount {
 
 impl Connected {
     pub(super) fn new() -> Self {
-        Self { sockets: Vec::with_capacity(MOST), ears: Arc::default(), wanted: None }
+        Self {
+            sockets: Vec::with_capacity(MOST),
+            ears: Arc::default(),
+            wanted: None,
+            now: Duration::ZERO,
+            tried: None,
+        }
+    }
+
+    pub(super) fn woken(&mut self, now: Duration) {
+        self.now = now;
     }
 
     pub(super) fn ears(&self) -> Arc<Mutex<Ears>> {
@@ -89,33 +120,64 @@ impl Connected {
         self.sockets.get(index).map(|one| &one.socket)
     }
 
-    pub(super) fn heard(&mut self, index: usize, now: Duration) {
+    /// Something came by this one.
+    pub(super) fn heard(&mut self, index: usize) {
         if let Some(one) = self.sockets.get_mut(index) {
-            one.heard = now;
+            (one.heard, one.is_refused) = (self.now, false);
         }
     }
 
-    pub(super) fn want(&mut self, from: SocketAddr, to: Option<IpAddr>) {
-        self.wanted = to.map(|to| (from, to));
+    /// By which one something is sent to there, and from that address of ours, if it is to be a certain one.
+    pub(super) fn toward(&self, remote: SocketAddr, local: Option<IpAddr>) -> Option<usize> {
+        self.sockets.iter().position(|one| {
+            one.from == remote
+                && local.is_none_or(|local| local == one.to)
+                && !one.is_refused
+                && self.now.saturating_sub(one.heard) < QUIET
+        })
+    }
+
+    /// The kernel does not send by it: nothing is sent by it until something comes there again.
+    pub(super) fn refused(&mut self, index: usize) {
+        if let Some(one) = self.sockets.get_mut(index) {
+            one.is_refused = true;
+        }
+    }
+
+    /// Whether one would be opened for somebody who does not send much.
+    pub(super) fn has_room(&self) -> bool {
+        self.tried.is_none_or(|tried| self.now.saturating_sub(tried) >= APART)
+            && (self.sockets.len() < FIRST || self.quietest(GONE).is_some())
+    }
+
+    /// Which was heard least recently, if that is so long ago.
+    fn quietest(&self, quiet: Duration) -> Option<usize> {
+        let quietest = self.sockets.iter().enumerate().min_by_key(|(_, one)| one.heard);
+        let is_quiet = |one: &One| self.now.saturating_sub(one.heard) >= quiet;
+        quietest.filter(|(_, one)| is_quiet(one)).map(|(index, _)| index)
+    }
+
+    pub(super) fn want(&mut self, wish: Wish, from: SocketAddr, to: Option<IpAddr>) {
+        self.wanted = to.map(|to| (wish, from, to));
     }
 
     /// Opens one beside the worker's own socket, if one is wanted and there is a place.
-    pub(super) fn open(&mut self, own: Option<&Socket>, now: impl FnOnce() -> Duration) {
-        let (Some((from, to)), Some(own)) = (self.wanted.take(), own) else { return };
-        let now = now();
+    pub(super) fn open(&mut self, own: Option<&Socket>) {
+        let (Some((wish, from, to)), Some(own)) = (self.wanted.take(), own) else { return };
+        let (most, quiet) = match wish {
+            Wish::Much => (MOST, QUIET),
+            Wish::Little => {
+                self.tried = Some(self.now);
+                (FIRST, GONE)
+            }
+        };
         if self.sockets.iter().any(|one| (one.from, one.to) == (from, to)) {
             return;
         }
-        if self.sockets.len() == MOST {
-            let all = self.sockets.iter().enumerate();
-            let quietest = all.min_by_key(|(_, one)| one.heard).map(|(index, one)| (index, one.heard));
-            match quietest {
-                Some((index, heard)) if now.saturating_sub(heard) >= QUIET => {
-                    ears::lock(&self.ears).close(index);
-                    self.sockets.swap_remove(index);
-                }
-                Some(_) | None => return,
-            }
+        if self.sockets.len() >= most {
+            let Some(index) = self.quietest(quiet) else { return };
+            ears::lock(&self.ears).close(index);
+            self.sockets.swap_remove(index);
         }
         let others = self.sockets.iter().map(|one| &one.socket).chain([own]);
         let opened = own
@@ -125,14 +187,15 @@ impl Connected {
         match opened {
             Ok((shared, socket)) => {
                 ears::lock(&self.ears).open(shared);
-                self.sockets.push(One { socket, from, to, heard: now });
+                self.sockets.push(One { socket, from, to, heard: self.now, is_refused: false });
             }
             // All of it goes on by the socket that is everybody's.
-            Err(error) => tracing::debug!(%error, %from, "no socket for one who sends much"),
+            Err(error) => tracing::debug!(%error, %from, "no socket for one peer"),
         }
     }
 
     pub(super) fn close_all(&mut self) {
+        self.tried = None;
         ears::lock(&self.ears).keep(0);
         self.sockets.clear();
     }
@@ -195,10 +258,14 @@ mod tests {
                     (0..=MOST).map(|_| UdpSocket::bind((host, 0)).unwrap()).collect();
                 let mut connected = Connected::new();
                 let second = Duration::from_secs(1);
-                let open = |connected: &mut Connected, index: usize, now| {
-                    connected.want(senders[index].local_addr().unwrap(), Some(host));
-                    connected.open(Some(&own), || now);
+                let begin = |connected: &mut Connected, wish, index: usize, now| {
+                    connected.woken(now);
+                    if wish == Wish::Much || connected.has_room() {
+                        connected.want(wish, senders[index].local_addr().unwrap(), Some(host));
+                    }
+                    connected.open(Some(&own));
                 };
+                let open = |connected: &mut Connected, index, now| begin(connected, Wish::Much, index, now);
                 // Which sockets have something, the worker's own last, when all have said something.
                 let heard = |connected: &Connected| -> Vec<usize> {
                     for sender in &senders {
@@ -214,6 +281,10 @@ mod tests {
                     sockets.map(count).collect()
                 };
                 assert_eq!(heard(&connected), [0, 0, 0, 0, 0, 0, 0, 0, 9]);
+                begin(&mut connected, Wish::Little, 0, second / 8);
+                begin(&mut connected, Wish::Little, 1, second / 4);
+                assert_eq!(connected.count(), 1, "not so soon");
+                connected.close_all();
                 (0..MOST).for_each(|index| open(&mut connected, index, second));
                 open(&mut connected, 0, second);
                 assert_eq!(connected.count(), MOST);
@@ -222,9 +293,8 @@ mod tests {
                 open(&mut connected, MOST, second + QUIET / 2);
                 assert_eq!(heard(&connected), [1; MOST + 1]);
                 // All but one have said something meanwhile.
-                (0..MOST)
-                    .filter(|index| *index != 3)
-                    .for_each(|index| connected.heard(index, second + QUIET / 2));
+                connected.woken(second + QUIET / 2);
+                (0..MOST).filter(|index| *index != 3).for_each(|index| connected.heard(index));
                 open(&mut connected, MOST, second + QUIET);
                 assert_eq!(heard(&connected), [1; MOST + 1]);
                 assert!(connected.sockets.iter().all(|one| one.from != senders[3].local_addr().unwrap()));

@@ -9,7 +9,14 @@ use viaduct_vnet_proto::data::{
     source,
 };
 
-use super::{Outlets, Worker, connected::Amount, pace::Load, receive::Arrived, vnet::Vnet, wait::By};
+use super::{
+    Outlets, Worker,
+    connected::{Amount, Wish},
+    pace::Load,
+    receive::Arrived,
+    vnet::Vnet,
+    wait::By,
+};
 use crate::datapath::{
     Datagram, Event,
     cipher::{Keys, NotOpened},
@@ -108,9 +115,9 @@ impl Worker {
         if let By::Connected(index) = by
             && load.pieces > 0
         {
-            self.connected.heard(index, self.start.elapsed());
+            self.outbox.connected.heard(index);
         }
-        self.connected.open(self.outbox.own(), || self.start.elapsed());
+        self.outbox.open_connected();
         load
     }
 
@@ -148,7 +155,7 @@ impl Worker {
         end: usize,
         last: &mut Option<Decided>,
     ) {
-        let Self { receive, inbound, connected, host, outlets, outbox, routes, scratch, vnets, .. } = self;
+        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, .. } = self;
         let (deliver, start) = (&mut self.deliver, &self.start);
         let datagram = &mut receive.bytes()[begin..end];
         if datagram[0] & QUIC != 0 {
@@ -181,8 +188,12 @@ impl Worker {
         if association.window.accept(number).is_err() {
             return host.replayed.one();
         }
-        if arrived.by == By::Own && association.amount.is_much(|| start.elapsed()) {
-            connected.want(arrived.from, arrived.to);
+        if arrived.by == By::Own {
+            if association.amount.is_much(|| start.elapsed()) {
+                outbox.connected.want(Wish::Much, arrived.from, arrived.to);
+            } else if outbox.connected.has_room() {
+                outbox.connected.want(Wish::Little, arrived.from, arrived.to);
+            }
         }
         let Inbound { peer, slot, queue, .. } = *association;
         if let Some(route) = routes.get(&peer) {

@@ -40,7 +40,6 @@ use super::{
 pub use hostile::hostile;
 pub use turns::go_first;
 
-use connected::Connected;
 use deliver::Deliver;
 use inbound::Inbound;
 use outbox::{Outbox, Route, Routes};
@@ -48,7 +47,7 @@ use pace::{Load, Pace};
 use receive::Receive;
 use turns::Turns;
 use vnet::{Outbound, Vnet};
-use wait::{By, MAILBOX, Ready};
+use wait::{By, Ready};
 
 /// The longest frame that a tap gives: an IP packet of 64 KiB, with tags.
 const LONGEST_FRAME: usize = 65_535 + 14 + 8;
@@ -109,7 +108,6 @@ pub(super) struct Worker {
     buckets: HashMap<Spi, Bucket>,
     start: Instant,
     outbox: Outbox,
-    connected: Connected,
     receive: Receive,
     deliver: Deliver,
     scratch: Scratch,
@@ -130,8 +128,6 @@ impl Worker {
     ) -> io::Result<Self> {
         let host: Arc<LiveHost> = Arc::default();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let readable = epoll::EventFlags::IN;
-        epoll::add(&epoll, mailbox.wake(), epoll::EventData::new_u64(MAILBOX), readable)?;
         let outbox = Outbox::new(first, Arc::clone(&host), outlets.clone());
         Ok(Self {
             index,
@@ -145,7 +141,6 @@ impl Worker {
             buckets: HashMap::new(),
             start: Instant::now(),
             outbox,
-            connected: Connected::new(),
             outlets,
             receive: Receive::new(),
             deliver: Deliver::new(host),
@@ -165,7 +160,7 @@ impl Worker {
     }
 
     pub(super) fn ears(&self) -> Arc<Mutex<Ears>> {
-        self.connected.ears()
+        self.outbox.connected.ears()
     }
 
     /// Works until it is told to stop.
@@ -181,6 +176,7 @@ impl Worker {
                 return;
             }
             let woken = self.start.elapsed();
+            self.outbox.connected.woken(woken);
             self.is_alone = waits_since.is_some_and(|since| woken.saturating_sub(since) >= ALONE);
             if self.mailbox.take(&mut commands) {
                 commands.drain(..).for_each(|command| self.apply(command));
@@ -303,16 +299,15 @@ impl Worker {
     }
 
     fn own_socket(&mut self, own: Option<Socket>) {
-        self.connected.close_all();
         self.outbox.set_own(own);
     }
 
     /// One that is received from. The first worker has the first one, too.
     fn socket(&self, by: By) -> Option<&Socket> {
         match by {
-            By::First => (self.index == 0).then(|| self.outbox.socket(Lane::First)),
+            By::First => (self.index == 0).then(|| self.outbox.socket(By::First)),
             By::Own => self.outbox.own(),
-            By::Connected(index) => self.connected.socket(index),
+            By::Connected(index) => self.outbox.connected.socket(index),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use viaduct_vnet_proto::data::{Lane, PeerId, Spi, receiver};
 
-use super::Outlets;
+use super::{Outlets, connected::Connected, wait::By};
 use crate::datapath::{
     Event,
     api::Path,
@@ -86,16 +86,6 @@ pub(super) enum Target {
     Probe(SocketAddr),
 }
 
-impl Target {
-    fn lane(self) -> Lane {
-        match self {
-            Self::Peer(_, lane) => lane,
-            Self::Relayed(_) => Lane::First,
-            Self::Probe(_) => Lane::Own,
-        }
-    }
-}
-
 impl Message {
     fn datagrams(&self) -> usize {
         (self.end - self.begin).div_ceil(self.segment)
@@ -106,6 +96,7 @@ impl Message {
 pub(super) struct Outbox {
     first: Socket,
     own: Option<Socket>,
+    pub(super) connected: Connected,
     host: Arc<LiveHost>,
     outlets: Outlets,
     relays: Arc<Relays>,
@@ -146,6 +137,7 @@ impl Outbox {
         Self {
             first,
             own: None,
+            connected: Connected::new(),
             host,
             outlets,
             relays: Arc::default(),
@@ -158,10 +150,24 @@ impl Outbox {
     }
 
     /// The socket that is sent from; a worker without one of its own takes the first.
-    pub(super) fn socket(&self, lane: Lane) -> &Socket {
-        match lane {
-            Lane::First => &self.first,
-            Lane::Own => self.own.as_ref().unwrap_or(&self.first),
+    pub(super) fn socket(&self, by: By) -> &Socket {
+        let own = || self.own.as_ref().unwrap_or(&self.first);
+        match by {
+            By::First => &self.first,
+            By::Own => own(),
+            By::Connected(index) => self.connected.socket(index).unwrap_or_else(own),
+        }
+    }
+
+    /// From which socket something is sent.
+    fn by(&self, to: Target, routes: &Routes) -> By {
+        match to {
+            Target::Peer(_, Lane::First) | Target::Relayed(_) => By::First,
+            Target::Probe(_) => By::Own,
+            Target::Peer(peer, Lane::Own) => routes
+                .get(&peer)
+                .and_then(|route| self.connected.toward(route.remote(Lane::Own), route.path.local))
+                .map_or(By::Own, By::Connected),
         }
     }
 
@@ -191,7 +197,13 @@ impl Outbox {
 
     /// Nothing waits to be sent.
     pub(super) fn set_own(&mut self, own: Option<Socket>) {
+        self.connected.close_all();
         self.own = own;
+    }
+
+    /// Opens what is wanted beside it. Nothing waits to be sent.
+    pub(super) fn open_connected(&mut self) {
+        self.connected.open(self.own.as_ref());
     }
 
     /// Room for a datagram, which the caller fills before anything else happens here. Sends what waits if there is none.
@@ -247,12 +259,13 @@ impl Outbox {
                 continue;
             }
             // One call sends from one socket.
-            let lane = message.to.lane();
+            let by = self.by(message.to, routes);
+            let goes_elsewhere = |to| to != message.to && self.by(to, routes) != by;
             let together = rest
                 .iter()
-                .position(|m| m.to.lane() != lane || m.datagrams() > 1 && self.must_go_singly(m.to, routes))
+                .position(|m| goes_elsewhere(m.to) || m.datagrams() > 1 && self.must_go_singly(m.to, routes))
                 .unwrap_or(rest.len());
-            let sent = self.send(&rest[..together], routes);
+            let sent = self.send(&rest[..together], by, routes);
             rest = &rest[sent..];
         }
         messages.clear();
@@ -261,10 +274,10 @@ impl Outbox {
     }
 
     /// Sends some of these messages; says how many are done with, at least one.
-    fn send(&mut self, messages: &[Message], routes: &mut Routes) -> usize {
+    fn send(&mut self, messages: &[Message], by: By, routes: &mut Routes) -> usize {
         let mut count = 0;
         for (index, message) in messages.iter().take(MESSAGES).enumerate() {
-            if !self.address(index, message, routes) {
+            if !self.address(index, message, by, routes) {
                 break;
             }
             count += 1;
@@ -274,12 +287,20 @@ impl Outbox {
             self.count_failure(&messages[0], routes);
             return 1;
         }
-        match self.call(count, messages[0].to.lane()) {
+        match self.call(count, by) {
             Ok(sent) => {
                 for message in &messages[..sent] {
                     self.count_sent(message, routes);
                 }
                 sent
+            }
+            // The address that it sends from may be this host's no longer, or no way may lead there from it: another may do.
+            Err(error)
+                if let By::Connected(index) = by
+                    && !is_of_any_socket(&error) =>
+            {
+                self.connected.refused(index);
+                self.send(messages, By::Own, routes)
             }
             Err(error) => {
                 self.failed(messages[0], &error, routes);
@@ -350,12 +371,13 @@ impl Outbox {
         }
         let mut done = 0;
         while done < count {
-            done += self.send(&singles[done..count], routes);
+            let by = self.by(message.to, routes);
+            done += self.send(&singles[done..count], by, routes);
         }
     }
 
     /// Gives the first headers to the kernel; says how many it took. Waits for the socket, and does not for ever.
-    fn call(&mut self, count: usize, lane: Lane) -> io::Result<usize> {
+    fn call(&mut self, count: usize, by: By) -> io::Result<usize> {
         let mut has_waited = false;
         let mut pending_error_seen = false;
         loop {
@@ -363,7 +385,7 @@ impl Outbox {
             let length = libc::c_uint::try_from(count).unwrap_or_default();
             // SAFETY: the first `count` headers point to envelopes and bytes that nobody else uses until the call returns.
             let sent = unsafe {
-                libc::sendmmsg(self.socket(lane).raw(), self.headers.as_mut_ptr(), length, libc::MSG_DONTWAIT)
+                libc::sendmmsg(self.socket(by).raw(), self.headers.as_mut_ptr(), length, libc::MSG_DONTWAIT)
             };
             if let Ok(sent @ 1..) = usize::try_from(sent) {
                 return Ok(sent);
@@ -373,7 +395,7 @@ impl Outbox {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN | libc::ENOBUFS) if !has_waited => {
                     has_waited = true;
-                    let mut waiting = [PollFd::from_borrowed_fd(self.socket(lane).as_fd(), PollFlags::OUT)];
+                    let mut waiting = [PollFd::from_borrowed_fd(self.socket(by).as_fd(), PollFlags::OUT)];
                     // When it fails, the next attempt tells.
                     let _ = poll(&mut waiting, Some(&PATIENCE));
                 }
@@ -389,7 +411,7 @@ impl Outbox {
     }
 
     /// Fills in the header of this index; says whether the message has somewhere to go.
-    fn address(&mut self, index: usize, message: &Message, routes: &Routes) -> bool {
+    fn address(&mut self, index: usize, message: &Message, by: By, routes: &Routes) -> bool {
         let (remote, local) = match message.to {
             Target::Probe(to) => (to, None),
             Target::Relayed(spi) => match self.onward(spi) {
@@ -401,7 +423,7 @@ impl Outbox {
                 None => return false,
             },
         };
-        let is_ipv6 = self.socket(message.to.lane()).is_ipv6();
+        let is_ipv6 = self.socket(by).is_ipv6();
         let Some((name, name_length)) = Address::of(remote, is_ipv6) else { return false };
         let envelope = &mut self.frames[index];
         (envelope.name, envelope.name_length) = (name, name_length);
@@ -420,8 +442,11 @@ impl Outbox {
         envelope.bytes =
             libc::iovec { iov_base: self.arena[message.begin..].as_mut_ptr().cast(), iov_len: length };
         let header = &mut self.headers[index].msg_hdr;
-        header.msg_name = (&raw mut envelope.name.0).cast();
-        header.msg_namelen = envelope.name_length;
+        (header.msg_name, header.msg_namelen) = match by {
+            // It knows the way.
+            By::Connected(_) => (std::ptr::null_mut(), 0),
+            By::First | By::Own => ((&raw mut envelope.name.0).cast(), envelope.name_length),
+        };
         header.msg_iov = &raw mut envelope.bytes;
         header.msg_iovlen = 1;
         header.msg_control = match control_length {
@@ -471,6 +496,11 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Whether it would be the same by another socket: there is no room, or the path takes less.
+fn is_of_any_socket(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EMSGSIZE))
 }
 
 /// The control message that says from which address to send (ip(7), ipv6(7)).

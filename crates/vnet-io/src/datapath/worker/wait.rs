@@ -42,21 +42,20 @@ pub(super) struct Ready {
 /// What is asked.
 #[derive(Clone, Copy)]
 enum Asked {
+    Mailbox,
     /// The instance of epoll.
     Others,
     Socket(By),
     Tap(Slot),
 }
 
-/// What epoll says of the mailbox; of taps, their vnets' slots.
-pub(super) const MAILBOX: u64 = u64::MAX;
 /// At once.
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// The taps of so many vnets are asked by themselves: an instance of epoll between costs a lone frame some microseconds.
 const DIRECT: usize = 8;
 /// How many of the other taps are told of at once.
 const OTHERS: usize = 64;
-const MOST: usize = 1 + 2 + connected::MOST + DIRECT;
+const MOST: usize = 2 + 2 + connected::MOST + DIRECT;
 
 impl Worker {
     /// Waits until there is something. Of taps there may be many, so all but a few are in an epoll instance. Sockets are not: whoever
@@ -75,8 +74,13 @@ impl Worker {
             polled.push(readable(fd));
             which.push(asked);
         };
-        ask(self.epoll.as_fd(), Asked::Others);
-        for by in [By::First, By::Own].into_iter().chain((0..self.connected.count()).map(By::Connected)) {
+        ask(self.mailbox.wake(), Asked::Mailbox);
+        if self.vnets.len() > DIRECT {
+            ask(self.epoll.as_fd(), Asked::Others);
+        }
+        for by in
+            [By::First, By::Own].into_iter().chain((0..self.outbox.connected.count()).map(By::Connected))
+        {
             if let Some(socket) = self.socket(by) {
                 ask(socket.as_fd(), Asked::Socket(by));
             }
@@ -100,6 +104,8 @@ impl Worker {
             match asked {
                 Asked::Socket(by) => sockets.push((by, is_error)),
                 Asked::Tap(slot) => taps.push((slot, is_error)),
+                // It is opened in any case.
+                Asked::Mailbox => {}
                 Asked::Others => self.others(taps, events)?,
             }
         }
@@ -115,9 +121,7 @@ impl Worker {
         }
         let errors = epoll::EventFlags::ERR | epoll::EventFlags::HUP;
         for epoll::Event { flags, data } in events.iter().copied() {
-            if data.u64() != MAILBOX {
-                taps.push((usize::try_from(data.u64()).unwrap_or(usize::MAX), flags.intersects(errors)));
-            }
+            taps.push((usize::try_from(data.u64()).unwrap_or(usize::MAX), flags.intersects(errors)));
         }
         Ok(())
     }
