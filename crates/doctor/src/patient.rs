@@ -158,8 +158,7 @@ impl<'a> Patient<'a> {
                 add("from outside", packet(out, device, outside, guest, false, false));
             }
         }
-        let key = if guest.is_ipv4() { "iptables" } else { "ip6tables" };
-        let is_called = facts.number(&format!("net/bridge/bridge-nf-call-{key}")) == Some(1);
+        let is_called = facts.number(BRIDGE_NF[usize::from(guest.is_ipv6())]) == Some(1);
         let meets = match &network.mode {
             Mode::Bridged { .. } => true,
             Mode::Nat { .. } | Mode::Isolated { .. } => {

@@ -262,7 +262,7 @@ impl Worker {
                 self.outbox.set_relays(Arc::clone(&relays));
                 self.relays = relays;
             }
-            Command::OwnSocket(own) => self.own_socket(own),
+            Command::OwnSocket(own) => self.outbox.set_own(own),
             Command::Probe { peer, number, to } => self.probe(peer, number, to),
             Command::Deliver(slot, frame) => {
                 if let Some(Some(vnet)) = self.vnets.get(slot) {
@@ -298,10 +298,6 @@ impl Worker {
         }
     }
 
-    fn own_socket(&mut self, own: Option<Socket>) {
-        self.outbox.set_own(own);
-    }
-
     /// One that is received from. The first worker has the first one, too.
     fn socket(&self, by: By) -> Option<&Socket> {
         match by {
@@ -316,15 +312,21 @@ impl Worker {
     }
 }
 
-/// Does something in a network namespace of its own, which has nothing but `lo`.
+/// Puts this thread, which has no sockets yet, into a network namespace of its own, which has nothing but `lo`.
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, clippy::expect_used, reason = "what a test stands on either works or ends it")]
+fn enter_a_namespace() {
+    // SAFETY: only this thread is in another namespace then.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .expect("this makes a network namespace and needs root");
+    assert!(std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+}
+
+/// Does something in such a namespace.
 #[cfg(test)]
 pub(crate) fn in_a_namespace(what: impl FnOnce() + Send + 'static) {
     let inside = move || {
-        // SAFETY: only this thread, which ends with the test, is in another namespace then.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-        assert!(
-            std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success()
-        );
+        enter_a_namespace();
         what();
     };
     std::thread::spawn(inside).join().unwrap();

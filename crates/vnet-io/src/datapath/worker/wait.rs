@@ -211,7 +211,7 @@ mod tests {
         let [first, own] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         let at = [&first, &own].map(|socket| socket.local_addr().unwrap());
         let (mut worker, mut received) = worker(first);
-        worker.own_socket(Some(Socket::prepare(own, 0).unwrap()));
+        worker.outbox.set_own(Some(Socket::prepare(own, 0).unwrap()));
         let senders = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         for (much, little) in [(0, 1), (1, 0)] {
             let send = |from: usize, count: usize| {

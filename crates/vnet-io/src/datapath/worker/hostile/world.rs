@@ -6,7 +6,6 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     os::unix::net::UnixDatagram,
-    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -27,9 +26,9 @@ use crate::datapath::{
     Event,
     api::{Association, Brought, Direction, KeyMaterial, Path, Relay},
     counters::{LivePeer, LiveRelay, LiveVnet, PeerCounters, VnetCounters},
-    mailbox::{Command as Order, Mailbox, Relayed, Relays},
+    mailbox::{Command, Mailbox, Relayed, Relays},
     socket::Socket,
-    worker::{Datagram, Outlets, Worker, receive::Given, wait::By},
+    worker::{Datagram, Outlets, Worker, enter_a_namespace, receive::Given, wait::By},
 };
 
 /// What an outbound path takes.
@@ -55,10 +54,7 @@ pub(super) struct Ends {
 impl Ends {
     /// Puts this thread into a network namespace of its own.
     pub(super) fn open() -> Self {
-        // SAFETY: only this thread, which has no sockets yet, is in another namespace then.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-            .expect("this makes a network namespace and needs root");
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        enter_a_namespace();
         // How many frames a queue has at most: taps have more, too.
         std::fs::write("/proc/sys/net/unix/max_dgram_qlen", "1000").unwrap();
         let [first, own] = [(); 2].map(|()| UdpSocket::bind("[::]:0").unwrap());
@@ -170,7 +166,7 @@ impl<'a> World<'a> {
         for (slot, queue) in queues.into_iter().enumerate() {
             let (id, counters) = (["97", "98"][slot].parse().unwrap(), Arc::clone(&world.vnets[slot]));
             let (queue, others) = (queue.into(), Vec::new());
-            world.worker.apply(Order::AddVnet { slot, id, queue, others, cuts_udp, counters });
+            world.worker.apply(Command::AddVnet { slot, id, queue, others, cuts_udp, counters });
             world.forward(slot, true);
             let spi = FORWARDED + u32::try_from(slot).unwrap();
             let lane = [Lane::First, Lane::Own][slot];
@@ -179,9 +175,9 @@ impl<'a> World<'a> {
                 rekey_after: u64::MAX,
                 ..world.association(Keys { spi, peer: 2, lane, slot }, Material::of(cipher, spi))
             };
-            world.worker.apply(Order::Install(slot, Box::new(association)));
+            world.worker.apply(Command::Install(slot, Box::new(association)));
         }
-        world.worker.apply(Order::OwnSocket(Some(socket(&ends.own, 1))));
+        world.worker.apply(Command::OwnSocket(Some(socket(&ends.own, 1))));
         for (number, remote) in (0..4).zip(ends.places.hosts).skip(1) {
             let path = Path {
                 remote,
@@ -192,7 +188,7 @@ impl<'a> World<'a> {
                 via: None,
             };
             let counters = Arc::clone(&world.peers[number as usize]);
-            world.worker.apply(Order::Path(PeerId(number), Arc::new(path), counters));
+            world.worker.apply(Command::Path(PeerId(number), Arc::new(path), counters));
         }
         KEYS[..7].iter().for_each(|keys| world.install(*keys));
         world.pass(true);
@@ -218,7 +214,7 @@ impl<'a> World<'a> {
     pub(super) fn install(&mut self, keys: Keys) {
         let material = self.model.install(keys);
         let association = self.association(keys, material);
-        self.worker.apply(Order::Install(keys.slot, Box::new(association)));
+        self.worker.apply(Command::Install(keys.slot, Box::new(association)));
         if !self.carried[keys.slot] {
             self.model.in_use.remove(&keys.spi);
         }
@@ -228,19 +224,19 @@ impl<'a> World<'a> {
     pub(super) fn remove(&mut self, slot: usize) {
         self.carried[slot] = false;
         self.model.in_use.retain(|_, in_use| in_use.keys.slot != slot);
-        self.worker.apply(Order::RemoveVnet(slot));
+        self.worker.apply(Command::RemoveVnet(slot));
     }
 
     pub(super) fn retire(&mut self, keys: Keys) {
         self.model.in_use.remove(&keys.spi);
-        self.worker.apply(Order::Retire(Spi::new(keys.spi).unwrap()));
+        self.worker.apply(Command::Retire(Spi::new(keys.spi).unwrap()));
     }
 
     /// Whether anything of this vnet goes anywhere.
     pub(super) fn forward(&mut self, slot: usize, forwards: bool) {
         self.model.forwards[slot] = forwards;
         let forwarding = &self.ends.forwarding[if forwards { 1 + slot } else { 0 }];
-        self.worker.apply(Order::Forwarding(slot, Arc::clone(forwarding)));
+        self.worker.apply(Command::Forwarding(slot, Arc::clone(forwarding)));
     }
 
     /// Whether anything of others goes on, or is brought.
@@ -258,7 +254,7 @@ impl<'a> World<'a> {
             let brought = Brought { spi: spi(BROUGHT), relay: from, from: self.ends.places.hosts[3] };
             all.insert(brought.spi, Relayed::Brought(brought));
         }
-        self.worker.apply(Order::Relays(Arc::new(all)));
+        self.worker.apply(Command::Relays(Arc::new(all)));
     }
 
     /// A datagram comes: by itself, or, if it may, in one message with those before, as the kernel joins them.
