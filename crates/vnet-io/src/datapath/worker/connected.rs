@@ -146,7 +146,8 @@ impl Connected {
 
     /// Whether one would be opened for somebody who does not send much.
     pub(super) fn has_room(&self) -> bool {
-        self.tried.is_none_or(|tried| self.now.saturating_sub(tried) >= APART)
+        self.wanted.is_none()
+            && self.tried.is_none_or(|tried| self.now.saturating_sub(tried) >= APART)
             && (self.sockets.len() < FIRST || self.quietest(GONE).is_some())
     }
 
@@ -285,6 +286,10 @@ mod tests {
                 begin(&mut connected, Wish::Little, 1, second / 4);
                 assert_eq!(connected.count(), 1, "not so soon");
                 connected.close_all();
+                assert!(connected.has_room());
+                connected.want(Wish::Much, senders[0].local_addr().unwrap(), Some(host));
+                assert!(!connected.has_room(), "who sends much comes first");
+                connected.wanted = None;
                 (0..MOST).for_each(|index| open(&mut connected, index, second));
                 open(&mut connected, 0, second);
                 assert_eq!(connected.count(), MOST);
