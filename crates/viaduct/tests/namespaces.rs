@@ -83,7 +83,7 @@ fn groups_have_their_own_stacks_and_leave_nothing_behind() {
         world.settled();
         // As `ip netns` sees it, up and running, with the derived MAC.
         let inside = world.sh("ip -n dmz -oneline link show mac0");
-        assert!(inside.contains("02:00:00:00:2a:00") && inside.contains("state UP"), "{inside}");
+        assert!(inside.contains("02:00:00:00:2a:00") && inside.contains("UP,LOWER_UP"), "{inside}");
         assert!(world.sh("ip -n office link show mac0").contains("mtu 1400"));
         // Both guests of the group see it; the other group does not, and nor does the host.
         for guest in ["mail", "www", "dmz"] {

@@ -192,6 +192,8 @@ impl World {
             "ip address add 2001:db8:28::2/64 dev eth0",
             "ip route add default via 203.0.113.1",
             "ip -6 route add default via fe80::1 dev eth0",
+            // The kernel may give it up to a second later, with the carrier.
+            "timeout 10 sh -c 'until ip -6 address show dev eth0 | grep -q fe80; do sleep 0.02; done'",
         ] {
             self.sh(line);
         }
