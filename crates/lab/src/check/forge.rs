@@ -197,7 +197,11 @@ fn frames(
                 }
             }
         }
-        Forgery::Probe(address) => {
+        Forgery::Probe(IpAddr::V4(address)) => {
+            let to: Vec<MacAddr> = to_all.into_iter().chain(next_hops.iter().copied()).collect();
+            frames.add(&[packets::probe_v4(card.mac, address, token)], &to);
+        }
+        Forgery::Probe(IpAddr::V6(address)) => {
             let group = packets::solicited_node(address);
             let hops = next_hops.iter().copied().chain([packets::multicast_mac(group)]);
             let to: Vec<MacAddr> = to_all.into_iter().chain(hops).collect();

@@ -162,7 +162,12 @@ pub(super) fn claims_v6(
     ]
 }
 
-/// Asks whether somebody has the address, which the sender does not have yet (RFC 4862, section 5.4.2).
+/// Asks whether somebody has the address, which the sender does not have yet (RFC 5227, section 2.1.1).
+pub(super) fn probe_v4(mac: MacAddr, address: Ipv4Addr, token: &Token) -> Packet {
+    arp(ArpOperation::REQUEST, (mac, Ipv4Addr::UNSPECIFIED), (MacAddr([0; 6]), address), token)
+}
+
+/// The same for an IPv6 address (RFC 4862, section 5.4.2).
 pub(super) fn probe_v6(address: Ipv6Addr, token: &Token) -> Packet {
     solicitation(Ipv6Addr::UNSPECIFIED, solicited_node(address), address, None, Some(token))
 }

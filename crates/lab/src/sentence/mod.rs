@@ -3,10 +3,7 @@
 mod parse;
 mod words;
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    ops::Range,
-};
+use std::{net::IpAddr, ops::Range};
 
 use viaduct_types::{MacAddr, Proto};
 
@@ -125,8 +122,9 @@ pub enum Forgery {
     /// ARP replies and gratuitous ARP, or unsolicited neighbour advertisements and solicitations, that claim an
     /// address.
     Claim(IpAddr),
-    /// Solicitations by which a machine asks whether somebody has an address before it takes it (RFC 4862, section 5.4).
-    Probe(Ipv6Addr),
+    /// ARP requests or solicitations by which a machine asks whether somebody has an address before it takes it (RFC 5227,
+    /// section 2.1.1; RFC 4862, section 5.4).
+    Probe(IpAddr),
     /// DHCP offers and DHCPv6 advertisements.
     DhcpServer,
     /// Router advertisements.

@@ -406,10 +406,11 @@ fn add_guard(context: &Context<'_>, table: &mut Builder) {
         vec![
             rule(vec![St::NotIn(vec![S::IifName, S::ArpSaddrEther], "port_mac")], dropped("drop_arp")),
             vec![St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpSaddrIp], "source4"), pass()],
-            // An address conflict probe has no sender address (RFC 5227, 2.1.1).
+            // An address conflict probe has no sender address (RFC 5227, 2.1.1). Who asks for another's is in the way of that one's own.
             vec![
                 St::Is(S::ArpSaddrIp, Const::v4(Ipv4Addr::UNSPECIFIED)),
                 St::Is(S::ArpOperation, Const::be16(1, "request")),
+                St::In(vec![S::IifName, S::ArpSaddrEther, S::ArpDaddrIp], "source4"),
                 pass(),
             ],
             rule(vec![], dropped("drop_arp")),
