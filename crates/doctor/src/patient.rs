@@ -160,11 +160,11 @@ impl<'a> Patient<'a> {
         }
         let is_called = facts.number(BRIDGE_NF[usize::from(guest.is_ipv6())]) == Some(1);
         let meets = match &network.mode {
-            Mode::Bridged { .. } => true,
+            Mode::Bridged { .. } | Mode::Vnet { .. } => true,
             Mode::Nat { .. } | Mode::Isolated { .. } => {
                 network.between_guests == Policy::Allow && self.nics(name).nth(1).is_some()
             }
-            Mode::Routed { .. } | Mode::Vnet { .. } => false,
+            Mode::Routed { .. } => false,
         };
         if is_called && meets {
             add(BETWEEN, packet(device, device, guest, outside, false, false));
@@ -182,10 +182,11 @@ pub(crate) const BETWEEN: &str = "between ports of its bridge";
 /// The bridge of a network that has one.
 pub(crate) fn bridge(network: &Network) -> Option<&IfName> {
     match &network.mode {
-        Mode::Nat { bridge, .. } | Mode::Bridged { bridge, .. } | Mode::Isolated { bridge, .. } => {
-            Some(bridge)
-        }
-        Mode::Routed { .. } | Mode::Vnet { .. } => None,
+        Mode::Nat { bridge, .. }
+        | Mode::Bridged { bridge, .. }
+        | Mode::Isolated { bridge, .. }
+        | Mode::Vnet { bridge, .. } => Some(bridge),
+        Mode::Routed { .. } => None,
     }
 }
 

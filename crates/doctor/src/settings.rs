@@ -190,7 +190,8 @@ fn segments<'a>(patient: &Patient<'a>) -> Vec<Segment<'a>> {
     let of_network = |(name, network): (&'a NetworkName, &'a Network)| {
         Some(Segment { bridge: bridge(network)?, network: Some(name), vnet: None })
     };
-    config.networks.iter().filter_map(of_network).chain(config.vnets.iter().map(of_vnet)).collect()
+    let others = config.networks.iter().filter(|(_, network)| !matches!(network.mode, Mode::Vnet { .. }));
+    others.filter_map(of_network).chain(config.vnets.iter().map(of_vnet)).collect()
 }
 
 /// Ports of a bridge that take less than the bridge: longer frames are dropped there without an answer.

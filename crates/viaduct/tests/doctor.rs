@@ -5,18 +5,11 @@
 mod support;
 
 use serde_json::Value;
-use support::{CONFIG, World, host};
-
-/// A nat and a routed network with a guest each that is attached, and somebody outside.
-fn made(world: &World) {
-    world.sh("cp -a /etc /run/private-etc && mount --bind /run/private-etc /etc");
-    world.made();
-}
-
-/// The findings of a kind.
-fn of_kind<'a>(report: &'a Value, kind: &str) -> Vec<&'a Value> {
-    report["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == kind).collect()
-}
+use support::{
+    CONFIG, World,
+    doctor::{made, of_kind},
+    host,
+};
 
 /// A container as Docker 28 makes it, with Docker's rules, by one of the two iptables.
 fn docker(world: &World, suffix: &str) {
@@ -172,51 +165,6 @@ fn frames_of_a_bridge_that_meet_iptables() {
         assert!(found[0]["why"].as_str().unwrap().contains("bridge-nf-call-iptables"));
         world.good("doctor --fix");
         assert!(world.echoes("web", "192.168.1.3"));
-    });
-}
-
-/// Only where it costs something: with a vnet whose frames a process carries, and as long as others do not need it.
-#[test]
-fn frames_of_a_vnet_that_meet_iptables() {
-    host(|world| {
-        let switches =
-            ["iptables", "ip6tables"].map(|of| format!("/proc/sys/net/bridge/bridge-nf-call-{of}"));
-        if !std::path::Path::new(&switches[0]).exists() {
-            return;
-        }
-        let set = |to: &str| switches.iter().for_each(|path| world.write(path, to));
-        let found = || {
-            let ran = world.viaduct("doctor --json");
-            assert_eq!(ran.code(), 0, "a note is no failure: {ran:?}");
-            of_kind(&ran.json(), "bridge-netfilter-vnets").into_iter().cloned().collect::<Vec<_>>()
-        };
-        set("1");
-        made(world);
-        let without = world.read(CONFIG);
-        assert_eq!(found(), Vec::<Value>::new(), "no vnet");
-        let plain = "\n[vnets.blue]\nid = \"98\"\nsecurity = \"none\"\n";
-        world.write(CONFIG, format!("{without}{plain}"));
-        world.good("apply");
-        assert_eq!(found(), Vec::<Value>::new(), "the kernel carries it");
-        let red = "\n[vnets.red]\nid = \"97\"\n\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.97.0.0/24\"]\n\n\
-                   [guests.one]\n[[guests.one.nics]]\nnetwork = \"red\"\naddresses = [\"10.97.0.1\"]\n";
-        world.write(CONFIG, format!("{without}{plain}{red}"));
-        world.good("apply");
-        let note = found();
-        assert_eq!(note.len(), 1, "{note:?}");
-        assert_eq!(note[0]["suffers"], serde_json::json!(["network red: one"]));
-        assert_eq!(note[0]["remedy"]["safe"], false, "others may need it: {note:?}");
-        assert!(note[0]["remedy"]["remark"].as_str().unwrap().contains("Docker"), "{note:?}");
-        world.good("doctor --fix");
-        assert_eq!(found(), note, "it is left to whoever knows that nobody needs it");
-        for measure in note[0]["remedy"]["measures"].as_array().unwrap() {
-            world.sh(measure["run"].as_str().unwrap());
-        }
-        assert_eq!(found(), Vec::<Value>::new());
-        // One of them is enough, and said to be the one.
-        world.write(&switches[1], "1");
-        let why = found()[0]["why"].to_string();
-        assert!(why.contains("ip6tables is on") && !why.contains("call-iptables"), "{why}");
     });
 }
 
@@ -413,44 +361,6 @@ fn a_port_that_takes_less_than_its_bridge() {
         world.good("doctor --fix");
         assert_eq!(long(), "yes\n");
         world.settled();
-    });
-}
-
-#[test]
-fn a_port_of_a_vnet_that_takes_less_than_the_vnet_carries() {
-    host(|world| {
-        let vnet = "[vnets.red]\nid = \"97\"\nbridge = \"br-red\"\nport = \"floor\"\n";
-        world.write(CONFIG, format!("{}\n{vnet}", world.read(CONFIG)));
-        world.sh(
-            "ip netns add below && ip link add floor type veth peer name eth0 netns below && ip link set floor up && \
-             ip -n below address add 10.97.0.50/24 dev eth0 && ip -n below link set eth0 up",
-        );
-        made(world);
-        world.sh("ip netns add by-hand && ip link add by-hand type veth peer name eth0 netns by-hand && \
-             ip link set by-hand master br-red up && \
-             ip -n by-hand address add 10.97.0.3/24 dev eth0 && ip -n by-hand link set eth0 up");
-        let long = || {
-            world.sh("ip netns exec by-hand ping -n -c 3 -i 0.2 -W 1 -M do -s 1380 10.97.0.50 >/dev/null 2>&1 && echo yes || echo no")
-        };
-        world.soon("the bridge forwards", || long() == "yes\n");
-        // What leads to other hosts, and what is outside, takes more: nobody is harmed by that.
-        let report = world.viaduct("doctor --json").json();
-        assert_eq!(of_kind(&report, "mtu").len(), 0, "{report}");
-        world.sh("ip link set floor mtu 1300");
-        assert_eq!(long(), "no\n");
-        let report = world.viaduct("doctor --json").json();
-        let found = of_kind(&report, "mtu");
-        assert_eq!(found.len(), 1, "{report}");
-        assert!(
-            found[0]["title"].as_str().unwrap().starts_with("floor takes 1300 bytes, and vnet bridge"),
-            "{report}"
-        );
-        assert_eq!(found[0]["suffers"], serde_json::json!(["vnet red"]));
-        // What is behind it may carry no more: that is for who knows it.
-        world.viaduct("doctor --fix");
-        assert_eq!(long(), "no\n");
-        world.sh(found[0]["remedy"]["measures"][0]["run"].as_str().unwrap());
-        assert_eq!(long(), "yes\n");
     });
 }
 

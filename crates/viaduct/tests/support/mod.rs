@@ -2,6 +2,7 @@
 //! becomes of the test. Everything that is written lies under a private /run.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test program uses its part; a test may panic")]
 
+pub(crate) mod doctor;
 mod packets;
 pub(crate) mod zones;
 
