@@ -356,7 +356,7 @@ fn namespaces_peers_and_vnets() {
         "[namespaces.dmz.sysctls]\n\"kernel.panic\" = 1\n\"net.ipv4..x\" = 1\n\"net.ipv4.ip_forward\" = true\n\"net.ipv4.tcp_mem\" = \"\"\n\"net.ipv4.a\" = 1\n\"net/ipv4/a\" = 2\n".into(),
         "[namespaces.dmz]\n[guests.web]\nnamespace = \"dmz\"\n[[guests.web.nics]]\nnetwork = \"lan\"\n".into(),
         "[guests.web]\n".into(),
-        "[peers.b]\nendpoint = [\"10.0.0.1\", \"2001:db8::1:1798\", \"[2001:db8::1]\", \"[fe80::1]:1798\", \"host:0\", \"300.0.0.1:1798\"]\nkey = \"two words\"\n".into(),
+        "[peers.b]\nendpoint = [\"10.0.0.1\", \"2001:db8::1:1798\", \"[2001:db8::1]\", \"[fe80::1]:1798\", \"[fe80::1%eth0]:1798\", \"host:0\", \"300.0.0.1:1798\"]\nkey = \"two words\"\n".into(),
         "[vnets.blue]\nid = \"1\"\nsecurity = \"strong\"\npeers = [\"wan\"]\n".into(),
         "[vnets.blue]\nid = \"97\"\ncipher = \"aes-256\"\n".into(),
         "[vnets.blue]\nid = \"97\"\ncipher = \"aes-256-gmac\"\n".into(),

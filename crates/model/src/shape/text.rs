@@ -401,19 +401,21 @@ text!(
     ),
     |text| {
         const HELP: &str = "write HOST:PORT, like 192.0.2.1:1798, [2001:db8::1]:1798 or hostb.example:1798";
+        const NO_LINK: &str =
+            "write a global address, or let hosts on one link find each other by [discovery]";
         if let Ok(address) = text.parse::<SocketAddr>() {
             return match (own(address.ip()), address.port()) {
                 (Err(wrong), _) => Err(wrong),
-                (Ok(IpAddr::V6(ip)), _) if ip.is_unicast_link_local() => wrong(
-                    "a link-local address says nothing without its link",
-                    "write a global address, or let hosts on one link find each other by [discovery]",
-                ),
+                (Ok(IpAddr::V6(ip)), _) if ip.is_unicast_link_local() => {
+                    wrong("a link-local address says nothing without its link", NO_LINK)
+                }
                 (Ok(_), 0) => wrong("port 0 cannot be used", HELP),
                 (Ok(_), _) => Ok(Self::Address(address)),
             };
         }
         match text.rsplit_once(':') {
             Some(_) if text.ends_with(']') => wrong("the port is missing", HELP),
+            Some((host, _)) if host.contains('%') => wrong("no link can be written with an address", NO_LINK),
             Some((host, _)) if host.contains(':') => wrong("an IPv6 address stands in brackets", HELP),
             Some((host, port)) if is_host_name(host) => match port.parse::<PortRange>() {
                 Ok(range) if !port.contains('-') => Ok(Self::Name(host.to_owned(), range.first())),
