@@ -3,7 +3,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
+use viaduct_types::{IfName, PeerName, VlanProtocol, VnetId, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
@@ -117,6 +117,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let learning = raw.learning.get().copied().unwrap_or(!is_used || raw.port.key.is_some());
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
+    takes_over(name, id, cx);
     let cipher = cipher(raw, security, cx);
     let origin = cx.report.origin(span);
     Some(Vnet {
@@ -202,6 +203,23 @@ fn port(raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<VnetPort> {
     cx.claims.device(None, &device, at, DeviceUse::MadeVlan, cx.report);
     let protocol = raw.protocol.get().copied().unwrap_or(VlanProtocol::Customer);
     Some(VnetPort { interface, vlan: Some(UplinkVlan { device, id, protocol }) })
+}
+
+/// Says which vnets that commands made are not there any more, as the file has their name or their id.
+fn takes_over(name: &VnetName, id: &At<VnetId>, cx: &mut Context<'_, '_>) {
+    for (made, vnet) in &cx.beside.vnets {
+        let same = match (made == name, vnet.id == id.value) {
+            (false, false) => continue,
+            (true, false) => "name",
+            (_, true) => "id",
+        };
+        cx.report
+            .warning(
+                id.span,
+                format!("the vnet `{made}`, which a command made, has this {same}: what stands here counts"),
+            )
+            .help(format!("`viaduct vnet delete {made}` forgets the other one"));
+    }
 }
 
 /// Reports ports that are devices of ours, of whichever section.
