@@ -370,7 +370,13 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
         mtu: nic.mtu.unwrap_or_else(|| context.mtu(port.network)),
         addresses: nic.addresses.iter().copied().filter(|_| !by_itself).collect(),
         by_itself,
-        dad: matches!(port.network.mode, Mode::Bridged { .. } | Mode::Vnet { .. }),
+        // In a vnet each address is its guest's because its host says so, and who has moved is there at once; but nobody says
+        // so outside.
+        dad: match &port.network.mode {
+            Mode::Bridged { .. } => true,
+            Mode::Vnet { vnet, .. } => context.config.vnets.get(vnet).is_some_and(|vnet| vnet.port.is_some()),
+            Mode::Nat { .. } | Mode::Isolated { .. } | Mode::Routed { .. } => false,
+        },
         routes,
     }
 }
