@@ -7,7 +7,7 @@ mod support;
 use serde_json::Value;
 use support::{
     CONFIG, World,
-    doctor::{made, of_kind},
+    doctor::{drop_like_docker, has_br_netfilter, made, of_kind},
     host,
 };
 
@@ -139,8 +139,7 @@ fn both_kinds_of_iptables_are_told_apart() {
 #[test]
 fn frames_of_a_bridge_that_meet_iptables() {
     host(|world| {
-        if !std::path::Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
-            // This kernel has no br_netfilter.
+        if !has_br_netfilter() {
             return;
         }
         let text = world.read(CONFIG);
@@ -153,10 +152,7 @@ fn frames_of_a_bridge_that_meet_iptables() {
             world.sh(&format!("echo 1 >/proc/sys/net/bridge/bridge-nf-call-{on}"));
         }
         assert!(world.echoes("web", "192.168.1.3"));
-        world.sh("iptables-nft -w -P FORWARD DROP && iptables-nft -w -N DOCKER-USER && iptables-nft -w -A FORWARD -j DOCKER-USER");
-        for interface in ["-i", "-o"] {
-            world.sh(&format!("iptables-nft -w -A FORWARD {interface} eth0 -j ACCEPT"));
-        }
+        drop_like_docker(world, "iptables");
         assert!(!world.echoes("web", "192.168.1.3"), "br_netfilter is not what it was");
         assert!(world.echoes("web", "203.0.113.1"));
         let report = world.viaduct("doctor --json").json();

@@ -6,7 +6,7 @@ mod support;
 use serde_json::Value;
 use support::{
     CONFIG,
-    doctor::{made, of_kind},
+    doctor::{drop_like_docker, has_br_netfilter, made, of_kind},
     host,
 };
 
@@ -34,7 +34,7 @@ addresses = ["10.97.0.2", "fd97::2"]
 #[test]
 fn a_drop_of_others_that_meets_frames_of_a_vnet() {
     host(|world| {
-        if !std::path::Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+        if !has_br_netfilter() {
             return;
         }
         world.write(CONFIG, world.read(CONFIG) + RED);
@@ -49,16 +49,7 @@ fn a_drop_of_others_that_meets_frames_of_a_vnet() {
         for (tool, to) in [("iptables", "10.97.0.2"), ("ip6tables", "fd97::2")] {
             world.soon("the bridge forwards", || world.echoes("one", to));
             world.sh(&format!("echo 1 >/proc/sys/net/bridge/bridge-nf-call-{tool}"));
-            // The ways of the other guests stay open.
-            for rule in [
-                "-P FORWARD DROP",
-                "-N DOCKER-USER",
-                "-A FORWARD -j DOCKER-USER",
-                "-A FORWARD -i eth0 -j ACCEPT",
-                "-A FORWARD -o eth0 -j ACCEPT",
-            ] {
-                world.sh(&format!("{tool}-nft -w {rule}"));
-            }
+            drop_like_docker(world, tool);
             assert!(!world.echoes("one", to), "br_netfilter is not what it was");
             let report = world.viaduct("doctor --json").json();
             let found = of_kind(&report, "bridge-netfilter");
@@ -76,7 +67,7 @@ fn frames_of_a_vnet_that_meet_iptables() {
     host(|world| {
         let switches =
             ["iptables", "ip6tables"].map(|of| format!("/proc/sys/net/bridge/bridge-nf-call-{of}"));
-        if !std::path::Path::new(&switches[0]).exists() {
+        if !has_br_netfilter() {
             return;
         }
         let set = |to: &str| switches.iter().for_each(|path| world.write(path, to));

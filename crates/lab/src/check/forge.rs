@@ -197,15 +197,17 @@ fn frames(
                 }
             }
         }
-        Forgery::Probe(IpAddr::V4(address)) => {
-            let to: Vec<MacAddr> = to_all.into_iter().chain(next_hops.iter().copied()).collect();
-            frames.add(&[packets::probe_v4(card.mac, address, token)], &to);
-        }
-        Forgery::Probe(IpAddr::V6(address)) => {
-            let group = packets::solicited_node(address);
-            let hops = next_hops.iter().copied().chain([packets::multicast_mac(group)]);
-            let to: Vec<MacAddr> = to_all.into_iter().chain(hops).collect();
-            frames.add(&[packets::probe_v6(address, token)], &to);
+        Forgery::Probe(address) => {
+            let (probe, group) = match address {
+                IpAddr::V4(address) => (packets::probe_v4(card.mac, address, token), None),
+                IpAddr::V6(address) => {
+                    (packets::probe_v6(address, token), Some(packets::solicited_node(address)))
+                }
+            };
+            let groups = group.map(packets::multicast_mac);
+            let to: Vec<MacAddr> =
+                to_all.into_iter().chain(next_hops.iter().copied()).chain(groups).collect();
+            frames.add(&[probe], &to);
         }
         Forgery::DhcpServer => {
             if let Some(IpAddr::V4(own)) = card.source_for(std::net::Ipv4Addr::BROADCAST.into()) {
