@@ -150,7 +150,7 @@ impl Calls {
                     (libc::SYS_setpriority, vec![vec![is(0, PRIO_PROCESS), is(1, 0)]]),
                     (
                         libc::SYS_sched_setscheduler,
-                        [libc::SCHED_OTHER, libc::SCHED_RR]
+                        [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_RR]
                             .map(|policy| vec![is(0, 0), is(1, policy)])
                             .into(),
                     ),

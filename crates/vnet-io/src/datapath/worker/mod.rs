@@ -171,7 +171,11 @@ impl Worker {
         let mut ready = Ready::default();
         let mut waits_since = None;
         while !self.is_stopped {
-            if let Err(error) = self.wait(&mut ready) {
+            // Whether it waits for a processor is looked at when it has nothing else to do.
+            let trial = waits_since
+                .and_then(|since| turns.patience(since))
+                .map(|patience| (patience, self.start.elapsed() + patience));
+            if let Err(error) = self.wait(&mut ready, trial.map(|(patience, _)| patience)) {
                 tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
                 return;
             }
@@ -181,9 +185,17 @@ impl Worker {
             if self.mailbox.take(&mut commands) {
                 commands.drain(..).for_each(|command| self.apply(command));
             }
+            if let Some((_, until)) = trial.filter(|_| ready.is_empty())
+                && let Some(late) = woken.checked_sub(until)
+            {
+                turns.waited(late, woken);
+                waits_since = Some(woken);
+                continue;
+            }
             let load = self.take(&ready);
             // Who is next often waits for this processor.
             if self.is_alone && load.is_little() && !turns.is_ahead() && !pace.rests() {
+                turns.carried(load, woken, woken);
                 waits_since = Some(woken);
                 continue;
             }

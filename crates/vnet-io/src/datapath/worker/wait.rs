@@ -1,6 +1,9 @@
 //! Waiting until there is something to do.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -39,6 +42,13 @@ pub(super) struct Ready {
     events: Vec<epoll::Event>,
 }
 
+impl Ready {
+    /// Whether there is nothing, as after a wait that was too long.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.is_empty() && self.taps.is_empty()
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Copy)]
 enum Asked {
@@ -58,12 +68,12 @@ const OTHERS: usize = 64;
 const MOST: usize = 2 + 2 + connected::MOST + DIRECT;
 
 impl Worker {
-    /// Waits until there is something. Of taps there may be many, so all but a few are in an epoll instance. Sockets are not: whoever
+    /// Waits until there is something, or for so long. Of taps there may be many, so all but a few are in an epoll instance. Sockets are not: whoever
     /// is registered there is called with each datagram that comes or has left, also while the worker is busy.
     ///
     /// # Errors
     /// When the kernel will not wait: it has no memory.
-    pub(super) fn wait(&self, ready: &mut Ready) -> rustix::io::Result<()> {
+    pub(super) fn wait(&self, ready: &mut Ready, patience: Option<Duration>) -> rustix::io::Result<()> {
         let Ready { sockets, taps, events } = ready;
         sockets.clear();
         taps.clear();
@@ -90,7 +100,8 @@ impl Worker {
                 ask(vnet.queue.as_fd(), Asked::Tap(slot));
             }
         }
-        match poll(&mut polled, None) {
+        let patience = patience.and_then(|patience| patience.try_into().ok());
+        match poll(&mut polled, patience.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
@@ -190,7 +201,7 @@ mod tests {
             .collect();
         let mut ready = Ready::default();
         let mut told = |worker: &Worker| {
-            worker.wait(&mut ready).unwrap();
+            worker.wait(&mut ready, None).unwrap();
             let mut slots: Vec<_> = ready.taps.iter().map(|(slot, _)| *slot).collect();
             slots.sort_unstable();
             slots
@@ -222,7 +233,7 @@ mod tests {
             send(little, 10);
             let mut ready = Ready::default();
             let mut turn = || {
-                worker.wait(&mut ready).unwrap();
+                worker.wait(&mut ready, None).unwrap();
                 worker.take(&ready);
                 let mut heard = [0; 2];
                 while let Ok(Datagram { from, .. }) = received.try_recv() {
