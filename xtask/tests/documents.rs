@@ -140,15 +140,15 @@ fn commands_of_the_workspace_exist() {
 fn configurations_in_the_readme_load_and_are_the_real_ones() {
     let readme = readme();
     let blocks = readme.blocks("toml");
-    assert!(!blocks.is_empty());
-    let example = "examples/openvz/viaduct.toml";
-    assert!(readme.text.contains(example));
-    for block in blocks {
+    let examples = ["examples/openvz/viaduct.toml", "examples/xen-vnet/hosta.toml"];
+    assert_eq!(blocks.len(), examples.len());
+    for (block, example) in blocks.iter().zip(examples) {
+        assert!(readme.text.contains(example));
         let source = Source { name: "README.md".to_owned(), text: block.clone() };
         if let Err(wrong) = viaduct_model::load(&[source]) {
             panic!("{wrong}\n{block}");
         }
-        assert_is_part(&block, &fs::read_to_string(root().join(example)).unwrap());
+        assert_is_part(block, &fs::read_to_string(root().join(example)).unwrap());
     }
 }
 
