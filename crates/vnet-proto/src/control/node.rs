@@ -77,7 +77,7 @@ pub struct Node {
     /// When it was configured the last time, and which time of day it was, in milliseconds.
     pub(super) configured: (Duration, u64),
     pub(super) actions: VecDeque<Action>,
-    pub(super) transmits: VecDeque<(SessionId, Vec<u8>)>,
+    pub(super) transmits: Transmits,
 }
 
 impl Node {
@@ -104,7 +104,7 @@ impl Node {
             timers: BTreeSet::new(),
             configured: (Duration::ZERO, 0),
             actions: VecDeque::new(),
-            transmits: VecDeque::new(),
+            transmits: Transmits::new(),
         }
     }
 
@@ -525,9 +525,9 @@ impl Node {
         current.is_some_and(|current| Some(current.id) == session)
     }
 
-    /// The next bytes for a connection.
+    /// The next bytes for a connection: all that it is to be told.
     pub fn poll_transmit(&mut self) -> Option<(SessionId, Vec<u8>)> {
-        self.transmits.pop_front()
+        self.transmits.pop_first()
     }
 
     /// The next thing to be done.
@@ -540,14 +540,10 @@ pub(super) fn said(channel: Channel, mac: MacAddr, claim: &Claim) -> Message {
     Message::Claim { channel, mac, sequence: claim.sequence, addresses: claim.addresses.clone() }
 }
 
+/// What waits to be said, by each connection: many messages are one piece, also where several connections get them in turns.
+pub(super) type Transmits = BTreeMap<SessionId, Vec<u8>>;
+
 /// Appends to what waits for the same connection: one message more is not one packet more.
-pub(super) fn say(transmits: &mut VecDeque<(SessionId, Vec<u8>)>, session: SessionId, message: &Message) {
-    match transmits.back_mut().filter(|(last, _)| *last == session) {
-        Some((_, bytes)) => message.write(bytes),
-        None => {
-            let mut bytes = Vec::new();
-            message.write(&mut bytes);
-            transmits.push_back((session, bytes));
-        }
-    }
+pub(super) fn say(transmits: &mut Transmits, session: SessionId, message: &Message) {
+    message.write(transmits.entry(session).or_default());
 }
