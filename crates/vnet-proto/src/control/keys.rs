@@ -6,7 +6,7 @@ use viaduct_types::{HostKey, VnetId};
 
 use super::{
     Action, Association, Message,
-    member::MOST_EPOCHS,
+    member::{MOST_EPOCHS, MOST_TAKEN},
     node::{Node, Timer, say},
 };
 use crate::data::{Lane, Spi};
@@ -32,7 +32,7 @@ impl Node {
             self.timers.remove(&before);
         }
         self.timers.insert(due);
-        if member.unused(session.id) >= MOST_EPOCHS {
+        if member.unused(session.id) >= MOST_EPOCHS || member.inbound.len() >= MOST_TAKEN {
             return;
         }
         let Some(epoch) = session.next_epoch(id) else { return };

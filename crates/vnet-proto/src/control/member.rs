@@ -12,6 +12,9 @@ use crate::data::{Spi, esp::Cipher};
 
 /// So many sets of keys may wait for the peer to use them.
 pub(super) const MOST_EPOCHS: usize = 4;
+/// So many are taken at all, with those that are for what may be late: who uses each set at once is given the next no sooner
+/// than one of them is over.
+pub(super) const MOST_TAKEN: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Member {

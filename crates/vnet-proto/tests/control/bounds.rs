@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use viaduct_types::MacAddr;
 use viaduct_vnet_proto::control::Message;
 
-use super::{rules::together, world::vnet};
+use super::{
+    rules::together,
+    world::{World, vnet},
+};
 
 #[test]
 fn however_much_changes_at_once_each_connection_is_given_one_piece() {
@@ -39,4 +42,47 @@ fn however_much_changes_at_once_each_connection_is_given_one_piece() {
         }
         assert_eq!(claimed, nics.keys().copied().collect::<Vec<_>>());
     }
+}
+
+/// The last keys that one host has given another, and by which number of the other's it calls the vnet.
+fn given(world: &World, from: usize, to: usize) -> (u16, u32) {
+    let of = |from: usize, to: usize| {
+        world.heard.iter().rev().filter(move |heard| (heard.0, heard.1) == (from, to))
+    };
+    let epoch =
+        of(from, to).find_map(
+            |(_, _, message)| {
+                if let Message::Keys { epoch, .. } = message { Some(*epoch) } else { None }
+            },
+        );
+    let channel = of(to, from).find_map(|(_, _, message)| {
+        if let Message::Complete { channel } = message { Some(*channel) } else { None }
+    });
+    (channel.unwrap(), epoch.unwrap())
+}
+
+#[test]
+fn a_member_that_takes_keys_again_and_again_is_given_so_many() {
+    let mut world = together(2);
+    let mut most = 0;
+    for _ in 0..1_000 {
+        let (channel, epoch) = given(&world, 0, 1);
+        let (now, session) = (world.now, world.session(0, 1));
+        for message in [Message::Using { channel, epoch }, Message::Rekey { channel }] {
+            world.hosts[0].node.handle_message(now, session, message).unwrap();
+        }
+        world.configure(0, |_| ());
+        world.settle();
+        most = most.max(world.hosts[0].inbound.len());
+    }
+    // For each of its two workers, by the first port and by its own one.
+    assert!(most <= 64 * 4, "{most}");
+    // Who goes on as others do is given more when the first are over.
+    let before = given(&world, 0, 1).1;
+    world.pass(Duration::from_secs(80));
+    world.settle();
+    world.pass(Duration::from_secs(80));
+    world.settle();
+    assert!(given(&world, 0, 1).1 > before);
+    assert!(world.hosts[0].inbound.len() <= 5 * 4, "{}", world.hosts[0].inbound.len());
 }
