@@ -26,6 +26,8 @@ pub(super) struct Member {
     pub(super) used: Option<(SessionId, u32)>,
     /// When it is given the next keys.
     pub(super) rekey: Option<(Duration, Timer)>,
+    /// When it is not in the vnet any more, unless it comes back: since the end of the connection that it was last in it on.
+    pub(super) gone: Option<(Duration, Timer)>,
     /// Whether machines are behind it that nobody has told of.
     pub(super) learning: bool,
     /// Whether frames can be sealed for it.

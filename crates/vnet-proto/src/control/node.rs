@@ -164,10 +164,16 @@ impl Node {
         let Some((key, peer)) = self.peer_of(id) else { return };
         peer.session = None;
         self.sessions.remove(&id);
-        for (vnet, state) in &self.vnets {
-            if state.members.contains_key(&key) {
-                self.timers.insert((now + GRACE, Timer::Gone(key, *vnet)));
+        for (vnet, state) in &mut self.vnets {
+            // Who has not come back into it since an earlier end was in it until then.
+            let Some(member) = state.members.get_mut(&key).filter(|member| member.session == Some(id)) else {
+                continue;
+            };
+            let due = (now + GRACE, Timer::Gone(key, *vnet));
+            if let Some(before) = member.gone.replace(due) {
+                self.timers.remove(&before);
             }
+            self.timers.insert(due);
         }
         self.vnets.values_mut().for_each(|vnet| {
             vnet.mismatched.remove(&key);
@@ -472,6 +478,9 @@ impl Node {
         let macs: Vec<MacAddr> = vnet.claims.macs_of(Owner::Peer(key)).collect();
         for mac in macs {
             self.change(id, mac, |claims| claims.remove(Owner::Peer(key), mac));
+        }
+        for due in [member.gone, member.rekey].into_iter().flatten() {
+            self.timers.remove(&due);
         }
         let spis = member.all();
         if !spis.is_empty() {

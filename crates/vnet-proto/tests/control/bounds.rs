@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::control::Message;
+use viaduct_vnet_proto::control::{Message, Owner};
 
 use super::{
-    rules::together,
-    world::{World, vnet},
+    rules::{owner, together},
+    world::{World, key, vnet},
 };
 
 #[test]
@@ -85,4 +85,43 @@ fn a_member_that_takes_keys_again_and_again_is_given_so_many() {
     world.settle();
     assert!(given(&world, 0, 1).1 > before);
     assert!(world.hosts[0].inbound.len() <= 5 * 4, "{}", world.hosts[0].inbound.len());
+}
+
+#[test]
+fn who_comes_back_is_given_as_long_as_before_when_it_goes_again() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    world.cut(0, 1);
+    world.pass(Duration::from_secs(1));
+    world.dial(0, 1);
+    world.settle();
+    world.pass(Duration::from_secs(28));
+    world.cut(0, 1);
+    // Thirty seconds after the first end, and one after the second.
+    world.pass(Duration::from_secs(1) + Duration::from_millis(1));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))), "frames go on");
+    assert_eq!(world.hosts[1].outbound.len(), 1);
+    world.pass(Duration::from_secs(28));
+    assert_eq!(owner(&world, 1, 1), Some(Owner::Peer(key(0))));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(owner(&world, 1, 1), None);
+    assert!(world.hosts.iter().all(|host| host.members.is_empty() && host.inbound.is_empty()));
+}
+
+#[test]
+fn who_is_connected_and_not_in_it_any_more_has_no_longer_for_it() {
+    let mut world = together(2);
+    world.attach(0, "97", 1);
+    world.settle();
+    // It comes back without the vnet, and the connection ends once more.
+    world.cut(0, 1);
+    world.configure(0, |settings| settings.vnets.clear());
+    world.dial(0, 1);
+    world.settle();
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.hosts[1].members.len(), 1);
+    world.cut(0, 1);
+    world.pass(Duration::from_secs(11));
+    assert!(world.hosts[1].members.is_empty(), "it has been away for 31 seconds");
 }
