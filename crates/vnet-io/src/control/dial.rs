@@ -119,7 +119,7 @@ async fn attempt(
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(match seen.key() {
             Some(other) => Failed(format!("it has the key {other} and not {key}"), Some(other)),
-            None => failed(&error),
+            None => Failed(link::reason(&error), None),
         }),
         Err(_) => Err(failed(&"nobody answers")),
     }

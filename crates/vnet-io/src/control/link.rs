@@ -18,6 +18,8 @@ use super::{engine::Input, reach::relay_of};
 
 /// So many pieces may wait to be written; who reads nothing for so long is let go.
 const WAITING: usize = 1024;
+/// No longer is what is shown of why a connection ended.
+const LONGEST_REASON: usize = 200;
 
 /// Why a connection is ended, as the other end is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ async fn write(connection: Connection, mut queue: mpsc::Receiver<Vec<u8>>) {
 
 async fn read(id: SessionId, connection: Connection, inputs: mpsc::Sender<Input>) {
     let why = match read_all(id, &connection, &inputs).await {
-        Ok(()) => connection.closed().await.to_string(),
+        Ok(()) => reason(&connection.closed().await),
         Err(why) => {
             Farewell::Protocol.end(&connection, &why);
             why
@@ -144,6 +146,13 @@ async fn read_all(
     Ok(())
 }
 
+/// Why a connection ended, for people. A part of it may be the other end's words, who has not always shown a key before: nothing of
+/// these does anything to a terminal, or looks like lines of ours.
+pub(super) fn reason(error: &quinn::ConnectionError) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    error.to_string().chars().map(plain).take(LONGEST_REASON).collect()
+}
+
 /// How connections are.
 pub(super) fn transport() -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
@@ -165,4 +174,34 @@ pub(super) fn transport() -> Arc<quinn::TransportConfig> {
         .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));
     Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ApplicationClose, ConnectionClose, ConnectionError, TransportErrorCode};
+
+    use super::*;
+
+    #[test]
+    fn words_of_others_do_nothing_to_a_terminal() {
+        const WORDS: &str = "gone\u{1b}[2J\r\nRefused: nobody \u{202e}\u{9b}1m\u{7f}";
+        let long = "x".repeat(1_000);
+        for words in [WORDS, &long] {
+            let bytes = || words.as_bytes().to_vec().into();
+            let by_peer = ApplicationClose { error_code: VarInt::from_u32(0), reason: bytes() };
+            let by_anybody = ConnectionClose {
+                error_code: TransportErrorCode::NO_ERROR,
+                frame_type: None,
+                reason: bytes(),
+            };
+            for error in
+                [ConnectionError::ApplicationClosed(by_peer), ConnectionError::ConnectionClosed(by_anybody)]
+            {
+                let said = reason(&error);
+                assert!(said.chars().all(|c| c.is_ascii_graphic() || c == ' '), "{said:?}");
+                assert!(said.len() <= LONGEST_REASON, "{}", said.len());
+                assert!(said.contains(if words == WORDS { "gone?[2J??Refused" } else { "xxx" }), "{said}");
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use quinn::VarInt;
 use rustls::{
     HandshakeKind, NamedGroup, ProtocolVersion,
     pki_types::ServerName,
@@ -14,6 +15,7 @@ use rustls::{
 };
 use tokio::{sync::mpsc, time};
 use viaduct_types::HostKey;
+use viaduct_vnet_proto::control::SessionId;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
         accept::{Refused, accept},
         dial::{Targets, dial},
         engine::Input,
+        link::Link,
         names::Names,
         reach::Ways,
         socket, start, tls,
@@ -114,7 +117,7 @@ impl Host {
     fn start(seed: u8, port: u16) -> Self {
         let identity = identity(seed);
         let options = datapath::Options { workers: NonZeroUsize::MIN, socket: socket::open(port).unwrap() };
-        let (datapath, Inbox { events: _, datagrams, socket }) = Datapath::start(options).unwrap();
+        let (datapath, Inbox { datagrams, socket, .. }) = Datapath::start(options).unwrap();
         let endpoint = start::endpoint(&identity, socket, Ways::default(), datagrams).unwrap();
         let (inputs, queue) = mpsc::channel(16);
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -151,6 +154,16 @@ impl Host {
             }
         }
     }
+
+    /// Why a connection ended.
+    async fn closed(&mut self) -> String {
+        loop {
+            let input = time::timeout(PATIENCE, self.queue.recv()).await.expect("something happens").unwrap();
+            if let Input::Closed { why, .. } = input {
+                return why;
+            }
+        }
+    }
 }
 
 #[test]
@@ -178,15 +191,18 @@ fn hosts_take_each_other_for_the_keys_that_they_have() {
             assert!(b.queue.try_recv().is_err(), "who was refused is taken for connected");
 
             let dialling = a.dial(2_798, dialled);
-            let (key, is_dialled, connection) = b.next().await.unwrap();
+            let (key, is_dialled, taken) = b.next().await.unwrap();
             assert_eq!((key, is_dialled), (dialler, false));
-            assert_eq!(tls::peer_key(&connection), Some(dialler));
+            assert_eq!(tls::peer_key(&taken), Some(dialler));
             loop {
                 // An attempt may have taken too long, and another one is made.
                 match a.next().await {
                     Ok((key, is_dialled, connection)) => {
                         assert_eq!((key, is_dialled), (dialled, true));
                         assert_eq!(tls::peer_key(&connection), Some(dialled));
+                        let _link = Link::start(SessionId(1), dialled, connection, Duration::ZERO, &a.inputs);
+                        taken.close(VarInt::from_u32(7), b"\x1b[2J\nwhat it likes");
+                        assert_eq!(a.closed().await, "closed by peer: ?[2J?what it likes (code 7)");
                         break;
                     }
                     Err((_, seen, _)) => assert!(seen.is_none_or(|seen| seen == dialled)),
