@@ -271,13 +271,10 @@ impl Engine {
         match input {
             Input::Connected { key, dialled, connection } => self.connected(key, dialled, connection),
             Input::NotReached { key, why, seen } => {
-                if let Some(peer) = self.peers.get_mut(&key) {
-                    if peer.error.as_ref() != Some(&why) {
-                        info!("peer {} is not reached: {why}", peer.name);
-                    }
-                    peer.refused += u64::from(seen.is_some());
-                    peer.seen_key = seen.or(peer.seen_key);
-                    peer.error = Some(why);
+                if let Some(peer) = self.peers.get_mut(&key)
+                    && peer.not_reached(why.clone(), seen)
+                {
+                    info!("peer {} is not reached: {why}", peer.name);
                 }
             }
             Input::Messages { session, messages } => {
@@ -353,9 +350,7 @@ impl Engine {
             Farewell::Duplicate.end(&connection, "there is another connection");
             return;
         }
-        peer.stop_dialling();
-        peer.session = Some(id);
-        peer.error = None;
+        peer.reached(id);
         let link = Link::start(id, key, connection, now, &self.inputs);
         let name = peer.name.clone();
         match link.via().and_then(|relay| self.peers.values().find(|peer| peer.id == relay)) {

@@ -147,6 +147,21 @@ impl Peer {
         }
     }
 
+    /// There is a connection. What kept it from that before is over, whoever was seen in its place.
+    pub(super) fn reached(&mut self, session: SessionId) {
+        self.stop_dialling();
+        self.session = Some(session);
+        (self.error, self.seen_key) = (None, None);
+    }
+
+    /// Why an attempt to reach it did not, and with which key in the place of its own, if so; says whether that is news.
+    pub(super) fn not_reached(&mut self, why: String, seen: Option<HostKey>) -> bool {
+        self.refused += u64::from(seen.is_some());
+        self.seen_key = seen.or(self.seen_key);
+        let before = self.error.replace(why);
+        before != self.error
+    }
+
     /// Nobody says any more whether what goes to its further ports arrives.
     pub(super) fn go_by_first(&mut self, handle: &Handle) {
         let Some(path) = self.path.as_mut().filter(|path| !path.own.is_empty()) else { return };
@@ -281,6 +296,24 @@ mod tests {
         strangers.add(at(102), key(201), address);
         assert_eq!(listed(&strangers).len(), MOST_STRANGERS);
         assert!(listed(&strangers).contains(&(most - 2, 1)), "there was room");
+    }
+
+    #[test]
+    fn a_wrong_key_is_spoken_of_until_the_right_one_is_there() {
+        let mut peer = Peer::new("b".parse().unwrap(), PeerId(1), Vec::new());
+        let other = HostKey([7; 32]);
+        let nobody = || "192.0.2.1:1798: nobody answers".to_owned();
+        assert!(peer.not_reached("another key".to_owned(), Some(other)));
+        // Somebody else may be at one of its addresses, and nobody at the others.
+        assert!(peer.not_reached(nobody(), None) && !peer.not_reached(nobody(), None));
+        let report = peer.report();
+        assert_eq!((report.seen_key, report.refused, report.error), (Some(other), 1, Some(nobody())));
+        peer.reached(SessionId(1));
+        assert_eq!((peer.report().seen_key, peer.report().refused), (None, 1));
+        // What keeps it away another time is something else.
+        peer.session = None;
+        assert!(peer.not_reached(nobody(), None));
+        assert_eq!((peer.report().seen_key, peer.report().error), (None, Some(nobody())));
     }
 
     #[test]
