@@ -239,6 +239,24 @@ fn what_is_sent_to_find_out_arrives_and_is_told() {
 }
 
 #[test]
+fn what_is_sent_to_find_out_wears_keys_out_as_frames_do() {
+    let mut pair = two_and_two();
+    let worn = Association {
+        lane: Lane::Own,
+        rekey_after: 1,
+        ..association(Cipher::Aes128Gcm, 0x4000, PEER, Direction::Outbound, 1)
+    };
+    pair.hosts[0].handle.install(worn).unwrap();
+    let own = pair.hosts[1].own.clone();
+    pair.hosts[0].handle.probe(PEER, 7, &own);
+    let spi = pair.hosts[0].event(|event| {
+        let Event::RekeyNeeded { spi, .. } = event else { return None };
+        Some(*spi)
+    });
+    assert_eq!(spi.value(), 0x4000);
+}
+
+#[test]
 fn sockets_are_given_and_taken_while_frames_go() {
     let pair = Pair::new(["192.0.2.1", "192.0.2.2"], Cipher::Aes128Gcm, [2, 2], [false, false]);
     greet(&pair);

@@ -87,25 +87,26 @@ impl Worker {
 
     /// Sends a number to where frames would go by the worker's own socket, sealed with the keys of any vnet.
     pub(super) fn probe(&mut self, peer: PeerId, number: u32, to: SocketAddr) {
-        let Self { vnets, outbox, routes, scratch, host, index, .. } = self;
+        let Self { vnets, outbox, routes, scratch, outlets, host, index, .. } = self;
         let mut all = vnets.iter_mut().flatten();
-        let own = all.find_map(|vnet| vnet.outbound.get_mut(&peer)?.own.as_mut());
-        let (Some(own), Ok(worker)) = (own, u8::try_from(*index)) else {
+        let own = all.find_map(|vnet| Some((vnet.id, vnet.outbound.get_mut(&peer)?.own.as_mut()?)));
+        let (Some((vnet, own)), Ok(worker)) = (own, u8::try_from(*index)) else {
             return;
         };
-        if outbox.own().is_none() || own.next > Outbound::LAST {
+        if outbox.own().is_none() {
             return;
         }
+        let way = Way { outbox, routes, scratch, outlets, host };
+        let Some(of_this) = next_number(own, &way, (vnet, peer)) else { return };
         let content = Probe { worker, number }.write();
         let size = datagram_length(own.keys.cipher(), content.len());
-        let datagram = outbox.datagram(Target::Probe(to), size, routes);
-        if own.keys.seal_dummy(own.next, &content, datagram, scratch).is_err() {
-            outbox.take_back(size);
+        let datagram = way.outbox.datagram(Target::Probe(to), size, way.routes);
+        if own.keys.seal_dummy(of_this, &content, datagram, way.scratch).is_err() {
+            way.outbox.take_back(size);
             return;
         }
-        own.next += 1;
-        host.probes.one();
-        outbox.flush(routes);
+        way.host.probes.one();
+        way.outbox.flush(way.routes);
     }
 
     /// Sends a frame that came from a peer for a guest that went on to another. The outbox is flushed with the batch.
