@@ -69,7 +69,7 @@ counters! {
         quic,
         /// Those that the control side was too slow for.
         quic_dropped,
-        /// Events that the control side was too slow for.
+        /// Events that the control side was too slow for, and those of one machine that were more than its part.
         events_dropped,
         /// Datagrams that are too short to be ESP, or longer than any may be.
         malformed,

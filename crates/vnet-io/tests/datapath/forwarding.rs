@@ -1,7 +1,8 @@
 //! Where frames go, what the control side hears, and changes while frames flow.
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{net::UdpSocket, os::fd::AsRawFd, sync::Arc, time::Duration};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use viaduct_types::MacAddr;
 use viaduct_vnet_io::datapath::{Association, Brought, Direction, Event, Path, Relay, Via};
 use viaduct_vnet_proto::data::{Forwarding, Interest, PeerId, Port, Spi, esp::Cipher};
@@ -132,6 +133,117 @@ fn an_unknown_source_is_told_once() {
         }
     }
     assert_eq!(told, mac(1), "it was told twice");
+}
+
+/// Has guests of the host send these: as many as its port holds, and then the next.
+fn guests_send(alone: &Alone, frames: Vec<Vec<u8>>) {
+    alone.room.run(move || {
+        let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
+        let index = netdevice::name_to_index(&socket, "vn0").unwrap();
+        // SAFETY: it is plain data, for which all zeroes are valid.
+        let mut port: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        port.sll_family = u16::try_from(libc::AF_PACKET).unwrap();
+        port.sll_ifindex = i32::try_from(index).unwrap();
+        let length = libc::socklen_t::try_from(size_of_val(&port)).unwrap();
+        for some in frames.chunks(50) {
+            for frame in some {
+                // SAFETY: the frame and the address live until the call returns, and the lengths are theirs.
+                let sent = unsafe {
+                    let (bytes, count) = (frame.as_ptr().cast(), frame.len());
+                    libc::sendto(socket.as_raw_fd(), bytes, count, 0, (&raw const port).cast(), length)
+                };
+                assert_eq!(usize::try_from(sent), Ok(frame.len()));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+}
+
+/// A guest asks who has 10.9.0.2.
+fn question(guest: u8) -> Vec<u8> {
+    let mut frame = [&[0xff; 6][..], &mac(guest).0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac(guest).0].concat();
+    frame.extend([10, 9, 0, guest, 0, 0, 0, 0, 0, 0, 10, 9, 0, 2]);
+    frame.resize(60, 0);
+    frame
+}
+
+/// Guests 1 and 3, whose questions are answered here; others go to the peer.
+fn two_guests() -> Alone {
+    let alone = Alone::new(CIPHER);
+    let mut forwarding = Forwarding::new(10);
+    for (guest, port) in [(1, Port::Local), (3, Port::Local), (2, Port::Peer(PEER))] {
+        forwarding.macs.claim(mac(guest), port).unwrap();
+    }
+    forwarding.flood = [PEER].into();
+    forwarding.answered = Arc::new(["10.9.0.2".parse().unwrap()].into());
+    alone.host.handle.set_forwarding(vnet(), forwarding).unwrap();
+    alone.host.handle.settle().unwrap();
+    alone
+}
+
+/// What is told before a guest's question is, and that it is.
+fn told_before_a_question(alone: &mut Alone, guest: u8) -> usize {
+    guests_send(alone, vec![question(guest)]);
+    let mut before = 0;
+    alone.host.event(|event| {
+        before += 1;
+        let Event::Frame { reason: Interest::Question, frame, .. } = event else { return None };
+        (frame[6..12] == mac(guest).0).then_some(())
+    });
+    before
+}
+
+#[test]
+fn a_guest_that_asks_without_end_keeps_no_other_from_asking() {
+    let mut alone = two_guests();
+    guests_send(&alone, vec![question(1); 4_000]);
+    let before = told_before_a_question(&mut alone, 3);
+    assert!(before < 1_000, "{before}");
+    // What is more is asked of everybody.
+    until("it is asked elsewhere", || alone.host.counters().frames_out > 2_000);
+    // Its kernel may have spoken of groups meanwhile.
+    let dropped = alone.host.handle.counters().host.events_dropped;
+    assert!(dropped < 10, "{dropped}");
+}
+
+#[test]
+fn a_guest_whose_packets_are_too_long_keeps_no_other_from_asking() {
+    let mut alone = two_guests();
+    alone.host.handle.set_path(PEER, path(alone.peer.local_addr().unwrap(), 1_300));
+    alone.host.handle.settle().unwrap();
+    // What may not be cut.
+    let mut long = udp_frame(&[7; 1_380]);
+    long[..12].copy_from_slice(&[mac(2).0, mac(1).0].concat());
+    guests_send(&alone, vec![long; 4_000]);
+    until("they are counted", || alone.host.counters().too_big > 2_000);
+    let before = told_before_a_question(&mut alone, 3);
+    assert!((10..1_000).contains(&before), "{before}");
+}
+
+#[test]
+fn a_peer_that_sends_as_everybody_and_from_everywhere_keeps_no_guest_from_asking() {
+    let mut alone = two_guests();
+    let material = hex(&key(CIPHER, IN));
+    let lie = |number: u16| {
+        let mut frame = udp_frame(b"lies");
+        let [high, low] = number.to_be_bytes();
+        frame[6..12].copy_from_slice(&[2, 9, 9, high, low, 9]);
+        format!("seal {CIPHER} {material} {IN} {} {}", u32::from(number) + 1, hex(&frame))
+    };
+    let lies: Vec<String> = (0..4_000).map(lie).collect();
+    // No more at once than pipes hold.
+    let datagrams: Vec<Vec<u8>> = lies.chunks(100).flat_map(reference).collect();
+    let other = alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (index, datagram) in datagrams.iter().enumerate() {
+        let from = if index % 2 == 0 { &alone.peer } else { &other };
+        from.send_to(datagram, alone.host.address).unwrap();
+        if index % 50 == 49 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    until("they are dropped", || alone.host.counters().foreign_source > 3_000);
+    let before = told_before_a_question(&mut alone, 3);
+    assert!((2..1_000).contains(&before), "{before}");
 }
 
 #[test]

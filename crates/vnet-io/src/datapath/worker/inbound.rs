@@ -30,6 +30,8 @@ const CALLS: usize = 2;
 const QUIC: u8 = 0x40;
 /// Nobody asks more often whether what he sends arrives.
 const PROBES: Duration = Duration::from_millis(20);
+/// Nor is it told more often that a peer sends from somewhere else: it may do so in turns.
+const ROAMS: Duration = Duration::from_millis(20);
 
 /// Keys for what a peer sends.
 pub(super) struct Inbound {
@@ -45,8 +47,8 @@ pub(super) struct Inbound {
     half_bytes: Vec<u8>,
     /// When it was last told of a probe.
     probed: Option<Duration>,
-    /// An address other than the peer's that it was told to have.
-    told: Option<SocketAddr>,
+    /// An address other than the peer's that it was told to have, and when.
+    told: Option<(SocketAddr, Duration)>,
     /// What came to the worker's own socket.
     amount: Amount,
 }
@@ -202,9 +204,14 @@ impl Worker {
             if arrived.by.lane() == Lane::First {
                 route.counters.datagrams_in_first.one();
             }
-            if !association.knows(arrived.from, route.path.remote) && association.told != Some(arrived.from) {
-                association.told = Some(arrived.from);
-                outlets.tell(Event::Roamed { peer, from: arrived.from }, host);
+            if !association.knows(arrived.from, route.path.remote)
+                && association.told.is_none_or(|(told, _)| told != arrived.from)
+            {
+                let now = start.elapsed();
+                if association.told.is_none_or(|(_, then)| now.saturating_sub(then) >= ROAMS) {
+                    association.told = Some((arrived.from, now));
+                    outlets.tell(Event::Roamed { peer, from: arrived.from }, host);
+                }
             }
         }
         let (first, after) = match opened {
@@ -295,7 +302,11 @@ fn refuse(
             vnet.counters.foreign_source.one();
             let mac = source(frame).unwrap_or(MacAddr([0; 6]));
             if vnet.told.is_news(mac, Some(peer)) {
-                outlets.tell(Event::ForeignSource { vnet: vnet.id, peer, mac }, host);
+                if vnet.foreign.lets_through(vnet.since.elapsed()) {
+                    outlets.tell(Event::ForeignSource { vnet: vnet.id, peer, mac }, host);
+                } else {
+                    vnet.told.take_back(mac);
+                }
             }
         }
     }

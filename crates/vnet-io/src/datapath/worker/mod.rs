@@ -25,7 +25,7 @@ use std::{
 
 use rustix::event::epoll;
 use tokio::sync::mpsc;
-use viaduct_vnet_proto::data::{Bucket, Lane, Spi};
+use viaduct_vnet_proto::data::{Bucket, Lane, Spi, Storm};
 
 use super::{
     Datagram, Event,
@@ -113,6 +113,8 @@ pub(super) struct Worker {
     scratch: Scratch,
     /// What was read of a tap: what stands before the frame, and the frame.
     frame: Vec<u8>,
+    /// How much of what the network says about paths is told: anybody may say so.
+    errors: Storm<100>,
     /// Whether it waited for so long that what woke it came alone: that is carried at once, and whether more has come is seen
     /// afterwards.
     is_alone: bool,
@@ -146,6 +148,7 @@ impl Worker {
             deliver: Deliver::new(host),
             scratch: Scratch::with_capacity(2 * LONGEST_FRAME),
             frame: vec![0; viaduct_vnet_proto::data::OFFLOAD_HEADER + LONGEST_FRAME],
+            errors: Storm::default(),
             is_alone: false,
             is_stopped: false,
         })
@@ -225,10 +228,11 @@ impl Worker {
         load
     }
 
-    fn hear_errors(&self, by: By) {
-        let Some(socket) = self.socket(by) else { return };
-        while let Some((remote, largest_packet)) = socket.next_too_big() {
-            self.outlets.tell(Event::PathTooBig { remote, largest_packet }, &self.host);
+    fn hear_errors(&mut self, by: By) {
+        while let Some((remote, largest_packet)) = self.socket(by).and_then(Socket::next_too_big) {
+            if self.errors.lets_through(self.start.elapsed()) {
+                self.outlets.tell(Event::PathTooBig { remote, largest_packet }, &self.host);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, os::fd::AsFd};
 
 use viaduct_vnet_proto::data::{
-    Cut, CutError, DropReason, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
+    Cut, CutError, DropReason, Interest, Lane, LocalSource, OFFLOAD_HEADER, Offload, PeerId, To, clamp_mss,
     esp::{Half, Probe, datagram_length, largest_frame},
     fragments, source,
 };
@@ -137,11 +137,22 @@ fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>
             vnet.told.take_back(mac);
         }
     }
-    if let Some(reason) = decision.shown {
-        let shown = Event::Frame { vnet: vnet.id, reason, frame: frame.to_vec() };
-        way.outlets.tell(shown, way.host);
+    let mut to = decision.to;
+    if let (Some(reason), Some(mac)) = (decision.shown, source(frame)) {
+        if vnet.shown.lets_through(vnet.since.elapsed(), mac) {
+            let shown = Event::Frame { vnet: vnet.id, reason, frame: frame.to_vec() };
+            way.outlets.tell(shown, way.host);
+        } else {
+            match reason {
+                // It is asked of everybody, as on any switch.
+                Interest::Question => to = To::Peers(&forwarding.flood),
+                // It is known that something was not heard: everything is wanted until it is known again what is.
+                Interest::Membership | Interest::Query => way.host.events_dropped.one(),
+                Interest::Arrival | Interest::Muted | Interest::Segment | Interest::Announcement => {}
+            }
+        }
     }
-    match decision.to {
+    match to {
         To::Peer(peer) => send_to(peer, vnet, offload, frame, way),
         To::Peers(peers) => {
             // Behind it may be anything: what goes round in circles there, too.
@@ -206,9 +217,12 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
                 return;
             }
             vnet.counters.too_big.one();
-            let head = frame[..frame.len().min(HEAD)].to_vec();
-            let event = Event::TooBig { vnet: vnet.id, peer, largest_frame: largest, head };
-            way.outlets.tell(event, way.host);
+            // Of errors there is an end (RFC 4443, section 2.4 (f)).
+            if source(frame).is_some_and(|mac| vnet.shown.lets_through(vnet.since.elapsed(), mac)) {
+                let head = frame[..frame.len().min(HEAD)].to_vec();
+                let event = Event::TooBig { vnet: vnet.id, peer, largest_frame: largest, head };
+                way.outlets.tell(event, way.host);
+            }
             return;
         }
     };

@@ -1,6 +1,11 @@
 //! What a worker has of a vnet.
 
-use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use viaduct_types::{MacAddr, VnetId};
 use viaduct_vnet_proto::data::{Forwarding, Joins, PeerId, Spi, Storm};
@@ -12,6 +17,10 @@ use crate::datapath::{cipher::Keys, counters::LiveVnet};
 const NO_MACS: usize = 0;
 /// How many addresses are remembered as told; the next that comes to the same place pushes one out.
 const TOLD: usize = 64;
+/// How far machines are told apart in what they have the control side do.
+const PLACES: usize = 64;
+/// What each may in a second. Nobody looks for more neighbours in earnest.
+const SHOWN: u32 = 100;
 
 pub(super) struct Vnet {
     pub(super) id: VnetId,
@@ -26,6 +35,9 @@ pub(super) struct Vnet {
     pub(super) told: Told,
     /// How many addresses are told of.
     pub(super) news: Storm,
+    /// How many that peers sent with and are not theirs.
+    pub(super) foreign: Storm<100>,
+    pub(super) shown: Shown,
     pub(super) storm: Storm,
     pub(super) since: Instant,
 }
@@ -74,6 +86,8 @@ impl Vnet {
             outbound: HashMap::default(),
             told: Told::default(),
             news: Storm::default(),
+            foreign: Storm::default(),
+            shown: Shown::default(),
             storm: Storm::default(),
             since: Instant::now(),
         }
@@ -102,7 +116,7 @@ impl Default for Told {
 impl Told {
     /// Whether it is to be told: not if it just was.
     pub(super) fn is_news(&mut self, mac: MacAddr, peer: Option<PeerId>) -> bool {
-        let place = Self::place(mac);
+        let place = place(mac) % TOLD;
         let news = Some((mac, peer));
         let is_news = self.0[place] != news;
         self.0[place] = news;
@@ -111,10 +125,27 @@ impl Told {
 
     /// It was not told after all, and is the next time.
     pub(super) fn take_back(&mut self, mac: MacAddr) {
-        self.0[Self::place(mac)] = None;
+        self.0[place(mac) % TOLD] = None;
     }
+}
 
-    fn place(mac: MacAddr) -> usize {
-        usize::from(mac.0[5] ^ mac.0[4].rotate_left(3) ^ mac.0[3].rotate_left(5)) % TOLD
+/// What machines have the control side do: it has so many places for all of them, and each its part of these, so that none keeps it
+/// from answering the others.
+pub(super) struct Shown([Storm<SHOWN>; PLACES]);
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self([Storm::default(); PLACES])
     }
+}
+
+impl Shown {
+    /// Whether a frame that says to be of this machine's is within its part.
+    pub(super) fn lets_through(&mut self, now: Duration, mac: MacAddr) -> bool {
+        self.0[place(mac) % PLACES].lets_through(now)
+    }
+}
+
+fn place(mac: MacAddr) -> usize {
+    usize::from(mac.0[5] ^ mac.0[4].rotate_left(3) ^ mac.0[3].rotate_left(5))
 }

@@ -70,7 +70,7 @@ pub(super) struct InUse {
     highest: u64,
     seen: BTreeSet<u64>,
     half: Option<(u64, u8, Vec<u8>)>,
-    told: Option<SocketAddr>,
+    has_roamed: bool,
 }
 
 /// What is in a datagram that was sealed.
@@ -94,8 +94,10 @@ pub(super) struct Expected {
     /// At host 2, from which vnet.
     pub(super) forwarded: Vec<(usize, Vec<u8>)>,
     pub(super) passed_on: Vec<Vec<u8>>,
+    /// Those that are told of in any case: of the first time.
     pub(super) roamed: Vec<(u32, SocketAddr)>,
     /// Those that may be told of.
+    pub(super) roaming: BTreeSet<(u32, SocketAddr)>,
     pub(super) foreign: BTreeSet<(u32, MacAddr)>,
     pub(super) probes: BTreeSet<(u32, u8, u32)>,
 }
@@ -141,8 +143,15 @@ impl Model {
     pub(super) fn install(&mut self, keys: Keys) -> Material {
         self.generation += 1;
         let (generation, material) = (self.generation, Material::of(self.cipher, self.generation));
-        let in_use =
-            InUse { keys, material, generation, highest: 0, seen: BTreeSet::new(), half: None, told: None };
+        let in_use = InUse {
+            keys,
+            material,
+            generation,
+            highest: 0,
+            seen: BTreeSet::new(),
+            half: None,
+            has_roamed: false,
+        };
         self.in_use.insert(keys.spi, in_use);
         material
     }
@@ -223,9 +232,11 @@ impl Model {
             Lane::First => known == from,
             Lane::Own => known.ip() == from.ip(),
         };
-        if !is_known && in_use.told != Some(from) {
-            in_use.told = Some(from);
-            self.expected.roamed.push((peer, from));
+        if !is_known {
+            if !std::mem::replace(&mut in_use.has_roamed, true) {
+                self.expected.roamed.push((peer, from));
+            }
+            self.expected.roaming.insert((peer, from));
         }
         match content(&sealed.text) {
             None => host.not_a_frame += 1,
