@@ -9,8 +9,11 @@ use std::{
 };
 
 use quinn::Endpoint;
-use tokio::{sync::mpsc, time};
-use tracing::{debug, info, warn};
+use tokio::{
+    sync::{Notify, mpsc},
+    time,
+};
+use tracing::{debug, error, info, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, VnetId, VnetName};
 use viaduct_vnet_proto::{
     control::{Message, Node, Security, SessionId},
@@ -220,7 +223,13 @@ impl Engine {
         self.start.elapsed()
     }
 
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Input>, mut events: mpsc::Receiver<Event>) {
+    /// Until somebody says so, or a worker ends by itself: then it is for the next process to begin anew.
+    pub(super) async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Input>,
+        mut events: mpsc::Receiver<Event>,
+        ended: &Notify,
+    ) {
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut batch = Vec::new();
@@ -257,6 +266,10 @@ impl Engine {
                     self.node.handle_timeout(now);
                 }
                 _ = ticks.tick() => self.tick(),
+                () = ended.notified() => {
+                    error!("vnets: a thread that carries frames has ended, and so does this process");
+                    break;
+                }
             }
         }
         let _ = widen();

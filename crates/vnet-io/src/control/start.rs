@@ -82,7 +82,7 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let listener = server::listen(&path).map_err(failed(format!("listen on {}", path.display())))?;
         let port = options.port;
         let socket = socket::open(port).map_err(|source| EngineError::Port { port, source })?;
-        let (datapath, Inbox { events, datagrams, socket }) =
+        let (datapath, Inbox { events, datagrams, socket, ended }) =
             Datapath::start(datapath::Options { workers: options.workers, socket })?;
         // Only frames come first (`datapath::go_first`).
         let _ = rustix::process::setpriority_process(None, 0);
@@ -96,7 +96,7 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         info!("vnets: this host is {}", identity.public());
         listening();
         Engine::new(options, identity, datapath, (endpoint, ways, beside), names, inputs)
-            .run(queue, events)
+            .run(queue, events, &ended)
             .await;
         Ok(())
     })

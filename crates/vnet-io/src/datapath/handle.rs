@@ -331,6 +331,12 @@ impl Handle {
         self.registry().vnets.get(&vnet).map(|vnet| vnet.cuts_udp)
     }
 
+    /// Has a worker end as by a mistake of ours.
+    #[cfg(test)]
+    pub(crate) fn fail(&self, worker: usize) {
+        self.0.mailboxes[worker].put(Command::Fail);
+    }
+
     pub(super) fn stop(&self) {
         self.all(|| Command::Stop);
     }

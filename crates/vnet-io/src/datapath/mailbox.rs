@@ -69,6 +69,9 @@ pub(super) enum Command {
     Send(Slot, Option<PeerId>, Vec<u8>),
     Settle(Arc<Settling>),
     Stop,
+    /// As a mistake of ours would.
+    #[cfg(test)]
+    Fail,
 }
 
 #[derive(Debug)]

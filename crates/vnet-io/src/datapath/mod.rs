@@ -32,7 +32,7 @@ mod worker;
 
 use std::{io, net::UdpSocket, sync::Arc, thread};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub use api::{Association, Brought, Direction, KeyMaterial, Options, Path, Relay, Via};
 pub use counters::{Counters, HostCounters, PeerCounters, RelayCounters, VnetCounters};
@@ -101,6 +101,17 @@ pub struct Inbox {
     pub datagrams: mpsc::Receiver<Datagram>,
     /// To send QUIC's datagrams from the first socket. It does not wait; do not receive from it.
     pub socket: UdpSocket,
+    /// Told when a worker has ended: what was its to carry goes nowhere, and nobody else takes its place.
+    pub ended: Arc<Notify>,
+}
+
+/// Tells of the end of its thread, whatever came of that.
+struct Ends(Arc<Notify>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Datapath {
@@ -133,15 +144,22 @@ impl Datapath {
         let ears = parts.iter().map(worker::Worker::ears).collect();
         let handle = Handle::new(Shared::new(mailboxes, (counters, ears), first));
         let mut datapath = Self { handle, threads: Vec::new() };
+        let ended = Arc::<Notify>::default();
         for worker in parts {
+            let ends = Ends(Arc::clone(&ended));
+            let work = move || {
+                let _ends = ends;
+                worker.run();
+            };
             // Should one not start, dropping the others ends them.
             let thread = thread::Builder::new()
-                .name(format!("vnet-{}", worker.index()))
-                .spawn(move || worker.run())
+                .name(format!("vnet-{}", datapath.threads.len()))
+                .spawn(work)
                 .map_err(resource("a thread"))?;
             datapath.threads.push(thread);
         }
-        Ok((datapath, Inbox { events: event_receiver, datagrams: datagram_receiver, socket: control }))
+        let (events, datagrams) = (event_receiver, datagram_receiver);
+        Ok((datapath, Inbox { events, datagrams, socket: control, ended }))
     }
 
     /// To tell the workers what to do; cheap to clone.

@@ -16,7 +16,10 @@ use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, eth, recv, socket_with};
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{Notify, mpsc},
+    time,
+};
 use viaduct_types::VnetId;
 use viaduct_vnet_proto::{control::Security, data::esp::Cipher};
 
@@ -118,23 +121,26 @@ fn device(vnet: usize, host: usize) {
     run(&format!("ip neigh add {network}.0.{} lladdr {} dev {name} nud permanent", other + 1, mac(other)));
 }
 
-struct Host {
-    engine: Engine,
-    queue: mpsc::Receiver<Input>,
-    events: mpsc::Receiver<Event>,
-    run_dir: PathBuf,
+pub(super) struct Host {
+    pub(super) engine: Engine,
+    pub(super) queue: mpsc::Receiver<Input>,
+    pub(super) events: mpsc::Receiver<Event>,
+    pub(super) ended: Arc<Notify>,
+    _run_dir: RunDir,
     _line: std::os::unix::net::UnixStream,
 }
 
-impl Drop for Host {
+struct RunDir(PathBuf);
+
+impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.run_dir);
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
 impl Host {
     /// As an engine begins ([`start::run`]).
-    fn start(number: usize) -> Self {
+    pub(super) fn start(number: usize) -> Self {
         let run_dir = std::env::temp_dir().join(format!("viaduct-keys-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&run_dir).unwrap();
         let workers = NonZeroUsize::new(WORKERS.into()).unwrap();
@@ -147,7 +153,7 @@ impl Host {
         };
         let identity = Arc::new(Identity::open(&options.state_dir).unwrap());
         let socket = socket::open(options.port).unwrap();
-        let (datapath, Inbox { events, datagrams, socket }) =
+        let (datapath, Inbox { events, datagrams, socket, ended }) =
             Datapath::start(datapath::Options { workers, socket }).unwrap();
         let ways = Ways::default();
         let beside = socket.try_clone().unwrap();
@@ -156,7 +162,7 @@ impl Host {
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let names = Names::new(line, inputs.clone()).unwrap();
         let engine = Engine::new(&options, identity, datapath, (endpoint, ways, beside), names, inputs);
-        Self { engine, queue, events, run_dir, _line: other }
+        Self { engine, queue, events, ended, _run_dir: RunDir(run_dir), _line: other }
     }
 
     /// What it is to be. Only the first host knows where the other is.

@@ -154,10 +154,6 @@ impl Worker {
         })
     }
 
-    pub(super) fn index(&self) -> usize {
-        self.index
-    }
-
     pub(super) fn counters(&self) -> Arc<LiveHost> {
         Arc::clone(&self.host)
     }
@@ -288,6 +284,8 @@ impl Worker {
             Command::Send(slot, peer, frame) => self.send(slot, peer, frame),
             Command::Settle(settling) => settling.arrive(),
             Command::Stop => self.is_stopped = true,
+            #[cfg(test)]
+            Command::Fail => panic!("a test has it fail"),
         }
     }
 
