@@ -1,7 +1,8 @@
-"""A wire between two network cards that loses frames, and brings some late; it knows of no kernel's help for that.
+"""A wire between two network cards that loses frames, brings some late, and changes others; it knows of no kernel's help for that.
 
-wire.py CARD CARD: carries. How many of a hundred it loses, how many it holds back until two others have passed, and how long IP
-packets may be, it reads from /run/wire, whenever that changes. What it did is in /run/wire.done."""
+wire.py CARD CARD: carries. How many of a hundred it loses, how many it holds back until two others have passed, how long IP
+packets may be, and, if a fourth number is there, in how many of a hundred datagrams of ESP it changes a bit, it reads from /run/wire,
+whenever that changes. What it did is in /run/wire.done."""
 import os
 import random
 import select
@@ -12,8 +13,8 @@ import time
 
 PACKET_OUTGOING = 4
 chance = random.Random(5)
-loss, late, longest = 0.0, 0.0, 1500.0
-done = {"carried": 0, "lost": 0, "late": 0}
+loss, late, longest, changes = 0.0, 0.0, 1500.0, 0.0
+done = {"carried": 0, "lost": 0, "late": 0, "changed": 0}
 
 
 def card(name):
@@ -21,6 +22,21 @@ def card(name):
     s.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
     s.bind((name, 3))
     return s
+
+
+def changed(frame):
+    """The frame with a bit of what UDP carries to a port of vnets changed, if that is ESP (RFC 3948); it has not passed before."""
+    port = int.from_bytes(frame[36:38], "big")
+    if frame[12:14] != b"\x08\0" or frame[23] != 17 or port not in (1798, *range(1800, 1808)) or frame[42] & 0x40:
+        return frame
+    done["changed"] += 1
+    frame = bytearray(frame)
+    # What Ethernet has filled up is nobody's.
+    bit = chance.randrange(42 * 8, (14 + int.from_bytes(frame[16:18], "big")) * 8)
+    frame[bit // 8] ^= 1 << bit % 8
+    # Without a checksum of UDP's, which would drop it before anybody looks (RFC 768).
+    frame[40:42] = b"\0\0"
+    return bytes(frame)
 
 
 def carry(into, out):
@@ -45,6 +61,8 @@ def carry(into, out):
             done["late"] += 1
             held.append([frame, 2])
             continue
+        if chance.random() * 100 < changes:
+            frame = changed(frame)
         try:
             out.send(frame)
         except OSError:
@@ -65,7 +83,7 @@ while True:
     try:
         changed = os.stat("/run/wire").st_mtime_ns
         if changed != read:
-            loss, late, longest = (float(word) for word in open("/run/wire").read().split())
+            loss, late, longest, changes, *_ = *(float(word) for word in open("/run/wire").read().split()), 0.0
             read = changed
     except (OSError, ValueError):
         pass
