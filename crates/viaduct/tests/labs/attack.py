@@ -1,8 +1,10 @@
 """What somebody between two hosts, or anywhere else, can do to what they send each other.
 
 capture FILE: writes down what goes out of this router's interfaces for UDP ports of vnets, until killed. replay FILE TIMES: sends all of it
-again. flip FILE COUNT: sends pieces of it with a bit changed. garbage ADDRESS COUNT: sends bytes of all lengths, and runs of
-datagrams that arrive joined. dropped NAME MORE-THAN: reads a host's status, fails unless so many were dropped for that.
+again. flip FILE COUNT: sends pieces of it with a bit changed. mangle FILE ADDRESS: sends to a host what it was sent before, with numbers
+that it has not seen, cut off, longer, and in runs whose parts are of other lengths. garbage ADDRESS COUNT: sends bytes of all lengths, and runs of
+datagrams that arrive joined. dropped NAME MORE-THAN: reads a host's status, fails unless so many were dropped for that. more NAME BEFORE
+MORE-THAN: the same since an earlier status.
 spis FILE MORE-THAN: fails unless that many different keys were used. count FILE SENDER COUNT PERCENT: fails unless of so many
 numbered datagrams that share came, and each once. lost FILE SENDER COUNT
 BEFORE AFTER LEDGER: fails when all of them came, and when more are missing than a wire lost between these two reports of it and than
@@ -104,6 +106,35 @@ def flip(file, count):
     send_all(flipped())
 
 
+def mangle(file, address):
+    chance = random.Random(9)
+    of_host = [frame for _, frame in captured(file) if frame[30:34] == socket.inet_aton(address)]
+    esp = [frame for frame in of_host if not frame[is_ours(frame) + 8] & 0x40 and len(frame) > is_ours(frame) + 40]
+    begin, sent = time.monotonic(), 0
+    for frame in chance.sample(esp, 60):
+        at = is_ours(frame)
+        port = int.from_bytes(frame[at + 2 : at + 4], "big")
+        datagram = frame[at + 8 : at + int.from_bytes(frame[at + 4 : at + 6], "big")]
+
+        def fresh():
+            # So far ahead that nothing of it was there before: it has to be opened to see that it is not genuine.
+            return datagram[:4] + struct.pack("!I", chance.randrange(1 << 20, 1 << 31)) + datagram[8:]
+
+        parts = [fresh()[:length] for length in range(0, len(datagram), 7)]
+        parts += [fresh() + chance.randbytes(more) for more in (1, 2, 3, 4, 16, 500, 7000, 60000)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for part in parts:
+                s.sendto(part, (address, port))
+        for length in (7, 25, len(datagram) - 1, len(datagram), len(datagram) + 1, 1000):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, length)
+                run = b"".join(fresh() for _ in range(20))
+                s.sendto(run[: 60 * length], (address, port))
+        sent += len(parts) + 100
+        time.sleep(max(0, begin + sent / 3000 - time.monotonic()))
+    print(sent, "sent, of", len(esp))
+
+
 def garbage(address, count):
     chance = random.Random(8)
     begin = time.monotonic()
@@ -139,6 +170,13 @@ def find(value, name):
 def dropped(name, more_than):
     status = json.load(sys.stdin)
     count = sum(find(status, name))
+    print(name, count)
+    sys.exit(count <= more_than)
+
+
+def more(name, before, more_than):
+    with open(before) as file:
+        count = sum(find(json.load(sys.stdin), name)) - sum(find(json.load(file), name))
     print(name, count)
     sys.exit(count <= more_than)
 
