@@ -127,6 +127,12 @@ impl Connected {
         }
     }
 
+    /// Which one is for whoever sends from there.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of(&self, from: SocketAddr) -> Option<usize> {
+        self.sockets.iter().position(|one| one.from == from)
+    }
+
     /// By which one something is sent to there, and from that address of ours, if it is to be a certain one.
     pub(super) fn toward(&self, remote: SocketAddr, local: Option<IpAddr>) -> Option<usize> {
         self.sockets.iter().position(|one| {

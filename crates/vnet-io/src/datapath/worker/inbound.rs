@@ -114,13 +114,18 @@ impl Worker {
                 break;
             }
         }
+        self.has_carried_in(by, load);
+        load
+    }
+
+    /// This much came by that socket.
+    pub(super) fn has_carried_in(&mut self, by: By, load: Load) {
         if let By::Connected(index) = by
             && load.pieces > 0
         {
             self.outbox.connected.heard(index);
         }
         self.outbox.open_connected();
-        load
     }
 
     /// Carries so many messages that were received; says how much that was.

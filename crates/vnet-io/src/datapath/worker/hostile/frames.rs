@@ -1,6 +1,7 @@
-//! Frames as guests send them, and how they are compared after they were joined.
+//! Frames as guests send them, one by one or many as one, and how they are compared after they were joined.
 
 use viaduct_types::MacAddr;
+use viaduct_vnet_proto::data::{Offload, Segments};
 
 /// Here.
 pub(super) const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -69,13 +70,38 @@ impl Flow {
 
     /// The frame of this index among those that follow each other, with so many bytes: no more than those before.
     pub(super) fn frame(self, index: usize, size: usize) -> Vec<u8> {
+        self.with(index, &Self::payload(index, size))
+    }
+
+    /// So many of them as one, as a guest gives them to be cut, with what stands before it.
+    pub(super) fn whole(self, count: usize, is_short: bool) -> (Offload, Vec<u8>) {
+        let size = |index: usize| if is_short && index + 1 == count { self.size / 2 } else { self.size };
+        let payload: Vec<u8> = (0..count).flat_map(|index| Self::payload(index, size(index))).collect();
+        // A checksum of all is left to whoever cuts it.
+        let flow = Self { kind: self.kind & !(1 << 4) | 1 << 3, ..self };
+        let frame = flow.with(0, &payload);
+        let each = u16::try_from(self.size).unwrap();
+        let segments = match (self.is(1), self.is(0)) {
+            (true, _) => Segments::Udp(each),
+            (false, true) => Segments::Tcp6(each),
+            (false, false) => Segments::Tcp4(each),
+        };
+        let ecn = !self.is(1) && self.is(7);
+        (Offload { partial: partial(&frame), segments, header_length: 0, ecn }, frame)
+    }
+
+    fn payload(index: usize, size: usize) -> Vec<u8> {
+        (0..size).map(|place| u8::try_from((place + 3 * index) & 0xff).unwrap()).collect()
+    }
+
+    fn with(self, index: usize, payload: &[u8]) -> Vec<u8> {
         let mut frame = header([self.addresses, u8::from(self.is(0))]);
         if self.is(2) {
             frame.splice(12..12, [0x81, 0, 0, 5]);
         }
         let at = frame.len();
         let (header, protocol) = if self.is(1) { (8, 17) } else { (20, 6) };
-        let length = u16::try_from(header + size).unwrap();
+        let length = u16::try_from(header + payload.len()).unwrap();
         let count = u16::try_from(index).unwrap();
         if self.is(0) {
             frame.extend([0x60, 0, 0, 0]);
@@ -118,7 +144,7 @@ impl Flow {
                 0x10 | if self.is(5) { 8 } else { 0 } | if self.is(7) && index == 0 { 0x80 } else { 0 };
             frame.extend([0, 0, 0, 9, 0x50, flags, 1, 0, 0, 0, 0, 0]);
         }
-        frame.extend((0..size).map(|place| u8::try_from((place + 3 * index) & 0xff).unwrap()));
+        frame.extend(payload);
         let place = Checksum::of(&frame).unwrap();
         let field = if self.is(3) { place.partial(&frame) } else { place.whole(&frame) };
         place.put(&mut frame, if self.is(4) { field.wrapping_add(0x1234) } else { field });

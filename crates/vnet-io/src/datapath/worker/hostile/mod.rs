@@ -1,17 +1,19 @@
-//! Whatever comes to the sockets, from anybody and from a peer with all keys: what the worker does with it is what a
-//! [model](model) says that has none of its code. Each datagram is counted once; nothing is delivered that a host may not say, nor twice;
-//! and what is delivered is, to the last bit, what was sealed.
+//! Whatever comes to the sockets, from anybody and from a peer with all keys, and by the taps, from any guest: what the worker does with
+//! it is what a [model](model) says that has none of its code. Each datagram and each frame is counted once; nothing is delivered that a
+//! host may not say, nor twice; what is delivered is, to the last bit, what was sealed; and what goes to hosts is sealed for them, with
+//! each number once.
 //!
 //! An input is a list of steps. Each begins with a byte: what is done (the low half), and who sends (the high one).
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what a test stands on either works or ends it")]
 
 mod frames;
+mod guests;
 mod model;
 mod sealing;
 mod world;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use viaduct_vnet_proto::data::esp::{Cipher, NEXT_HEADER_ETHERNET, NEXT_HEADER_NONE};
 
@@ -27,6 +29,8 @@ use super::wait::By;
 const MOST_HISTORY: usize = 256;
 /// How many steps one input has at most.
 const MOST_STEPS: usize = 200;
+/// How long a unit of time is that passes.
+const WHILE: Duration = Duration::from_millis(100);
 
 thread_local! {
     static ENDS: Ends = Ends::open();
@@ -157,6 +161,9 @@ impl Hostile<'_> {
                     }
                     2 => self.world.forward(which & 1, which & 2 != 0),
                     3 => self.world.remove(which & 1),
+                    5 => self.guest(u8::try_from(which).unwrap(), input)?,
+                    6 if which == 0xff => self.world.renew(),
+                    6 => self.world.wait(WHILE * u32::try_from(which).unwrap()),
                     _ => self.world.pass(which & 1 != 0),
                 }
             }

@@ -1,15 +1,16 @@
 //! What has to come of each datagram, said without any of the worker's code: what is not expected here must not happen.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
 };
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::data::{Lane, esp::Cipher};
+use viaduct_vnet_proto::data::{Interest, Lane, Offload, esp::Cipher};
 
 use super::{
     frames::{ARRIVED, GONE, HERE, OF, SEGMENT_GROUP, SEGMENT_TYPE, SILENT},
+    guests::Outgoing,
     sealing::{Material, content},
 };
 use crate::datapath::counters::{HostCounters, PeerCounters, RelayCounters, VnetCounters};
@@ -91,8 +92,8 @@ pub(super) struct Expected {
     pub(super) quic: Vec<(SocketAddr, Vec<u8>)>,
     /// At the taps.
     pub(super) frames: [Vec<Vec<u8>>; 2],
-    /// At host 2, from which vnet.
-    pub(super) forwarded: Vec<(usize, Vec<u8>)>,
+    /// At the hosts.
+    pub(super) outgoing: Vec<Outgoing>,
     pub(super) passed_on: Vec<Vec<u8>>,
     /// Those that are told of in any case: of the first time.
     pub(super) roamed: Vec<(u32, SocketAddr)>,
@@ -100,6 +101,12 @@ pub(super) struct Expected {
     pub(super) roaming: BTreeSet<(u32, SocketAddr)>,
     pub(super) foreign: BTreeSet<(u32, MacAddr)>,
     pub(super) probes: BTreeSet<(u32, u8, u32)>,
+    /// Guests that may be told of because nobody knows them.
+    pub(super) unknown: BTreeSet<MacAddr>,
+    /// Frames of guests that are shown, of which vnet, and why.
+    pub(super) shown: VecDeque<(usize, Interest, Vec<u8>)>,
+    /// How much machines have had the control side do, at most.
+    pub(super) spent: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -321,7 +328,8 @@ impl Expected {
             }
             Fate::Forwarded => {
                 vnet.forwarded += 1;
-                self.forwarded.push((slot, frame.to_vec()));
+                let frame = frame.to_vec();
+                self.outgoing.push(Outgoing { peer: 2, slot, offload: Offload::NONE, frame });
             }
             Fate::Delivered => {
                 vnet.frames_in += 1;
