@@ -202,7 +202,7 @@ fn judged(frame: &[u8]) {
     let ports = [(HERE, Port::Local), (THERE, Port::Peer(PeerId(1)))];
     assert!(ports.into_iter().all(|(mac, port)| forwarding.macs.claim(mac, port).is_ok()));
     forwarding.flood = [PeerId(1), PeerId(2)].into();
-    forwarding.answered = std::sync::Arc::new([IpAddr::from([10, 0, 0, 2])].into());
+    forwarding.answered = [IpAddr::from([10, 0, 0, 2])].into_iter().collect();
     for source in [LocalSource::Claimed, LocalSource::Learned] {
         forwarding.local_source = source;
         forwarding.unknown_destination = UnknownDestination::Flooded;

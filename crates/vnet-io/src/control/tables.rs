@@ -88,9 +88,6 @@ impl Tables {
         if std::mem::take(&mut self.regroup) {
             self.group();
         }
-        // Who is here answers for itself.
-        let answered = self.addresses.keys().filter(|address| self.remote_mac(**address).is_some());
-        self.forwarding.answered = Arc::new(answered.copied().collect());
         Some(self.forwarding.clone())
     }
 
@@ -203,6 +200,7 @@ impl Tables {
         moved: bool,
     ) {
         let mut since = now;
+        let mut touched = addresses.clone();
         if let Some(Known { place: was, addresses: before, since: came }) = self.of_mac.remove(&mac) {
             if Some(was) == place {
                 since = came;
@@ -210,20 +208,25 @@ impl Tables {
             if let (Place::At(peer), Some(Place::Here)) = (was, place) {
                 self.arrived.insert(mac, (peer, now + STRAGGLERS));
             }
-            for address in before {
-                if let Some(macs) = self.addresses.get_mut(&address) {
+            for address in &before {
+                if let Some(macs) = self.addresses.get_mut(address) {
                     macs.remove(&mac);
                     if macs.is_empty() {
-                        self.addresses.remove(&address);
+                        self.addresses.remove(address);
                     }
                 }
             }
+            touched.extend(before);
         }
         if let Some(place) = place {
             for address in &addresses {
                 self.addresses.entry(*address).or_default().insert(mac);
             }
             self.of_mac.insert(mac, Known { place, addresses, since });
+        }
+        // Who is here answers for itself.
+        for address in touched {
+            self.forwarding.answered.set(address, self.remote_mac(address).is_some());
         }
         if moved {
             self.moved.insert(mac, now + STRAGGLERS);
@@ -282,6 +285,8 @@ impl Tables {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -302,7 +307,8 @@ mod tests {
     fn answered(tables: &mut Tables) -> Vec<(IpAddr, MacAddr)> {
         tables.tell_again();
         let shown = tables.take_changed().unwrap().answered;
-        shown.iter().map(|address| (*address, tables.remote_mac(*address).unwrap())).collect()
+        let shown: BTreeSet<IpAddr> = shown.iter().collect();
+        shown.into_iter().map(|address| (address, tables.remote_mac(address).unwrap())).collect()
     }
 
     #[test]
@@ -349,6 +355,31 @@ mod tests {
         assert_eq!(answered(&mut tables), [(address, REMOTE)]);
         route(&mut tables, REMOTE, None, &[]);
         assert_eq!(answered(&mut tables), []);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_and_goes_those_at_peers_are_answered_for(
+            steps in prop::collection::vec((0..6_u8, 0..4_u8, prop::collection::vec(0..8_u8, 0..4)), 1..60),
+        ) {
+            let mut tables = Tables::new();
+            let mut known = BTreeMap::new();
+            for (mac, place, addresses) in steps {
+                let mac = MacAddr([2, 0, 0, 0, 0, mac]);
+                let addresses: Vec<_> = addresses.into_iter().map(|last| IpAddr::from([10, 0, 0, last])).collect();
+                let place = match place {
+                    0 => None,
+                    1 => Some(Place::Here),
+                    number => Some(Place::At(PeerId(number.into()))),
+                };
+                known.insert(mac, (place, addresses.clone()));
+                tables.route(NOW, mac, place, addresses, false);
+                let at_peers = known.values().filter(|(place, _)| matches!(place, Some(Place::At(_))));
+                let expected: BTreeSet<IpAddr> = at_peers.flat_map(|(_, addresses)| addresses.clone()).collect();
+                let shown = tables.take_changed().unwrap().answered;
+                prop_assert_eq!(shown.iter().collect::<BTreeSet<_>>(), expected);
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where frames go, what the control side hears, and changes while frames flow.
 
-use std::{net::UdpSocket, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use viaduct_types::MacAddr;
@@ -71,7 +71,7 @@ fn questions_are_answered_by_the_control_side() {
     let mut forwarding = Forwarding::new(10);
     forwarding.macs.claim(mac(1), Port::Local).unwrap();
     forwarding.macs.claim(mac(2), Port::Peer(PEER)).unwrap();
-    forwarding.answered = Arc::new(["10.9.0.2".parse().unwrap()].into());
+    forwarding.answered = ["10.9.0.2".parse().unwrap()].into_iter().collect();
     alone.host.handle.set_forwarding(vnet(), forwarding).unwrap();
     alone.host.handle.settle().unwrap();
     alone.room.ip("neigh del 10.9.0.2 dev vn0");
@@ -175,7 +175,7 @@ fn two_guests() -> Alone {
         forwarding.macs.claim(mac(guest), port).unwrap();
     }
     forwarding.flood = [PEER].into();
-    forwarding.answered = Arc::new(["10.9.0.2".parse().unwrap()].into());
+    forwarding.answered = ["10.9.0.2".parse().unwrap()].into_iter().collect();
     alone.host.handle.set_forwarding(vnet(), forwarding).unwrap();
     alone.host.handle.settle().unwrap();
     alone

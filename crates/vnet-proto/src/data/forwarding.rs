@@ -1,15 +1,11 @@
 //! Where frames go: decided by the control side, looked up by the workers.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use viaduct_types::MacAddr;
 
 use super::{
-    MacTable, PeerId, Port,
+    Addresses, MacTable, PeerId, Port,
     groups::is_for_all,
     interest::{Interest, interest},
     segment::is_segment,
@@ -51,7 +47,7 @@ pub struct Forwarding {
     pub ungrouped: Arc<[PeerId]>,
     /// Addresses for which the control side answers ARP and neighbour solicitations of this host's guests: the
     /// question goes there and to nobody else.
-    pub answered: Arc<BTreeSet<IpAddr>>,
+    pub answered: Addresses,
     /// Peers with machines behind them that nobody manages: from them, and only from them, frames are taken whose source
     /// nobody claimed.
     pub learning_peers: Arc<[PeerId]>,
@@ -73,7 +69,7 @@ impl Forwarding {
             flood: Arc::default(),
             groups: Arc::default(),
             ungrouped: Arc::default(),
-            answered: Arc::default(),
+            answered: Addresses::default(),
             learning_peers: Arc::default(),
             arrived: Arc::default(),
             local_source: LocalSource::default(),
@@ -268,7 +264,7 @@ mod tests {
         forwarding.flood = [P, Q].into();
         forwarding.groups = Arc::new([(GROUP, [Q].into())].into());
         forwarding.ungrouped = [P].into();
-        forwarding.answered = Arc::new(["10.0.0.2".parse().unwrap()].into());
+        forwarding.answered = ["10.0.0.2".parse().unwrap()].into_iter().collect();
         forwarding
     }
 

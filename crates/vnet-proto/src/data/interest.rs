@@ -1,11 +1,11 @@
 //! Frames that the control side wants to see.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::layout::{Packet, Version, is_tagged, network, word};
+use super::{
+    addresses::Addresses,
+    layout::{Packet, Version, is_tagged, network, word},
+};
 
 const ARP: u16 = 0x0806;
 const RARP: u16 = 0x8035;
@@ -41,13 +41,13 @@ impl Interest {
 }
 
 /// What is of interest in a frame, when these addresses are answered for.
-pub(super) fn interest(frame: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Interest> {
+pub(super) fn interest(frame: &[u8], answered: &Addresses) -> Option<Interest> {
     // Addresses are those of who sends without a VLAN; in one, there is another network.
-    const NONE: &BTreeSet<IpAddr> = &BTreeSet::new();
-    let answered = if is_tagged(frame) { NONE } else { answered };
+    let answered = (!is_tagged(frame)).then_some(answered);
+    let answers = |address: &IpAddr| answered.is_some_and(|answered| answered.contains(address));
     match network(frame)? {
         (_, RARP) => Some(Interest::Arrival),
-        (at, ARP) => Some(arp(frame.get(at..)?, answered)),
+        (at, ARP) => Some(arp(frame.get(at..)?, answers)),
         _ => {
             let packet = Packet::of(frame)?;
             match (packet.version, packet.next) {
@@ -55,7 +55,7 @@ pub(super) fn interest(frame: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Inte
                     0x11 => Interest::Query,
                     _ => Interest::Membership,
                 }),
-                (Version::V6, ICMP6) => icmp6(frame.get(packet.transport..packet.end)?, answered),
+                (Version::V6, ICMP6) => icmp6(frame.get(packet.transport..packet.end)?, answers),
                 (Version::V6, HOP_BY_HOP) => {
                     // MLD has a router alert before it (RFC 3810, section 5).
                     let header = frame.get(packet.transport..packet.end)?;
@@ -80,14 +80,14 @@ fn listening(kind: u8) -> Option<Interest> {
 }
 
 /// RFC 826, for Ethernet and IPv4.
-fn arp(packet: &[u8], answered: &BTreeSet<IpAddr>) -> Interest {
+fn arp(packet: &[u8], answers: impl Fn(&IpAddr) -> bool) -> Interest {
     let address = |at: usize| {
         let bytes: [u8; 4] = *packet.get(at..)?.first_chunk()?;
         Some(IpAddr::V4(Ipv4Addr::from(bytes)))
     };
     let is_request = word(packet, 6) == Some(1);
     match (address(14), address(24)) {
-        (Some(sender), Some(target)) if is_request && sender != target && answered.contains(&target) => {
+        (Some(sender), Some(target)) if is_request && sender != target && answers(&target) => {
             Interest::Question
         }
         _ => Interest::Announcement,
@@ -95,12 +95,12 @@ fn arp(packet: &[u8], answered: &BTreeSet<IpAddr>) -> Interest {
 }
 
 /// RFC 4861, sections 4.3 and 4.4.
-fn icmp6(message: &[u8], answered: &BTreeSet<IpAddr>) -> Option<Interest> {
+fn icmp6(message: &[u8], answers: impl Fn(&IpAddr) -> bool) -> Option<Interest> {
     match *message.first()? {
         kind @ (130..=132 | 143) => listening(kind),
         135 => {
             let target: [u8; 16] = *message.get(8..)?.first_chunk()?;
-            let is_answered = answered.contains(&IpAddr::V6(Ipv6Addr::from(target)));
+            let is_answered = answers(&IpAddr::V6(Ipv6Addr::from(target)));
             Some(if is_answered { Interest::Question } else { Interest::Announcement })
         }
         136 => Some(Interest::Announcement),

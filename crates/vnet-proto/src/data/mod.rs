@@ -4,6 +4,7 @@
 //! frame (next header 143, RFC 8986), padding, and the check value. The SPI says which association it belongs to,
 //! and so the peer, the vnet and the worker. Each datagram stands alone.
 
+mod addresses;
 mod bucket;
 mod checksum;
 mod cut;
@@ -21,6 +22,7 @@ mod replay;
 mod segment;
 mod storm;
 
+pub use addresses::Addresses;
 pub use bucket::Bucket;
 pub use cut::{Cut, CutError};
 pub use esp::Spi;

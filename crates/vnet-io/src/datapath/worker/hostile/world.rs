@@ -116,7 +116,7 @@ fn forwarding(slot: usize) -> Forwarding {
     forwarding.flood = all(&[1, 2, 3]);
     forwarding.groups = Arc::new([(GROUP, all(&IN_GROUP))].into());
     forwarding.ungrouped = all(&IN_ALL);
-    forwarding.answered = Arc::new(ANSWERED.into());
+    forwarding.answered = ANSWERED.into_iter().collect();
     if slot == 1 {
         forwarding.local_source = LocalSource::Learned;
         forwarding.learning_peers = [PeerId(1)].into();
