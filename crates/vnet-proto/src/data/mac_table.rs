@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
 };
 
@@ -53,11 +53,12 @@ const PARTS: usize = 64;
 #[derive(Clone, Debug)]
 pub struct MacTable {
     parts: Arc<[Arc<Part>; PARTS]>,
+    spread: Spread,
     length: usize,
     most: usize,
 }
 
-type Part = HashMap<MacAddr, Entry, BuildHasherDefault<MacHasher>>;
+type Part = HashMap<MacAddr, Entry, Spread>;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -68,12 +69,14 @@ struct Entry {
 impl MacTable {
     /// An empty table for at most so many addresses.
     pub fn new(most: usize) -> Self {
-        Self { parts: Arc::new(std::array::from_fn(|_| Arc::default())), length: 0, most }
+        let spread = Spread::new();
+        let parts = Arc::new(std::array::from_fn(|_| Arc::new(Part::with_hasher(spread))));
+        Self { parts, spread, length: 0, most }
     }
 
     /// Where it is.
     pub fn port(&self, mac: MacAddr) -> Option<Port> {
-        self.parts[part_of(mac)].get(&mac).map(|entry| entry.port)
+        self.parts[self.spread.part_of(mac)].get(&mac).map(|entry| entry.port)
     }
 
     /// How many there are.
@@ -99,7 +102,7 @@ impl MacTable {
     /// # Errors
     /// When it is new and the table is full.
     pub fn learn(&mut self, mac: MacAddr, port: Port) -> Result<Learned, TableFull> {
-        let learned = match self.parts[part_of(mac)].get(&mac) {
+        let learned = match self.parts[self.spread.part_of(mac)].get(&mac) {
             None => Learned::New,
             Some(entry) if entry.port == port => return Ok(Learned::Known),
             Some(entry) if entry.claimed => return Ok(Learned::Claimed),
@@ -133,34 +136,60 @@ impl MacTable {
     }
 
     fn part(&mut self, mac: MacAddr) -> &mut Part {
-        Arc::make_mut(&mut Arc::make_mut(&mut self.parts)[part_of(mac)])
+        Arc::make_mut(&mut Arc::make_mut(&mut self.parts)[self.spread.part_of(mac)])
     }
 }
 
-fn part_of(mac: MacAddr) -> usize {
-    // The hash map takes the low bits, so the part is of the high ones.
-    usize::try_from(mixed(mac) >> 58).unwrap_or_default()
+/// How addresses are spread. It is a secret: a member of the vnet may claim tens of thousands of addresses, and those of its choice
+/// would all be in one place otherwise, with each frame from there or to there a search through all of them.
+#[derive(Clone, Copy, Debug)]
+struct Spread([u64; 2]);
+
+impl Spread {
+    fn new() -> Self {
+        // Nothing but the order of what is in no order depends on it.
+        let random = RandomState::new();
+        Self([random.hash_one(0), random.hash_one(1) | 1])
+    }
+
+    fn part_of(self, mac: MacAddr) -> usize {
+        // The hash map takes the low bits, so the part is of the high ones.
+        usize::try_from(self.spread(mac) >> 58).unwrap_or_default()
+    }
+
+    /// A 48-bit number spread over 64 bits: a product with secrets, folded, and then [mixed].
+    fn spread(self, mac: MacAddr) -> u64 {
+        let [a, b, c, d, e, f] = mac.0;
+        let Self([before, factor]) = self;
+        let x = u64::from_be_bytes([0, 0, a, b, c, d, e, f]) ^ before;
+        let product = u128::from(x) * u128::from(factor);
+        let high = u64::try_from(product >> 64).unwrap_or_default();
+        mixed(x.wrapping_mul(factor) ^ high)
+    }
 }
 
-/// A 48-bit number spread over 64 bits. Whoever chooses addresses so that they collide has to claim them first, and there
-/// is a limit to that.
-fn mixed(mac: MacAddr) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    let mut x = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-    // The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+impl BuildHasher for Spread {
+    type Hasher = MacHasher;
+
+    fn build_hasher(&self) -> MacHasher {
+        MacHasher(*self, 0)
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+fn mixed(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
 /// Hashes nothing but a MAC address.
-#[derive(Clone, Copy, Default)]
-struct MacHasher(u64);
+struct MacHasher(Spread, u64);
 
 impl Hasher for MacHasher {
     fn write(&mut self, bytes: &[u8]) {
         if let Some(mac) = bytes.first_chunk::<6>() {
-            self.0 = mixed(MacAddr(*mac));
+            self.1 = self.0.spread(MacAddr(*mac));
         }
     }
 
@@ -168,7 +197,7 @@ impl Hasher for MacHasher {
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
-        self.0
+        self.1
     }
 }
 
@@ -206,6 +235,31 @@ mod tests {
         table.claim(mac(2), Port::Muted).unwrap();
         assert_eq!(table.remove(mac(1)), Some(Port::Local));
         assert_eq!(table.learn(mac(3), Port::Local), Ok(Learned::New));
+    }
+
+    #[test]
+    fn nobody_knows_which_addresses_are_in_one_place() {
+        // As far as it is known how they are spread, these are.
+        let chosen: Vec<MacAddr> = (0..1_u32 << 22)
+            .map(|number| {
+                let [a, b, c, d] = number.to_be_bytes();
+                MacAddr([2, 0, a, b, c, d])
+            })
+            .filter(|mac| {
+                let [a, b, c, d, e, f] = mac.0;
+                mixed(u64::from_be_bytes([0, 0, a, b, c, d, e, f])) & (63 << 58 | 63) == 0
+            })
+            .collect();
+        assert!(chosen.len() > 500);
+        let mut table = MacTable::new(usize::MAX);
+        chosen.iter().for_each(|mac| table.claim(*mac, Port::Local).unwrap());
+        assert!(table.parts.iter().all(|part| part.len() < chosen.len() / 8), "they are in few parts");
+        let mut places = BTreeMap::<u64, usize>::new();
+        chosen.iter().for_each(|mac| *places.entry(table.spread.hash_one(mac) & 63).or_default() += 1);
+        assert!(places.values().all(|count| *count < chosen.len() / 8), "they are in few places of these");
+        // Nor is one table as another.
+        let other = MacTable::new(usize::MAX);
+        assert!(chosen.iter().any(|mac| other.spread.part_of(*mac) != table.spread.part_of(*mac)));
     }
 
     proptest! {
