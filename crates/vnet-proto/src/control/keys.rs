@@ -84,7 +84,27 @@ impl Node {
 
 /// Counts through all numbers that an association can have.
 fn next(count: &mut u32) -> Spi {
-    *count = count.wrapping_add(1);
-    // The bit that QUIC has is left out in between.
-    Spi::from_random(*count & 0x3fff_ffff | (*count & 0x4000_0000) << 1)
+    loop {
+        *count = count.wrapping_add(1);
+        // The bit that QUIC has is left out in between, and those that are reserved are passed over.
+        if let Some(spi) = Spi::new(*count & 0x3fff_ffff | (*count & 0x4000_0000) << 1) {
+            return spi;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_number_is_given_twice_before_all_have_been() {
+        for begin in [0, 0x3fff_fe00, 0x7fff_fe00, 0xbfff_fe00, u32::MAX - 0x1ff] {
+            let mut count = begin;
+            let spis: BTreeSet<Spi> = (0..4_096).map(|_| next(&mut count)).collect();
+            assert_eq!(spis.len(), 4_096, "{begin:#x}");
+        }
+    }
 }
