@@ -24,7 +24,7 @@ def card(name):
     return s
 
 
-def changed(frame):
+def altered(frame):
     """The frame with a bit of what UDP carries to a port of vnets changed, if that is ESP (RFC 3948); it has not passed before."""
     port = int.from_bytes(frame[36:38], "big")
     if frame[12:14] != b"\x08\0" or frame[23] != 17 or port not in (1798, *range(1800, 1808)) or frame[42] & 0x40:
@@ -62,7 +62,7 @@ def carry(into, out):
             held.append([frame, 2])
             continue
         if chance.random() * 100 < changes:
-            frame = changed(frame)
+            frame = altered(frame)
         try:
             out.send(frame)
         except OSError:
