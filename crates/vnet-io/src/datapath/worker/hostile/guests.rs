@@ -40,7 +40,7 @@ const LONGEST_HALF: usize = 4_608;
 const LEAST: usize = 1_298;
 
 pub(super) const fn outgoing(peer: u32, slot: usize) -> u32 {
-    OUTGOING | peer << 8 | slot as u32
+    OUTGOING | peer << 8 | if slot == 0 { 0 } else { 1 }
 }
 
 /// A frame that is sent to a host.
