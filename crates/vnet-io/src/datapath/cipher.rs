@@ -13,8 +13,9 @@ use viaduct_vnet_proto::data::{
 
 use super::api::KeyMaterial;
 
-/// Room in which additional data is put together for GMAC, whose every byte is that.
-pub(super) type Scratch = Vec<u8>;
+/// How many bytes stand before each datagram, whosever they are: with GMAC, where all of it is additional data, a part of that is
+/// there for a moment.
+pub(super) const ROOM: usize = 4;
 
 /// A key that is ready for use.
 #[derive(Debug)]
@@ -51,15 +52,9 @@ impl Keys {
         self.cipher
     }
 
-    /// Makes a datagram of a frame. `datagram` has exactly the length for it.
-    pub(super) fn seal(
-        &self,
-        number: u64,
-        frame: &[u8],
-        datagram: &mut [u8],
-        scratch: &mut Scratch,
-    ) -> Result<(), Unspecified> {
-        self.seal_as(NEXT_HEADER_ETHERNET, number, frame, datagram, scratch)
+    /// Makes a datagram of a frame. `place` is [room](ROOM), whose content stays, and exactly the length for the datagram.
+    pub(super) fn seal(&self, number: u64, frame: &[u8], place: &mut [u8]) -> Result<(), Unspecified> {
+        self.seal_as(NEXT_HEADER_ETHERNET, number, frame, place)
     }
 
     /// Makes a datagram of something that is no frame.
@@ -67,10 +62,9 @@ impl Keys {
         &self,
         number: u64,
         content: &[u8],
-        datagram: &mut [u8],
-        scratch: &mut Scratch,
+        place: &mut [u8],
     ) -> Result<(), Unspecified> {
-        self.seal_as(NEXT_HEADER_NONE, number, content, datagram, scratch)
+        self.seal_as(NEXT_HEADER_NONE, number, content, place)
     }
 
     fn seal_as(
@@ -78,10 +72,9 @@ impl Keys {
         next_header: u8,
         number: u64,
         frame: &[u8],
-        datagram: &mut [u8],
-        scratch: &mut Scratch,
+        place: &mut [u8],
     ) -> Result<(), Unspecified> {
-        let (header, body) = datagram.split_at_mut(HEADER);
+        let (header, body) = place[ROOM..].split_at_mut(HEADER);
         header[..4].copy_from_slice(&self.spi);
         let number = number.to_be_bytes();
         header[4..].copy_from_slice(&number[4..]);
@@ -96,48 +89,43 @@ impl Keys {
             let additional = Aad::from(self.additional(number));
             self.key.seal_out_of_place_scatter(self.nonce(number), additional, frame, text, end, rest)
         } else {
-            let (plain, check) = body.split_at_mut(EXPLICIT_IV + frame.len() + end.len());
-            plain[..EXPLICIT_IV].copy_from_slice(&number);
-            plain[EXPLICIT_IV..EXPLICIT_IV + frame.len()].copy_from_slice(frame);
-            plain[EXPLICIT_IV + frame.len()..].copy_from_slice(end);
-            self.authenticated(number, plain, scratch);
-            let tag =
-                self.key.seal_in_place_separate_tag(self.nonce(number), Aad::from(&scratch[..]), &mut [])?;
+            let (iv, rest) = body.split_at_mut(EXPLICIT_IV);
+            iv.copy_from_slice(&number);
+            let (text, rest) = rest.split_at_mut(frame.len());
+            text.copy_from_slice(frame);
+            rest[..end.len()].copy_from_slice(end);
+            let (plain, check) = place.split_at_mut(place.len() - CHECK_VALUE);
+            let tag = self.authenticated(number, plain, |additional| {
+                self.key.seal_in_place_separate_tag(self.nonce(number), Aad::from(additional), &mut [])
+            })?;
             check.copy_from_slice(tag.as_ref());
             Ok(())
         }
     }
 
-    /// Opens a datagram in place and gives the frame in it: from where to where. The datagram is at least
-    /// [`least`](Self::least) long.
-    pub(super) fn open(
-        &self,
-        number: u64,
-        datagram: &mut [u8],
-        scratch: &mut Scratch,
-    ) -> Result<(usize, usize), NotOpened> {
+    /// Opens a datagram in place and gives the frame in it: from where to where in the datagram. `place` is [room](ROOM), whose
+    /// content stays, and the datagram, which is at least [`least`](Self::least) long.
+    pub(super) fn open(&self, number: u64, place: &mut [u8]) -> Result<(usize, usize), NotOpened> {
         let number = number.to_be_bytes();
-        let text = datagram.len() - CHECK_VALUE;
         let begin = HEADER + self.cipher.iv_length();
+        let (head, tag) = place.split_at_mut(place.len() - CHECK_VALUE);
         if self.cipher.encrypts() {
-            let (head, tag) = datagram.split_at_mut(text);
             let additional = Aad::from(self.additional(number));
+            let text = &mut head[ROOM + HEADER..];
             self.key
-                .open_in_place_separate_tag(self.nonce(number), additional, tag, &mut head[HEADER..])
+                .open_in_place_separate_tag(self.nonce(number), additional, tag, text)
                 .map_err(|_| NotOpened::Forged)?;
         } else {
-            let (head, tag) = datagram.split_at_mut(text);
-            let plain = &head[HEADER..];
-            self.authenticated(number, plain, scratch);
             let mut nonce = [0; 12];
             nonce[..4].copy_from_slice(&self.salt);
-            nonce[4..].copy_from_slice(&plain[..EXPLICIT_IV]);
+            nonce[4..].copy_from_slice(&head[ROOM + HEADER..ROOM + HEADER + EXPLICIT_IV]);
             let nonce = Nonce::assume_unique_for_key(nonce);
-            self.key
-                .open_in_place_separate_tag(nonce, Aad::from(&scratch[..]), tag, &mut [])
-                .map_err(|_| NotOpened::Forged)?;
+            let opened = self.authenticated(number, head, |additional| {
+                self.key.open_in_place_separate_tag(nonce, Aad::from(additional), tag, &mut []).map(|_| ())
+            });
+            opened.map_err(|_| NotOpened::Forged)?;
         }
-        let plain = &datagram[begin..text];
+        let plain = &head[ROOM + begin..];
         let [.., pad_length, next_header] = plain else { return Err(NotOpened::NotAFrame) };
         let frame = (plain.len() - TRAILER).checked_sub(usize::from(*pad_length));
         match frame {
@@ -170,10 +158,52 @@ impl Keys {
         additional
     }
 
-    /// RFC 4543, section 3.3: the same, followed by IV, frame, padding and trailer.
-    fn authenticated(&self, number: [u8; 8], plain: &[u8], scratch: &mut Scratch) {
-        scratch.clear();
-        scratch.extend_from_slice(&self.additional(number));
-        scratch.extend_from_slice(plain);
+    /// RFC 4543, section 3.3: the same, followed by IV, frame, padding and trailer. It is in one piece while it is looked at: the
+    /// high half of the number is where the SPI is sent, and the SPI in the room before that.
+    fn authenticated<T>(&self, number: [u8; 8], plain: &mut [u8], look: impl FnOnce(&[u8]) -> T) -> T {
+        let mut before = [0; ROOM + 4];
+        before.copy_from_slice(&plain[..ROOM + 4]);
+        plain[..12].copy_from_slice(&self.additional(number));
+        let seen = look(plain);
+        plain[..ROOM + 4].copy_from_slice(&before);
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use viaduct_vnet_proto::data::esp::datagram_length;
+
+    use super::*;
+
+    /// Datagrams lie side by side: before each stands the end of another.
+    #[test]
+    fn what_stands_before_a_datagram_stays() {
+        for cipher in Cipher::ALL {
+            let material =
+                KeyMaterial::new(cipher, &[7; 36][..cipher.key_length() + KeyMaterial::SALT]).unwrap();
+            let keys = Keys::new(Spi::new(0x1000).unwrap(), cipher, &material).unwrap();
+            let frame = [9; 61];
+            let mut all = vec![0xa5; ROOM];
+            let mut begins = Vec::new();
+            for number in [1, 1 << 33] {
+                begins.push(all.len());
+                all.resize(all.len() + datagram_length(cipher, frame.len()), 0);
+                keys.seal(number, &frame, &mut all[begins[begins.len() - 1] - ROOM..]).unwrap();
+            }
+            let ends = [begins[1], all.len()];
+            let sealed = all.clone();
+            for (number, (begin, end)) in [1, 1 << 33].into_iter().zip(begins.into_iter().zip(ends)) {
+                let (first, after) = keys.open(number, &mut all[begin - ROOM..end]).unwrap();
+                assert_eq!(all[begin + first..begin + after], frame, "{cipher:?}");
+                assert_eq!(all[begin - ROOM..begin + HEADER], sealed[begin - ROOM..begin + HEADER]);
+                assert_eq!(all[end - CHECK_VALUE..end], sealed[end - CHECK_VALUE..end]);
+                // Neither when it is another one's number.
+                let mut forged = sealed.clone();
+                let opened = keys.open(number + (1 << 32), &mut forged[begin - ROOM..end]);
+                assert_eq!(opened, Err(NotOpened::Forged), "{cipher:?}");
+                assert_eq!(forged[..begin + HEADER], sealed[..begin + HEADER]);
+            }
+        }
     }
 }

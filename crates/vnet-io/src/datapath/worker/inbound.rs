@@ -19,7 +19,7 @@ use super::{
 };
 use crate::datapath::{
     Datagram, Event,
-    cipher::{Keys, NotOpened},
+    cipher::{Keys, NotOpened, ROOM},
     counters::LiveHost,
     mailbox::Slot,
 };
@@ -162,9 +162,10 @@ impl Worker {
         end: usize,
         last: &mut Option<Decided>,
     ) {
-        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, .. } = self;
+        let Self { receive, inbound, host, outlets, outbox, routes, vnets, .. } = self;
         let (deliver, start) = (&mut self.deliver, &self.start);
-        let datagram = &mut receive.bytes()[begin..end];
+        let place = &mut receive.bytes()[begin - ROOM..end];
+        let datagram = &place[ROOM..];
         if datagram[0] & QUIC != 0 {
             host.quic.one();
             let (from, to) = (arrived.from, arrived.to);
@@ -188,7 +189,8 @@ impl Worker {
             return host.replayed.one();
         }
         let number_of_this = number;
-        let opened = association.keys.open(number, datagram, scratch);
+        let opened = association.keys.open(number, place);
+        let datagram = &mut place[ROOM..];
         if opened == Err(NotOpened::Forged) {
             return host.forged.one();
         }
@@ -261,7 +263,7 @@ impl Worker {
                 deliver.add(vnets, (slot, queue), receive.bytes(), (begin + first, length));
             }
             FromPeer::Forward(next) => {
-                Self::forward(vnet, next, frame, (outbox, routes, scratch), (outlets, host));
+                Self::forward(vnet, next, frame, (outbox, routes), (outlets, host));
             }
             refused @ (FromPeer::NotHere | FromPeer::Malformed | FromPeer::ForeignSource) => {
                 refuse(refused, vnet, (peer, frame), (outlets, host))
@@ -271,7 +273,7 @@ impl Worker {
 
     /// A frame that came in two, which stands nowhere else.
     fn joined(&mut self, spi: Spi, (slot, queue, peer): (Slot, usize, PeerId), mut frame: Vec<u8>) {
-        let Self { receive, inbound, host, outlets, outbox, routes, scratch, vnets, deliver, .. } = self;
+        let Self { receive, inbound, host, outlets, outbox, routes, vnets, deliver, .. } = self;
         // What came before goes first.
         deliver.flush(vnets, receive.bytes());
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
@@ -279,7 +281,7 @@ impl Worker {
         match forwarding.from_peer(peer, &frame) {
             FromPeer::Deliver => deliver.one(vnet, queue, &mut frame),
             FromPeer::Forward(next) => {
-                Self::forward(vnet, next, &mut frame, (outbox, routes, scratch), (outlets, host));
+                Self::forward(vnet, next, &mut frame, (outbox, routes), (outlets, host));
             }
             refused @ (FromPeer::NotHere | FromPeer::Malformed | FromPeer::ForeignSource) => {
                 refuse(refused, vnet, (peer, &frame), (outlets, host))

@@ -30,7 +30,7 @@ use viaduct_vnet_proto::data::{Bucket, Lane, Spi, Storm};
 use super::{
     Datagram, Event,
     api::{Association, Direction},
-    cipher::{Keys, Scratch},
+    cipher::Keys,
     counters::LiveHost,
     ears::Ears,
     mailbox::{Command, Mailbox, Relays, Slot},
@@ -110,7 +110,6 @@ pub(super) struct Worker {
     outbox: Outbox,
     receive: Receive,
     deliver: Deliver,
-    scratch: Scratch,
     /// What was read of a tap: what stands before the frame, and the frame.
     frame: Vec<u8>,
     /// How much of what the network says about paths is told: anybody may say so.
@@ -146,7 +145,6 @@ impl Worker {
             outlets,
             receive: Receive::new(),
             deliver: Deliver::new(host),
-            scratch: Scratch::with_capacity(2 * LONGEST_FRAME),
             frame: vec![0; viaduct_vnet_proto::data::OFFLOAD_HEADER + LONGEST_FRAME],
             errors: Storm::default(),
             is_alone: false,

@@ -14,7 +14,7 @@ use super::{
     pace::Load,
     vnet::{Lanes, Outbound, Vnet},
 };
-use crate::datapath::{Event, cipher::Scratch, counters::LiveHost, mailbox::Slot};
+use crate::datapath::{Event, cipher::ROOM, counters::LiveHost, mailbox::Slot};
 
 /// How many frames of a tap are taken before others get their turn.
 const FRAMES: usize = 64;
@@ -29,7 +29,6 @@ const HEAD: usize = 1_280;
 struct Way<'a> {
     outbox: &'a mut Outbox,
     routes: &'a mut Routes,
-    scratch: &'a mut Scratch,
     outlets: &'a Outlets,
     host: &'a LiveHost,
 }
@@ -38,9 +37,9 @@ impl Worker {
     /// Carries what a tap has; says how much that was.
     pub(super) fn carry_out(&mut self, slot: Slot, has_errors: bool) -> Load {
         let mut load = Load::default();
-        let Self { vnets, outbox, routes, scratch, outlets, host, frame: buffer, epoll, is_alone, .. } = self;
+        let Self { vnets, outbox, routes, outlets, host, frame: buffer, epoll, is_alone, .. } = self;
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return load };
-        let mut way = Way { outbox, routes, scratch, outlets, host };
+        let mut way = Way { outbox, routes, outlets, host };
         let most = if *is_alone { 1 } else { FRAMES };
         for _ in 0..most {
             let length = match rustix::io::read(&vnet.queue, &mut buffer[..]) {
@@ -73,9 +72,9 @@ impl Worker {
 
     /// Sends a frame of the control side's.
     pub(super) fn send(&mut self, slot: Slot, peer: Option<PeerId>, mut frame: Vec<u8>) {
-        let Self { vnets, outbox, routes, scratch, outlets, host, .. } = self;
+        let Self { vnets, outbox, routes, outlets, host, .. } = self;
         let Some(Some(vnet)) = vnets.get_mut(slot) else { return };
-        let mut way = Way { outbox, routes, scratch, outlets, host };
+        let mut way = Way { outbox, routes, outlets, host };
         let forwarding = std::sync::Arc::clone(&vnet.forwarding);
         let one = peer.as_slice();
         let peers = if peer.is_some() { one } else { &forwarding.flood };
@@ -87,7 +86,7 @@ impl Worker {
 
     /// Sends a number to where frames would go by the worker's own socket, sealed with the keys of any vnet.
     pub(super) fn probe(&mut self, peer: PeerId, number: u32, to: SocketAddr) {
-        let Self { vnets, outbox, routes, scratch, outlets, host, index, .. } = self;
+        let Self { vnets, outbox, routes, outlets, host, index, .. } = self;
         let mut all = vnets.iter_mut().flatten();
         let own = all.find_map(|vnet| Some((vnet.id, vnet.outbound.get_mut(&peer)?.own.as_mut()?)));
         let (Some((vnet, own)), Ok(worker)) = (own, u8::try_from(*index)) else {
@@ -96,12 +95,12 @@ impl Worker {
         if outbox.own().is_none() {
             return;
         }
-        let way = Way { outbox, routes, scratch, outlets, host };
+        let way = Way { outbox, routes, outlets, host };
         let Some(of_this) = next_number(own, &way, (vnet, peer)) else { return };
         let content = Probe { worker, number }.write();
         let size = datagram_length(own.keys.cipher(), content.len());
-        let datagram = way.outbox.datagram(Target::Probe(to), size, way.routes);
-        if own.keys.seal_dummy(of_this, &content, datagram, way.scratch).is_err() {
+        let place = way.outbox.datagram(Target::Probe(to), size, way.routes);
+        if own.keys.seal_dummy(of_this, &content, place).is_err() {
             way.outbox.take_back(size);
             return;
         }
@@ -114,11 +113,11 @@ impl Worker {
         vnet: &mut Vnet,
         to: PeerId,
         frame: &mut [u8],
-        (outbox, routes, scratch): (&mut Outbox, &mut Routes, &mut Scratch),
+        (outbox, routes): (&mut Outbox, &mut Routes),
         (outlets, host): (&Outlets, &LiveHost),
     ) {
         vnet.counters.forwarded.one();
-        let mut way = Way { outbox, routes, scratch, outlets, host };
+        let mut way = Way { outbox, routes, outlets, host };
         send_to(to, vnet, &Offload::NONE, frame, &mut way);
     }
 }
@@ -254,12 +253,10 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
             return;
         };
         let size = before.len() + datagram_length(cipher, length);
-        let scratch = &mut *way.scratch;
-        let whole = way.outbox.datagram(Target::Peer(peer, lane), size, way.routes);
-        let (head, datagram) = whole.split_at_mut(before.len());
-        head.copy_from_slice(before);
-        let sealed =
-            cut.with_frame(index, frame, |frame| outbound.keys.seal(number, frame, datagram, scratch));
+        let place = way.outbox.datagram(Target::Peer(peer, lane), size, way.routes);
+        place[ROOM..ROOM + before.len()].copy_from_slice(before);
+        let place = &mut place[before.len()..];
+        let sealed = cut.with_frame(index, frame, |frame| outbound.keys.seal(number, frame, place));
         if sealed.is_err() {
             // It fails for texts of gigabytes only.
             way.outbox.take_back(size);
@@ -285,10 +282,9 @@ fn send_half(
     content[..Half::HEADER].copy_from_slice(&half.header());
     content[Half::HEADER..].copy_from_slice(bytes);
     let size = before.len() + datagram_length(outbound.keys.cipher(), length);
-    let whole = way.outbox.datagram(target, size, way.routes);
-    let (head, datagram) = whole.split_at_mut(before.len());
-    head.copy_from_slice(before);
-    if outbound.keys.seal_dummy(number, content, datagram, way.scratch).is_err() {
+    let place = way.outbox.datagram(target, size, way.routes);
+    place[ROOM..ROOM + before.len()].copy_from_slice(before);
+    if outbound.keys.seal_dummy(number, content, &mut place[before.len()..]).is_err() {
         way.outbox.take_back(size);
         return None;
     }

@@ -14,6 +14,7 @@ use super::{Outlets, connected::Connected, wait::By};
 use crate::datapath::{
     Event,
     api::Path,
+    cipher::ROOM,
     counters::{LiveHost, LivePeer, LiveRelay},
     mailbox::{Relayed, Relays},
     socket::{Address, Control, Socket, UDP_SEGMENT},
@@ -22,6 +23,8 @@ use crate::datapath::{
 /// How many bytes are gathered before they are sent: some super-frames, little enough to stay in the cache. With half of it, one
 /// stream of TCP is 4 % slower: whoever receives them is woken more often.
 const ARENA: usize = 512 << 10;
+/// Where the first datagram begins: something stands [before](ROOM) each.
+const BEGIN: usize = 64;
 /// How many messages (runs of datagrams of one length to one peer) are sent with one call.
 const MESSAGES: usize = 64;
 /// How many datagrams the kernel cuts of one message (UDP_MAX_SEGMENTS of older kernels).
@@ -142,7 +145,7 @@ impl Outbox {
             outlets,
             relays: Arc::default(),
             arena: vec![0; ARENA],
-            used: 0,
+            used: BEGIN,
             messages: Vec::with_capacity(MESSAGES),
             frames: vec![envelope; MESSAGES],
             headers: vec![header; MESSAGES],
@@ -206,7 +209,8 @@ impl Outbox {
         self.connected.open(self.own.as_ref());
     }
 
-    /// Room for a datagram, which the caller fills before anything else happens here. Sends what waits if there is none.
+    /// Room for a datagram, which the caller fills before anything else happens here, and what stands [before](ROOM) it. Sends what
+    /// waits if there is none.
     pub(super) fn datagram(&mut self, to: Target, length: usize, routes: &mut Routes) -> &mut [u8] {
         if self.used + length > self.arena.len()
             || !self.extends(to, length) && self.messages.len() == MESSAGES
@@ -222,7 +226,7 @@ impl Outbox {
         } else {
             self.messages.push(Message { to, begin, end: self.used, segment: length });
         }
-        &mut self.arena[begin..self.used]
+        &mut self.arena[begin - ROOM..self.used]
     }
 
     /// Takes the last datagram back.
@@ -270,7 +274,7 @@ impl Outbox {
         }
         messages.clear();
         self.messages = messages;
-        self.used = 0;
+        self.used = BEGIN;
     }
 
     /// Sends some of these messages; says how many are done with, at least one.

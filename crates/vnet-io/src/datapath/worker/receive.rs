@@ -21,6 +21,8 @@ const RUN: usize = 4_096;
 const LONGEST: usize = 65_536;
 /// From one place to the next; not a power of two, so that the beginnings of all do not share a part of the cache.
 const STRIDE: usize = LONGEST + 2_048 + 64;
+/// Where the first begins: something stands [before](crate::datapath::cipher::ROOM) each.
+const BEGIN: usize = 64;
 
 /// See the module.
 pub(super) struct Receive {
@@ -89,7 +91,7 @@ impl Receive {
         // SAFETY: mmsghdr is plain data, for which all zeroes are valid.
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
-            bytes: vec![0; STRIDE * MESSAGES],
+            bytes: vec![0; BEGIN + STRIDE * MESSAGES],
             places: vec![place; MESSAGES],
             headers: vec![header; MESSAGES],
             used: MESSAGES,
@@ -141,7 +143,7 @@ impl Receive {
         self.prepare();
         let all = self.places.iter_mut().zip(&mut self.headers).enumerate();
         for ((index, (place, header)), given) in all.zip(messages) {
-            self.bytes[index * STRIDE..][..given.bytes.len()].copy_from_slice(&given.bytes);
+            self.bytes[BEGIN + index * STRIDE..][..given.bytes.len()].copy_from_slice(&given.bytes);
             header.msg_len = libc::c_uint::try_from(given.bytes.len()).unwrap_or_default();
             place.name = Address::of(given.from, true).map(|(name, _)| name).unwrap_or_default();
             let (control, mut at) = (&mut place.control, 0);
@@ -162,7 +164,7 @@ impl Receive {
         let used = std::mem::take(&mut self.used);
         let all = self.places.iter_mut().zip(&mut self.headers).enumerate();
         for (index, (place, header)) in all.take(used) {
-            place.bytes.iov_base = self.bytes[index * STRIDE..].as_mut_ptr().cast();
+            place.bytes.iov_base = self.bytes[BEGIN + index * STRIDE..].as_mut_ptr().cast();
             place.bytes.iov_len = LONGEST;
             let header = &mut header.msg_hdr;
             header.msg_name = (&raw mut place.name.0).cast();
@@ -183,7 +185,7 @@ impl Receive {
             return None;
         }
         let from = self.places[index].name.socket_address().filter(|from| !is_discarded(*from))?;
-        let begin = index * STRIDE;
+        let begin = BEGIN + index * STRIDE;
         let (end, segment) = (begin + length, length);
         let mut arrived = Arrived { from, to: None, begin, end, segment, by: self.by, is_brought: false };
         for (level, kind, data) in control_messages(&header.msg_hdr) {

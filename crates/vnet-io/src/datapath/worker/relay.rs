@@ -3,7 +3,7 @@
 use viaduct_vnet_proto::data::Spi;
 
 use super::{Worker, inbound::Decided, outbox::Target, receive::Arrived};
-use crate::datapath::{api::Via, mailbox::Relayed};
+use crate::datapath::{api::Via, cipher::ROOM, mailbox::Relayed};
 
 impl Worker {
     /// A datagram that begins with a number that stands for no keys. What was passed on to this host is never passed on from
@@ -28,6 +28,7 @@ impl Worker {
                     return;
                 }
                 let place = outbox.datagram(Target::Relayed(spi), length, routes);
+                let place = &mut place[ROOM..];
                 place.copy_from_slice(&receive.bytes()[begin..end]);
                 place[..Via::HEADER].copy_from_slice(&relay.onward.value().to_be_bytes());
                 counters.datagrams.one();
