@@ -311,7 +311,7 @@ table! {
         /// Its MAC address; derived from VLAN, guest id and index unless written.
         "mac" => mac: MacAddr,
         /// Its addresses, of each family the one that a container speaks from first; on bridged networks with their prefix
-        /// length.
+        /// length. One of IPv6 that comes to a NIC that is attached is spoken from until it is attached anew.
         "addresses" => addresses: List<Address>,
         /// The gateway that the guest is told, at most one per family; the network's own unless written.
         "gateway" => gateway: OneOrMany<IpAddr>,

@@ -250,6 +250,39 @@ fn permissions() {
     ]));
 }
 
+/// A container's kernel, like most systems, takes the first of two ways to a segment, whichever address it answers from.
+#[test]
+fn two_nics_of_a_guest_on_one_segment() {
+    let lan = |keys: &str| format!("[[guests.web.nics]]\nnetwork = \"lan\"\n{keys}\n");
+    let (first, second) = (lan("addresses = [\"192.168.1.3\"]"), lan("addresses = [\"192.168.1.4\"]"));
+    let told = said(&format!("{BASE}{first}{second}"));
+    let parts = [
+        "warning: two NICs of guest `web` are in network `lan`: it answers by eth0, which may not speak for the addresses of eth1",
+        "viaduct.toml:18:1",
+        "viaduct.toml:15:1",
+        "write spoofing = \"ip\" for both",
+    ];
+    assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+    // A lent address is one, too.
+    let dhcp = BASE.replace("[networks.lan]\n", "[networks.lan]\ndhcp = true\n");
+    assert!(said(&format!("{dhcp}{first}{}", lan(""))).contains("two NICs of guest `web`"));
+    let trunked = BASE.replace("[networks.wire]\n", "[networks.wire]\nvlans = [2, 3]\n");
+    let wire = |vlan, address| {
+        format!("[[guests.web.nics]]\nnetwork = \"wire\"\nvlan = {vlan}\naddresses = [\"{address}\"]\n")
+    };
+    let at_one_vlan = format!("{trunked}{}{}", wire(2, "10.0.0.2/24"), wire(2, "10.0.0.3/24"));
+    assert!(said(&at_one_vlan).contains("two NICs of guest `web`"));
+    for fine in [
+        format!("{BASE}{first}{}", lan("")),
+        format!("{BASE}{}{second}", lan("spoofing = \"ip\"\naddresses = [\"192.168.1.3\"]")),
+        format!("{BASE}{first}[[guests.web.nics]]\nnetwork = \"public\"\naddresses = [\"198.51.100.113\"]\n"),
+        format!("{trunked}{}{}", wire(2, "10.0.0.2/24"), wire(3, "10.0.0.3/24")),
+        format!("{trunked}{}{}", wire(2, "10.0.0.2/24"), wire(2, "fd00::3/64")),
+    ] {
+        assert_eq!(said(&fine), "nothing is wrong\n", "{fine}");
+    }
+}
+
 #[test]
 fn ports_of_vnets() {
     let red = |keys: &str| format!("[vnets.red]\nid = \"97\"\n{keys}");

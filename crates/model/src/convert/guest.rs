@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use viaduct_types::{GuestName, NamespaceName};
 
 use super::{Context, allow, nic, publish};
-use crate::{Guest, GuestId, Hooks, Namespace, Nic, names, raw, report::Span, shape::is_known};
+use crate::{
+    Family, Guest, GuestId, Hooks, Namespace, Nic, Spoofing, names, raw, report::Span, shape::is_known,
+};
 
 pub(crate) fn guest(
     name: &GuestName,
@@ -64,9 +66,44 @@ fn nics(name: &GuestName, id: GuestId, raw: &raw::Guest, cx: &mut Context<'_, '_
                 .related(*first, "the other one")
                 .help("give one of them another `name`");
         }
+        let answers_for_it = |other: &Nic| share_addresses_of_a_family(other, &nic, cx);
+        if let Some((first, other)) = nics.iter().find(|(_, other)| answers_for_it(other)) {
+            let (network, by) = (&nic.network, &other.name);
+            cx.report
+                .warning(
+                    place,
+                    format!(
+                        "two NICs of guest `{name}` are in network `{network}`: it answers by {by}, which may not speak for \
+                         the addresses of {}",
+                        nic.name
+                    ),
+                )
+                .related(*first, "the other one")
+                .help(
+                    "give all addresses to one NIC, or write spoofing = \"ip\" for both; a guest that routes by its source \
+                     addresses needs neither",
+                );
+        }
         nics.push((place, nic));
     }
     nics.into_iter().map(|(_, nic)| nic).collect()
+}
+
+/// Whether two NICs of a guest are on one segment, each with an address of the same family: of two ways to it, a system takes the
+/// first, whatever address it speaks from.
+fn share_addresses_of_a_family(first: &Nic, second: &Nic, cx: &Context<'_, '_>) -> bool {
+    let is_one_segment = first.network == second.network
+        && first.vlan == second.vlan
+        && [first, second].iter().all(|nic| nic.trunk.is_empty());
+    if !is_one_segment || first.spoofing != Spoofing::None {
+        return false;
+    }
+    let network = cx.networks.get(&first.network).and_then(|ground| ground.network.as_ref());
+    let has = |nic: &Nic, family| {
+        let is_lent = nic.addresses.is_empty() && network.is_some_and(|network| network.dhcp);
+        is_lent || nic.addresses.iter().any(|net| Family::of(net.addr()) == family)
+    };
+    [Family::V4, Family::V6].into_iter().any(|family| has(first, family) && has(second, family))
 }
 
 pub(crate) fn hooks(raw: &raw::Hooks) -> Hooks {
