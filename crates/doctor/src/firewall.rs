@@ -3,12 +3,10 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use viaduct_types::NetworkName;
-
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
     filter::{Engine, Family, Fate, Hook, Table},
-    patient::{BETWEEN, Way, bridge, prefixes},
+    patient::{BETWEEN, BRIDGE_NF, Place, Way, bridge, prefixes},
     remedy,
 };
 
@@ -80,7 +78,7 @@ impl Base<'_> {
         let lost: Vec<(&Way<'_>, Fate)> = fates.filter(|(_, fate)| *fate != Fate::Passes).collect();
         let (first, _) = lost.first()?;
         let surely = lost.iter().any(|(_, fate)| *fate == Fate::Lost);
-        let networks: BTreeSet<&NetworkName> = lost.iter().map(|(way, _)| way.network).collect();
+        let places: BTreeSet<Place<'_>> = lost.iter().map(|(way, _)| way.place).collect();
         let kinds: BTreeSet<&str> = lost.iter().map(|(way, _)| way.what).collect();
         let bridged = kinds.len() == 1 && kinds.contains(BETWEEN);
         let owners = owners(self.table);
@@ -100,11 +98,14 @@ impl Base<'_> {
             packet.input,
             packet.output,
         );
-        if lost.iter().any(|(way, _)| way.what == BETWEEN) {
-            why.push_str(
-                " Frames that a bridge only passes on meet it as well, for net.bridge.bridge-nf-call-iptables is on \
-                 (br_netfilter).",
-            );
+        let switches = switches(&lost);
+        if !switches.is_empty() {
+            let names: Vec<String> = switches.iter().map(|path| path.replace('/', ".")).collect();
+            why.push_str(&format!(
+                " Frames that a bridge only passes on meet it as well, for {} {} on (br_netfilter).",
+                names.join(" and "),
+                if names.len() == 1 { "is" } else { "are" },
+            ));
         }
         if !surely {
             why.push_str(" It has rules that are not understood here and may let some of them through.");
@@ -114,7 +115,7 @@ impl Base<'_> {
             gravity: if surely { Gravity::Broken } else { Gravity::Risk },
             namespace: None,
             title: format!("table {} loses guests' packets; it is the filter of {by}", self.name()),
-            sufferers: self.patient.sufferers(&networks),
+            sufferers: self.patient.sufferers(places),
             why,
             remedy: self.remedy(&owners, &lost, bridged),
         })
@@ -141,7 +142,10 @@ impl Base<'_> {
         let mut steps: Vec<Step> =
             remedy::nft_commands(self.patient, self.table, self.base).into_iter().map(Step::Run).collect();
         if bridged {
-            steps = vec![Step::Run("echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables".to_owned())];
+            steps = switches(lost)
+                .into_iter()
+                .map(|path| Step::Run(format!("echo 0 >/proc/sys/{path}")))
+                .collect();
         }
         let remark = "These are rules of somebody else's; put the same into the file that makes them, often \
                       /etc/nftables.conf, or they are gone when it is loaded anew."
@@ -196,11 +200,10 @@ impl Base<'_> {
             "firewall-cmd --permanent --new-zone=viaduct".to_owned(),
             "firewall-cmd --permanent --zone=viaduct --set-target=ACCEPT".to_owned(),
         ];
-        for network in self.patient.config.networks.values() {
-            if let Some(bridge) = bridge(network) {
-                lines.push(format!("firewall-cmd --permanent --zone=viaduct --add-interface={bridge}"));
-                continue;
-            }
+        for bridge in self.patient.bridges() {
+            lines.push(format!("firewall-cmd --permanent --zone=viaduct --add-interface={bridge}"));
+        }
+        for network in self.patient.config.networks.values().filter(|network| bridge(network).is_none()) {
             for net in [true, false].into_iter().flat_map(|ipv4| prefixes(network, ipv4)) {
                 lines.push(format!("firewall-cmd --permanent --zone=viaduct --add-source={net}"));
             }
@@ -225,6 +228,12 @@ impl Base<'_> {
     }
 }
 
+/// By which settings frames that a bridge only passes on come to be lost, if they do.
+fn switches(lost: &[(&Way<'_>, Fate)]) -> BTreeSet<&'static str> {
+    let bridged = lost.iter().filter(|(way, _)| way.what == BETWEEN);
+    bridged.map(|(way, _)| BRIDGE_NF[usize::from(way.packet.source.is_ipv6())]).collect()
+}
+
 /// Filters of iptables-nft and of iptables-legacy at once: each tool shows only its own half.
 fn mixed(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     let of = |engine| {
@@ -240,14 +249,13 @@ fn mixed(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     let words = |owners: Vec<Owner>| {
         owners.first().map_or_else(|| "an unknown program".to_owned(), ToString::to_string)
     };
-    let networks =
-        patient.config.networks.iter().filter(|(_, n)| n.uplink.is_some()).map(|(name, _)| name).collect();
+    let networks = patient.config.networks.iter().filter(|(_, n)| n.uplink.is_some());
     Some(Finding {
         kind: "mixed-iptables",
         gravity: Gravity::Risk,
         namespace: None,
         title: "iptables-legacy and iptables-nft are both in use".to_owned(),
-        sufferers: patient.sufferers(&networks),
+        sufferers: patient.sufferers(networks.map(|(name, _)| Place::Network(name))),
         why: format!(
             "Forwarded packets have to pass both ({} made the rules of iptables-nft, {} those of iptables-legacy), but \
              each tool shows its own half only, and an accept in one does not undo a drop in the other.",

@@ -27,7 +27,7 @@ pub(crate) fn findings(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
 
 /// Everything suffers when all our routes or links go.
 fn everybody(patient: &Patient<'_>) -> Vec<String> {
-    patient.sufferers(&patient.config.networks.keys().collect())
+    patient.sufferers(patient.everything())
 }
 
 /// The value of a key in a section of an INI file; the last one counts.

@@ -5,15 +5,19 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_model::{Config, Mode, Network, Nic, Policy, Uplink};
+use viaduct_model::{Config, Mode, Network, Nic, Policy, Uplink, Vnet};
 use viaduct_plan::{Attachments, Desired, Notice, Observed, Target};
-use viaduct_types::{IfName, IpNet, NamespaceName, NetworkName, NicId, UplinkName};
+use viaduct_types::{IfName, IpNet, NamespaceName, NetworkName, NicId, UplinkName, VnetName};
 
 use crate::{Facts, filter::Packet};
 
 /// Stand for the world: name servers that are well known, so that no filter takes them for forged.
 const OUTSIDE: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(9, 9, 9, 9), Ipv6Addr::new(0x2620, 0xfe, 0, 0, 0, 0, 0, 0xfe));
+
+/// Stand for machines in a vnet that no network lies on: nobody knows their addresses.
+const INSIDE: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 255, 255, 254), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfe));
 
 /// The stack of a host, or of a namespace with networks in it, with what it should be and what it is.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +36,17 @@ pub struct Patient<'a> {
     pub notices: &'a [Notice],
 }
 
-/// A way that packets of a network take through the host.
+/// Whose guests suffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place<'a> {
+    Network(&'a NetworkName),
+    /// One that no network lies on.
+    Vnet(&'a VnetName),
+}
+
+/// A way that packets of a network, or of a vnet that has none, take through the host.
 pub(crate) struct Way<'a> {
-    pub(crate) network: &'a NetworkName,
+    pub(crate) place: Place<'a>,
     /// As people say it.
     pub(crate) what: &'static str,
     pub(crate) packet: Packet,
@@ -90,11 +102,41 @@ impl<'a> Patient<'a> {
         }
     }
 
-    /// A network and its guests, for people.
-    pub(crate) fn sufferers(&self, networks: &BTreeSet<&NetworkName>) -> Vec<String> {
+    /// Vnets that no network lies on, as commands make them.
+    pub(crate) fn bare_vnets(&self) -> impl Iterator<Item = (&'a VnetName, &'a Vnet)> {
+        let networks = &self.config.networks;
+        let is_bare = move |(name, _): &(&VnetName, &Vnet)| {
+            let lies_on =
+                |network: &Network| matches!(&network.mode, Mode::Vnet { vnet, .. } if vnet == *name);
+            !networks.values().any(lies_on)
+        };
+        self.config.vnets.iter().filter(is_bare)
+    }
+
+    /// The bridges of networks, and of vnets that have none.
+    pub(crate) fn bridges(&self) -> impl Iterator<Item = &'a IfName> {
+        self.config
+            .networks
+            .values()
+            .filter_map(bridge)
+            .chain(self.bare_vnets().map(|(_, vnet)| &vnet.bridge))
+    }
+
+    /// Everything that this stack has.
+    pub(crate) fn everything(&self) -> BTreeSet<Place<'a>> {
+        let networks = self.config.networks.keys().map(Place::Network);
+        networks.chain(self.bare_vnets().map(|(name, _)| Place::Vnet(name))).collect()
+    }
+
+    /// Networks with their guests, and vnets, for people.
+    pub(crate) fn sufferers<'p>(&self, places: impl IntoIterator<Item = Place<'p>>) -> Vec<String> {
         /// So many guests are named; of more only the number is told.
         const NAMED: usize = 6;
-        let words = |network: &&NetworkName| {
+        let words = |place| {
+            let network = match place {
+                Place::Network(network) => network,
+                Place::Vnet(vnet) => return format!("vnet {vnet}"),
+            };
             let mut guests: Vec<String> = self.nics(network).map(|(id, _)| id.guest.to_string()).collect();
             guests.dedup();
             let more = guests.len().saturating_sub(NAMED);
@@ -106,7 +148,7 @@ impl<'a> Patient<'a> {
                 format!("network {network}: {}{more}", guests.join(", "))
             }
         };
-        networks.iter().map(words).collect()
+        places.into_iter().map(words).collect()
     }
 
     /// The ways of guests' packets through the forward hook.
@@ -124,6 +166,23 @@ impl<'a> Patient<'a> {
                 }
             }
         }
+        for (name, vnet) in self.bare_vnets() {
+            let device = vnet.bridge.to_string();
+            let machines: [(IpAddr, IpAddr); 2] =
+                [(INSIDE.0.into(), OUTSIDE.0.into()), (INSIDE.1.into(), OUTSIDE.1.into())];
+            for (source, destination) in machines.into_iter().filter(|(source, _)| is_called(facts, *source))
+            {
+                let packet = Packet {
+                    input: device.clone(),
+                    output: device.clone(),
+                    source,
+                    destination,
+                    established: false,
+                    translated: false,
+                };
+                ways.push(Way { place: Place::Vnet(name), what: BETWEEN, packet });
+            }
+        }
         ways
     }
 
@@ -137,7 +196,7 @@ impl<'a> Patient<'a> {
         guest: IpAddr,
     ) {
         let outside: IpAddr = if guest.is_ipv4() { OUTSIDE.0.into() } else { OUTSIDE.1.into() };
-        let mut add = |what, packet| ways.push(Way { network: name, what, packet });
+        let mut add = |what, packet| ways.push(Way { place: Place::Network(name), what, packet });
         let packet = |from: &IfName, to: &IfName, source, destination, established, translated| Packet {
             input: from.to_string(),
             output: to.to_string(),
@@ -158,7 +217,6 @@ impl<'a> Patient<'a> {
                 add("from outside", packet(out, device, outside, guest, false, false));
             }
         }
-        let is_called = facts.number(BRIDGE_NF[usize::from(guest.is_ipv6())]) == Some(1);
         let meets = match &network.mode {
             Mode::Bridged { .. } | Mode::Vnet { .. } => true,
             Mode::Nat { .. } | Mode::Isolated { .. } => {
@@ -166,7 +224,7 @@ impl<'a> Patient<'a> {
             }
             Mode::Routed { .. } => false,
         };
-        if is_called && meets {
+        if meets && is_called(facts, guest) {
             add(BETWEEN, packet(device, device, guest, outside, false, false));
         }
     }
@@ -175,6 +233,11 @@ impl<'a> Patient<'a> {
 /// Whether frames that a bridge only passes on are shown to the filter of IPv4, and of IPv6.
 pub(crate) const BRIDGE_NF: [&str; 2] =
     ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"];
+
+/// Whether it is so for the family of an address.
+fn is_called(facts: &Facts, address: IpAddr) -> bool {
+    facts.number(BRIDGE_NF[usize::from(address.is_ipv6())]) == Some(1)
+}
 
 /// The way of frames that a bridge only passes on.
 pub(crate) const BETWEEN: &str = "between ports of its bridge";

@@ -7,7 +7,7 @@ use crate::{
     Facts, Patient,
     filter::{Condition, Engine, Family, Fate, Packet, Rule, Table, Verdict},
     legacy,
-    patient::{bridge, prefixes},
+    patient::prefixes,
 };
 
 /// Our chain in tables of iptables.
@@ -23,11 +23,11 @@ pub(crate) fn rules(patient: &Patient<'_>, ipv4: bool) -> Vec<String> {
         first.push(format!("-A {CHAIN} -i {device} -j {CHAIN}-TO"));
         from.push(format!("-A {CHAIN}-FROM -o {device} -j ACCEPT"));
     }
+    for bridge in patient.bridges() {
+        first.push(format!("-A {CHAIN} -i {bridge} -o {bridge} -j ACCEPT"));
+    }
     for network in patient.config.networks.values() {
         let nets = prefixes(network, ipv4);
-        if let Some(bridge) = bridge(network) {
-            first.push(format!("-A {CHAIN} -i {bridge} -o {bridge} -j ACCEPT"));
-        }
         match &network.mode {
             Mode::Nat { bridge, .. } if !nets.is_empty() => {
                 first.push(format!("-A {CHAIN} -i {bridge} -j {CHAIN}-FROM"));
@@ -113,10 +113,10 @@ pub(crate) fn nft_commands(patient: &Patient<'_>, table: &Table, base: &str) -> 
     let insert =
         |rule: String| format!("nft insert rule {} {} {base} {rule} accept", table.family.word(), table.name);
     let mut lines = Vec::new();
+    for bridge in patient.bridges() {
+        lines.push(insert(format!("iifname {bridge} oifname {bridge}")));
+    }
     for network in patient.config.networks.values() {
-        if let Some(bridge) = bridge(network) {
-            lines.push(insert(format!("iifname {bridge} oifname {bridge}")));
-        }
         let Some(out) = patient.way_out(network) else { continue };
         match &network.mode {
             Mode::Nat { bridge, .. } => {

@@ -9,7 +9,7 @@ use viaduct_types::{IfName, NetworkName, UplinkName, VnetName};
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
     finding::CONNTRACK,
-    patient::{BRIDGE_NF, bridge, rp_filter},
+    patient::{BRIDGE_NF, Place, bridge, rp_filter},
 };
 
 /// Makers of machines whose networks take frames of registered MACs only, as they say in their documentation.
@@ -44,8 +44,9 @@ fn notices<'a>(patient: &'a Patient<'_>) -> impl Iterator<Item = Finding> + 'a {
 }
 
 /// The networks of which something is true.
-fn networks<'a>(patient: &Patient<'a>, is: impl Fn(&Network) -> bool) -> BTreeSet<&'a NetworkName> {
-    patient.config.networks.iter().filter(|(_, network)| is(network)).map(|(name, _)| name).collect()
+fn networks<'a>(patient: &Patient<'a>, is: impl Fn(&Network) -> bool) -> BTreeSet<Place<'a>> {
+    let networks = patient.config.networks.iter().filter(|(_, network)| is(network));
+    networks.map(|(name, _)| Place::Network(name)).collect()
 }
 
 fn set(path: &str, value: &str) -> Step {
@@ -83,7 +84,7 @@ fn forwarding(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
         namespace: None,
         title: "forwarding is off".to_owned(),
         sufferers: patient
-            .sufferers(&networks(patient, |n| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. }))),
+            .sufferers(networks(patient, |n| matches!(n.mode, Mode::Nat { .. } | Mode::Routed { .. }))),
         why,
         remedy: Some(Remedy {
             safe: true,
@@ -153,7 +154,7 @@ fn reverse_path(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
             gravity: Gravity::Broken,
             namespace: None,
             title: format!("{device} drops what comes from the world (strict reverse path filter)"),
-            sufferers: patient.sufferers(&networks),
+            sufferers: patient.sufferers(networks),
             why: format!(
                 "rp_filter is 1 for {device}, so it takes packets only from where it would send the answer, and \
                  {elsewhere}. What comes in for guests by {device} is lost without a trace."
@@ -221,8 +222,8 @@ fn shorter_ports(patient: &Patient<'_>, segment: &Segment<'_>) -> Vec<Finding> {
         let guest = nics.find(|(id, nic)| patient.device(id, nic) == port);
         let sufferers = match (&guest, segment.network, segment.vnet) {
             (Some((id, _)), Some(name), _) => vec![format!("network {name}: {id}")],
-            (_, Some(name), _) => patient.sufferers(&BTreeSet::from([name])),
-            (_, None, Some((name, _))) => vec![format!("vnet {name}")],
+            (_, Some(name), _) => patient.sufferers([Place::Network(name)]),
+            (_, None, Some((name, _))) => patient.sufferers([Place::Vnet(name)]),
             (_, None, None) => Vec::new(),
         };
         let steps = vec![Step::Run(format!("ip link set dev {port} mtu {longest}"))];
@@ -271,7 +272,7 @@ fn connections(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
         gravity: Gravity::Broken,
         namespace: None,
         title: format!("{count} of at most {most} connections are tracked"),
-        sufferers: patient.sufferers(&networks(patient, |n| n.uplink.is_some())),
+        sufferers: patient.sufferers(networks(patient, |n| n.uplink.is_some())),
         why: "When the table is full, the first packet of every new connection is dropped.".to_owned(),
         remedy: Some(Remedy {
             safe: false,
@@ -301,7 +302,7 @@ fn foreign_macs(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
             gravity: Gravity::Note,
             namespace: None,
             title: format!("guests of network {name} show their own MACs on uplink {out}"),
-            sufferers: patient.sufferers(&BTreeSet::from([name])),
+            sufferers: patient.sufferers([Place::Network(name)]),
             why: format!(
                 "This machine is {provider}'s by its firmware, and {provider} takes frames of registered MACs only and \
                  may lock a server that sends others. Which ones are registered cannot be seen from here."
@@ -325,10 +326,8 @@ fn slow_vnets(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
     let carried = |name: &VnetName| patient.config.vnets[name].security != Security::None;
     let slowed = segments(patient).into_iter().filter_map(|segment| {
         let (name, _) = segment.vnet.filter(|(name, _)| carried(name))?;
-        Some(match segment.network {
-            Some(network) => patient.sufferers(&BTreeSet::from([network])),
-            None => vec![format!("vnet {name}")],
-        })
+        let place = segment.network.map_or(Place::Vnet(name), Place::Network);
+        Some(patient.sufferers([place]))
     });
     let sufferers: Vec<String> = slowed.flatten().collect();
     if on.is_empty() || sufferers.is_empty() {

@@ -61,6 +61,48 @@ fn a_drop_of_others_that_meets_frames_of_a_vnet() {
     });
 }
 
+/// The same in a vnet that no network lies on, with machines that others put into its bridge.
+#[test]
+fn a_drop_of_others_that_meets_frames_of_a_vnet_without_a_network() {
+    host(|world| {
+        if !has_br_netfilter() {
+            return;
+        }
+        world.write(CONFIG, world.read(CONFIG) + "\n[vnets.blue]\nid = \"98\"\nbridge = \"br-blue\"\n");
+        made(world);
+        for (name, number) in [("left", 1), ("right", 2)] {
+            world.sh(&format!(
+                "ip netns add {name} && ip link add to-{name} type veth peer name eth0 netns {name} && \
+                 ip link set to-{name} master br-blue up && ip -n {name} link set eth0 up && \
+                 ip -n {name} address add 10.98.0.{number}/24 dev eth0 && \
+                 ip -n {name} address add fd98::{number}/64 dev eth0 nodad"
+            ));
+        }
+        for (tool, to) in [("iptables", "10.98.0.2"), ("ip6tables", "fd98::2")] {
+            world.soon("the bridge forwards", || world.echoes("left", to));
+            world.sh(&format!("echo 1 >/proc/sys/net/bridge/bridge-nf-call-{tool}"));
+            drop_like_docker(world, tool);
+            assert!(!world.echoes("left", to), "br_netfilter is not what it was");
+            let report = world.viaduct("doctor --json").json();
+            let found = of_kind(&report, "bridge-netfilter");
+            assert_eq!(found.len(), 1, "{report}");
+            assert_eq!(found[0]["suffers"], serde_json::json!(["vnet blue"]), "{report}");
+            let ran = world.viaduct("doctor --fix");
+            assert!(world.echoes("left", to), "{ran:?}");
+        }
+        // A filter that is nobody's: what mends it is said, and is not done by itself.
+        world.sh("nft 'table inet other { chain f { type filter hook forward priority 5; iifname br-blue drop; }; }'");
+        let report = world.viaduct("doctor --json").json();
+        let found = of_kind(&report, "bridge-netfilter");
+        assert_eq!(found.len(), 1, "{report}");
+        for measure in found[0]["remedy"]["measures"].as_array().unwrap() {
+            assert!(!world.echoes("left", "10.98.0.2") || !world.echoes("left", "fd98::2"));
+            world.sh(measure["run"].as_str().unwrap());
+        }
+        assert!(world.echoes("left", "10.98.0.2") && world.echoes("left", "fd98::2"), "{report}");
+    });
+}
+
 /// Only where it costs something: with a vnet whose frames a process carries, and as long as others do not need it.
 #[test]
 fn frames_of_a_vnet_that_meet_iptables() {
