@@ -366,6 +366,14 @@ pub struct Nic {
     pub origin: Origin,
 }
 
+impl Nic {
+    /// Whether the guest sets its addresses up by itself: when they are lent, it is told them; which of several VLANs each is on,
+    /// only the guest knows, which makes devices for them.
+    pub fn is_by_itself(&self) -> bool {
+        self.lent || !self.trunk.is_empty()
+    }
+}
+
 /// What a NIC may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoofing {

@@ -81,6 +81,26 @@ fn lease(world: &World, nic: &str) -> String {
 
 const UDHCPC: &str = "udhcpc -i eth0 -n -q -T 1 -t 15 -O mtu -O staticroutes";
 
+/// A container has the addresses of its file at once; a lent one, it has to ask for.
+#[test]
+fn attach_says_which_addresses_are_there() {
+    host(|world| {
+        world.write(CONFIG, FILE);
+        world.good("apply");
+        world.sh("ip netns add shop && ip netns add fresh");
+        let said = world.viaduct("attach shop --netns shop").out;
+        assert!(said.contains("with 198.51.100.112 and MAC") && said.contains(" there, "), "{said}");
+        assert!(world.sh("ip -n shop -o address show dev eth0").contains("198.51.100.112/32"));
+        let said = world.viaduct("attach fresh --netns fresh").out;
+        assert!(said.contains("To be asked for (DHCP) or set up inside: 172.30."), "{said}");
+        assert!(!world.sh("ip -n fresh -o address show dev eth0").contains("172.30."));
+        for (guest, is_set_up) in [("shop", true), ("fresh", false)] {
+            let told = world.viaduct(&format!("attach {guest} --netns {guest} --json")).json();
+            assert_eq!(told["set_up"], is_set_up, "{told}");
+        }
+    });
+}
+
 #[test]
 fn real_clients_take_a_routed_guests_own_address() {
     host(|world| {

@@ -347,8 +347,7 @@ pub(super) fn answered_by_kernel<'a>(
 /// What a guest's namespace gets.
 fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
     let nic = port.nic;
-    // Which of its VLANs an address is on, only the guest knows that makes devices for them.
-    let by_itself = nic.lent || !nic.trunk.is_empty();
+    let by_itself = nic.is_by_itself();
     let mut routes = BTreeSet::new();
     for (v6, destination) in [(false, any_v4()), (true, any_v6())] {
         let default = default_nic(context.config, port.guest, v6).filter(|nic| std::ptr::eq(*nic, port.nic));

@@ -64,6 +64,11 @@ fn print(report: &Attached) {
         let words = target::words(target);
         let mac = there.mac;
         match target {
+            target::Target::Netns { .. } if !there.set_up && !there.addresses.is_empty() => say!(
+                "{id} is {words}: {} with MAC {mac} there, {} here. To be asked for (DHCP) or set up inside: {addresses}.",
+                there.name,
+                there.device
+            ),
             target::Target::Netns { .. } => say!(
                 "{id} is {words}: {} with {addresses} and MAC {mac} there, {} here.",
                 there.name,

@@ -64,6 +64,8 @@ pub(crate) struct Connected {
     pub(crate) mac: MacAddr,
     #[schemars(with = "Vec<String>")]
     pub(crate) addresses: Vec<IpNet>,
+    /// Whether these are set up inside: not when the guest asks for them (DHCP), nor where it sets them up by itself.
+    pub(crate) set_up: bool,
     /// What QEMU is to be told, of a tap.
     pub(crate) qemu: Option<String>,
     /// The same for libvirt.
@@ -116,6 +118,7 @@ impl Operation for Attach {
         if vnet_of(config, id).is_some() {
             host.make_known(&after);
         }
+        let made = after.config().and_then(|config| config.nic(id)).unwrap_or(nic);
         Ok(Attached {
             attached: true,
             pending: false,
@@ -125,7 +128,8 @@ impl Operation for Attach {
                 device: device(nic, &target).clone(),
                 name: nic.name.clone(),
                 mac: nic.mac,
-                addresses: after.config().and_then(|c| c.nic(id)).unwrap_or(nic).addresses.clone(),
+                addresses: made.addresses.clone(),
+                set_up: matches!(target, Target::Netns { .. }) && !made.is_by_itself(),
                 qemu: qemu(id, nic, &target, config),
                 libvirt: libvirt(nic, &target, config),
                 done: outcome.done,
