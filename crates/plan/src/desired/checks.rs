@@ -3,9 +3,9 @@
 mod filter;
 
 use viaduct_model::{
-    CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Security, UplinkVlan,
+    CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Security, UplinkVlan, Vnet,
 };
-use viaduct_types::{HostKey, IfName, IpNet, NamespaceName};
+use viaduct_types::{HostKey, IfName, IpNet, NamespaceName, VnetName};
 
 use super::{
     Notice, PORT, Severity,
@@ -41,11 +41,17 @@ struct Notices(Vec<Notice>);
 
 impl Notices {
     fn error(&mut self, origin: &Origin, text: String) {
-        self.0.push(Notice { severity: Severity::Error, text, origin: Some(origin.clone()) });
+        self.0.push(Notice { severity: Severity::Error, text, origin: Some(origin.clone()), vnet: None });
     }
 
     fn warn(&mut self, origin: &Origin, text: String) {
-        self.0.push(Notice { severity: Severity::Warning, text, origin: Some(origin.clone()) });
+        self.0.push(Notice { severity: Severity::Warning, text, origin: Some(origin.clone()), vnet: None });
+    }
+
+    /// Of what a vnet is.
+    fn warn_of(&mut self, name: &VnetName, vnet: &Vnet, text: &str) {
+        let (text, origin) = (format!("vnet {name}: {text}"), Some(vnet.origin.clone()));
+        self.0.push(Notice { severity: Severity::Warning, text, origin, vnet: Some(name.clone()) });
     }
 }
 
@@ -90,21 +96,19 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
             continue;
         }
         if context.observed.features.vxlan {
-            notices.warn(
-                &vnet.origin,
-                format!(
-                    "vnet {name}: with security \"none\" whoever is on the way between the hosts reads its frames and \
-                     sends others in the name of its guests; write \"conf\", unless that way is yours alone"
-                ),
+            notices.warn_of(
+                name,
+                vnet,
+                "with security \"none\" whoever is on the way between the hosts reads its frames and sends others in the \
+                 name of its guests; write \"conf\", unless that way is yours alone",
             );
             if vnet.learning {
-                notices.warn(
-                    &vnet.origin,
-                    format!(
-                        "vnet {name}: with security \"none\" nothing notices when two hosts bridge the same segment \
-                         into it, and frames go round in circles; write \"auth\" or \"conf\", or bridge it on one host \
-                         only, or `learning = false` if nobody's machines but the file's are behind it"
-                    ),
+                notices.warn_of(
+                    name,
+                    vnet,
+                    "with security \"none\" nothing notices when two hosts bridge the same segment into it, and frames go \
+                     round in circles; write \"auth\" or \"conf\", or bridge it on one host only, or `learning = false` if \
+                     nobody's machines but the file's are behind it",
                 );
             }
         } else {

@@ -23,6 +23,7 @@ pub(super) fn meant_twice(context: &Context<'_>) -> Vec<Notice> {
                  made (`viaduct vnet delete`)"
             ),
             origin: Some(origin.clone()),
+            vnet: None,
         });
     };
     for (name, network) in &context.config.networks {

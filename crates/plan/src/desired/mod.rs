@@ -23,7 +23,7 @@ use std::{
 };
 
 use viaduct_model::{Config, Origin};
-use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule};
+use viaduct_types::{IfName, IpNet, MacAddr, NamespaceName, NicId, RoutingRule, VnetName};
 
 use crate::{
     lent::mark_carriers,
@@ -238,6 +238,8 @@ pub struct Notice {
     pub text: String,
     /// The line of the file that it is about.
     pub origin: Option<Origin>,
+    /// The vnet that it is so of for as long as that is as it is: who changes something else need not hear it again.
+    pub vnet: Option<VnetName>,
 }
 
 impl Notice {

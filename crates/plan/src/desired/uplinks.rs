@@ -172,7 +172,7 @@ fn leads_elsewhere(context: &Context<'_>, wanted: &Desired, notices: &mut Vec<No
                  have the default route lead out of {l3}"
             );
             let origin = Some(network.origin.clone());
-            notices.push(Notice { severity: Severity::Warning, text, origin });
+            notices.push(Notice { severity: Severity::Warning, text, origin, vnet: None });
         }
     }
 }
@@ -203,7 +203,7 @@ fn claims<'a>(context: &Context<'a>, notices: &mut Vec<Notice>) -> BTreeSet<(&'a
                  Give it to an uplink with `addresses`, or have it routed to this host"
             )
         };
-        notices.push(Notice { severity: Severity::Warning, text, origin: Some(origin) });
+        notices.push(Notice { severity: Severity::Warning, text, origin: Some(origin), vnet: None });
     }
     claims
 }

@@ -50,7 +50,7 @@ pub(super) fn shut(context: &Context<'_>) -> Vec<Notice> {
              host's leaves by that: remove {interface}, and write port = \"{uplink}\" and vlan = {id}; a VLAN within it is \
              possible on interfaces that are no uplinks"
         );
-        Some(Notice { severity: Severity::Error, text, origin: Some(vnet.origin.clone()) })
+        Some(Notice { severity: Severity::Error, text, origin: Some(vnet.origin.clone()), vnet: None })
     };
     context.config.vnets.iter().filter_map(shut).collect()
 }

@@ -133,7 +133,7 @@ impl Operation for Attach {
                 qemu: qemu(id, nic, &target, config),
                 libvirt: libvirt(nic, &target, config),
                 done: outcome.done,
-                notices: Remark::all(&outcome.notices),
+                notices: Remark::of_change(&outcome.notices, &before, &after),
             }),
             nic: self.nic,
             target,
@@ -204,7 +204,7 @@ impl Operation for Activate {
         let after = before.with_prepared(id, false);
         let outcome = host.turn(Some(&before), &after, caller)?;
         host.make_known(&after);
-        let notices = Remark::all(&outcome.notices);
+        let notices = Remark::of_change(&outcome.notices, &before, &after);
         Ok(Activated { nic: self.nic, waited, done: outcome.done, notices })
     }
 }
@@ -239,12 +239,12 @@ impl Operation for Detach {
             }
             // Somebody may have been stopped on the way.
             let outcome = host.make_sure(&before, caller)?;
-            let notices = Remark::all(&outcome.notices);
+            let notices = Remark::of_change(&outcome.notices, &before, &before);
             return Ok(Detached { nic: self.nic, target: None, done: outcome.done, notices });
         };
         let after = before.with_attachments(attachments).with_prepared(id, false);
         let outcome = host.turn(Some(&before), &after, caller)?;
-        let notices = Remark::all(&outcome.notices);
+        let notices = Remark::of_change(&outcome.notices, &before, &after);
         Ok(Detached { nic: self.nic, target: Some(old), done: outcome.done, notices })
     }
 }

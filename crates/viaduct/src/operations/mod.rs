@@ -23,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use viaduct_model::Source;
 use viaduct_plan::{Notice, Severity};
+use viaduct_types::VnetName;
 
 pub(crate) use announce::Announce;
 pub(crate) use apply::{Apply, Changed, Down};
@@ -44,7 +45,7 @@ pub(crate) use vnets::{
     VnetsReport,
 };
 
-use crate::{failure::Failure, host::Host};
+use crate::{failure::Failure, host::Host, situation::Situation};
 
 /// Something that can be asked of a host.
 pub(crate) trait Operation: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
@@ -162,6 +163,18 @@ impl Remark {
 
     pub(crate) fn all(notices: &[Notice]) -> Vec<Self> {
         notices.iter().map(Self::from).collect()
+    }
+
+    /// Those about a change: what is so of a vnet that is as it was is said by who looks at all of the configuration.
+    pub(crate) fn of_change(notices: &[Notice], before: &Situation, after: &Situation) -> Vec<Self> {
+        let what = |situation: &Situation, name: &VnetName| {
+            let vnet = situation.config()?.vnets.get(name)?;
+            Some((vnet.security, vnet.learning))
+        };
+        let is_new = |notice: &&Notice| {
+            notice.vnet.as_ref().is_none_or(|name| what(before, name) != what(after, name))
+        };
+        notices.iter().filter(is_new).map(Self::from).collect()
     }
 }
 

@@ -69,7 +69,7 @@ impl Operation for Set {
         let after = before.with_applied(Some(Arc::new(applied)));
         probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
-        let mut notices = Remark::all(&outcome.notices);
+        let mut notices = Remark::of_change(&outcome.notices, &before, &after);
         notices.extend(host.record(&format!("{} {}", Self::NAME, self.nic), caller, after.sources()));
         Ok(WasSet { done: outcome.done, unchanged, notices })
     }

@@ -583,7 +583,7 @@ fn make(host: &mut Host, created: Created, caller: &mut Caller<'_>) -> Result<Ch
     match host.turn(Some(&before), &after, caller) {
         Ok(outcome) => Ok(Changed {
             done: outcome.done,
-            notices: Remark::all(&outcome.notices),
+            notices: Remark::of_change(&outcome.notices, &before, &after),
             diagnostics: viaduct_model::Diagnostics::default(),
         }),
         Err(not_made) => {
