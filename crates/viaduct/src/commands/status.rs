@@ -16,7 +16,7 @@ use crate::{
 
 /// So many lines of drift are shown; nobody reads more before doing something about it.
 const DRIFT: usize = 12;
-/// So many MACs of a vnet that several hosts claim.
+/// So many MACs of a vnet that several hosts claim, and so many addresses of several MACs.
 const CONFLICTS: usize = 8;
 
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
@@ -186,6 +186,9 @@ fn vnets(report: &VnetsReport) -> Table {
             (further > 0).then(|| format!("and {further} more; `viaduct vnet macs {name}` has them all"));
         let conflicts =
             conflicts.take(CONFLICTS).map(|(mac, _)| format!("{mac} is at several hosts")).chain(further);
+        let more = vnet.shared_addresses.len().saturating_sub(CONFLICTS);
+        let more = (more > 0).then(|| format!("and {more} more; `viaduct vnet show {name}` has them all"));
+        let shared = super::vnet::shared(vnet).take(CONFLICTS).chain(more);
         table.add_row([
             name.to_string(),
             vnet.id.short(),
@@ -193,7 +196,14 @@ fn vnets(report: &VnetsReport) -> Table {
             vnet.mtu.map(|mtu| mtu.to_string()).unwrap_or_default(),
             lines(hosts),
             vnet.mac_count.to_string(),
-            lines(vnet.trouble.iter().cloned().chain(conflicts).chain(vnet.fallbacks.iter().cloned())),
+            lines(
+                vnet.trouble
+                    .iter()
+                    .cloned()
+                    .chain(conflicts)
+                    .chain(shared)
+                    .chain(vnet.fallbacks.iter().cloned()),
+            ),
         ]);
     }
     table

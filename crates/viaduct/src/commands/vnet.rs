@@ -1,7 +1,7 @@
 use std::{fs, path::Path, process::ExitCode};
 
 use viaduct_model::sxp;
-use viaduct_types::{IfName, VnetId, VnetName};
+use viaduct_types::{IfName, MacAddr, PeerName, VnetId, VnetName};
 
 use super::{ask, say_changed, status::new_table};
 use crate::{
@@ -171,10 +171,7 @@ fn long_form(name: &VnetName, vnet: &VnetView) {
         say!("  peer {peer}: {}{mtu}{cipher}", member.state);
     }
     say!("  {} MACs", vnet.mac_count);
-    for (address, macs) in &vnet.shared_addresses {
-        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
-        say!("  {address} is claimed with {}", macs.join(" and "));
-    }
+    shared(vnet).for_each(|line| say!("  {line}"));
     let counters: Vec<String> = vnet
         .counters
         .iter()
@@ -189,11 +186,24 @@ fn long_form(name: &VnetName, vnet: &VnetView) {
     }
 }
 
+/// Addresses that several machines have, each with where these are.
+pub(super) fn shared(vnet: &VnetView) -> impl Iterator<Item = String> {
+    let at = |mac: &MacAddr| match vnet.macs.get(mac) {
+        Some(view) => format!("{mac} ({})", place(&view.peer)),
+        None => mac.to_string(),
+    };
+    vnet.shared_addresses.iter().map(move |(address, macs)| {
+        let macs: Vec<String> = macs.iter().map(at).collect();
+        format!("{address} is claimed with {}", macs.join(" and "))
+    })
+}
+
+fn place(peer: &Option<PeerName>) -> String {
+    peer.as_ref().map_or("here", |peer| peer.as_str()).to_owned()
+}
+
 fn macs(vnet: &VnetView) {
     let mut table = new_table(["mac", "where", "addresses", "also claimed by"]);
-    let place = |peer: &Option<viaduct_types::PeerName>| {
-        peer.as_ref().map_or("here", |peer| peer.as_str()).to_owned()
-    };
     for (mac, view) in &vnet.macs {
         let addresses: Vec<String> = view.addresses.iter().map(ToString::to_string).collect();
         let others: Vec<String> = view.also_claimed_by.iter().map(place).collect();

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::{Diagnostics, Loaded};
 
-use super::{Caller, File, Operation, Remark, confirm, probe, sources};
+use super::{Caller, File, Operation, Remark, confirm, probe, sources, vnets::MOST_MACS};
 use crate::{
     failure::Failure,
     host::Host,
@@ -63,8 +63,16 @@ impl Operation for Apply {
         let (outcome, mut notices) =
             confirm::make(host, before.as_ref(), &after, Self::NAME, self.confirm, caller)?;
         notices.extend(lost);
+        notices.extend(elsewhere(host, &after));
         Ok(Changed { done: outcome.done, notices, diagnostics: warnings })
     }
+}
+
+/// What other hosts of its vnets have of what this one has, as far as that is known.
+fn elsewhere(host: &Host, after: &Situation) -> Vec<Remark> {
+    let Some(config) = after.config().filter(|config| !config.vnets.is_empty()) else { return Vec::new() };
+    let Some(report) = vnets::report(host.store.run_dir(), MOST_MACS) else { return Vec::new() };
+    vnets::elsewhere(config, after.attached(), &report).into_iter().map(Remark::warning).collect()
 }
 
 /// Takes everything of ours away.

@@ -3,6 +3,7 @@
 mod changes;
 mod client;
 mod created;
+mod elsewhere;
 mod environment;
 pub(crate) mod names;
 mod orders;
@@ -31,6 +32,7 @@ use environment::Number;
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, end, machine, report};
 pub(crate) use created::{beside, endpoint, named, vnet_of, with_created};
+pub(crate) use elsewhere::elsewhere;
 pub(crate) use orders::orders;
 
 /// How it is called on the command line, where only we call it.
