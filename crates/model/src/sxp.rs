@@ -117,7 +117,7 @@ fn vnet(node: &Node, file: &mut SxpFile) -> Result<(), SxpError> {
     };
     // The second is how the original's own tool said it.
     if word != "vnet" && word != "vnet.add" {
-        return Err(wrong(*line, format!("`{word}` is no vnet: write (vnet …)")));
+        return Err(wrong(*line, format!("`{word}` is no vnet: {}", instead(word))));
     }
     let (mut id, mut bridge, mut vnetif, mut security) = (None, None, None, None);
     for field in fields {
@@ -168,6 +168,21 @@ fn vnet(node: &Node, file: &mut SxpFile) -> Result<(), SxpError> {
     };
     file.vnets.push(SxpVnet { id, id_text, bridge, vnetif, security });
     Ok(())
+}
+
+/// What does what another word of the original's did: its daemon took some of these in files, too.
+fn instead(word: &str) -> &'static str {
+    match word {
+        "peer.add" | "peer.del" => {
+            "hosts are known by their keys, and come and go by `viaduct peer add NAME --endpoint E --key K` and `viaduct peer delete NAME`"
+        }
+        "varp.mcaddr" => {
+            "the group by which hosts find each other is one of `groups` in [discovery] of the configuration"
+        }
+        "vnet.del" => "`viaduct vnet delete ID` takes one away",
+        "vif.add" | "vif.del" => "that a machine is here or not is said by `vn vif-add` and `vn vif-delete`",
+        _ => "write (vnet …)",
+    }
 }
 
 fn unknown(name: &str) -> String {
@@ -360,6 +375,10 @@ mod tests {
             ("(vnet id 97)", 1, "outside"),
             ("vnet", 1, "parentheses"),
             ("(domain (id 97))", 1, "`domain`"),
+            ("(vnet (id 97))\n(peer.add (addr 10.0.0.2))", 2, "viaduct peer add"),
+            ("(varp.mcaddr (addr 224.10.0.9))", 1, "[discovery]"),
+            ("(vnet.del (id 97))", 1, "viaduct vnet delete"),
+            ("(vif.add (vnet 97) (vmac 02:00:00:00:00:01))", 1, "vn vif-add"),
             ("(vnet (id \"97))", 1, "quotation"),
         ] {
             let error = read(text).unwrap_err();

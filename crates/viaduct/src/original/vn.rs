@@ -1,6 +1,12 @@
 //! The tool `vn`.
 
-use std::{fs, net::IpAddr, process::ExitCode, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, ToSocketAddrs},
+    process::ExitCode,
+    str::FromStr,
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use viaduct_kernel::{addresses_of, announce_arrival};
@@ -22,12 +28,12 @@ use crate::{
 
 /// Vnets, as Xen's vn had them.
 #[derive(Debug, Parser)]
-#[command(name = "vn", version, disable_help_subcommand = true)]
+#[command(name = "vn", version, disable_help_subcommand = true, infer_long_args = true)]
 pub(super) struct Vn {
     #[command(flatten)]
     place: Place,
     #[command(subcommand)]
-    command: VnCommand,
+    command: Option<VnCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -135,7 +141,7 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
     let Vn { place, command } = Vn::parse();
     let global = &place.into();
     let report = || commands::vnets(global);
-    match command {
+    match command.unwrap_or(VnCommand::Help { long: false }) {
         VnCommand::Help { long } => {
             let mut command = Vn::command();
             let help = if long { command.render_long_help() } else { command.render_help() };
@@ -312,12 +318,41 @@ fn add_peer(global: &Global, addr: &str, port: u16, key: Option<HostKey>) -> Res
     Ok(done(&commands::add_peer(global, name, vec![format!("{host}:{port}")], key)?))
 }
 
-/// The name of the peer that has this name or is looked for at this address.
+/// The name of the peer that has this name, is looked for at this address, or is there; the original knew hosts by the addresses that
+/// their names have.
 fn peer_at(report: &VnetsReport, addr: &str) -> Result<PeerName, Failure> {
-    let at = |peer: &PeerView| {
-        let hosts = peer.endpoints.iter().filter_map(|known| Some(known.rsplit_once(':')?.0));
-        hosts.into_iter().any(|host| host.trim_matches(['[', ']']) == addr)
+    let hosts = |peer: &PeerView| -> Vec<String> {
+        let written = peer.endpoints.iter().filter_map(|known| Some(known.rsplit_once(':')?.0));
+        written.map(|host| host.trim_matches(['[', ']']).to_owned()).collect()
     };
-    let found = report.peers.iter().find(|(name, peer)| name.as_str() == addr || at(peer));
-    found.map(|(name, _)| name.clone()).ok_or_else(|| Failure::usage(format!("there is no peer at {addr}")))
+    let is_there =
+        |peer: &PeerView| peer.address.iter().chain(&peer.found).any(|at| at.ip().to_string() == addr);
+    let find = |is: &dyn Fn(&PeerView) -> bool| -> Vec<&PeerName> {
+        report.peers.iter().filter(|(_, peer)| is(peer)).map(|(name, _)| name).collect()
+    };
+    if let Some((name, _)) = report.peers.iter().find(|(name, _)| name.as_str() == addr) {
+        return Ok(name.clone());
+    }
+    let mut found = find(&|peer| hosts(peer).iter().any(|host| host == addr));
+    if found.is_empty() {
+        found = find(&is_there);
+    }
+    // Names are looked up only where nobody is called so.
+    if found.is_empty() {
+        let asked = addresses(addr);
+        found = find(&|peer| hosts(peer).iter().any(|host| !addresses(host).is_disjoint(&asked)));
+    }
+    match found.as_slice() {
+        [name] => Ok((*name).clone()),
+        [] => Err(Failure::usage(format!("there is no peer at {addr}"))),
+        several => {
+            let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
+            Err(Failure::usage(format!("several peers are at {addr}: say which, {}", names.join(" or "))))
+        }
+    }
+}
+
+/// Of a name or an address; none when it has none.
+fn addresses(host: &str) -> BTreeSet<IpAddr> {
+    (host, PORT).to_socket_addrs().into_iter().flatten().map(|at| at.ip()).collect()
 }
