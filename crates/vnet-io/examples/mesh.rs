@@ -195,9 +195,32 @@ fn memory() -> Result<f64, Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<usize> =
         std::env::args().skip(1).map(|word| word.parse()).collect::<Result<_, _>>()?;
-    let [count, vnets, size, nics, moves, seconds] = arguments[..] else {
+    let [hosts, vnets, size, nics, moves, seconds] = arguments[..] else {
         return Err("mesh HOSTS VNETS SIZE NICS MOVES SECONDS".into());
     };
+    let figures = simulate(&Shape { hosts, vnets, size, nics, moves, seconds })?;
+    figures.iter().for_each(|(name, figure)| println!("{name} {figure}"));
+    Ok(())
+}
+
+/// A fleet, and what happens to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) hosts: usize,
+    /// In how many each host is.
+    pub(crate) vnets: usize,
+    /// Of how many hosts each vnet has.
+    pub(crate) size: usize,
+    /// Of each host.
+    pub(crate) nics: usize,
+    /// In a second, all hosts together.
+    pub(crate) moves: usize,
+    pub(crate) seconds: usize,
+}
+
+/// The figures, most of them of one host, by their names.
+pub(crate) fn simulate(shape: &Shape) -> Result<Vec<(&'static str, f64)>, Box<dyn Error>> {
+    let Shape { hosts: count, vnets, size, nics, moves, seconds } = *shape;
     let mut random = Random(1);
     // Which hosts each vnet has: for each of a host's places, the hosts in another order.
     let mut members: Vec<Vec<usize>> = Vec::new();
@@ -278,17 +301,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let per_host = |number: f64| number / count as f64;
     let (start_bytes, start_messages) = (fleet.bytes, fleet.messages);
     let memory_after = memory()?;
-    println!("connections {}", per_host(2.0 * connected.len() as f64));
-    println!("known-nics {}", (size.min(count) * nics) as f64);
-    println!("start-messages {}", per_host(start_messages as f64));
-    println!("start-bytes {}", per_host(start_bytes as f64));
-    println!("memory-kib {}", per_host(memory_after - before));
+    let mut figures = vec![
+        ("connections", per_host(2.0 * connected.len() as f64)),
+        ("start-messages", per_host(start_messages as f64)),
+        ("start-bytes", per_host(start_bytes as f64)),
+        ("memory-kib", per_host(memory_after - before)),
+    ];
 
     // Moves, evenly over the time.
     fleet.heard_by.iter_mut().for_each(|heard| *heard = 0);
     (fleet.handling, fleet.configuring, fleet.configures) = (Duration::ZERO, Duration::ZERO, 0);
     let begin = fleet.now;
     let mut leaving: Vec<(Duration, usize, usize, usize)> = Vec::new();
+    let mut moved = 0_usize;
     for step in 0..moves * seconds {
         let at = begin + Duration::from_secs_f64(step as f64 / moves as f64);
         while let Some((due, host, vnet, nic)) = leaving.first().copied().filter(|(due, ..)| *due <= at) {
@@ -300,12 +325,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             fleet.configure(host);
         }
         fleet.pass(at.max(fleet.now))?;
-        let nic = fleet.random.below(places.len());
+        // One that does not move already, and could.
+        let can_move = |nic: usize| {
+            members[places[nic].0].len() > 1 && leaving.iter().all(|(.., moving)| *moving != nic)
+        };
+        let drawn = fleet.random.below(places.len());
+        let Some(nic) = (drawn..places.len()).chain(0..drawn).find(|nic| can_move(*nic)) else { continue };
         let (vnet, from) = places[nic];
-        let to = members[vnet][fleet.random.below(members[vnet].len())];
-        if to == from || leaving.iter().any(|(.., moving)| *moving == nic) {
-            continue;
-        }
+        let others: Vec<usize> = members[vnet].iter().copied().filter(|host| *host != from).collect();
+        let to = others[fleet.random.below(others.len())];
+        moved += 1;
         places[nic].1 = to;
         if let Some(settings) = fleet.hosts[to].settings.vnets.get_mut(&vnet_id(vnet)?) {
             settings.nics.insert(mac(nic), addresses(nic));
@@ -323,22 +352,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let spent = begin + Duration::from_secs(seconds as u64);
     fleet.pass(spent.max(fleet.now))?;
     let rate = |number: f64| per_host(number) / seconds as f64;
-    println!("move-messages {}", rate((fleet.messages - start_messages) as f64));
-    println!("move-bytes {}", rate((fleet.bytes - start_bytes) as f64));
-    println!("most-messages {}", fleet.heard_by.iter().max().copied().unwrap_or(0) as f64 / seconds as f64);
-    println!(
-        "microseconds {}",
-        fleet.handling.as_secs_f64() * 1e6 / (fleet.messages - start_messages).max(1) as f64
-    );
-    // A host is configured anew when a NIC comes, and when one goes.
-    println!(
-        "configure-microseconds {}",
-        fleet.configuring.as_secs_f64() * 1e6 / fleet.configures.max(1) as f64
-    );
-    println!("memory-after-kib {}", per_host(memory()? - before));
+    let messages = fleet.messages - start_messages;
+    let most = fleet.heard_by.iter().max().copied().unwrap_or(0);
+    let microseconds = |spent: Duration, count: u64| spent.as_secs_f64() * 1e6 / count.max(1) as f64;
+    figures.extend([
+        ("moves", moved as f64 / seconds as f64),
+        ("move-messages", rate(messages as f64)),
+        ("move-bytes", rate((fleet.bytes - start_bytes) as f64)),
+        ("most-messages", most as f64 / seconds as f64),
+        ("microseconds", microseconds(fleet.handling, messages)),
+        // A host is configured anew when a NIC comes, and when one goes.
+        ("configure-microseconds", microseconds(fleet.configuring, fleet.configures)),
+        ("memory-after-kib", per_host(memory()? - before)),
+    ]);
 
     // Everybody knows where every NIC is that it has to do with; a list that knows nothing of messages says where.
     fleet.pass(fleet.now + Duration::from_secs(5))?;
+    let mut known = 0;
     let mut expected: Vec<BTreeMap<MacAddr, usize>> = vec![BTreeMap::new(); members.len()];
     for (nic, (vnet, host)) in places.iter().enumerate() {
         expected[*vnet].insert(mac(nic), *host);
@@ -359,7 +389,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             if found != expected[vnet] {
                 return Err(format!("host {host} does not know where the NICs of vnet {vnet} are").into());
             }
+            known += found.len();
         }
     }
-    Ok(())
+    figures.push(("known-nics", per_host(known as f64)));
+    Ok(figures)
 }

@@ -18,7 +18,8 @@ const PERIOD: u32 = 1_000;
 const SECONDS: u32 = 20;
 
 /// The figures, by the names that the simulation prints, with what they are.
-const FIGURES: [(&str, &str); 10] = [
+const FIGURES: [(&str, &str); 11] = [
+    ("moves", "NICs that move in a second, of all hosts together"),
     ("connections", "connections"),
     ("known-nics", "NICs that it knows"),
     ("memory-kib", "memory, KiB"),
@@ -43,7 +44,7 @@ pub(super) fn measure(sandbox: &Sandbox, options: &Options, page: &mut Page) -> 
             "What is said between hosts about vnets, with time and network simulated: 2 ms on the way, and one packet in a \
              hundred lost and sent again. Each host has {NICS} NICs, with an IPv4 and an IPv6 address each, and is in \
              {VNETS} vnets; each NIC moves once in {PERIOD} seconds, so that of 100,000 NICs 100 move in a second. Figures \
-             are those of one host; bytes are those of messages, without QUIC's own. In the end, what every host knows is \
+             are otherwise those of one host; bytes are those of messages, without QUIC's own. In the end, what every host knows is \
              compared with where the NICs are."
         ),
     );
