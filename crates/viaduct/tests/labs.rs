@@ -79,6 +79,7 @@ labs! {
         vnet_rekey = "vnet-rekey",
         vnet_renumbered = "vnet-renumbered",
         vnet_served = "vnet-served",
+        vnet_relay_chain = "vnet-relay-chain",
         vnet_relays = "vnet-relays",
         vnet_spoofing = "vnet-spoofing",
         vnet_workers = "vnet-workers",
