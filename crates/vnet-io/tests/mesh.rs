@@ -27,6 +27,9 @@ fn it_does_not_grow_with_what_a_host_does_not_take_part_in() {
     for figure in ["start-messages", "start-bytes", "move-messages", "move-bytes"] {
         assert!(large[figure] < most * small[figure], "{figure}: {} {}", small[figure], large[figure]);
     }
+    // A move is news for the other four of its vnet, and not for all whom the two hosts know.
+    let for_each_move = large["move-messages"] * 400.0 / large["moves"];
+    assert!(for_each_move < 3.0 * 4.0, "{for_each_move}");
     // Nor has one of them the work of all.
     assert!(large["most-messages"] < 10.0 * large["move-messages"], "{large:?}");
 }
