@@ -50,9 +50,9 @@ pub(crate) fn orders(config: &Config, attachments: &Attachments) -> Option<Order
     let relay: BTreeSet<PeerName> = config.relay.iter().flat_map(|relay| &relay.peers).cloned().collect();
     let is_needed =
         |name: &PeerName| relay.contains(name) || vnets.values().any(|vnet| vnet.peers.contains(name));
-    let peers = config.peers.iter().filter(|(name, _)| is_needed(name)).filter_map(|(name, peer)| {
+    let peers = config.peers.iter().filter_map(|(name, peer)| {
         let endpoints = peer.endpoints.iter().map(ToString::to_string).collect();
-        Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints }))
+        Some((name.clone(), PeerOrders { key: peer.key.parse().ok()?, endpoints, spare: !is_needed(name) }))
     });
     let discovery = config.discovery.as_ref().map(|discovery| DiscoveryOrders {
         interfaces: discovery.interfaces.clone(),

@@ -19,6 +19,7 @@ use super::{
     peers::Peer,
     plain::Plain,
     segment::Bridging,
+    spare::Spare,
     tables::Tables,
     unheard::Unheard,
 };
@@ -49,11 +50,18 @@ impl Engine {
                 Peer::new(name.clone(), PeerId(self.next_peer), Vec::new())
             });
             peer.name = name.clone();
+            if peer.spare.is_some() != wanted.spare {
+                peer.spare = wanted.spare.then(Spare::default);
+                peer.unreached = None;
+            }
             if peer.endpoints != wanted.endpoints {
                 peer.endpoints.clone_from(&wanted.endpoints);
                 peer.stop_dialling();
             }
             self.dial(key);
+            if wanted.spare {
+                self.node.want_detour(key, false);
+            }
         }
         for id in self.vnets.keys().copied().collect::<Vec<_>>() {
             let same = |vnet: &Vnet| {

@@ -27,6 +27,8 @@ pub(super) struct Targets {
     pub(super) ways: Vec<SocketAddr>,
     /// Whether it is reached already, and may be reached better.
     pub(super) is_idle: bool,
+    /// Whether it is one of several who may be of help.
+    pub(super) is_spare: bool,
 }
 
 /// Dials until the task is ended, which it is when there is a connection. A peer that ends connections as soon as they
@@ -39,7 +41,7 @@ pub(super) async fn dial(
     ended_before: u32,
     inputs: mpsc::Sender<Input>,
 ) {
-    let [first, longest] = if targets.is_idle { IDLE_PAUSES } else { PAUSES };
+    let [first, longest] = if targets.is_idle || targets.is_spare { IDLE_PAUSES } else { PAUSES };
     let mut pause = (first * 2u32.saturating_pow(ended_before.min(16))).min(longest);
     if ended_before > 0 || targets.is_idle {
         time::sleep(pause).await;

@@ -143,6 +143,8 @@ pub(super) struct Engine {
     pub(super) heeded: Heeded,
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
     pub(super) reach: Reach,
+    /// When somebody was last not reached without others' help.
+    pub(super) sought: Option<Duration>,
     pub(super) ways: Ways,
     /// The first of the sockets, beside which others are to have its port.
     pub(super) socket: std::net::UdpSocket,
@@ -204,6 +206,7 @@ impl Engine {
             heeded: Heeded::default(),
             written: sequences,
             reach: Reach::default(),
+            sought: None,
             ways,
             socket,
             discovery: Discovery::default(),
@@ -397,6 +400,7 @@ impl Engine {
 
     /// Sees to it that a peer is dialled, if it can be.
     pub(super) fn dial(&mut self, key: HostKey) {
+        let (now, seeks) = (self.now(), self.seeks());
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.dialling.is_some() {
             return;
@@ -413,8 +417,11 @@ impl Engine {
         };
         let found = peer.found.keys().map(ToString::to_string);
         let names = peer.endpoints.iter().cloned().chain(found).collect();
-        let targets = Targets { names, ways, is_idle: is_by_way };
+        let targets = Targets { names, ways, is_idle: is_by_way, is_spare: peer.spare.is_some() };
         if targets.names.is_empty() && targets.ways.is_empty() {
+            return;
+        }
+        if peer.spare.as_mut().is_some_and(|spare| !seeks || !spare.may_try(now)) {
             return;
         }
         peer.dialling = Some(tokio::spawn(dial(

@@ -31,6 +31,7 @@ mod rtnetlink;
 mod segment;
 mod server;
 mod socket;
+mod spare;
 mod start;
 mod tables;
 #[cfg(test)]

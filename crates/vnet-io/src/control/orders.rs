@@ -128,6 +128,9 @@ pub struct PeerOrders {
     pub key: HostKey,
     /// Where it may be, as ADDRESS:PORT or NAME:PORT; none: it dials.
     pub endpoints: Vec<String>,
+    /// No vnet here has it, and this host passes nothing on for it: it is dialled when somebody is needed who passes on.
+    #[serde(default)]
+    pub spare: bool,
 }
 
 /// A vnet.

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use viaduct_types::{HostKey, PeerName};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
-use super::{PeerReport, Stranger};
+use super::{PeerReport, Stranger, spare::Spare};
 use crate::datapath::{Handle, Path};
 
 /// So many strangers are remembered.
@@ -46,6 +46,8 @@ pub(super) struct Peer {
     pub(super) name: PeerName,
     pub(super) id: PeerId,
     pub(super) endpoints: Vec<String>,
+    /// When it is dialled, of those who are only to pass on.
+    pub(super) spare: Option<Spare>,
     pub(super) dialling: Option<JoinHandle<()>>,
     pub(super) session: Option<SessionId>,
     pub(super) path: Option<Path>,
@@ -78,6 +80,7 @@ impl Peer {
             name,
             id,
             endpoints,
+            spare: None,
             dialling: None,
             session: None,
             path: None,

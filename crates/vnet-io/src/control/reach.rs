@@ -75,17 +75,21 @@ impl Engine {
     /// Asks for ways to those who are not reached, and no longer for those who are.
     pub(super) fn look_for_ways(&mut self) {
         let now = self.now();
-        let mut changes = Vec::new();
-        for (key, peer) in &mut self.peers {
+        let (mut changes, mut needs_others) = (Vec::new(), false);
+        for (key, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.spare.is_none()) {
             let link = peer.session.and_then(|session| self.links.get(&session));
             match link {
                 None => {
                     let since = *peer.unreached.get_or_insert(now);
                     if now.saturating_sub(since) >= UNREACHED {
                         changes.push((*key, true));
+                        needs_others = true;
                     }
                 }
-                Some(link) if relay_of(link.remote()).is_some() => peer.unreached = None,
+                Some(link) if relay_of(link.remote()).is_some() => {
+                    peer.unreached = None;
+                    needs_others = true;
+                }
                 Some(link) => {
                     peer.unreached = None;
                     if now.saturating_sub(link.since) >= LATE {
@@ -95,6 +99,7 @@ impl Engine {
             }
         }
         changes.into_iter().for_each(|(key, wanted)| self.node.want_detour(key, wanted));
+        self.seek(needs_others);
     }
 
     /// Sets up what the hosts have agreed on about ways; where each of them is at the moment counts.

@@ -81,6 +81,11 @@ impl Node {
         }
     }
 
+    /// Whether a host would pass on for this one.
+    pub fn is_offered_by(&self, relay: HostKey) -> bool {
+        self.relaying.offers.contains(&relay)
+    }
+
     /// What this host passes on.
     pub fn passes(&self) -> impl Iterator<Item = Pass> {
         let Relaying { asks, given, .. } = &self.relaying;

@@ -170,6 +170,7 @@ impl Host {
         let peer = PeerOrders {
             key: other.engine.identity.public(),
             endpoints: if number == 0 { vec![format!("127.0.0.1:{}", PORTS[1])] } else { Vec::new() },
+            spare: false,
         };
         let vnet = |(index, carried): (usize, &Carried)| {
             let nic = NicOrders { addresses: Vec::new(), prepared: false, device: None };

@@ -137,7 +137,8 @@ impl Host {
     /// Dials whoever is at a port, who should have this key.
     fn dial(&self, port: u16, key: HostKey) -> tokio::task::JoinHandle<()> {
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let targets = Targets { names: vec![at.to_string()], ways: Vec::new(), is_idle: false };
+        let targets =
+            Targets { names: vec![at.to_string()], ways: Vec::new(), is_idle: false, is_spare: false };
         let ways = (self.endpoint.clone(), self.names.clone());
         tokio::spawn(dial(Arc::clone(&self.identity), ways, key, targets, 0, self.inputs.clone()))
     }
