@@ -81,10 +81,10 @@ for way in ((one, other), (other, one)):
 read = None
 while True:
     try:
-        changed = os.stat("/run/wire").st_mtime_ns
-        if changed != read:
+        written = os.stat("/run/wire").st_mtime_ns
+        if written != read:
             loss, late, longest, changes, *_ = *(float(word) for word in open("/run/wire").read().split()), 0.0
-            read = changed
+            read = written
     except (OSError, ValueError):
         pass
     with open("/run/wire.new", "w") as out:
