@@ -202,6 +202,7 @@ fn publish() {
         "[guests.a]\npublish = [\"[2001:db8::1]:80:80\"]\n[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n",
         "[guests.a]\npublish = [\"80:80\"]\n[[guests.a.nics]]\nnetwork = \"wire\"\n",
         "[guests.a]\npublish = [\"80:80\"]\nnamespace = \"dmz\"\n[namespaces.dmz]\n",
+        "[guests.a]\npublish = [\"203.0.113.77:80:80\"]\n[[guests.a.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.5\"]\n[[guests.b.nics]]\nnetwork = \"wire\"\naddresses = [\"203.0.113.77/24\"]\n",
         "[guests.a]\npublish = [\"0:80\", \"80-70:80-70\", \"80-81:80\", \"80\", \"2001:db8::1:80:80\", \"80:80/icmp\", \"224.0.0.1:80:80\"]\n",
     ]));
 }

@@ -337,3 +337,35 @@ fn the_first_and_the_last_published_port_are_no_part() {
         assert_eq!(translates, to != 0, "{to}");
     }
 }
+
+/// Who answers for an address that a guest has and another one publishes at depends on both.
+#[test]
+fn who_comes_to_an_address_that_is_published_is_no_part() {
+    let text = |own: &str, address: &str| {
+        config(&format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n\
+             [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"203.0.113.96/29\"]\nproxy = true\n\
+             [guests.one]\n[[guests.one.nics]]\nnetwork = \"pub\"\naddresses = [\"203.0.113.97\"{own}]\n\
+             [guests.two]\npublish = [\"203.0.113.2:80:80/tcp\", \"203.0.113.{address}:81:80/tcp\"]\n\
+             [[guests.two.nics]]\nnetwork = \"pub\"\naddresses = [\"203.0.113.98\"]\n\
+             [guests.three]\npublish = [\"203.0.113.2:82:80/tcp\"]\n\
+             [[guests.three.nics]]\nnetwork = \"pub\"\naddresses = [\"203.0.113.99\"]\n"
+        ))
+    };
+    let states = [
+        text("", "2"),
+        text("", "100"),
+        text(", \"203.0.113.100\"", "100"),
+        text(", \"203.0.113.100\"", "2"),
+    ];
+    let mut host = host();
+    let all = attach_all(&mut host, &states[0]);
+    converge(&mut host, &states[0], &all);
+    for (from, to, is_part) in
+        [(0, 1, true), (1, 2, false), (2, 3, false), (3, 2, false), (2, 1, false), (1, 0, true)]
+    {
+        let [before, after] = [from, to].map(|state| Side { config: &states[state], attachments: &all });
+        assert_eq!(part(&mut host, before, after).is_some(), is_part, "{from} to {to}");
+        converge(&mut host, after.config, &all);
+    }
+}

@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use common::{config, look};
 use viaduct_plan::{
-    Attachments,
+    Attachments, Route, RouteKind,
     nft::{Key, Value},
     sim::Host,
 };
@@ -36,4 +38,39 @@ fn a_port_leads_to_an_address_that_this_host_reaches() {
     let to = |address: &str| vec![Value::Fields(Key::new().ip(address.parse().unwrap()).port(80).first)];
     assert_eq!(leads("gateways = [\"10.97.0.251\"]"), to("10.97.0.8"));
     assert_eq!(leads(""), to("192.168.1.8"));
+}
+
+/// An address that a guest has is the guest's, but for the ports that others publish there; who has none in the pool of a network
+/// with `proxy` is answered for.
+#[test]
+fn an_address_of_a_guest_is_not_taken_from_it() {
+    let mut host = Host::default();
+    host.hardware(&"eth0".parse().unwrap(), Some("52:54:00:00:00:01".parse().unwrap()));
+    let text = |address: &str| {
+        format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\naddresses = [\"203.0.113.2/24\"]\n\
+             [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"203.0.113.96/29\", \"198.51.100.28/31\"]\nproxy = true\n\
+             [networks.lan]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"192.168.1.0/24\"]\n\
+             [guests.own]\n[[guests.own.nics]]\nnetwork = \"pub\"\naddresses = [\"203.0.113.100\", \"198.51.100.28\"]\n\
+             [guests.web]\npublish = [\"{address}:8080:80/tcp\"]\n\
+             [[guests.web.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.8\"]\n"
+        )
+    };
+    let mut is_taken = |address: &str| {
+        let (_, desired, ..) = look(&mut host, &config(&text(address)), &Attachments::new());
+        let ours = |route: &&Route| route.kind == RouteKind::Local;
+        let address: IpAddr = address.parse().unwrap();
+        let taken = desired.routes.iter().filter(ours).any(|route| route.destination.addr() == address);
+        assert_eq!(taken, desired.announced.keys().any(|proxy| proxy.address == address), "{address}");
+        taken
+    };
+    for (address, taken) in [
+        ("203.0.113.100", false),
+        ("198.51.100.28", false),
+        ("203.0.113.10", true),
+        ("198.51.100.29", true),
+        ("198.51.100.30", false),
+    ] {
+        assert_eq!(is_taken(address), taken, "{address}");
+    }
 }

@@ -7,7 +7,8 @@ use viaduct_types::{GuestName, NamespaceName, NetworkName, Proto, Publish};
 
 use super::Context;
 use crate::{
-    CableEnd, Family, InterfaceKind, Mode, Namespace, NamespaceInterface, Nic, Published, raw,
+    CableEnd, Family, Guest, InterfaceKind, Mode, Namespace, NamespaceInterface, Network, Nic, Published,
+    raw,
     report::{At, Report, Span},
 };
 
@@ -126,6 +127,38 @@ impl Known {
             self.reached.insert(family);
         } else {
             self.beyond.entry(family).or_insert_with(|| network.clone());
+        }
+    }
+}
+
+/// Reports ports that are published at an address which a guest has on the uplink's own segment: what is sent there goes to
+/// that guest, and not by this host.
+pub(crate) fn at_neighbours(
+    guests: &BTreeMap<GuestName, Guest>,
+    stacks: &BTreeMap<GuestName, Option<NamespaceName>>,
+    cx: &mut Context<'_, '_>,
+) {
+    let mut neighbours: BTreeMap<(Option<&NamespaceName>, IpAddr), &GuestName> = BTreeMap::new();
+    for (name, guest) in guests {
+        for nic in &guest.nics {
+            let network = cx.networks.get(&nic.network).and_then(|ground| ground.network.as_ref());
+            let untagged =
+                |network: &&Network| matches!(network.mode, Mode::Bridged { vlan: None, vlans: None, .. });
+            let Some(network) = network.filter(untagged) else { continue };
+            let stack = network.namespace.as_ref();
+            neighbours.extend(nic.addresses.iter().map(|net| ((stack, net.addr()), name)));
+        }
+    }
+    for (publisher, at) in &cx.published {
+        let stack = stacks.get(publisher).and_then(Option::as_ref);
+        let Some(address) = at.value.address else { continue };
+        if let Some(name) = neighbours.get(&(stack, address)) {
+            cx.report
+                .error(
+                    at.span,
+                    format!("{address} is guest `{name}`'s on the uplink's own segment: what is sent there does not come by this host"),
+                )
+                .help("publish the port on another address: one of this host's, or one that nobody has");
         }
     }
 }

@@ -178,20 +178,24 @@ fn leads_elsewhere(context: &Context<'_>, wanted: &Desired, notices: &mut Vec<No
 }
 
 /// Published and source addresses that the host lacks though they are on an uplink's own segment: somebody has to
-/// answer for them there, and the file says that it is us.
+/// answer for them there, and the file says that it is us. Those of guests are theirs, but for the ports published there.
 fn claims<'a>(context: &Context<'a>, notices: &mut Vec<Notice>) -> BTreeSet<(&'a IfName, IpAddr)> {
     let mut claims = BTreeSet::new();
     let given: BTreeSet<IpAddr> =
         context.config.uplinks.values().flat_map(|u| &u.addresses).map(|net| net.addr()).collect();
+    let of_guests: BTreeSet<IpAddr> =
+        context.config.nics().flat_map(|(_, nic)| &nic.addresses).map(IpNet::addr).collect();
     for ((address, l3), (interface, origin, what)) in spoken_for(context) {
-        if given.contains(&address) || address.is_loopback() || context.host_addresses.contains(&address) {
+        let has = [&given, &of_guests, &context.host_addresses].iter().any(|has| has.contains(&address));
+        if has || address.is_loopback() {
             continue;
         }
-        let on_segment = context.observed.addresses.keys().any(|a| {
-            (a.link == *l3 || a.link == *interface)
-                && a.address.contains(&address)
-                && a.address.prefix_len() < a.address.max_prefix_len()
-        });
+        let has = context.observed.addresses.keys().filter(|a| a.link == *l3 || a.link == *interface);
+        let uplinks = context.config.uplinks.values().filter(|uplink| uplink.interface == *interface);
+        let mut on_uplink = has.map(|a| a.address).chain(uplinks.flat_map(|uplink| uplink.addresses.clone()));
+        let on_segment = on_uplink
+            .any(|net| net.contains(&address) && net.prefix_len() < net.max_prefix_len())
+            || is_proxied(context, l3, address);
         let text = if on_segment {
             claims.insert((l3, address));
             format!(
@@ -206,6 +210,21 @@ fn claims<'a>(context: &Context<'a>, notices: &mut Vec<Notice>) -> BTreeSet<(&'a
         notices.push(Notice { severity: Severity::Warning, text, origin: Some(origin), vnet: None });
     }
     claims
+}
+
+/// Whether the file says that an address is on the uplink's own segment: by the pool of a network with `proxy`.
+fn is_proxied(context: &Context<'_>, l3: &IfName, address: IpAddr) -> bool {
+    context.config.networks.values().any(|network| match &network.mode {
+        Mode::Routed { proxy: true, pool, .. } => {
+            context.uplink(network).is_some_and(|(_, its)| its == l3)
+                && pool.iter().any(|prefix| prefix.contains(&address))
+        }
+        Mode::Routed { .. }
+        | Mode::Nat { .. }
+        | Mode::Bridged { .. }
+        | Mode::Isolated { .. }
+        | Mode::Vnet { .. } => false,
+    })
 }
 
 /// Every address that the file speaks for and the uplink's device it belongs on, with the uplink's interface, the

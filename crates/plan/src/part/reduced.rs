@@ -9,7 +9,7 @@ use viaduct_model::{
     Allow, AllowPeer, CableEnd, Config, Guest, InterfaceKind, Mode, Namespace, Network, Nic, Origin,
     Spoofing, Uplink,
 };
-use viaduct_types::{GuestName, IfName, NamespaceName, NetworkName, NicId};
+use viaduct_types::{GuestName, IfName, IpNet, NamespaceName, NetworkName, NicId};
 
 use super::{AskPart, Side, section::Section};
 use crate::{
@@ -65,6 +65,9 @@ impl<'a> Reduced<'a> {
         let shares =
             |name: &GuestName| both(before.config, after.config, name).any(|g| g.namespace.is_some());
         if changed.iter().any(shares) {
+            return None;
+        }
+        if [before.config, after.config].into_iter().any(|config| publishes_at_guests(config, &changed)) {
             return None;
         }
         let (stack, several) = stack(before.config, after.config, &changed)?;
@@ -371,6 +374,21 @@ fn lists(guest: &Guest) -> impl Iterator<Item = &Allow> {
 
 fn published_addresses<'a>(config: &'a Config, name: &GuestName) -> impl Iterator<Item = IpAddr> + 'a {
     config.guests.get(name).into_iter().flat_map(|g| &g.publish).filter_map(|p| p.publish.address)
+}
+
+/// Whether one of these has an address at which somebody publishes, or publishes at one that a guest has: who answers for it
+/// depends on both.
+fn publishes_at_guests(config: &Config, changed: &BTreeSet<GuestName>) -> bool {
+    let own = |guest: &Guest| -> Vec<IpAddr> {
+        guest.nics.iter().flat_map(|nic| &nic.addresses).map(IpNet::addr).collect()
+    };
+    let guests = || changed.iter().filter_map(|name| config.guests.get(name));
+    let had: BTreeSet<IpAddr> = guests().flat_map(own).collect();
+    let at: BTreeSet<IpAddr> = changed.iter().flat_map(|name| published_addresses(config, name)).collect();
+    let is_at =
+        |guest: &Guest| guest.publish.iter().filter_map(|p| p.publish.address).any(|a| had.contains(&a));
+    let has = |guest: &Guest| !at.is_empty() && own(guest).iter().any(|a| at.contains(a));
+    config.guests.values().any(|guest| is_at(guest) || has(guest))
 }
 
 fn bridge(network: &Network) -> Option<&IfName> {
