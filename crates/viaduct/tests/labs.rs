@@ -65,6 +65,7 @@ labs! {
         vnet_hostile = "vnet-hostile",
         vnet_loss = "vnet-loss",
         vnet_moves = "vnet-moves",
+        vnet_large = "vnet-large",
         vnet_mtu = "vnet-mtu",
         vnet_narrow = "vnet-narrow",
         vnet_nat = "vnet-nat",

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::{Endpoint, Incoming};
+use quinn::{Endpoint, Incoming, ServerConfig};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -20,7 +20,7 @@ use viaduct_types::HostKey;
 use super::{
     engine::Input,
     handshakes::{Handshakes, Number, Verdict},
-    tls,
+    link, tls,
 };
 
 /// Each may last for so long.
@@ -42,7 +42,11 @@ impl Refused {
 }
 
 /// Takes connections. This begins when it is known who may connect: what comes before waits so long.
-pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>, refused: Arc<Refused>) {
+pub(super) async fn accept(
+    (endpoint, server): (Endpoint, ServerConfig),
+    inputs: mpsc::Sender<Input>,
+    refused: Arc<Refused>,
+) {
     let begin = Instant::now();
     let mut handshakes = Handshakes::default();
     let mut tasks = JoinSet::new();
@@ -58,7 +62,7 @@ pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>, refu
                             refused.crowded.fetch_add(1, Ordering::Relaxed);
                             task.abort();
                         }
-                        going.insert(number, tasks.spawn(shake(number, incoming)));
+                        going.insert(number, tasks.spawn(shake(number, incoming, server.clone())));
                     }
                     Verdict::HasToProve => {
                         refused.unproven.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +88,14 @@ pub(super) async fn accept(endpoint: Endpoint, inputs: mpsc::Sender<Input>, refu
     }
 }
 
-async fn shake(number: Number, incoming: Incoming) -> (Number, Option<(HostKey, quinn::Connection)>) {
-    let connected = match time::timeout(HANDSHAKE, incoming).await {
+async fn shake(
+    number: Number,
+    incoming: Incoming,
+    mut server: ServerConfig,
+) -> (Number, Option<(HostKey, quinn::Connection)>) {
+    server.transport_config(link::transport(incoming.remote_address()));
+    let Ok(connecting) = incoming.accept_with(Arc::new(server)) else { return (number, None) };
+    let connected = match time::timeout(HANDSHAKE, connecting).await {
         Ok(Ok(connection)) => tls::peer_key(&connection).map(|key| (key, connection)),
         Ok(Err(_)) | Err(_) => None,
     };

@@ -38,7 +38,11 @@ impl Engine {
             !macs.is_empty()
         });
         if !std::mem::replace(&mut self.accepts, true) {
-            tokio::spawn(accept(self.endpoint.clone(), self.inputs.clone(), Arc::clone(&self.refused)));
+            tokio::spawn(accept(
+                (self.endpoint.clone(), self.server.clone()),
+                self.inputs.clone(),
+                Arc::clone(&self.refused),
+            ));
         }
         let mut gone: BTreeSet<HostKey> = self.peers.keys().copied().collect();
         for (name, wanted) in &orders.peers {

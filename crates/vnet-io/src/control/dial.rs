@@ -114,7 +114,7 @@ async fn attempt(
     let failed = |error: &dyn std::fmt::Display| Failed(error.to_string(), None);
     let (config, seen) = tls::client(identity, key).map_err(|e| failed(&e))?;
     let mut config = ClientConfig::new(Arc::new(config));
-    config.transport_config(link::transport());
+    config.transport_config(link::transport(address));
     // The name is not sent.
     let connecting = endpoint.connect_with(config, address, "vnet").map_err(|e| failed(&e))?;
     match time::timeout(PATIENCE, connecting).await {

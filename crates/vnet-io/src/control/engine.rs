@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::Endpoint;
+use quinn::{Endpoint, ServerConfig};
 use tokio::{
     sync::{Notify, mpsc},
     time,
@@ -115,6 +115,8 @@ pub(super) struct Engine {
     pub(super) _datapath: Datapath,
     pub(super) handle: Handle,
     pub(super) endpoint: Endpoint,
+    /// How connections are taken.
+    pub(super) server: ServerConfig,
     pub(super) port: u16,
     pub(super) ports: Ports,
     pub(super) rekey: Duration,
@@ -170,7 +172,7 @@ impl Engine {
         options: &Options,
         identity: Arc<Identity>,
         datapath: Datapath,
-        (endpoint, ways, socket): (Endpoint, Ways, std::net::UdpSocket),
+        (endpoint, server, ways, socket): (Endpoint, ServerConfig, Ways, std::net::UdpSocket),
         names: Names,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
@@ -184,6 +186,7 @@ impl Engine {
             handle: datapath.handle(),
             _datapath: datapath,
             endpoint,
+            server,
             port: options.port,
             ports: Ports::default(),
             rekey: options.rekey,

@@ -14,7 +14,11 @@ use viaduct_vnet_proto::{
     data::PeerId,
 };
 
-use super::{engine::Input, reach::relay_of};
+use super::{
+    engine::Input,
+    peers::{headers, largest_of_link},
+    reach::relay_of,
+};
 
 /// So many pieces may wait to be written; who reads nothing for so long is let go.
 const WAITING: usize = 1024;
@@ -153,8 +157,11 @@ pub(super) fn reason(error: &quinn::ConnectionError) -> String {
     error.to_string().chars().map(plain).take(LONGEST_REASON).collect()
 }
 
-/// How connections are.
-pub(super) fn transport() -> Arc<quinn::TransportConfig> {
+/// The longest datagram that is looked for, in bytes: what Ethernet has with large frames.
+pub(super) const LONGEST: u16 = 9_000 - 28;
+
+/// How connections to somebody there are.
+pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -165,10 +172,14 @@ pub(super) fn transport() -> Arc<quinn::TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
-    // Found out by itself up to what Ethernet has with large frames; the data channel takes what is found.
+    // Found out by itself; the data channel takes what is found. What the host's own link does not carry is not looked for, as each
+    // length takes its time; as Ethernet carries, for that may come while the connection stands.
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let ethernet = 1_500 - headers(remote.is_ipv6());
+    let longest = largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST));
     let mut search = quinn::MtuDiscoveryConfig::default();
     search
-        .upper_bound(8_972)
+        .upper_bound(longest)
         .minimum_change(super::peers::PRECISION)
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(1));

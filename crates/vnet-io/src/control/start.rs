@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    Identity, IdentityError, engine::Engine, enslaved, link::transport, names::Names, reach::Ways, server,
+    Identity, IdentityError, engine::Engine, enslaved, link::LONGEST, names::Names, reach::Ways, server,
     socket, tls,
 };
 use crate::datapath::{self, Datapath, Inbox, StartError};
@@ -88,26 +88,27 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let _ = rustix::process::setpriority_process(None, 0);
         let ways = Ways::default();
         let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
-        let endpoint = endpoint(&identity, socket, ways.clone(), datagrams)?;
+        let (endpoint, server) = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
         let names = Names::new(names, inputs.clone()).map_err(failed("ask for names".to_owned()))?;
         tokio::spawn(server::serve(listener, inputs.clone(), names.clone()));
         tokio::spawn(enslaved::watch(inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
-        Engine::new(options, identity, datapath, (endpoint, ways, beside), names, inputs)
+        Engine::new(options, identity, datapath, (endpoint, server, ways, beside), names, inputs)
             .run(queue, events, &ended)
             .await;
         Ok(())
     })
 }
 
+/// What dials and is dialled, and how connections are taken that come.
 pub(super) fn endpoint(
     identity: &Identity,
     socket: std::net::UdpSocket,
     ways: Ways,
     datagrams: mpsc::Receiver<datapath::Datagram>,
-) -> Result<Endpoint, EngineError> {
+) -> Result<(Endpoint, ServerConfig), EngineError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source| EngineError::System { what, source }
@@ -115,18 +116,18 @@ pub(super) fn endpoint(
     let tls = tls::server(identity).map_err(|error| EngineError::Tls(error.to_string()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
     let [of_one, of_all] = WAITING_BYTES;
-    server
-        .transport_config(transport())
-        .max_incoming(WAITING)
-        .incoming_buffer_size(of_one)
-        .incoming_buffer_size_total(of_all);
+    server.max_incoming(WAITING).incoming_buffer_size(of_one).incoming_buffer_size_total(of_all);
     // The same at each start: peers of a process that was killed are told by a stateless reset that it is gone.
     let reset =
         aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &*identity.secret(b"stateless reset"));
     let mut config = EndpointConfig::new(Arc::new(reset));
     // The bit tells QUIC from ESP.
     config.grease_quic_bit(false);
+    // The other end is told, which looks for nothing longer.
+    config.max_udp_payload_size(LONGEST).map_err(|error| failed("set up QUIC")(io::Error::other(error)))?;
     let socket = socket::Shared::new(socket, ways, datagrams).map_err(failed("share the vnets' socket"))?;
-    Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), Arc::new(quinn::TokioRuntime))
+    let of_endpoint = Some(server.clone());
+    Endpoint::new_with_abstract_socket(config, of_endpoint, Arc::new(socket), Arc::new(quinn::TokioRuntime))
+        .map(|endpoint| (endpoint, server))
         .map_err(failed("set up QUIC"))
 }

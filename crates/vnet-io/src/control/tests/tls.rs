@@ -118,11 +118,11 @@ impl Host {
         let identity = identity(seed);
         let options = datapath::Options { workers: NonZeroUsize::MIN, socket: socket::open(port).unwrap() };
         let (datapath, Inbox { datagrams, socket, .. }) = Datapath::start(options).unwrap();
-        let endpoint = start::endpoint(&identity, socket, Ways::default(), datagrams).unwrap();
+        let (endpoint, server) = start::endpoint(&identity, socket, Ways::default(), datagrams).unwrap();
         let (inputs, queue) = mpsc::channel(16);
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let names = Names::new(line, inputs.clone()).unwrap();
-        tokio::spawn(accept(endpoint.clone(), inputs.clone(), Arc::new(Refused::default())));
+        tokio::spawn(accept((endpoint.clone(), server), inputs.clone(), Arc::new(Refused::default())));
         Self {
             identity: Arc::new(identity),
             endpoint,
