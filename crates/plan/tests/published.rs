@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use common::{config, look};
 use viaduct_plan::{
     Attachments, Route, RouteKind,
-    nft::{Key, Value},
+    nft::{Family, Key, Value},
     sim::Host,
 };
 
@@ -38,6 +38,45 @@ fn a_port_leads_to_an_address_that_this_host_reaches() {
     let to = |address: &str| vec![Value::Fields(Key::new().ip(address.parse().unwrap()).port(80).first)];
     assert_eq!(leads("gateways = [\"10.97.0.251\"]"), to("10.97.0.8"));
     assert_eq!(leads(""), to("192.168.1.8"));
+}
+
+/// Who has another way out than the network that a port leads to, or none, is asked with the host's own address there.
+#[test]
+fn a_port_leads_with_the_hosts_address_to_who_answers_elsewhere() {
+    let mut host = Host::default();
+    for (device, mac) in [("eth0", "52:54:00:00:00:01"), ("eth1", "52:54:00:00:00:02")] {
+        host.hardware(&device.parse().unwrap(), Some(mac.parse().unwrap()));
+    }
+    let text = "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\naddresses = [\"203.0.113.2/24\"]\n\
+         [networks.flat]\nmode = \"bridged\"\nuplink = \"wan\"\n\
+         [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"198.51.100.0/28\"]\n\
+         [networks.lan]\nmode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\", \"fd00::/64\"]\n\
+         [networks.island]\nmode = \"isolated\"\nsubnets = [\"10.1.0.0/24\"]\n\
+         [namespaces.web]\n[[namespaces.web.interfaces]]\nname = \"m0\"\ntype = \"macvlan\"\nparent = \"eth1\"\n\
+         addresses = [\"192.0.2.9/24\"]\ngateways = [\"192.0.2.1\"]\n\
+         [[namespaces.web.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"lan\"\naddresses = [\"10.0.0.2\", \"fd00::2\"]\n\
+         [guests.in-web]\nnamespace = \"web\"\npublish = [\"80:80\"]\n\
+         [guests.plain]\npublish = [\"81:80\"]\n\
+         [[guests.plain.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.3\", \"fd00::3\"]\n\
+         [guests.turned]\npublish = [\"82:80\"]\n\
+         [[guests.turned.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.4\", \"fd00::4\"]\ngateway = \"10.0.0.3\"\n\
+         [guests.outside]\npublish = [\"83:80\"]\n\
+         [[guests.outside.nics]]\nnetwork = \"flat\"\naddresses = [\"203.0.113.5/24\"]\ngateway = \"203.0.113.1\"\n\
+         [[guests.outside.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.5\"]\n\
+         [guests.alone]\npublish = [\"84:80\"]\n\
+         [[guests.alone.nics]]\nnetwork = \"island\"\naddresses = [\"10.1.0.6\"]\n\
+         [guests.own]\npublish = [\"85:80\"]\n\
+         [[guests.own.nics]]\nnetwork = \"pub\"\naddresses = [\"198.51.100.7\"]\n\
+         [[guests.own.nics]]\nnetwork = \"lan\"\naddresses = [\"10.0.0.7\", \"fd00::7\"]\n\
+         [guests.silent]\n[[guests.silent.nics]]\nnetwork = \"island\"\naddresses = [\"10.1.0.8\"]\n";
+    let (_, desired, ..) = look(&mut host, &config(text), &Attachments::new());
+    let inet = &desired.nft.tables[&Family::Inet];
+    let away = |set: &str| inet.sets[set].elements.keys().cloned().collect::<BTreeSet<Key>>();
+    let keys = |addresses: &[&str]| {
+        addresses.iter().map(|a| Key::new().ip(a.parse().unwrap())).collect::<BTreeSet<Key>>()
+    };
+    assert_eq!(away("away4"), keys(&["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.1.0.6"]));
+    assert_eq!(away("away6"), keys(&[]));
 }
 
 /// An address that a guest has is the guest's, but for the ports that others publish there; who has none in the pool of a network

@@ -9,7 +9,10 @@ use std::{
 use viaduct_model::{AllowPeer, Config, Family, Guest, Mode, Network, Nic, Policy, Uplink, Vnet};
 use viaduct_types::{GuestName, IfName, IpNet, MacAddr, NetworkName, NicId, UplinkName, VlanSet, VnetName};
 
-use super::{links::default_nic, vnets};
+use super::{
+    links::{default_nic, gateway},
+    vnets,
+};
 use crate::state::{Attachments, Observed, Target};
 
 pub(super) struct Context<'a> {
@@ -319,7 +322,7 @@ impl<'a> Context<'a> {
 
     /// Where a guest's published port leads: its first address of a family on the NIC that answers leave by, else its
     /// first one at all, of those that this host reaches.
-    pub(super) fn publish_target(&self, guest: &'a Guest, v6: bool) -> Option<IpAddr> {
+    pub(super) fn publish_target(&self, guest: &'a Guest, v6: bool) -> Option<(IpAddr, &'a Nic)> {
         let way_out = default_nic(self.config, guest, v6);
         let reached = |nic: &Nic, address| {
             let network = self.config.networks.get(&nic.network);
@@ -330,7 +333,22 @@ impl<'a> Context<'a> {
             of_guest.filter(|(address, nic)| address.is_ipv6() == v6 && reached(nic, *address))
         };
         let answering = of_family().find(|(_, nic)| way_out.is_some_and(|out| std::ptr::eq(*nic, out)));
-        answering.or_else(|| of_family().next()).map(|(address, _)| address)
+        answering.or_else(|| of_family().next())
+    }
+
+    /// Whether what a guest answers to others than its neighbours by this NIC comes to this host: the NIC's network is where its way
+    /// out is, and the host is that. On links of their own guests have no other address of the host to answer to.
+    pub(super) fn answers_come_back(&self, guest: &'a Guest, nic: &'a Nic, v6: bool) -> bool {
+        let Some(network) = self.config.networks.get(&nic.network) else { return true };
+        let own: Vec<IpAddr> = match &network.mode {
+            Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
+                subnets.iter().map(|subnet| subnet.gateway).collect()
+            }
+            Mode::Vnet { gateways, .. } => gateways.clone(),
+            Mode::Routed { .. } | Mode::Bridged { .. } => return true,
+        };
+        let way_out = default_nic(self.config, guest, v6).filter(|way_out| std::ptr::eq(*way_out, nic));
+        way_out.and_then(|nic| gateway(nic, network, v6)).is_some_and(|gateway| own.contains(&gateway))
     }
 
     /// Whether ports of guests are published whom this host reaches by its own address in a vnet.

@@ -29,6 +29,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         table.range_map(both!(f, "publish_all_range4", "publish_all_range6"), &[T::Port, T::Proto], &[a]);
         table.ranges(both!(f, "hairpin4", "hairpin6"), &[a, a]);
         table.set(both!(f, "hairpin_own4", "hairpin_own6"), &[a, a]);
+        table.set(both!(f, "away4", "away6"), &[a]);
         table.range_map(both!(f, "snat4", "snat6"), &[T::IfName, a], &[a]);
         table.ranges(both!(f, "masquerade4", "masquerade6"), &[T::IfName, a]);
     }
@@ -86,6 +87,8 @@ fn add_rules(table: &mut Builder, beyond: &[&IfName]) {
         let pair = |set| vec![(f.is)(), St::In(vec![f.saddr, f.daddr], set), St::Masquerade];
         to_published.push(pair(both!(f, "hairpin4", "hairpin6")));
         to_published.push(pair(both!(f, "hairpin_own4", "hairpin_own6")));
+        // Nor would those of who answers by another way.
+        to_published.push(vec![(f.is)(), St::In(vec![f.daddr], both!(f, "away4", "away6")), St::Masquerade]);
         let key = || vec![S::OifName, f.saddr];
         let map = both!(f, "snat4", "snat6");
         leaving.push(vec![
@@ -114,7 +117,10 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
     for (_, guest) in context.guests() {
         for publish in guest.publish.iter().map(|p| p.publish) {
             for f in FAMILIES.iter().filter(|f| publish.address.is_none_or(|a| a.is_ipv6() == f.v6)) {
-                let Some(target) = context.publish_target(guest, f.v6) else { continue };
+                let Some((target, nic)) = context.publish_target(guest, f.v6) else { continue };
+                if !context.answers_come_back(guest, nic, f.v6) {
+                    table.insert(both!(f, "away4", "away6"), Key::new().ip(target));
+                }
                 let at = |key: Key| publish.address.map_or(key.clone(), |a| key.ip(a));
                 let exact = match publish.address {
                     Some(_) => both!(f, "publish4", "publish6"),
