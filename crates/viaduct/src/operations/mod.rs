@@ -6,6 +6,7 @@ mod apply;
 mod attach;
 mod boot;
 mod confirm;
+mod created;
 mod doctor;
 mod history;
 mod lend;
@@ -30,6 +31,7 @@ pub(crate) use apply::{Apply, Changed, Down};
 pub(crate) use attach::{Activate, Attach, Attached, Detach};
 pub(crate) use boot::boot;
 pub(crate) use confirm::{Confirm, Rollback};
+pub(crate) use created::{PeerAdd, PeerDelete, VnetAsked, VnetCreate, VnetDelete};
 pub(crate) use doctor::{Ailment, Diagnosis, Doctor, Measure, Mend, Treated, quoted};
 pub(crate) use history::{History, Revision};
 pub(crate) use lend::lend_another;
@@ -40,10 +42,7 @@ pub(crate) use status::{
     AllDrops, Count, Daemon, Drops, Made, NicStatus, Repair, Status, StatusReport, drops,
 };
 
-pub(crate) use vnets::{
-    DiscoveryView, Mac, PeerAdd, PeerDelete, PeerView, VnetAsked, VnetCreate, VnetDelete, VnetView, Vnets,
-    VnetsReport,
-};
+pub(crate) use vnets::{DiscoveryView, Mac, PeerView, VnetView, Vnets, VnetsReport};
 
 use crate::{failure::Failure, host::Host, situation::Situation};
 
