@@ -275,6 +275,12 @@ pub(super) fn report(
     }
     let carried = vnets::report(host.store.run_dir(), most_macs);
     let carried = carried.as_ref();
+    let key = Identity::known(host.store.state_dir());
+    // Hosts may share a file in which each of them stands.
+    let is_other = |name: &PeerName| {
+        let peer = config.peers.get(name).and_then(|peer| peer.key.parse::<HostKey>().ok());
+        peer.is_none() || peer != key
+    };
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
         let created = created.vnets.contains_key(name);
         let port = vnet.port.as_ref().map(|port| {
@@ -283,7 +289,8 @@ pub(super) fn report(
             PortView { device, drops }
         });
         let carried = carried.and_then(|carried| carried.vnets.get(&vnet.id));
-        (name.clone(), vnet_view(vnet, created, port, carried))
+        let peers = vnet.peers.iter().filter(|name| is_other(name));
+        (name.clone(), vnet_view(vnet, peers, created, port, carried))
     };
     let peer = |(name, peer): (&PeerName, &viaduct_model::Peer)| {
         let created = created.peers.contains_key(name);
@@ -295,10 +302,10 @@ pub(super) fn report(
         refused: stranger.refused,
     };
     VnetsReport {
-        key: Identity::known(host.store.state_dir()),
+        key,
         engine: carried.map(|carried| carried.pid),
         vnets: config.vnets.iter().map(vnet).collect(),
-        peers: config.peers.iter().map(peer).collect(),
+        peers: config.peers.iter().filter(|(name, _)| is_other(name)).map(peer).collect(),
         strangers: carried.into_iter().flat_map(|carried| &carried.strangers).map(stranger).collect(),
         drops: carried.map(|carried| carried.drops.clone()).unwrap_or_default(),
         counters: carried.map(|carried| carried.counters.clone()).unwrap_or_default(),
@@ -321,8 +328,9 @@ fn fallbacks(is_so: bool, what: &str) -> Vec<String> {
     is_so.then(|| what.to_owned()).into_iter().collect()
 }
 
-fn vnet_view(
+fn vnet_view<'a>(
     vnet: &viaduct_model::Vnet,
+    peers: impl Iterator<Item = &'a PeerName>,
     created: bool,
     port: Option<PortView>,
     carried: Option<&control::VnetReport>,
@@ -358,7 +366,7 @@ fn vnet_view(
         security: vnet.security.to_string(),
         created,
         mtu: vnet.mtu,
-        peers: vnet.peers.iter().map(member).collect(),
+        peers: peers.map(member).collect(),
         macs: carried.into_iter().flat_map(|carried| &carried.macs).map(mac).collect(),
         mac_count: carried.map_or(0, |carried| carried.mac_count),
         shared_addresses: carried.map(|carried| carried.shared_addresses.clone()).unwrap_or_default(),
