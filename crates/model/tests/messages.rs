@@ -243,6 +243,15 @@ fn published_where_this_host_does_not_reach() {
 }
 
 #[test]
+fn what_cannot_be_kept() {
+    assert_told!(told(&[
+        "[networks.lan2]\nmode = \"bridged\"\nuplink = \"wan\"\nvlan = 5\ninbound = \"deny\"\nbetween-guests = \"deny\"\n",
+        "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\ninbound = \"deny\"\nbetween-guests = \"deny\"\nto-host = \"deny\"\n",
+        "[guests.a]\nallow-in = []\nallow-out = [{ to = \"any\" }]\n[[guests.a.nics]]\nnetwork = \"wire\"\naddresses = [\"203.0.113.9/24\"]\n",
+    ]));
+}
+
+#[test]
 fn permissions() {
     assert_told!(told(&[
         "[[guests.a.nics]]\nnetwork = \"lan\"\n[guests.a]\nallow-in = [{ from = \"192.0.2.1/24\" }, { from = \"web\" }, { form = \"any\" }]\n",

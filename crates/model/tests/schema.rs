@@ -157,7 +157,7 @@ const RIGHT: &[&str] = &[
     "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nnetwork = \"a\"\nspoofing = \"ip\"\naddresses = [\"10.0.0.2\"]\n[networks.a]\nmode = \"isolated\"\nsubnets = [\"10.0.0.0/24\"]",
     "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"veth\"\nbridge = \"br0\"\n[[namespaces.x.interfaces]]\nname = \"x1\"\ntype = \"device\"\ndevice = \"eth1\"\naddresses = [\"10.0.0.2/24\"]",
     "[namespaces.x]\nrules = [\"from 10.0.0.0/8 to 10.1.2.3 table 4294967295 priority 32765\", \"to ::/0 table main\", \"table 7\", \"from all table 8\"]\nsysctls = { \"net.ipv4.ip_forward\" = 1, \"net/ipv4/conf/eth0.2/rp_filter\" = \"2\", \"net.ipv4.tcp_rmem\" = \"1 2 3\" }\n[namespaces.x.hooks]\nprepare = \"/bin/true\"",
-    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"eth0\"\nroutes = [\"10.0.0.0/8\", \"0.0.0.0/0 via 10.0.0.1 table 100\", \"10.1.0.0/16 table main\"]",
+    "[[namespaces.x.interfaces]]\nname = \"x0\"\ntype = \"macvlan\"\nparent = \"eth0\"\nroutes = [\"10.0.0.0/8\", \"0.0.0.0/0 via 10.0.0.1 table 100\", \"10.1.0.0/16 table main\", \"default via 10.0.0.2\", \"default via 2001:db8::1 table 100\"]",
     "[peers.a]\nkey = \"k\"\nendpoint = [\"[2001:db8::1]:1798\", \"a.example.:1798\", \"10.0.0.1:1\"]",
 ];
 

@@ -4,7 +4,7 @@ use viaduct_types::{GuestName, NamespaceName};
 
 use super::{Context, allow, nic, publish};
 use crate::{
-    Family, Guest, GuestId, Hooks, Namespace, Nic, Spoofing, names, raw, report::Span, shape::is_known,
+    Family, Guest, GuestId, Hooks, Mode, Namespace, Nic, Spoofing, names, raw, report::Span, shape::is_known,
 };
 
 pub(crate) fn guest(
@@ -36,6 +36,7 @@ pub(crate) fn guest(
         (Some(_), None) | (None, Some(_)) => {}
     }
     let nics = nics(name, id, raw, cx);
+    unkept(raw, &nics, cx);
     Some(Guest {
         id,
         publish: publish::published(name, raw, &nics, namespaces, cx),
@@ -47,6 +48,24 @@ pub(crate) fn guest(
         hooks: raw.hooks.get().map(hooks).unwrap_or_default(),
         origin: cx.report.origin(span),
     })
+}
+
+/// Reports lists that this host's filter could not keep, as flows of a NIC do not pass it.
+fn unkept(raw: &raw::Guest, nics: &[Nic], cx: &mut Context<'_, '_>) {
+    let is_bridged = |nic: &&Nic| {
+        let network = cx.networks.get(&nic.network).and_then(|ground| ground.network.as_ref());
+        network.is_some_and(|network| matches!(network.mode, Mode::Bridged { .. }))
+    };
+    let Some(network) = nics.iter().find(is_bridged).map(|nic| nic.network.clone()) else { return };
+    for (key, at) in [("allow-in", raw.allow_in.key), ("allow-out", raw.allow_out.key)] {
+        let Some(at) = at else { continue };
+        cx.report
+            .error(
+                at,
+                format!("`{key}` cannot be kept on bridged network `{network}`: its flows do not pass this host's filter"),
+            )
+            .help("use a routed network, leave the filter to the guest, or remove the key");
+    }
 }
 
 fn nics(name: &GuestName, id: GuestId, raw: &raw::Guest, cx: &mut Context<'_, '_>) -> Vec<Nic> {

@@ -79,6 +79,7 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
     let policy = |word: Option<&Policy>, open: bool| {
         word.copied().unwrap_or(if open { Policy::Allow } else { Policy::Deny })
     };
+    unkept(word, raw, cx.report);
     let boot = raw.boot.key.zip(raw.boot.get()).map(|(key, boot)| {
         let place = boot::Place { key, dhcp: raw.dhcp.is_set(), ground: &ground, mode: &mode };
         boot::boot(boot, &place, cx.report)
@@ -103,6 +104,29 @@ pub(crate) fn network(name: &NetworkName, span: Span, raw: &NetworkKeys, cx: &mu
         origin: cx.report.origin(span),
     });
     ground
+}
+
+/// Reports what this host's filter could not keep, as the flows do not pass it.
+fn unkept(mode: ModeWord, raw: &NetworkKeys, report: &mut Report<'_>) {
+    let (why, help, policies): (_, _, &[_]) = match mode {
+        ModeWord::Bridged => (
+            "on a bridged network, which is the uplink's own segment",
+            "use a routed network, leave the filter to the guests, or remove the key",
+            &[("inbound", &raw.inbound)],
+        ),
+        ModeWord::Vnet => (
+            "in a vnet, whose guests are on one segment, on several hosts",
+            "what only some may is written as allow-in of guests on a routed or nat network; remove the key",
+            &[("inbound", &raw.inbound), ("between-guests", &raw.between_guests)],
+        ),
+        ModeWord::Nat | ModeWord::Routed | ModeWord::Isolated => return,
+    };
+    let denied = policies.iter().filter_map(|(key, slot)| Some((key, slot.value.as_ref()?)));
+    for (key, at) in denied.filter(|(_, at)| at.value == Policy::Deny) {
+        report
+            .error(at.span, format!("`{key}` cannot be kept {why}: its flows do not pass this host's filter"))
+            .help(help);
+    }
 }
 
 /// Whether every key is there that the mode needs, and none that it does not have.

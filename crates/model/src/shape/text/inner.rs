@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::{Value as Json, json};
-use viaduct_types::{IpNet, MAIN_TABLE, table_number};
+use viaduct_types::{IpNet, Ipv4Net, Ipv6Net, MAIN_TABLE, table_number};
 
 use super::{Text, Wrong, prefix, read, wrong};
 use crate::{report::Report, shape::Read, tree::Node};
@@ -26,7 +26,19 @@ macro_rules! table_name {
 text!(
     StaticRoute,
     "a route",
-    concat!("(?:", ip!(), "|", net!(), ")(?: via (?:", ip!(), "))?(?: table ", table_name!(), ")?"),
+    concat!(
+        "(?:(?:",
+        ip!(),
+        "|",
+        net!(),
+        ")(?: via (?:",
+        ip!(),
+        "))?|default via (?:",
+        ip!(),
+        "))(?: table ",
+        table_name!(),
+        ")?"
+    ),
     |text| {
         const HELP: &str = "write PREFIX via ADDRESS, like \"198.51.100.0/24 via 10.2.0.1\", and behind it, if need be, \
         table NUMBER";
@@ -38,7 +50,12 @@ text!(
             Some((to, via)) => (to, Some(via)),
             None => (rest, None),
         };
-        let to = prefix(to)?;
+        let to = match (to, via.map(str::parse::<IpAddr>)) {
+            ("default", Some(Ok(via))) if via.is_ipv4() => IpNet::V4(Ipv4Net::default()),
+            ("default", Some(Ok(_))) => IpNet::V6(Ipv6Net::default()),
+            ("default", None) => return wrong("it does not say of which family", "write 0.0.0.0/0 or ::/0"),
+            (to, _) => prefix(to)?,
+        };
         let via = match via.map(str::parse::<IpAddr>) {
             None => None,
             Some(Ok(via)) if via.is_ipv4() == to.addr().is_ipv4() => Some(via),

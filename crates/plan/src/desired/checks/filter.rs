@@ -1,36 +1,11 @@
 //! What this host's filter cannot keep, as the flows do not pass it.
 
-use viaduct_model::{Mode, Network, Policy};
+use viaduct_model::{Mode, Network};
 
 use super::{super::context::Context, Notices};
 
 pub(super) fn notices(context: &Context<'_>, notices: &mut Notices) {
-    networks(context, notices);
     guests(context, notices);
-}
-
-fn networks(context: &Context<'_>, notices: &mut Notices) {
-    for (name, network) in &context.config.networks {
-        if is_on_segment(network) && network.inbound == Policy::Deny {
-            notices.error(
-                &network.origin,
-                format!(
-                    "network {name}: a bridged network is on the uplink's own segment and its flows do not pass this \
-                     host's filter; `inbound = \"deny\"` needs a routed network"
-                ),
-            );
-        }
-        if is_in_vnet(network) && (network.between_guests == Policy::Deny || network.inbound == Policy::Deny)
-        {
-            notices.error(
-                &network.origin,
-                format!(
-                    "network {name}: guests of a vnet are on one segment, on several hosts, and their flows do not pass \
-                     this host's filter; what only some may is written as allow-in of guests on another network"
-                ),
-            );
-        }
-    }
 }
 
 fn guests(context: &Context<'_>, notices: &mut Notices) {
