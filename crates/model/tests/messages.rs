@@ -243,6 +243,15 @@ fn published_where_this_host_does_not_reach() {
 }
 
 #[test]
+fn keys_of_peers() {
+    assert_told!(told_bare(&[
+        "[peers.b]\nkey = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA\"\n",
+        "[peers.b]\nkey = \"REPLACED-BY-b-viaduct-identity\"\n",
+        "[peers.b]\nkey = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\"\n",
+    ]));
+}
+
+#[test]
 fn what_cannot_be_kept() {
     assert_told!(told(&[
         "[networks.lan2]\nmode = \"bridged\"\nuplink = \"wan\"\nvlan = 5\ninbound = \"deny\"\nbetween-guests = \"deny\"\n",
