@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use viaduct_model::{Config, Family, Leases, Loaded, Source, lends, written_addresses};
 use viaduct_plan::{Attachments, attached_namespaces, attached_otherwise, part::Side};
 use viaduct_reconcile::{Created, Found, Store, StoreError, Wish};
-use viaduct_types::NicId;
+use viaduct_types::{NicId, VnetId};
 
 use crate::{
     failure::Failure,
@@ -211,8 +211,18 @@ impl Situation {
         };
         self.remember_leases(store)?;
         let prepared = &self.known.found.prepared;
-        if before.is_some_and(|before| before.known.found.prepared != *prepared) {
-            store.set_found(&Found { prepared: prepared.clone(), ..store.found() })?;
+        let is_gone = |id: &VnetId| {
+            let has = |situation: &Self| {
+                situation.config().map(|config| config.vnets.values().any(|v| v.id == *id))
+            };
+            before.and_then(has) == Some(true) && has(self) == Some(false)
+        };
+        let is_any_gone = self.known.found.mtus.keys().any(is_gone);
+        if is_any_gone || before.is_some_and(|before| before.known.found.prepared != *prepared) {
+            let mut found = Found { prepared: prepared.clone(), ..store.found() };
+            // The next vnet of that id may be of another level of security, and have other members.
+            found.mtus.retain(|id, _| !is_gone(id));
+            store.set_found(&found)?;
         }
         if before.is_some_and(|before| before.is_applied_as(self)) {
             return Ok(whole);

@@ -26,9 +26,9 @@ pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Opt
         // No error: files are written and looked at before the other host's key is known, and say so.
         None if key.value.0.starts_with(PLACEHOLDER) => {}
         None => {
-            cx.report.warning(key.span, "this is no host's key, and nothing can be applied with it").help(
-                "write what `viaduct identity` prints on that host: 32 bytes in base64, 44 characters",
-            );
+            cx.report
+                .warning(key.span, "this is no host's key, and nothing can be applied with it")
+                .help("write what `viaduct identity` prints on that host: 32 bytes in base64, 44 characters");
         }
     }
     if cx.beside.key.is_some() && parsed == cx.beside.key {
