@@ -286,7 +286,7 @@ table! {
         "id" => id: Id,
         /// Its interfaces.
         "nics" => nics: List<Nic>,
-        /// Ports made reachable: [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO], like 203.0.113.10:8443:443/tcp.
+        /// Ports made reachable, to everybody, whatever allow-in says: [ADDRESS:]HOST-PORT:GUEST-PORT[/PROTO], like 203.0.113.10:8443:443/tcp.
         "publish" => publish: List<Publish>,
         /// Who may open flows to this guest; what its networks say unless written. An empty list: nobody.
         "allow-in" => allow_in: List<AllowIn>,
