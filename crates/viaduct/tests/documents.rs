@@ -76,9 +76,10 @@ fn every_command_is_explained() {
     let commands = commands.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
     let commands: Vec<&str> = commands.filter_map(|line| line.split(' ').next()).collect();
     assert!(commands.len() > 10, "{help}");
-    let documents: String = ["README.md", "docs/configuration.md", "docs/lab.md", "docs/operation.md"]
-        .map(|p| fs::read_to_string(root().join(p)).unwrap())
-        .concat();
+    let documents: String =
+        ["README.md", "docs/configuration.md", "docs/lab.md", "docs/operation.md", "docs/vnets.md"]
+            .map(|p| fs::read_to_string(root().join(p)).unwrap())
+            .concat();
     for command in commands {
         let shown = [" ", "`", "\n"].iter().any(|end| documents.contains(&format!("viaduct {command}{end}")));
         assert!(
