@@ -108,6 +108,7 @@ pub(super) fn state(peer: &crate::operations::PeerView) -> String {
     }
     match (&peer.seen_key, &peer.error) {
         (Some(key), _) => format!("wrong key {key} ({} times)", peer.refused),
+        (None, _) if peer.unneeded => "not dialled: no vnet here has it".to_owned(),
         (None, Some(error)) => format!("not reached: {error}"),
         (None, None) if peer.endpoints.is_empty() && peer.found.is_empty() => "has to dial".to_owned(),
         (None, None) => "not reached".to_owned(),

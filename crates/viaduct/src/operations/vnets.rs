@@ -208,6 +208,8 @@ pub(crate) struct PeerView {
     pub(crate) seen_key: Option<HostKey>,
     /// Why it was not reached the last time.
     pub(crate) error: Option<String>,
+    /// It is in no vnet of this host's, and not dialled as long as everybody else is reached.
+    pub(crate) unneeded: bool,
     /// What does not work as fast as it could.
     pub(crate) fallbacks: Vec<String>,
     /// By which ports frames go and come.
@@ -398,6 +400,7 @@ fn peer_view(peer: &viaduct_model::Peer, created: bool, carried: Option<&control
         refused: carried.refused,
         seen_key: carried.seen_key,
         error: carried.error,
+        unneeded: carried.unneeded,
         fallbacks: [fallbacks(carried.unsegmented, UNSEGMENTED), fallbacks(carried.in_two, IN_TWO)].concat(),
         ports,
         counters: carried.counters,

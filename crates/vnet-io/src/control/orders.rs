@@ -289,6 +289,9 @@ pub struct PeerReport {
     pub seen_key: Option<HostKey>,
     /// Why it was not reached the last time.
     pub error: Option<String>,
+    /// No vnet here has it, and nobody is looked for who passes on: it is not dialled.
+    #[serde(default)]
+    pub unneeded: bool,
     /// Datagrams are sent to it one by one: the kernel would not cut them.
     pub unsegmented: bool,
     /// The path carries less than what IPv6 needs inside: long frames go in two.

@@ -185,6 +185,7 @@ impl Peer {
             seen_key: self.seen_key,
             found: self.found.keys().copied().collect(),
             error: self.error.clone().filter(|_| self.session.is_none()),
+            unneeded: self.spare.is_some() && self.session.is_none() && self.dialling.is_none(),
             ..PeerReport::default()
         }
     }

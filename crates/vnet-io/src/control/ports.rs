@@ -175,7 +175,7 @@ impl Engine {
         } else {
             match self.node.further_ports(link.key, link.remote()) {
                 Further::None => "it has one port",
-                Further::Idle => "there are no keys for others yet",
+                Further::Idle => "no vnet has keys for others",
                 Further::Tried | Further::Used(_) => "its others are being tried",
                 Further::Silent => "its others are not reached",
             }
