@@ -102,15 +102,15 @@ impl<'a> Patient<'a> {
         }
     }
 
+    /// The network that lies on a vnet.
+    pub(crate) fn network_on(&self, vnet: &VnetName) -> Option<&'a NetworkName> {
+        let lies_on = |network: &Network| matches!(&network.mode, Mode::Vnet { vnet: on, .. } if on == vnet);
+        self.config.networks.iter().find(|(_, network)| lies_on(network)).map(|(name, _)| name)
+    }
+
     /// Vnets that no network lies on, as commands make them.
     pub(crate) fn bare_vnets(&self) -> impl Iterator<Item = (&'a VnetName, &'a Vnet)> {
-        let networks = &self.config.networks;
-        let is_bare = move |(name, _): &(&VnetName, &Vnet)| {
-            let lies_on =
-                |network: &Network| matches!(&network.mode, Mode::Vnet { vnet, .. } if vnet == *name);
-            !networks.values().any(lies_on)
-        };
-        self.config.vnets.iter().filter(is_bare)
+        self.config.vnets.iter().filter(|(name, _)| self.network_on(name).is_none())
     }
 
     /// The bridges of networks, and of vnets that have none.

@@ -183,10 +183,8 @@ struct Segment<'a> {
 fn segments<'a>(patient: &Patient<'a>) -> Vec<Segment<'a>> {
     let config = patient.config;
     let of_vnet = |(name, vnet): (&'a VnetName, &'a Vnet)| {
-        let lies_on = |network: &Network| matches!(&network.mode, Mode::Vnet { vnet, .. } if vnet == name);
-        let network = config.networks.iter().find(|(_, network)| lies_on(network)).map(|(name, _)| name);
         let outside = vnet.port.as_ref().map(|port| port.device());
-        Segment { bridge: &vnet.bridge, network, vnet: Some((name, outside)) }
+        Segment { bridge: &vnet.bridge, network: patient.network_on(name), vnet: Some((name, outside)) }
     };
     let of_network = |(name, network): (&'a NetworkName, &'a Network)| {
         Some(Segment { bridge: bridge(network)?, network: Some(name), vnet: None })

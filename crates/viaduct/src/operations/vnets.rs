@@ -279,10 +279,8 @@ pub(super) fn report(
     let carried = carried.as_ref();
     let key = Identity::known(host.store.state_dir());
     // Hosts may share a file in which each of them stands.
-    let is_other = |name: &PeerName| {
-        let peer = config.peers.get(name).and_then(|peer| peer.key.parse::<HostKey>().ok());
-        peer.is_none() || peer != key
-    };
+    let own = key.as_ref().and_then(|key| vnets::named(config, key));
+    let is_other = |name: &PeerName| own != Some(name);
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
         let created = created.vnets.contains_key(name);
         let port = vnet.port.as_ref().map(|port| {

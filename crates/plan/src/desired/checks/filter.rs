@@ -5,10 +5,6 @@ use viaduct_model::{Mode, Network};
 use super::{super::context::Context, Notices};
 
 pub(super) fn notices(context: &Context<'_>, notices: &mut Notices) {
-    guests(context, notices);
-}
-
-fn guests(context: &Context<'_>, notices: &mut Notices) {
     for (name, guest) in &context.config.guests {
         if guest.allow_in.is_none() && guest.allow_out.is_none() {
             continue;
