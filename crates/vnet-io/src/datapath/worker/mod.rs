@@ -169,10 +169,9 @@ impl Worker {
         let mut waits_since = None;
         while !self.is_stopped {
             // Whether it waits for a processor is looked at when it has nothing else to do.
-            let trial = waits_since
-                .and_then(|since| turns.patience(since))
-                .map(|patience| (patience, self.start.elapsed() + patience));
-            if let Err(error) = self.wait(&mut ready, trial.map(|(patience, _)| patience)) {
+            let patience = waits_since.and_then(|since| turns.patience(since));
+            let until = patience.map(|patience| self.start.elapsed() + patience);
+            if let Err(error) = self.wait(&mut ready, patience) {
                 tracing::error!(%error, worker = self.index, "a worker of the vnets cannot wait, and ends");
                 return;
             }
@@ -182,7 +181,7 @@ impl Worker {
             if self.mailbox.take(&mut commands) {
                 commands.drain(..).for_each(|command| self.apply(command));
             }
-            if let Some((_, until)) = trial.filter(|_| ready.is_empty())
+            if let Some(until) = until.filter(|_| ready.is_empty())
                 && let Some(late) = woken.checked_sub(until)
             {
                 turns.waited(late, woken);
