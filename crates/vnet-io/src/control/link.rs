@@ -172,7 +172,7 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
-    // Found out by itself; the data channel takes what is found. What the host's own link does not carry is not looked for, as each
+    // Found out by itself, to the byte; the data channel takes what is found. What the host's own link does not carry is not looked for, as each
     // length takes its time; as Ethernet carries, for that may come while the connection stands.
     let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
     let ethernet = 1_500 - headers(remote.is_ipv6());
@@ -180,7 +180,7 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
     let mut search = quinn::MtuDiscoveryConfig::default();
     search
         .upper_bound(longest)
-        .minimum_change(super::peers::PRECISION)
+        .minimum_change(1)
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));

@@ -25,8 +25,6 @@ pub(super) const SEARCHING: Duration = Duration::from_secs(3);
 const SEARCH_ANEW: Duration = Duration::from_secs(10);
 /// For so long more has to be found before it is believed: longer than one step of a search takes.
 const SETTLED: Duration = Duration::from_secs(2);
-/// So close to the truth a search comes.
-pub(super) const PRECISION: u16 = 8;
 
 /// What every path carries for QUIC (RFC 9000, section 14): what is taken for it when longer datagrams do not arrive, until
 /// it has been searched anew.
@@ -126,10 +124,7 @@ impl Peer {
     /// Guests, bridges and ports follow it, so it does not follow each step of a search: less is believed at once, more
     /// when it has been found for a while. While QUIC begins its search anew, what a router said is.
     pub(super) fn carries(&mut self, now: Duration, known: Option<u16>, found: u16) -> u16 {
-        let hint = self.hint.filter(|(said, then)| {
-            // The search ends a few bytes below what it would have found in the end.
-            now.saturating_sub(*then) < SEARCH_ANEW || found.saturating_add(PRECISION) > *said
-        });
+        let hint = self.hint.filter(|(said, then)| now.saturating_sub(*then) < SEARCH_ANEW || found >= *said);
         let candidate = hint.map_or(found, |(said, _)| said.max(found));
         let Some(known) = known.filter(|known| candidate > *known) else {
             self.rise = None;
@@ -327,7 +322,7 @@ mod tests {
         let mut known = 1472;
         let mut seen = vec![known];
         peer.hint = Some((1372, at(0)));
-        // A router has said what the path carries; QUIC finds it by halves, and comes close.
+        // A router has said what the path carries; QUIC finds it by halves.
         for (time, found) in [
             (0, 1472),
             (100, 1200),
@@ -335,8 +330,9 @@ mod tests {
             (4_000, 1285),
             (4_500, 1328),
             (6_000, 1369),
-            (11_000, 1369),
-            (60_000, 1369),
+            (7_000, 1372),
+            (11_000, 1372),
+            (60_000, 1372),
         ] {
             known = peer.carries(at(time), Some(known), if time == 0 { 1200 } else { found });
             if seen.last() != Some(&known) {
