@@ -66,6 +66,7 @@ labs! {
         vnet_loss = "vnet-loss",
         vnet_moves = "vnet-moves",
         vnet_large = "vnet-large",
+        vnet_least = "vnet-least",
         vnet_mtu = "vnet-mtu",
         vnet_narrow = "vnet-narrow",
         vnet_nat = "vnet-nat",

@@ -42,7 +42,7 @@ use super::{
 use crate::datapath::{Datapath, Event, Handle};
 
 /// How often what nobody tells is looked at.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 /// So many reports of the workers are heard before something follows from them.
 const BATCH: usize = 64;
 /// A connection that lasted for so long did not end because of what the hosts are.

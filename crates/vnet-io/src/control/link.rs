@@ -16,8 +16,9 @@ use viaduct_vnet_proto::{
 
 use super::{
     engine::Input,
-    peers::{headers, largest_of_link},
+    peers::{SEARCHING, headers, largest_of_link},
     reach::relay_of,
+    search::Search,
 };
 
 /// So many pieces may wait to be written; who reads nothing for so long is let go.
@@ -51,6 +52,8 @@ pub(super) struct Link {
     pub(super) key: HostKey,
     pub(super) connection: Connection,
     pub(super) since: Duration,
+    /// Whether it is still searched what gets there.
+    pub(super) search: Search,
     /// When the other end was last told at which number this host is.
     pub(super) told: Option<Duration>,
     out: mpsc::Sender<Vec<u8>>,
@@ -67,7 +70,8 @@ impl Link {
         let (out, queue) = mpsc::channel(WAITING);
         tokio::spawn(write(connection.clone(), queue));
         tokio::spawn(read(id, connection.clone(), inputs.clone()));
-        Self { key, connection, since, told: None, out }
+        let search = Search::new(since);
+        Self { key, connection, since, search, told: None, out }
     }
 
     pub(super) fn send(&self, bytes: Vec<u8>) {
@@ -77,11 +81,7 @@ impl Link {
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
-        match (self.connection.remote_address(), self.connection.remote_address().ip().to_canonical()) {
-            (remote, IpAddr::V4(v4)) => SocketAddr::new(v4.into(), remote.port()),
-            // With its link, where it has one.
-            (remote, IpAddr::V6(_)) => remote,
-        }
+        canonical(self.connection.remote_address())
     }
 
     /// Who passes on what is sent there, if somebody does.
@@ -92,6 +92,11 @@ impl Link {
     /// The largest datagram that gets there.
     pub(super) fn largest_datagram(&self) -> u16 {
         self.connection.stats().path.current_mtu
+    }
+
+    /// Whether it is too young to take what was found for what gets there.
+    pub(super) fn is_new(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) < SEARCHING
     }
 }
 
@@ -157,6 +162,15 @@ pub(super) fn reason(error: &quinn::ConnectionError) -> String {
     error.to_string().chars().map(plain).take(LONGEST_REASON).collect()
 }
 
+/// One of IPv4 as such.
+fn canonical(remote: SocketAddr) -> SocketAddr {
+    match remote.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), remote.port()),
+        // With its link, where it has one.
+        IpAddr::V6(_) => remote,
+    }
+}
+
 /// The longest datagram that is looked for, in bytes: what Ethernet has with large frames.
 pub(super) const LONGEST: u16 = 9_000 - 28;
 
@@ -172,9 +186,9 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
-    // Found out by itself, to the byte; the data channel takes what is found. What the host's own link does not carry is not looked for, as each
-    // length takes its time; as Ethernet carries, for that may come while the connection stands.
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    // Found out by itself, to the byte; the data channel takes what is found. What the host's own link does not carry is not looked for,
+    // as each length takes its time; as Ethernet carries, for that may come while the connection stands.
+    let remote = canonical(remote);
     let ethernet = 1_500 - headers(remote.is_ipv6());
     let longest = largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST));
     let mut search = quinn::MtuDiscoveryConfig::default();
