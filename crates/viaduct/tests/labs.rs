@@ -77,6 +77,7 @@ labs! {
         vnet_port_down = "vnet-port-down",
         vnet_ports = "vnet-ports",
         vnet_published = "vnet-published",
+        vnet_raised = "vnet-raised",
         vnet_reboot = "vnet-reboot",
         vnet_rekey = "vnet-rekey",
         vnet_renumbered = "vnet-renumbered",

@@ -25,6 +25,8 @@ use super::{
 const WAITING: usize = 1024;
 /// No longer is what is shown of why a connection ended.
 const LONGEST_REASON: usize = 200;
+/// How often it is looked whether the host's own link carries more than it did.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a connection is ended, as the other end is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub(super) enum Farewell {
     Stranger = 2,
     /// It does not keep to the protocol, or does not read.
     Protocol = 3,
+    /// Longer datagrams may get there than this connection looks for, and this host does not dial.
+    Outgrown = 4,
 }
 
 impl Farewell {
@@ -54,6 +58,10 @@ pub(super) struct Link {
     pub(super) since: Duration,
     /// Whether it is still searched what gets there.
     pub(super) search: Search,
+    /// The longest datagram that is looked for.
+    longest: u16,
+    /// When it was last looked whether there may be longer ones by now.
+    looked: Duration,
     /// When the other end was last told at which number this host is.
     pub(super) told: Option<Duration>,
     out: mpsc::Sender<Vec<u8>>,
@@ -63,7 +71,7 @@ impl Link {
     pub(super) fn start(
         id: SessionId,
         key: HostKey,
-        connection: Connection,
+        (connection, longest): (Connection, u16),
         since: Duration,
         inputs: &mpsc::Sender<Input>,
     ) -> Self {
@@ -71,7 +79,7 @@ impl Link {
         tokio::spawn(write(connection.clone(), queue));
         tokio::spawn(read(id, connection.clone(), inputs.clone()));
         let search = Search::new(since);
-        Self { key, connection, since, search, told: None, out }
+        Self { key, connection, since, search, longest, looked: since, told: None, out }
     }
 
     pub(super) fn send(&self, bytes: Vec<u8>) {
@@ -97,6 +105,15 @@ impl Link {
     /// Whether it is too young to take what was found for what gets there.
     pub(super) fn is_new(&self, now: Duration) -> bool {
         now.saturating_sub(self.since) < SEARCHING
+    }
+
+    /// Whether the host's own link carries more by now than this connection looks for, when it is time to look.
+    pub(super) fn is_outgrown(&mut self, now: Duration) -> bool {
+        if self.via().is_some() || now.saturating_sub(self.looked) < LOOK {
+            return false;
+        }
+        self.looked = now;
+        longest(self.remote()) > self.longest
     }
 }
 
@@ -174,8 +191,16 @@ fn canonical(remote: SocketAddr) -> SocketAddr {
 /// The longest datagram that is looked for, in bytes: what Ethernet has with large frames.
 pub(super) const LONGEST: u16 = 9_000 - 28;
 
-/// How connections to somebody there are.
-pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
+/// The longest datagram that is looked for on the way to somebody. What the host's own link does not carry is not, as each length takes
+/// its time; as Ethernet carries, for that may come while the connection stands.
+fn longest(remote: SocketAddr) -> u16 {
+    let remote = canonical(remote);
+    let ethernet = 1_500 - headers(remote.is_ipv6());
+    largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST))
+}
+
+/// How connections to somebody there are, with the longest datagram that is looked for.
+pub(super) fn transport(remote: SocketAddr) -> (Arc<quinn::TransportConfig>, u16) {
     let mut config = quinn::TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -186,11 +211,8 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
-    // Found out by itself, to the byte; the data channel takes what is found. What the host's own link does not carry is not looked for,
-    // as each length takes its time; as Ethernet carries, for that may come while the connection stands.
-    let remote = canonical(remote);
-    let ethernet = 1_500 - headers(remote.is_ipv6());
-    let longest = largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST));
+    // Found out by itself, to the byte; the data channel takes what is found.
+    let longest = longest(remote);
     let mut search = quinn::MtuDiscoveryConfig::default();
     search
         .upper_bound(longest)
@@ -198,7 +220,7 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));
-    Arc::new(config)
+    (Arc::new(config), longest)
 }
 
 #[cfg(test)]

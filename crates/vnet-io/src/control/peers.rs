@@ -92,6 +92,11 @@ impl Peer {
         }
     }
 
+    /// Where it is dialled.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.endpoints.iter().cloned().chain(self.found.keys().map(ToString::to_string)).collect()
+    }
+
     /// What the path carries is searched anew, since `begun`. Where no router says what that is, what the other end has found on its
     /// way here, in bytes of IP packets, is the best that is known.
     pub(super) fn find_anew(

@@ -215,13 +215,17 @@ impl Engine {
         }
     }
 
-    /// Looks whether it is still searched what a path carries.
+    /// Looks whether it is still searched what a path carries, and whether it may carry more than is looked for.
     fn search(&mut self, key: HostKey) -> bool {
         let now = self.now();
         let session = self.peers.get(&key).and_then(|peer| peer.session);
         let Some(link) = session.and_then(|session| self.links.get_mut(&session)) else { return false };
         link.search.look(now, &link.connection.stats().path);
-        !link.search.is_over()
+        let is_searched = !link.search.is_over();
+        if link.is_outgrown(now) {
+            self.outgrown(key);
+        }
+        is_searched
     }
 
     /// Looks where a peer is and what its path carries.
