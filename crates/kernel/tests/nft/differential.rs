@@ -353,6 +353,12 @@ fn link_layer_rules(device: S) -> Vec<Rule> {
         rule([ip(), proto(17, "udp"), St::Is(S::ThDport, Const::be16(67, "67")), drop()]),
         rule([ip6(), St::Is(S::FragExists, Const::u8(1, "exists")), drop()]),
         rule([ip6(), St::Masked(S::Ip6Daddr, six("ff00::"), six("ff00::")), drop()]),
+        rule([
+            ip(),
+            St::Masked(S::IpFragOff, Const::be16(0x5fff, "0x5fff"), Const::be16(0, "0")),
+            St::Is(S::IpLength, Const::be16(1500, "1500")),
+            St::Write(S::IpFragOff, Const::be16(0x4000, "0x4000")),
+        ]),
     ]
 }
 

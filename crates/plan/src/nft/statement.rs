@@ -69,6 +69,10 @@ pub enum Selector {
     VlanTag,
     /// What is behind that tag: an ethertype, or that of another tag.
     VlanType,
+    /// How long the packet is, with IPv4's header.
+    IpLength,
+    /// Flags and offset of a packet of IPv4 (RFC 791, section 3.1).
+    IpFragOff,
     /// IPv4 source.
     IpSaddr,
     /// IPv4 destination.
@@ -137,6 +141,8 @@ impl Selector {
             Self::EtherType => "ether type",
             Self::VlanTag => "@ll,112,16",
             Self::VlanType => "vlan type",
+            Self::IpLength => "ip length",
+            Self::IpFragOff => "ip frag-off",
             Self::IpSaddr => "ip saddr",
             Self::IpDaddr => "ip daddr",
             Self::Ip6Saddr => "ip6 saddr",
@@ -191,6 +197,8 @@ impl Selector {
             | Self::EtherType
             | Self::VlanTag
             | Self::VlanType
+            | Self::IpLength
+            | Self::IpFragOff
             | Self::ArpOperation
             | Self::ThSport
             | Self::ThDport
@@ -224,6 +232,8 @@ impl Selector {
             Self::EtherType => Place::Payload(Link, 12),
             Self::VlanTag => Place::Payload(Link, 14),
             Self::VlanType => Place::Payload(Link, 16),
+            Self::IpLength => Place::Payload(Network, 2),
+            Self::IpFragOff => Place::Payload(Network, 6),
             Self::IpSaddr => Place::Payload(Network, 12),
             Self::IpDaddr => Place::Payload(Network, 16),
             Self::Ip6Saddr => Place::Payload(Network, 8),
@@ -267,10 +277,12 @@ impl Selector {
         let len = self.len() as u32;
         match self.place() {
             Place::Payload(base, offset) => {
-                // ICMPv6 carries its checksum at byte 2 and counts its options in; the header after IPv6 counts its
-                // addresses in; Ethernet and ARP have none.
+                // ICMPv6 carries its checksum at byte 2 and counts its options in, IPv4 that of its header at byte 10; the header
+                // after IPv6 counts its addresses in; Ethernet and ARP have none.
                 let checksum = if matches!(self, Self::NaTargetLinkLayer) {
                     Some(PayloadChecksum::Here { offset: 2 })
+                } else if matches!(self, Self::IpFragOff) {
+                    Some(PayloadChecksum::Here { offset: 10 })
                 } else {
                     matches!(self, Self::Ip6Saddr).then_some(PayloadChecksum::Transport)
                 };

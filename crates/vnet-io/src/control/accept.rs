@@ -80,8 +80,8 @@ pub(super) async fn accept(
                 let Ok((number, connected)) = ended else { continue };
                 handshakes.ended(number);
                 going.remove(&number);
-                if let Some((key, connection)) = connected {
-                    let _ = inputs.send(Input::Connected { key, dialled: false, connection }).await;
+                if let Some((key, connection, longest)) = connected {
+                    let _ = inputs.send(Input::Connected { key, dialled: false, connection, longest }).await;
                 }
             }
         }
@@ -92,11 +92,12 @@ async fn shake(
     number: Number,
     incoming: Incoming,
     mut server: ServerConfig,
-) -> (Number, Option<(HostKey, quinn::Connection)>) {
-    server.transport_config(link::transport(incoming.remote_address()));
+) -> (Number, Option<(HostKey, quinn::Connection, u16)>) {
+    let (transport, longest) = link::transport(incoming.remote_address());
+    server.transport_config(transport);
     let Ok(connecting) = incoming.accept_with(Arc::new(server)) else { return (number, None) };
     let connected = match time::timeout(HANDSHAKE, connecting).await {
-        Ok(Ok(connection)) => tls::peer_key(&connection).map(|key| (key, connection)),
+        Ok(Ok(connection)) => tls::peer_key(&connection).map(|key| (key, connection, longest)),
         Ok(Err(_)) | Err(_) => None,
     };
     (number, connected)

@@ -65,6 +65,10 @@ impl Engine {
         }
         self.hear_unheard();
         self.remember();
+        // Whose ports take more from now on is not to be told of less by the kernel.
+        if self.findings.mtus != self.told.mtus {
+            self.narrow();
+        }
         if self.findings != self.told {
             self.told = self.findings.clone();
             let changed = Answer::Changed(self.findings.clone());

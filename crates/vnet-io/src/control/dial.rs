@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const APART: Duration = Duration::from_millis(100);
 /// How long until all are tried again, at first and at last.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
-/// The same when the peer is reached by way of others already.
+/// The same when the peer is reached already.
 const IDLE_PAUSES: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// So long after the last address others are asked to pass on.
 const BEFORE_WAYS: Duration = Duration::from_millis(700);
@@ -25,7 +25,7 @@ pub(super) struct Targets {
     pub(super) names: Vec<String>,
     /// Addresses that stand for ways by others.
     pub(super) ways: Vec<SocketAddr>,
-    /// Whether it is reached already, and may be reached better.
+    /// Whether it is reached already, and may be reached better, or by longer datagrams.
     pub(super) is_idle: bool,
     /// Whether it is one of several who may be of help.
     pub(super) is_spare: bool,
@@ -86,9 +86,9 @@ pub(super) async fn dial(
         while let Some(ended) = attempts.join_next().await {
             let Ok((target, result)) = ended else { continue };
             match result {
-                Ok(connection) => {
+                Ok((connection, longest)) => {
                     attempts.abort_all();
-                    let _ = inputs.send(Input::Connected { key, dialled: true, connection }).await;
+                    let _ = inputs.send(Input::Connected { key, dialled: true, connection, longest }).await;
                     // The engine ends this task when it keeps the connection; else there is another attempt.
                     time::sleep(PATIENCE).await;
                 }
@@ -110,15 +110,16 @@ async fn attempt(
     endpoint: &Endpoint,
     key: HostKey,
     address: SocketAddr,
-) -> Result<quinn::Connection, Failed> {
+) -> Result<(quinn::Connection, u16), Failed> {
     let failed = |error: &dyn std::fmt::Display| Failed(error.to_string(), None);
     let (config, seen) = tls::client(identity, key).map_err(|e| failed(&e))?;
     let mut config = ClientConfig::new(Arc::new(config));
-    config.transport_config(link::transport(address));
+    let (transport, longest) = link::transport(address);
+    config.transport_config(transport);
     // The name is not sent.
     let connecting = endpoint.connect_with(config, address, "vnet").map_err(|e| failed(&e))?;
     match time::timeout(PATIENCE, connecting).await {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => Ok((connection, longest)),
         Ok(Err(error)) => Err(match seen.key() {
             Some(other) => Failed(format!("it has the key {other} and not {key}"), Some(other)),
             None => Failed(link::reason(&error), None),

@@ -42,7 +42,7 @@ use super::{
 use crate::datapath::{Datapath, Event, Handle};
 
 /// How often what nobody tells is looked at.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 /// So many reports of the workers are heard before something follows from them.
 const BATCH: usize = 64;
 /// A connection that lasted for so long did not end because of what the hosts are.
@@ -50,8 +50,8 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 /// What others report.
 pub(super) enum Input {
-    /// A connection stands, and its other end has shown this key.
-    Connected { key: HostKey, dialled: bool, connection: quinn::Connection },
+    /// A connection stands, and its other end has shown this key. No longer datagrams are looked for on its way.
+    Connected { key: HostKey, dialled: bool, connection: quinn::Connection, longest: u16 },
     /// A peer was not reached.
     NotReached { key: HostKey, why: String, seen: Option<HostKey> },
     /// Something came in by a connection.
@@ -288,7 +288,9 @@ impl Engine {
     /// Says whether this is the end.
     pub(super) async fn hear(&mut self, input: Input) -> bool {
         match input {
-            Input::Connected { key, dialled, connection } => self.connected(key, dialled, connection),
+            Input::Connected { key, dialled, connection, longest } => {
+                self.connected(key, dialled, (connection, longest));
+            }
             Input::NotReached { key, why, seen } => {
                 if let Some(peer) = self.peers.get_mut(&key)
                     && peer.not_reached(why.clone(), seen)
@@ -343,7 +345,7 @@ impl Engine {
         false
     }
 
-    pub(super) fn connected(&mut self, key: HostKey, dialled: bool, connection: quinn::Connection) {
+    fn connected(&mut self, key: HostKey, dialled: bool, (connection, longest): (quinn::Connection, u16)) {
         let now = self.now();
         let Some(peer) = self.peers.get_mut(&key) else {
             let remote = connection.remote_address();
@@ -370,7 +372,7 @@ impl Engine {
             return;
         }
         peer.reached(id);
-        let link = Link::start(id, key, connection, now, &self.inputs);
+        let link = Link::start(id, key, (connection, longest), now, &self.inputs);
         let name = peer.name.clone();
         match link.via().and_then(|relay| self.peers.values().find(|peer| peer.id == relay)) {
             Some(relay) => info!("peer {name} is connected, by way of peer {}", relay.name),
@@ -380,6 +382,24 @@ impl Engine {
         self.measure(key);
         self.reach();
         self.dial(key);
+    }
+
+    /// Longer datagrams may get to a peer than its connection looks for: another one takes its place, which looks for them. Frames go on
+    /// meanwhile.
+    pub(super) fn outgrown(&mut self, key: HostKey) {
+        let Some(peer) = self.peers.get(&key) else { return };
+        let Some(link) = peer.session.and_then(|session| self.links.get(&session)) else { return };
+        if peer.dialling.is_some() || peer.spare.is_some() {
+            return;
+        }
+        info!("the link towards peer {} carries longer packets by now: it is connected anew", peer.name);
+        let names = peer.names();
+        if names.is_empty() {
+            // Who has dialled does again.
+            return Farewell::Outgrown.end(&link.connection, "longer packets may get through by now");
+        }
+        let targets = Targets { names, ways: Vec::new(), is_idle: true, is_spare: false };
+        self.dial_at(key, targets);
     }
 
     pub(super) fn closed(&mut self, session: SessionId, why: String) {
@@ -418,15 +438,19 @@ impl Engine {
             Some(ways) if !is_by_way && self.identity.public() < key => ways.clone(),
             Some(_) | None => Vec::new(),
         };
-        let found = peer.found.keys().map(ToString::to_string);
-        let names = peer.endpoints.iter().cloned().chain(found).collect();
-        let targets = Targets { names, ways, is_idle: is_by_way, is_spare: peer.spare.is_some() };
+        let targets =
+            Targets { names: peer.names(), ways, is_idle: is_by_way, is_spare: peer.spare.is_some() };
         if targets.names.is_empty() && targets.ways.is_empty() {
             return;
         }
         if peer.spare.as_mut().is_some_and(|spare| !seeks || !spare.may_try(now)) {
             return;
         }
+        self.dial_at(key, targets);
+    }
+
+    fn dial_at(&mut self, key: HostKey, targets: Targets) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dialling = Some(tokio::spawn(dial(
             Arc::clone(&self.identity),
             (self.endpoint.clone(), self.names.clone()),

@@ -16,14 +16,17 @@ use viaduct_vnet_proto::{
 
 use super::{
     engine::Input,
-    peers::{headers, largest_of_link},
+    peers::{SEARCHING, headers, largest_of_link},
     reach::relay_of,
+    search::Search,
 };
 
 /// So many pieces may wait to be written; who reads nothing for so long is let go.
 const WAITING: usize = 1024;
 /// No longer is what is shown of why a connection ended.
 const LONGEST_REASON: usize = 200;
+/// How often it is looked whether the host's own link carries more than it did.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a connection is ended, as the other end is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(super) enum Farewell {
     Stranger = 2,
     /// It does not keep to the protocol, or does not read.
     Protocol = 3,
+    /// Longer datagrams may get there than this connection looks for, and this host does not dial.
+    Outgrown = 4,
 }
 
 impl Farewell {
@@ -51,6 +56,12 @@ pub(super) struct Link {
     pub(super) key: HostKey,
     pub(super) connection: Connection,
     pub(super) since: Duration,
+    /// Whether it is still searched what gets there.
+    pub(super) search: Search,
+    /// The longest datagram that is looked for.
+    longest: u16,
+    /// When it was last looked whether there may be longer ones by now.
+    looked: Duration,
     /// When the other end was last told at which number this host is.
     pub(super) told: Option<Duration>,
     out: mpsc::Sender<Vec<u8>>,
@@ -60,14 +71,15 @@ impl Link {
     pub(super) fn start(
         id: SessionId,
         key: HostKey,
-        connection: Connection,
+        (connection, longest): (Connection, u16),
         since: Duration,
         inputs: &mpsc::Sender<Input>,
     ) -> Self {
         let (out, queue) = mpsc::channel(WAITING);
         tokio::spawn(write(connection.clone(), queue));
         tokio::spawn(read(id, connection.clone(), inputs.clone()));
-        Self { key, connection, since, told: None, out }
+        let search = Search::new(since);
+        Self { key, connection, since, search, longest, looked: since, told: None, out }
     }
 
     pub(super) fn send(&self, bytes: Vec<u8>) {
@@ -77,11 +89,7 @@ impl Link {
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
-        match (self.connection.remote_address(), self.connection.remote_address().ip().to_canonical()) {
-            (remote, IpAddr::V4(v4)) => SocketAddr::new(v4.into(), remote.port()),
-            // With its link, where it has one.
-            (remote, IpAddr::V6(_)) => remote,
-        }
+        canonical(self.connection.remote_address())
     }
 
     /// Who passes on what is sent there, if somebody does.
@@ -92,6 +100,20 @@ impl Link {
     /// The largest datagram that gets there.
     pub(super) fn largest_datagram(&self) -> u16 {
         self.connection.stats().path.current_mtu
+    }
+
+    /// Whether it is too young to take what was found for what gets there.
+    pub(super) fn is_new(&self, now: Duration) -> bool {
+        now.saturating_sub(self.since) < SEARCHING
+    }
+
+    /// Whether the host's own link carries more by now than this connection looks for, when it is time to look.
+    pub(super) fn is_outgrown(&mut self, now: Duration) -> bool {
+        if self.via().is_some() || now.saturating_sub(self.looked) < LOOK {
+            return false;
+        }
+        self.looked = now;
+        longest(self.remote()) > self.longest
     }
 }
 
@@ -157,11 +179,28 @@ pub(super) fn reason(error: &quinn::ConnectionError) -> String {
     error.to_string().chars().map(plain).take(LONGEST_REASON).collect()
 }
 
+/// One of IPv4 as such.
+fn canonical(remote: SocketAddr) -> SocketAddr {
+    match remote.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), remote.port()),
+        // With its link, where it has one.
+        IpAddr::V6(_) => remote,
+    }
+}
+
 /// The longest datagram that is looked for, in bytes: what Ethernet has with large frames.
 pub(super) const LONGEST: u16 = 9_000 - 28;
 
-/// How connections to somebody there are.
-pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
+/// The longest datagram that is looked for on the way to somebody. What the host's own link does not carry is not, as each length takes
+/// its time; as Ethernet carries, for that may come while the connection stands.
+fn longest(remote: SocketAddr) -> u16 {
+    let remote = canonical(remote);
+    let ethernet = 1_500 - headers(remote.is_ipv6());
+    largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST))
+}
+
+/// How connections to somebody there are, with the longest datagram that is looked for.
+pub(super) fn transport(remote: SocketAddr) -> (Arc<quinn::TransportConfig>, u16) {
     let mut config = quinn::TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
@@ -172,19 +211,16 @@ pub(super) fn transport(remote: SocketAddr) -> Arc<quinn::TransportConfig> {
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))
         .keep_alive_interval(Some(Duration::from_secs(2)));
-    // Found out by itself; the data channel takes what is found. What the host's own link does not carry is not looked for, as each
-    // length takes its time; as Ethernet carries, for that may come while the connection stands.
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    let ethernet = 1_500 - headers(remote.is_ipv6());
-    let longest = largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST));
+    // Found out by itself, to the byte; the data channel takes what is found.
+    let longest = longest(remote);
     let mut search = quinn::MtuDiscoveryConfig::default();
     search
         .upper_bound(longest)
-        .minimum_change(super::peers::PRECISION)
+        .minimum_change(1)
         .interval(Duration::from_secs(30))
         .black_hole_cooldown(Duration::from_secs(1));
     config.mtu_discovery_config(Some(search));
-    Arc::new(config)
+    (Arc::new(config), longest)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ mod ports;
 mod reach;
 mod report;
 mod rtnetlink;
+mod search;
 mod segment;
 mod server;
 mod socket;

@@ -22,7 +22,7 @@ use viaduct_types::{HostKey, PROTOCOL, VXLAN_OVERHEAD, VXLAN_PORT};
 use super::{
     engine::Engine,
     fdb,
-    peers::{SEARCHING, headers},
+    peers::headers,
     rtnetlink::{Told, ask, change},
 };
 
@@ -337,14 +337,17 @@ impl Engine {
         let link = self.links.get(&peer.session?)?;
         let remote = link.remote();
         let path = peer.path.as_ref().filter(|path| path.remote == remote && remote.ip() == to)?;
-        if now.saturating_sub(link.since) < SEARCHING && self.narrow.told.contains_key(&to) {
+        let (is_new, is_over) = (link.is_new(now), link.search.is_over());
+        if is_new && !is_over && self.narrow.told.contains_key(&to) {
             return None;
         }
         let v6 = to.is_ipv6();
         let arrives = link.largest_datagram();
-        let found = path.hoped.max(arrives).saturating_add(headers(v6));
+        // What is too long is lost until it is answered: nothing is hoped for any longer than it is searched.
+        let hoped = if is_new && is_over { arrives } else { path.hoped };
+        let found = hoped.max(arrives).saturating_add(headers(v6));
         // As long as it is searched, what IPv6 counts on may still get there, and who is told less believes it for ten minutes.
-        let is_settled = !peer.is_searched_anew(now) && arrives <= path.hoped;
+        let is_settled = is_over && arrives <= path.hoped;
         let in_any_case = if is_settled { 0 } else { VXLAN_OVERHEAD[usize::from(v6)] + LEAST_V6 };
         Some(found.max(in_any_case))
     }

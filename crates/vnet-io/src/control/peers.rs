@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use viaduct_types::{HostKey, PeerName};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
-use super::{PeerReport, Stranger, spare::Spare};
+use super::{PeerReport, Stranger, search::LONGEST_SEARCH, spare::Spare};
 use crate::datapath::{Handle, Path};
 
 /// So many strangers are remembered.
@@ -21,12 +21,8 @@ const NAMED: (Duration, u32) = (Duration::from_secs(10), 20);
 /// carries, or what was found the last time, is taken for it.
 pub(super) const SEARCHING: Duration = Duration::from_secs(3);
 
-/// So long a search takes that begins anew: each length is tried several times, each time until its loss shows.
-const SEARCH_ANEW: Duration = Duration::from_secs(10);
 /// For so long more has to be found before it is believed: longer than one step of a search takes.
 const SETTLED: Duration = Duration::from_secs(2);
-/// So close to the truth a search comes.
-pub(super) const PRECISION: u16 = 8;
 
 /// What every path carries for QUIC (RFC 9000, section 14): what is taken for it when longer datagrams do not arrive, until
 /// it has been searched anew.
@@ -58,8 +54,6 @@ pub(super) struct Peer {
     pub(super) ended_at_once: u32,
     /// What a router said that the path carries, in bytes of datagrams, and when it did.
     pub(super) hint: Option<(u16, Duration)>,
-    /// When it was last found to carry no more than every path does, and its search began anew.
-    pub(super) fallen: Option<Duration>,
     /// What the path was found to carry beyond what is taken for it, and since when.
     pub(super) rise: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
@@ -89,7 +83,6 @@ impl Peer {
             error: None,
             ended_at_once: 0,
             hint: None,
-            fallen: None,
             rise: None,
             probed: (0, Duration::ZERO),
             sent: 0,
@@ -99,22 +92,22 @@ impl Peer {
         }
     }
 
-    /// Whether the path does not carry what it did, and what it does is looked for.
-    pub(super) fn is_searched_anew(&self, now: Duration) -> bool {
-        self.fallen.is_some_and(|then| now.saturating_sub(then) < SEARCH_ANEW)
+    /// Where it is dialled.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.endpoints.iter().cloned().chain(self.found.keys().map(ToString::to_string)).collect()
     }
 
-    /// Notes that a search begins anew. Where no router says what the path carries, what the other end has found on its
+    /// What the path carries is searched anew, since `begun`. Where no router says what that is, what the other end has found on its
     /// way here, in bytes of IP packets, is the best that is known.
-    pub(super) fn find_anew(&mut self, now: Duration, known: Option<u16>, found: u16, way_back: Option<u16>) {
-        if found > LEAST {
-            self.fallen = None;
-            return;
-        }
-        let fallen = *self.fallen.get_or_insert(now);
+    pub(super) fn find_anew(
+        &mut self,
+        (now, begun): (Duration, Duration),
+        known: Option<u16>,
+        way_back: Option<u16>,
+    ) {
         let (Some(known), Some(path)) = (known, &self.path) else { return };
         let back = way_back.and_then(|packet| packet.checked_sub(headers(path.remote.is_ipv6())));
-        let is_told = self.hint.is_some_and(|(_, then)| then >= fallen.saturating_sub(SEARCH_ANEW));
+        let is_told = self.hint.is_some_and(|(_, then)| then >= begun.saturating_sub(LONGEST_SEARCH));
         if let Some(back) = back.filter(|back| *back > LEAST && *back < known && !is_told) {
             self.hint = Some((back, now));
         }
@@ -126,10 +119,8 @@ impl Peer {
     /// Guests, bridges and ports follow it, so it does not follow each step of a search: less is believed at once, more
     /// when it has been found for a while. While QUIC begins its search anew, what a router said is.
     pub(super) fn carries(&mut self, now: Duration, known: Option<u16>, found: u16) -> u16 {
-        let hint = self.hint.filter(|(said, then)| {
-            // The search ends a few bytes below what it would have found in the end.
-            now.saturating_sub(*then) < SEARCH_ANEW || found.saturating_add(PRECISION) > *said
-        });
+        let hint =
+            self.hint.filter(|(said, then)| now.saturating_sub(*then) < LONGEST_SEARCH || found >= *said);
         let candidate = hint.map_or(found, |(said, _)| said.max(found));
         let Some(known) = known.filter(|known| candidate > *known) else {
             self.rise = None;
@@ -327,7 +318,7 @@ mod tests {
         let mut known = 1472;
         let mut seen = vec![known];
         peer.hint = Some((1372, at(0)));
-        // A router has said what the path carries; QUIC finds it by halves, and comes close.
+        // A router has said what the path carries; QUIC finds it by halves.
         for (time, found) in [
             (0, 1472),
             (100, 1200),
@@ -335,8 +326,9 @@ mod tests {
             (4_000, 1285),
             (4_500, 1328),
             (6_000, 1369),
-            (11_000, 1369),
-            (60_000, 1369),
+            (7_000, 1372),
+            (11_000, 1372),
+            (60_000, 1372),
         ] {
             known = peer.carries(at(time), Some(known), if time == 0 { 1200 } else { found });
             if seen.last() != Some(&known) {

@@ -12,7 +12,7 @@ use viaduct_vnet_proto::{
 use super::{
     engine::Engine,
     link::Link,
-    peers::{DETOUR, LEAST, SEARCHING, headers, largest_of_link},
+    peers::{DETOUR, LEAST, headers, largest_of_link},
     ports::at_port,
 };
 use crate::datapath::{Event, Path};
@@ -171,11 +171,12 @@ impl Engine {
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
             self.probe_ports(key, sent);
+            let is_searched = self.search(key);
             self.measure(key);
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent = sent + plain.get(&key).copied().unwrap_or(0);
             let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
-            if has_traffic || peer.is_searched_anew(now) {
+            if has_traffic || is_searched {
                 peer.probed = (sent, now);
                 self.probe(key);
             }
@@ -214,11 +215,25 @@ impl Engine {
         }
     }
 
+    /// Looks whether it is still searched what a path carries, and whether it may carry more than is looked for.
+    fn search(&mut self, key: HostKey) -> bool {
+        let now = self.now();
+        let session = self.peers.get(&key).and_then(|peer| peer.session);
+        let Some(link) = session.and_then(|session| self.links.get_mut(&session)) else { return false };
+        link.search.look(now, &link.connection.stats().path);
+        let is_searched = !link.search.is_over();
+        if link.is_outgrown(now) {
+            self.outgrown(key);
+        }
+        is_searched
+    }
+
     /// Looks where a peer is and what its path carries.
     pub(super) fn measure(&mut self, key: HostKey) {
         let now = self.now();
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let Some(link) = peer.session.and_then(|session| self.links.get(&session)) else { return };
+        let Some(link) = peer.session.and_then(|session| self.links.get_mut(&session)) else { return };
+        link.search.hear(now, &link.connection.stats().path);
         let remote = link.remote();
         let via = self.ways.via(remote);
         if via.is_none() && link.via().is_some() {
@@ -228,15 +243,18 @@ impl Engine {
         let same = peer.path.as_ref().filter(|path| path.remote == remote);
         let known = same.map(|path| path.hoped);
         // Until it is known what gets there, longer frames than what is known go in two, and guests are told what the link lets
-        // hope for: what they were told less would be slow to rise.
-        let (largest, hoped) = if now.saturating_sub(link.since) < SEARCHING {
-            let link = via.map_or_else(
+        // hope for: what they were told less would be slow to rise. What a connection before this one has found holds meanwhile.
+        let (largest, hoped) = if link.is_new(now) {
+            let of_link = via.map_or_else(
                 || largest_of_link(remote),
                 |via| largest_of_link(via.relay)?.checked_sub(DETOUR),
             );
-            (found, known.or(link).unwrap_or(found).max(found))
+            let hoped = known.unwrap_or_else(|| of_link.unwrap_or(found).max(found));
+            (found.min(hoped), hoped)
         } else {
-            peer.find_anew(now, known, found, self.node.path_back(key));
+            if !link.search.is_over() && found <= LEAST {
+                peer.find_anew((now, link.search.begun), known, self.node.path_back(key));
+            }
             let carried = peer.carries(now, known, found);
             (carried, carried)
         };

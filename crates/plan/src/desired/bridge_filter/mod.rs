@@ -12,7 +12,7 @@ mod outside;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use viaduct_model::{Mode, Security, Spoofing, Vnet};
-use viaduct_types::IfName;
+use viaduct_types::{IfName, PortRange};
 
 use super::{
     context::{Context, Port, bridge_mac, bridge_of, uplink_vlans},
@@ -106,6 +106,7 @@ fn declare(context: &Context<'_>, table: &mut Builder) {
         // Ports are of two bytes, too.
         table.map("segment4", &[T::IfName], &[T::Port]);
         table.map("segment6", &[T::IfName], &[T::Port]);
+        table.ranges("too_long", &[T::IfName, T::Port]);
     }
     if !context.config.vnets.is_empty() {
         table.counted("drop_moved");
@@ -142,6 +143,9 @@ fn fill(context: &Context<'_>, table: &mut Builder) {
             let most = vnets::carried(context, vnet).saturating_sub(headers);
             let most = u16::try_from(most).unwrap_or(u16::MAX);
             table.relate(map, Key::new().name(&device), Key::new().port(most));
+        }
+        if let Some(lengths) = too_long(context) {
+            table.insert("too_long", Key::new().name(&device).ports(lengths));
         }
     }
     outside::fill(context, table);
@@ -254,8 +258,20 @@ fn plain<'a>(context: &Context<'a>) -> impl Iterator<Item = (&'a Vnet, IfName)> 
     plain.flat_map(|vnet| vnets::plain_devices(vnet).map(move |(device, _)| (vnet, device)))
 }
 
+/// How long packets are that the kernel carries to no host in VXLAN: there is one way to each for all vnets, which takes no more than the
+/// one that carries most.
+fn too_long(context: &Context<'_>) -> Option<PortRange> {
+    let most = plain(context).map(|(vnet, _)| vnets::carried(context, vnet)).max()?;
+    PortRange::new(u16::try_from(most + 1).ok()?, u16::MAX).ok()
+}
+
 /// Who opens a connection by TCP to another host of a vnet that nothing protects says no larger a segment than gets there, also
 /// when the machine has not heard of the vnet's MTU. The same as the process that carries the other vnets does.
+///
+/// And who sends packets of IPv4 that are too long and may be cut, or has cut one into fragments that are, is answered as if it had
+/// forbidden that: the kernel's VXLAN answers those only (net/ipv4/ip_tunnel_core.c, `iptunnel_pmtud_check_icmp`), and loses the
+/// others. Linux cuts shorter from then on. What is written here goes no further than to who is answered, but for super-frames, whose
+/// segments are as the kernel has cut them.
 fn add_clamp(table: &mut Builder) {
     let opens = || vec![tcp(), St::Any(S::TcpFlags, Const::u8(0x02, "syn"))];
     let lowered = |kind, map| {
@@ -265,8 +281,17 @@ fn add_clamp(table: &mut Builder) {
             map,
         )])
     };
-    let rules = [lowered(IP, "segment4"), lowered(IP6, "segment6")].map(Iterator::collect);
-    table.base("to_other_hosts", Hook::Postrouting, CLAMP, rules.into());
+    // Neither DF nor an offset: whole ones, and first fragments.
+    let may_be_cut = St::Masked(S::IpFragOff, Const::be16(0x5fff, "0x5fff"), Const::be16(0, "0"));
+    let forbidden = vec![
+        of_type(IP),
+        may_be_cut,
+        St::In(vec![S::OifName, S::IpLength], "too_long"),
+        St::Write(S::IpFragOff, Const::be16(0x4000, "0x4000")),
+    ];
+    let mut rules = vec![forbidden];
+    rules.extend([lowered(IP, "segment4"), lowered(IP6, "segment6")].map(Iterator::collect));
+    table.base("to_other_hosts", Hook::Postrouting, CLAMP, rules);
 }
 
 /// Lets a frame of a port into the bridge, or turned to the host.

@@ -144,11 +144,11 @@ impl Host {
     }
 
     /// What comes of dialling and being dialled: whose connection stands, and whether this host dialled.
-    async fn next(&mut self) -> Result<(HostKey, bool, quinn::Connection), NotReached> {
+    async fn next(&mut self) -> Result<(HostKey, bool, (quinn::Connection, u16)), NotReached> {
         loop {
             let input = time::timeout(PATIENCE, self.queue.recv()).await.expect("something happens").unwrap();
-            if let Input::Connected { key, dialled, connection } = input {
-                return Ok((key, dialled, connection));
+            if let Input::Connected { key, dialled, connection, longest } = input {
+                return Ok((key, dialled, (connection, longest)));
             }
             if let Input::NotReached { key, why, seen } = input {
                 return Err((key, seen, why));
@@ -192,7 +192,7 @@ fn hosts_take_each_other_for_the_keys_that_they_have() {
             assert!(b.queue.try_recv().is_err(), "who was refused is taken for connected");
 
             let dialling = a.dial(2_798, dialled);
-            let (key, is_dialled, taken) = b.next().await.unwrap();
+            let (key, is_dialled, (taken, _)) = b.next().await.unwrap();
             assert_eq!((key, is_dialled), (dialler, false));
             assert_eq!(tls::peer_key(&taken), Some(dialler));
             loop {
@@ -200,7 +200,7 @@ fn hosts_take_each_other_for_the_keys_that_they_have() {
                 match a.next().await {
                     Ok((key, is_dialled, connection)) => {
                         assert_eq!((key, is_dialled), (dialled, true));
-                        assert_eq!(tls::peer_key(&connection), Some(dialled));
+                        assert_eq!(tls::peer_key(&connection.0), Some(dialled));
                         let _link = Link::start(SessionId(1), dialled, connection, Duration::ZERO, &a.inputs);
                         taken.close(VarInt::from_u32(7), b"\x1b[2J\nwhat it likes");
                         assert_eq!(a.closed().await, "closed by peer: ?[2J?what it likes (code 7)");
