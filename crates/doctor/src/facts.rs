@@ -16,8 +16,8 @@ pub struct ConfigFile {
 /// What was found on a host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Everybody else's tables with a chain that forwarded packets meet, from nf_tables and from the older kernel
-    /// interface (iptables-legacy).
+    /// Everybody else's tables with a chain that packets meet which are forwarded, come to this host, or come from it: from
+    /// nf_tables and from the older kernel interface (iptables-legacy).
     pub tables: Vec<Table>,
     /// Settings by their path under /proc/sys: those of [`crate::Patient::sysctls`] that exist.
     pub sysctls: BTreeMap<String, String>,

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 
 use crate::{
     Facts, Finding, Gravity, Patient, Remedy, Step,
-    filter::{Engine, Family, Fate, Hook, Table},
+    filter::{Engine, Family, Fate, Hook, Point, Table},
     patient::{BETWEEN, BRIDGE_NF, Place, Way, bridge, prefixes},
     remedy,
 };
@@ -55,7 +55,7 @@ pub(crate) fn findings(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
     let ways = patient.ways(facts);
     let mut findings = Vec::new();
     for table in &facts.tables {
-        for (base, hook) in table.bases() {
+        for (base, hook) in table.bases().filter(|(_, hook)| hook.point == Point::Forward) {
             let base = Base { patient, facts, table, base, hook };
             findings.extend(base.finding(&ways));
         }
@@ -83,20 +83,22 @@ impl Base<'_> {
         let bridged = kinds.len() == 1 && kinds.contains(BETWEEN);
         let owners = owners(self.table);
         let packet = &first.packet;
+        let example = || {
+            let (source, destination) = (packet.source?, packet.destination?);
+            let (input, output) = (packet.input.as_ref()?, packet.output.as_ref()?);
+            Some(format!(" One from {source} to {destination} by {input} and {output} ends there."))
+        };
         let by = match &owners[..] {
             [] => Owner::Unknown.to_string(),
             owners => owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "),
         };
         let mut why = format!(
-            "Its chain {} has {} and no rule that lets them through: {}. One from {} to {} by {} and {} ends there. Our own \
+            "Its chain {} has {} and no rule that lets them through: {}.{} Our own \
              filter cannot undo that, for a packet has to pass every filter.",
             self.base,
             if self.hook.drops { "the policy drop" } else { "a rule that drops" },
             kinds.into_iter().collect::<Vec<_>>().join(", "),
-            packet.source,
-            packet.destination,
-            packet.input,
-            packet.output,
+            example().unwrap_or_default(),
         );
         let switches = switches(&lost);
         if !switches.is_empty() {
@@ -231,7 +233,7 @@ impl Base<'_> {
 /// By which settings frames that a bridge only passes on come to be lost, if they do.
 fn switches(lost: &[(&Way<'_>, Fate)]) -> BTreeSet<&'static str> {
     let bridged = lost.iter().filter(|(way, _)| way.what == BETWEEN);
-    bridged.map(|(way, _)| BRIDGE_NF[usize::from(way.packet.source.is_ipv6())]).collect()
+    bridged.map(|(way, _)| BRIDGE_NF[usize::from(!way.packet.ipv4)]).collect()
 }
 
 /// Filters of iptables-nft and of iptables-legacy at once: each tool shows only its own half.
@@ -241,7 +243,8 @@ fn mixed(patient: &Patient<'_>, facts: &Facts) -> Option<Finding> {
             table.engine == engine && table.name == "filter" && table.family != Family::Inet
         };
         let has_rules = |table: &&Table| {
-            table.bases().any(|(base, hook)| hook.drops || !table.chains[base].rules.is_empty())
+            let mut bases = table.bases().filter(|(_, hook)| hook.point == Point::Forward);
+            bases.any(|(base, hook)| hook.drops || !table.chains[base].rules.is_empty())
         };
         facts.tables.iter().filter(is).find(has_rules)
     };
