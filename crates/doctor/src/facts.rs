@@ -28,6 +28,8 @@ pub struct Facts {
     pub files: Vec<ConfigFile>,
     /// Those of [`Facts::MARKS`] that exist: a program of that kind runs.
     pub marks: BTreeSet<String>,
+    /// How many processors there are to work on.
+    pub processors: usize,
     /// The machine's maker and product, by its firmware; empty when it does not say.
     pub machine: String,
 }

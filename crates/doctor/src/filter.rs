@@ -3,7 +3,10 @@
 
 mod packet;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use viaduct_types::IpNet;
 
@@ -172,6 +175,25 @@ impl Table {
     /// The chains that packets begin with, by name.
     pub fn bases(&self) -> impl Iterator<Item = (&str, Hook)> {
         self.chains.iter().filter_map(|(name, chain)| Some((name.as_str(), chain.hook?)))
+    }
+
+    /// The chains that a packet may come to that begins with one.
+    pub(crate) fn reached<'a>(&'a self, base: &'a str) -> BTreeSet<&'a str> {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![base]);
+        while let Some(chain) = next.pop() {
+            if reached.insert(chain) {
+                let rules = self.chains.get(chain).into_iter().flat_map(|chain| &chain.rules);
+                next.extend(rules.filter_map(|rule| match &rule.verdict {
+                    Verdict::Jump(to) | Verdict::Goto(to) => Some(to.as_str()),
+                    Verdict::Continue
+                    | Verdict::Accept
+                    | Verdict::Drop
+                    | Verdict::Return
+                    | Verdict::Unknown => None,
+                }));
+            }
+        }
+        reached
     }
 
     /// What becomes of a packet that begins with a chain.
