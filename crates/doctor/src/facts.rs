@@ -16,8 +16,8 @@ pub struct ConfigFile {
 /// What was found on a host.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Everybody else's tables with a chain that forwarded packets meet, from nf_tables and from the older kernel
-    /// interface (iptables-legacy).
+    /// Everybody else's tables with a chain that packets meet which are forwarded, come to this host, or come from it: from
+    /// nf_tables and from the older kernel interface (iptables-legacy).
     pub tables: Vec<Table>,
     /// Settings by their path under /proc/sys: those of [`crate::Patient::sysctls`] that exist.
     pub sysctls: BTreeMap<String, String>,
@@ -28,6 +28,8 @@ pub struct Facts {
     pub files: Vec<ConfigFile>,
     /// Those of [`Facts::MARKS`] that exist: a program of that kind runs.
     pub marks: BTreeSet<String>,
+    /// How many processors there are to work on.
+    pub processors: usize,
     /// The machine's maker and product, by its firmware; empty when it does not say.
     pub machine: String,
 }

@@ -1,16 +1,21 @@
-//! Other programs' filters as far as forwarded packets meet them, and what becomes of a packet there. Whatever is not
-//! understood of a rule may or may not match.
+//! Other programs' filters as far as forwarded packets, and those to and from this host itself, meet them, and what becomes
+//! of a packet there. Whatever is not understood of a rule may or may not match.
 
-use std::{collections::BTreeMap, net::IpAddr};
+mod packet;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use viaduct_types::IpNet;
+
+pub use packet::{Cast, Field, ICMP, ICMPV6, Load, Packet, Range, Set, State, TCP, UDP};
 
 /// Chains that call each other deeper than this are not followed; the kernel's own limit is 16
 /// (NFT_JUMP_STACK_SIZE).
 const DEEPEST: usize = 32;
-const TCP: u8 = 6;
-
-/// A table with a base chain that sees forwarded packets.
+/// A table with a base chain at one of the hooks of [`Point`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Which part of the kernel has it.
@@ -53,10 +58,10 @@ impl Family {
         }
     }
 
-    fn sees(self, address: IpAddr) -> bool {
+    fn sees(self, packet: &Packet) -> bool {
         match self {
-            Self::Ip => address.is_ipv4(),
-            Self::Ip6 => address.is_ipv6(),
+            Self::Ip => packet.ipv4,
+            Self::Ip6 => !packet.ipv4,
             Self::Inet => true,
         }
     }
@@ -65,15 +70,28 @@ impl Family {
 /// A list of rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// For a filter that forwarded packets begin with.
+    /// For a filter that packets begin with.
     pub hook: Option<Hook>,
     /// In their order.
     pub rules: Vec<Rule>,
 }
 
-/// A chain's place at the forward hook.
+/// A hook of netfilter's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Point {
+    /// For this host itself.
+    Input,
+    /// Through this host.
+    Forward,
+    /// From this host itself.
+    Output,
+}
+
+/// A chain's place at a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
+    /// Which hook.
+    pub point: Point,
     /// Chains with lower numbers come first.
     pub priority: i32,
     /// Whether what no rule decides is dropped.
@@ -109,14 +127,16 @@ pub enum Test {
     Source(IpNet),
     /// Where to.
     Destination(IpNet),
-    /// The connection's state, one of these bits: 1 invalid, 2 established, 4 related, 8 new.
+    /// The connection's state, one of these bits: 1 invalid, 2 established, 4 related, 8 new, 64 untracked.
     State(u32),
     /// The connection's destination was translated.
     Translated,
-    /// The protocol's number; the packets that are asked about are of TCP.
+    /// The protocol's number.
     Protocol(u8),
     /// IPv4 packets; the opposite: IPv6.
     Ipv4,
+    /// Whether its fields together are one of these.
+    Among(Set),
     /// Something else.
     Unknown,
 }
@@ -140,23 +160,6 @@ pub enum Verdict {
     Unknown,
 }
 
-/// A packet of TCP that is to be forwarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// The device it came in by.
-    pub input: String,
-    /// The device it leaves by.
-    pub output: String,
-    /// Where from.
-    pub source: IpAddr,
-    /// Where to, after translation.
-    pub destination: IpAddr,
-    /// Whether it belongs to a connection that is known.
-    pub established: bool,
-    /// Whether the connection's destination was translated.
-    pub translated: bool,
-}
-
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -169,14 +172,33 @@ pub enum Fate {
 }
 
 impl Table {
-    /// The chains that forwarded packets begin with, by name.
+    /// The chains that packets begin with, by name.
     pub fn bases(&self) -> impl Iterator<Item = (&str, Hook)> {
         self.chains.iter().filter_map(|(name, chain)| Some((name.as_str(), chain.hook?)))
     }
 
+    /// The chains that a packet may come to that begins with one.
+    pub(crate) fn reached<'a>(&'a self, base: &'a str) -> BTreeSet<&'a str> {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![base]);
+        while let Some(chain) = next.pop() {
+            if reached.insert(chain) {
+                let rules = self.chains.get(chain).into_iter().flat_map(|chain| &chain.rules);
+                next.extend(rules.filter_map(|rule| match &rule.verdict {
+                    Verdict::Jump(to) | Verdict::Goto(to) => Some(to.as_str()),
+                    Verdict::Continue
+                    | Verdict::Accept
+                    | Verdict::Drop
+                    | Verdict::Return
+                    | Verdict::Unknown => None,
+                }));
+            }
+        }
+        reached
+    }
+
     /// What becomes of a packet that begins with a chain.
     pub fn fate(&self, base: &str, packet: &Packet) -> Fate {
-        if !self.family.sees(packet.source) {
+        if !self.family.sees(packet) {
             return Fate::Passes;
         }
         let drops = self.chains.get(base).and_then(|chain| chain.hook).is_some_and(|hook| hook.drops);
@@ -262,26 +284,33 @@ impl Unknown {
 impl Test {
     /// None when it cannot be known.
     fn holds(&self, packet: &Packet) -> Option<bool> {
-        let within = |net: &IpNet, address: IpAddr| Some(net.contains(&address));
+        let within = |net: &IpNet, address: Option<IpAddr>| match address {
+            Some(address) => Some(net.contains(&address)),
+            None if net.addr().is_ipv4() != packet.ipv4 => Some(false),
+            None => (net.prefix_len() == 0).then_some(true),
+        };
         match self {
-            Self::In(pattern) => Some(is_named(pattern, &packet.input)),
-            Self::Out(pattern) => Some(is_named(pattern, &packet.output)),
+            Self::In(pattern) => is_named(pattern, packet.input.as_deref()),
+            Self::Out(pattern) => is_named(pattern, packet.output.as_deref()),
             Self::Source(net) => within(net, packet.source),
             Self::Destination(net) => within(net, packet.destination),
-            Self::State(bits) => Some(bits & if packet.established { 2 } else { 8 } != 0),
+            Self::State(bits) => Some(bits & packet.state.bit() != 0),
             Self::Translated => Some(packet.translated),
-            Self::Protocol(number) => Some(*number == TCP),
-            Self::Ipv4 => Some(packet.source.is_ipv4()),
+            Self::Protocol(number) => Some(*number == packet.protocol()),
+            Self::Ipv4 => Some(packet.ipv4),
+            Self::Among(set) => set.has(packet),
             Self::Unknown => None,
         }
     }
 }
 
-fn is_named(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix(['*', '+']) {
+/// The loopback device is never the one that is not known.
+fn is_named(pattern: &str, name: Option<&str>) -> Option<bool> {
+    let Some(name) = name else { return (pattern == "lo").then_some(false) };
+    Some(match pattern.strip_suffix(['*', '+']) {
         Some(beginning) => name.starts_with(beginning),
         None => name == pattern,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -294,7 +323,7 @@ mod tests {
     }
 
     fn table(drops: bool, rules: Vec<Rule>) -> Table {
-        let hook = Some(Hook { priority: 0, drops });
+        let hook = Some(Hook { point: Point::Forward, priority: 0, drops });
         let sub = Chain { hook: None, rules: vec![rule(&[Test::Out("eth0".into())], Verdict::Accept)] };
         Table {
             engine: Engine::Nft,
@@ -306,11 +335,14 @@ mod tests {
 
     fn packet() -> Packet {
         Packet {
-            input: "br-a".into(),
-            output: "eth0".into(),
-            source: [10, 0, 0, 2].into(),
-            destination: [9, 9, 9, 9].into(),
-            established: false,
+            input: Some("br-a".into()),
+            output: Some("eth0".into()),
+            ipv4: true,
+            source: Some([10, 0, 0, 2].into()),
+            destination: Some([9, 9, 9, 9].into()),
+            cast: Cast::Unicast,
+            load: Load::To { protocol: TCP, port: None },
+            state: State::New,
             translated: false,
         }
     }
@@ -341,9 +373,57 @@ mod tests {
     #[test]
     fn other_families_and_loops_do_no_harm() {
         let mut packet = packet();
-        packet.source = "fd00::2".parse().unwrap();
+        packet.ipv4 = false;
         assert_eq!(table(true, vec![]).fate("FORWARD", &packet), Fate::Passes);
         let looped = table(false, vec![rule(&[], Verdict::Jump("FORWARD".into()))]);
         assert_eq!(looped.fate("FORWARD", &self::packet()), Fate::Passes);
+    }
+
+    #[test]
+    fn ports_and_messages_are_told_apart() {
+        let ports = |ranges: &[(u16, u16)]| Test::Among(Set::ports(ranges.iter().copied()));
+        let message = |kind| Test::Among(Set::bytes(Field::Message, [(kind, kind)]));
+        let fate = |load, drops, tests: &[Test], verdict| {
+            table(drops, vec![rule(tests, verdict)]).fate("FORWARD", &Packet { load, ..packet() })
+        };
+        let udp = |port| Load::To { protocol: UDP, port };
+        let accepted = |load, tests: &[Test]| fate(load, true, tests, Verdict::Accept);
+        let dns = [Test::Protocol(UDP), ports(&[(22, 22), (50, 60)])];
+        assert_eq!(accepted(udp(Some(53)), &dns), Fate::Passes);
+        assert_eq!(accepted(udp(Some(61)), &dns), Fate::Lost);
+        assert_eq!(accepted(Load::To { protocol: TCP, port: Some(53) }, &dns), Fate::Lost);
+        // Some of whatever may be meant pass.
+        assert_eq!(accepted(udp(None), &dns), Fate::LostMostly);
+        assert_eq!(accepted(udp(None), &[ports(&[(0, u16::MAX)])]), Fate::Passes);
+        assert_eq!(accepted(Load::Message(8), &[Test::Protocol(ICMP), message(8)]), Fate::Passes);
+        assert_eq!(accepted(Load::Message(8), &[Test::Protocol(ICMP), message(0)]), Fate::Lost);
+        assert_eq!(accepted(Load::Message(8), &dns), Fate::Lost);
+        assert_eq!(fate(udp(Some(53)), false, &dns, Verdict::Drop), Fate::Lost);
+        assert_eq!(fate(udp(None), false, &dns, Verdict::Drop), Fate::Passes);
+    }
+
+    #[test]
+    fn several_fields_are_one_of_a_set_together() {
+        let element = |protocol: u8, port: u16| {
+            vec![Range::new(&[protocol], &[protocol]), Range::new(&port.to_be_bytes(), &port.to_be_bytes())]
+        };
+        let elements = vec![element(TCP, 80), element(UDP, 53)];
+        let set = Set { fields: vec![Field::Protocol, Field::Port], elements };
+        let has = |protocol, port| set.has(&Packet { load: Load::To { protocol, port }, ..packet() });
+        assert_eq!(has(UDP, Some(53)), Some(true));
+        assert_eq!(has(TCP, Some(53)), Some(false));
+        assert_eq!(has(TCP, None), None);
+        assert_eq!(has(132, None), Some(false));
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_packet_may_be_anything() {
+        let nobody = Packet { input: None, source: None, ..packet() };
+        let fate = |test| table(true, vec![rule(&[test], Verdict::Accept)]).fate("FORWARD", &nobody);
+        assert_eq!(fate(Test::In("eth0".into())), Fate::LostMostly);
+        assert_eq!(fate(Test::In("lo".into())), Fate::Lost);
+        assert_eq!(fate(Test::Source("192.0.2.0/24".parse().unwrap())), Fate::LostMostly);
+        assert_eq!(fate(Test::Source("0.0.0.0/0".parse().unwrap())), Fate::Passes);
+        assert_eq!(fate(Test::Source("::/0".parse().unwrap())), Fate::Lost);
     }
 }

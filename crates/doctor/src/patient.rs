@@ -9,7 +9,10 @@ use viaduct_model::{Config, Mode, Network, Nic, Policy, Uplink, Vnet};
 use viaduct_plan::{Attachments, Desired, Notice, Observed, Target};
 use viaduct_types::{IfName, IpNet, NamespaceName, NetworkName, NicId, UplinkName, VnetName};
 
-use crate::{Facts, filter::Packet};
+use crate::{
+    Facts,
+    filter::{Cast, Load, Packet, State, TCP},
+};
 
 /// Stand for the world: name servers that are well known, so that no filter takes them for forged.
 const OUTSIDE: (Ipv4Addr, Ipv6Addr) =
@@ -157,6 +160,7 @@ impl<'a> Patient<'a> {
         for (name, network) in &self.config.networks {
             let mut seen = BTreeSet::new();
             for (id, nic) in self.nics(name) {
+                self.add_published(&mut ways, name, network, (&id, nic));
                 let input = bridge(network).unwrap_or_else(|| self.device(&id, nic));
                 for address in nic.addresses.iter().map(|net| net.addr()) {
                     // On a bridge one guest is like the other.
@@ -167,19 +171,11 @@ impl<'a> Patient<'a> {
             }
         }
         for (name, vnet) in self.bare_vnets() {
-            let device = vnet.bridge.to_string();
             let machines: [(IpAddr, IpAddr); 2] =
                 [(INSIDE.0.into(), OUTSIDE.0.into()), (INSIDE.1.into(), OUTSIDE.1.into())];
             for (source, destination) in machines.into_iter().filter(|(source, _)| is_called(facts, *source))
             {
-                let packet = Packet {
-                    input: device.clone(),
-                    output: device.clone(),
-                    source,
-                    destination,
-                    established: false,
-                    translated: false,
-                };
+                let packet = forwarded(&vnet.bridge, &vnet.bridge, source, destination);
                 ways.push(Way { place: Place::Vnet(name), what: BETWEEN, packet });
             }
         }
@@ -197,24 +193,13 @@ impl<'a> Patient<'a> {
     ) {
         let outside: IpAddr = if guest.is_ipv4() { OUTSIDE.0.into() } else { OUTSIDE.1.into() };
         let mut add = |what, packet| ways.push(Way { place: Place::Network(name), what, packet });
-        let packet = |from: &IfName, to: &IfName, source, destination, established, translated| Packet {
-            input: from.to_string(),
-            output: to.to_string(),
-            source,
-            destination,
-            established,
-            translated,
-        };
         if let (Some(out), Mode::Nat { .. } | Mode::Routed { .. }) = (self.way_out(network), &network.mode) {
-            add("to the outside", packet(device, out, guest, outside, false, false));
-            add("answers from outside", packet(out, device, outside, guest, true, false));
+            add("to the outside", forwarded(device, out, guest, outside));
+            let answer = forwarded(out, device, outside, guest);
+            add("answers from outside", Packet { state: State::Established, ..answer });
             let routed = matches!(network.mode, Mode::Routed { .. });
-            let published = self.nics(name).any(|(id, _)| !self.config.guests[&id.guest].publish.is_empty());
-            if published {
-                add("to published ports", packet(out, device, outside, guest, false, true));
-            }
             if routed && network.inbound == Policy::Allow {
-                add("from outside", packet(out, device, outside, guest, false, false));
+                add("from outside", forwarded(out, device, outside, guest));
             }
         }
         let meets = match &network.mode {
@@ -225,8 +210,50 @@ impl<'a> Patient<'a> {
             Mode::Routed { .. } => false,
         };
         if meets && is_called(facts, guest) {
-            add(BETWEEN, packet(device, device, guest, outside, false, false));
+            add(BETWEEN, forwarded(device, device, guest, outside));
         }
+    }
+
+    /// The ways to the published ports of a guest by one of its NICs.
+    fn add_published(
+        &self,
+        ways: &mut Vec<Way<'a>>,
+        name: &'a NetworkName,
+        network: &'a Network,
+        (id, nic): (&NicId, &'a Nic),
+    ) {
+        let (Mode::Nat { .. } | Mode::Routed { .. }) = network.mode else { return };
+        let Some(out) = self.way_out(network) else { return };
+        let device = bridge(network).unwrap_or_else(|| self.device(id, nic));
+        let mut seen = BTreeSet::new();
+        for publish in self.config.guests[&id.guest].publish.iter().map(|published| &published.publish) {
+            let of_family = |guest: &IpAddr| publish.address.is_none_or(|a| a.is_ipv4() == guest.is_ipv4());
+            let address = |guest: IpAddr| if guest.is_ipv4() { OUTSIDE.0.into() } else { OUTSIDE.1.into() };
+            for guest in nic.addresses.iter().map(|net| net.addr()).filter(of_family) {
+                let (protocol, port) = (publish.proto.number(), publish.guest.first());
+                if seen.insert((guest, protocol, port)) {
+                    let load = Load::To { protocol, port: Some(port) };
+                    let packet = forwarded(out, device, address(guest), guest);
+                    let packet = Packet { load, translated: true, ..packet };
+                    ways.push(Way { place: Place::Network(name), what: "to published ports", packet });
+                }
+            }
+        }
+    }
+}
+
+/// The first of a connection by TCP through this host.
+fn forwarded(from: &IfName, to: &IfName, source: IpAddr, destination: IpAddr) -> Packet {
+    Packet {
+        input: Some(from.to_string()),
+        output: Some(to.to_string()),
+        ipv4: source.is_ipv4(),
+        source: Some(source),
+        destination: Some(destination),
+        cast: Cast::Unicast,
+        load: Load::To { protocol: TCP, port: None },
+        state: State::New,
+        translated: false,
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{
     patient::prefixes,
 };
 
-/// Our chain in tables of iptables.
-const CHAIN: &str = "VIADUCT";
+/// Our chain for forwarded packets in tables of iptables.
+pub(crate) const CHAIN: &str = "VIADUCT";
 const BEGIN: &str = "# BEGIN viaduct (`viaduct doctor --fix` wrote this)";
 const END: &str = "# END viaduct";
 
@@ -47,17 +47,31 @@ pub(crate) fn rules(patient: &Patient<'_>, ipv4: bool) -> Vec<String> {
     declarations.into_iter().chain(first).chain(from).chain(to).collect()
 }
 
-/// What a table would be with our chains, called first in one of its own.
-pub(crate) fn with_rules(table: &Table, chain: &str, rules: &[String]) -> Table {
+/// Chains of ours with their rules, and by which other chain which of them is called.
+pub(crate) struct Part {
+    pub(crate) chain: &'static str,
+    pub(crate) ours: &'static str,
+    pub(crate) rules: Vec<String>,
+}
+
+impl Part {
+    /// The line by which ours is called.
+    pub(crate) fn call(&self) -> String {
+        format!("-A {} -j {}", self.chain, self.ours)
+    }
+}
+
+/// What a table would be with chains of ours, of which one is called first in one of its own.
+pub(crate) fn with_rules(table: &Table, chain: &str, part: &Part) -> Table {
     let mut mended = table.clone();
-    let text = format!("*{}\n{}\n", table.name, rules.join("\n"));
-    for ours in legacy::tables(table.family, &text) {
-        mended.chains.extend(ours.chains);
+    let text = format!("*{}\n{}\n", table.name, part.rules.join("\n"));
+    for table in legacy::tables(table.family, &text) {
+        mended.chains.extend(table.chains);
     }
     if let Some(chain) = mended.chains.get_mut(chain) {
         chain.rules.insert(
             0,
-            Rule { conditions: Vec::<Condition>::new(), verdict: Verdict::Jump(CHAIN.to_owned()) },
+            Rule { conditions: Vec::<Condition>::new(), verdict: Verdict::Jump(part.ours.to_owned()) },
         );
     }
     mended
@@ -75,18 +89,19 @@ pub(crate) fn program(facts: &Facts, engine: Engine, ipv4: bool) -> String {
     if facts.programs.contains(&exact) { exact } else { plain.to_owned() }
 }
 
-/// Commands that make our chains and call them from another: the same however often they are done.
-pub(crate) fn commands(program: &str, chain: &str, rules: &[String]) -> [String; 2] {
+/// Commands that make chains of ours and call one of them from another: the same however often they are done.
+pub(crate) fn commands(program: &str, chain: &str, Part { ours, rules, .. }: &Part) -> [String; 2] {
     [
         format!("{program}-restore -w --noflush <<'END'\n*filter\n{}\nCOMMIT\nEND", rules.join("\n")),
-        format!("{program} -w -C {chain} -j {CHAIN} 2>/dev/null || {program} -w -I {chain} -j {CHAIN}",),
+        format!("{program} -w -C {chain} -j {ours} 2>/dev/null || {program} -w -I {chain} -j {ours}",),
     ]
 }
 
-/// A file that iptables-restore reads with our chains in its table filter, and the part that was put in; none when it
-/// has no such table.
-pub(crate) fn edited(text: &str, chain: &str, rules: &[String]) -> Option<(String, String)> {
-    let part = format!("{BEGIN}\n{}\n-A {chain} -j {CHAIN}\n{END}\n", rules.join("\n"));
+/// A file that iptables-restore reads with our chains in its table filter, and what was put in; none when it has no such
+/// table.
+pub(crate) fn edited(text: &str, parts: &[Part]) -> Option<(String, String)> {
+    let lines = parts.iter().map(|part| format!("{}\n{}\n", part.rules.join("\n"), part.call()));
+    let part = format!("{BEGIN}\n{}{END}\n", lines.collect::<String>());
     let (mut out, mut ours, mut table, mut done) = (String::new(), false, false, false);
     for line in text.lines() {
         if line.starts_with("# BEGIN viaduct") {
@@ -148,15 +163,16 @@ mod tests {
     #[test]
     fn a_part_of_a_file_is_put_in_once() {
         let text = "*nat\nCOMMIT\n*filter\n:ufw-before-forward - [0:0]\n# keep\nCOMMIT\n";
-        let rules = [":VIADUCT - [0:0]".to_owned()];
-        let (once, part) = edited(text, "ufw-before-forward", &rules).unwrap();
+        let rules = vec![":VIADUCT - [0:0]".to_owned()];
+        let parts = [Part { chain: "ufw-before-forward", ours: CHAIN, rules }];
+        let (once, part) = edited(text, &parts).unwrap();
         assert_eq!(once.matches("BEGIN viaduct").count(), 1);
         assert!(
             once.ends_with(&format!("# keep\n{part}COMMIT\n")) && once.starts_with("*nat\nCOMMIT\n"),
             "{once}"
         );
-        let (twice, _) = edited(&once, "ufw-before-forward", &rules).unwrap();
+        let (twice, _) = edited(&once, &parts).unwrap();
         assert_eq!(twice, once);
-        assert_eq!(edited("*nat\nCOMMIT\n", "x", &rules), None);
+        assert_eq!(edited("*nat\nCOMMIT\n", &parts), None);
     }
 }

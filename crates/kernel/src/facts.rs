@@ -1,6 +1,8 @@
 //! What other programs do on this host: their filters, their files, their marks.
 
-use std::{collections::BTreeMap, fs, io, path::Path, process::Command, sync::Arc};
+use std::{
+    collections::BTreeMap, fs, io, num::NonZeroUsize, path::Path, process::Command, sync::Arc, thread,
+};
 
 use viaduct_doctor::{ConfigFile, Facts, filter, legacy_tables};
 
@@ -34,6 +36,7 @@ impl Kernel {
                 .filter(|path| Path::new(path).exists())
                 .map(str::to_owned)
                 .collect(),
+            processors: thread::available_parallelism().map_or(1, NonZeroUsize::get),
             machine: ["sys_vendor", "product_name", "board_vendor"]
                 .map(|field| fs::read_to_string(format!("/sys/class/dmi/id/{field}")).unwrap_or_default())
                 .iter()

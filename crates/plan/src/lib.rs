@@ -27,8 +27,8 @@ pub use desired::{
     Answers, Boot, Boot6, Claims, Client, Client6, Desired, DesiredDevice, DesiredGuest, DesiredLink,
     DesiredNamespace, DesiredSysctl, HostName, INNER, LinkHead, LinkPrefix, LinkRouter, MOVED, Neighbours,
     Notice, OwnAddress, Router, Served, ServedChange, ServedLink, ServedLinkChange, ServedNic, Severity,
-    Told, When, Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, probed, vnet_claims,
-    vnet_ports, vnis,
+    Told, When, Zone, ZoneChange, ZoneHead, ask, attached_namespaces, desired, host_addresses, probed,
+    vnet_claims, vnet_ports, vnis,
 };
 pub use diff::{listened, plan};
 pub use flows::{Flows, ends, lets_through};

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{VnetId, stable_hash};
 
+/// Where the hosts of vnets take each other's connections, and frames: as the original vnets did.
+pub const VNET_PORT: u16 = 1798;
+/// The first of the ports at which threads that carry frames take them, one each.
+pub const WORKER_PORT: u16 = 1800;
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub const VXLAN_PORT: u16 = 1799;
 /// What an Ethernet frame costs in VXLAN, in bytes of IP packets (RFC 7348, section 5), over IPv4 and over IPv6.

@@ -291,6 +291,43 @@ fn a_filter_of_nobody_known() {
     });
 }
 
+/// A filter that lets a published port through by its number loses nothing of it; by another number, it does.
+#[test]
+fn published_ports_in_another_filter() {
+    host(|world| {
+        made(world);
+        let serve = "import socket
+s = socket.create_server((\"\", 389))
+while True: s.accept()[0].close()";
+        world.write("/run/serve.py", serve);
+        let mut server = std::process::Command::new("ip")
+            .args(["netns", "exec", "ldap", "python3", "/run/serve.py"])
+            .spawn()
+            .unwrap();
+        let script = "import socket; socket.create_connection((\"203.0.113.2\", 389), 2)";
+        let line = format!("ip netns exec outside python3 -c '{script}' 2>/dev/null && echo yes || echo no");
+        let reached = || world.sh(&line) == "yes\n";
+        world.soon("the server listens", reached);
+        for (port, passes) in [(389, true), (390, false)] {
+            world.sh(&format!(
+                "nft 'table inet filter {{ chain forward {{ type filter hook forward priority 0; policy drop; \
+                 ct state established,related accept; iifname {{ br-services, veth100.0 }} accept; \
+                 oifname veth100.0 accept; ip daddr 192.168.1.3 tcp dport {port} accept; }}; }}'"
+            ));
+            assert_eq!(reached(), passes, "{port}");
+            let report = world.viaduct("doctor --json").json();
+            let found = of_kind(&report, "foreign-filter");
+            let whys: Vec<&str> = found.iter().map(|finding| finding["why"].as_str().unwrap()).collect();
+            assert_eq!(whys.len(), usize::from(!passes), "{report}");
+            assert!(whys.iter().all(|why| why.contains("to published ports.")), "{report}");
+            assert!(found.iter().all(|finding| finding["gravity"] == "broken"), "{report}");
+            world.sh("nft delete table inet filter");
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
+    });
+}
+
 #[test]
 fn a_strict_reverse_path_filter() {
     host(|world| {

@@ -57,6 +57,33 @@ fn other_filters_and_settings_in_a_namespace() {
     });
 }
 
+/// What guests ask of the stack that they are in.
+#[test]
+fn what_comes_to_a_namespace_itself() {
+    host(|world| {
+        world.own_place("/etc");
+        made(world);
+        let _daemon = world.daemon();
+        let dig = "ip netns exec one dig +short +tries=1 +time=2 one.red.internal @10.0.0.1 || true";
+        let answered = || world.sh(dig) == "10.0.0.5\n";
+        world.soon("names are answered", answered);
+        for name in ["red", "blue"] {
+            world.sh(&format!(
+                "ip netns exec {name} nft 'table inet own {{ chain input {{ type filter hook input priority 0; policy drop; \
+                 ct state established accept; meta l4proto {{ icmp, ipv6-icmp }} accept; }}; }}'"
+            ));
+        }
+        assert!(!answered());
+        // The network of the other one answers no names.
+        let report = world.viaduct("doctor --json").json();
+        assert_eq!(namespaces(&report, "foreign-input"), ["\"red\""], "{report}");
+        let measures = report["findings"][0]["remedy"]["measures"].as_array().unwrap();
+        measures.iter().for_each(|measure| drop(world.sh(measure["run"].as_str().unwrap())));
+        assert!(answered());
+        assert_eq!(world.viaduct("doctor").code(), 0);
+    });
+}
+
 /// What the doctor shows can be copied into a shell.
 #[test]
 fn the_lines_that_are_shown_mend_it_too() {

@@ -89,8 +89,8 @@ impl Nft {
         Ok(self.settled(read::counters)?.0)
     }
 
-    /// The tables of others that have a filter for forwarded packets. Names of devices by their ifindex are for rules
-    /// that have the number.
+    /// The tables of others that have a filter for packets that are forwarded, or come to this host or from it. Names of
+    /// devices by their ifindex are for rules that have the number.
     ///
     /// # Errors
     /// As [`Self::read`].

@@ -79,6 +79,8 @@ numbers! {
     elem_list: u16 { TABLE = 1, SET = 2, ELEMENTS = 3 }
     /// nft_set_elem_attributes
     elem: u16 { KEY = 1, DATA = 2, FLAGS = 3, EXPR = 7, KEY_END = 10, EXPRESSIONS = 11 }
+    /// nft_set_elem_flags
+    elem_flag: u32 { INTERVAL_END = 1, CATCHALL = 2 }
     /// nft_data_attributes
     data: u16 { VALUE = 1, VERDICT = 2 }
     /// nft_verdict_attributes
@@ -103,12 +105,18 @@ numbers! {
     ct: u16 { DREG = 1, KEY = 2, DIRECTION = 3, SREG = 4 }
     /// nft_fib_attributes
     fib: u16 { DREG = 1, RESULT = 2, FLAGS = 3 }
+    /// nft_fib_result and nft_fib_flags
+    fib_value: u32 { ADDRTYPE = 3, DADDR = 2 }
     /// nft_bitwise_attributes
     bitwise: u16 { SREG = 1, DREG = 2, LEN = 3, MASK = 4, XOR = 5, OP = 6 }
     /// nft_bitwise_ops
     bitwise_op: u32 { MASK_XOR = 0 }
+    /// nft_byteorder_attributes
+    byteorder: u16 { SREG = 1, DREG = 2, LEN = 4 }
     /// nft_cmp_attributes
     cmp: u16 { SREG = 1, OP = 2, DATA = 3 }
+    /// nft_range_attributes
+    range: u16 { SREG = 1, OP = 2, FROM_DATA = 3, TO_DATA = 4 }
     /// nft_immediate_attributes
     immediate: u16 { DREG = 1, DATA = 2 }
     /// nft_lookup_attributes
@@ -143,6 +151,10 @@ pub(super) const TABLE_DORMANT: u32 = 1;
 pub(super) const REG32_00: u32 = 8;
 /// NFT_REG_VERDICT
 pub(super) const REG_VERDICT: u32 = 0;
+/// NF_INET_LOCAL_IN
+pub(super) const NF_INET_LOCAL_IN: u32 = 1;
+/// NF_INET_LOCAL_OUT
+pub(super) const NF_INET_LOCAL_OUT: u32 = 3;
 /// NF_INET_FORWARD
 pub(super) const NF_INET_FORWARD: u32 = 2;
 /// NF_ACCEPT as a chain's policy.

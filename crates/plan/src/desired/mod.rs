@@ -35,7 +35,7 @@ use crate::{
 pub(crate) use checks::is_link_local;
 use context::Context;
 pub(crate) use context::{decided_by_one, namespace_of};
-pub use named::{Answers, HostName, ZoneHead};
+pub use named::{Answers, HostName, ZoneHead, host_addresses};
 pub use namespaces::attached_namespaces;
 pub use probed::probed;
 pub use served::{

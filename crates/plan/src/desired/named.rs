@@ -56,13 +56,17 @@ pub struct Answers {
 
 /// The host's addresses at which a network's guests ask for names; none when they are not answered.
 pub(super) fn places(network: &Network) -> Vec<IpAddr> {
+    if network.dns { host_addresses(network) } else { Vec::new() }
+}
+
+/// The host's own addresses in a network, at which its guests reach it.
+pub fn host_addresses(network: &Network) -> Vec<IpAddr> {
     let link_local = IpAddr::V6(GATEWAY_V6);
     let with_link_local = |gateways: Vec<IpAddr>| {
         let v6 = gateways.iter().any(IpAddr::is_ipv6).then_some(link_local);
         gateways.into_iter().chain(v6).collect()
     };
     match &network.mode {
-        _ if !network.dns => Vec::new(),
         Mode::Nat { subnets, .. } | Mode::Isolated { subnets, .. } => {
             with_link_local(subnets.iter().map(|subnet| subnet.gateway).collect())
         }

@@ -4,13 +4,44 @@
 use serde_json::Value;
 
 use super::{
-    install,
-    machine::{Machine, world},
+    CONFIG, install,
+    machine::{Machine, OUTSIDE, sh, world},
     make, set_up, still_attached, traffic,
 };
 
 fn repairs(machine: &Machine<'_>) -> usize {
     machine.status()["daemon"]["repairs"].as_array().unwrap().len()
+}
+
+/// Whether a datagram from a namespace to a port of the machine's gets past firewalld.
+fn comes(machine: &Machine<'_>, netns: &str, to: &str, port: u16) -> bool {
+    machine.sh(&format!(
+        "nft 'table inet seen {{ chain input {{ type filter hook input priority 20; udp dport {port} udp sport 9 counter; }}; }}'"
+    ));
+    let send = format!(
+        "import socket; to = socket.getaddrinfo(\"{to}\", {port}, 0, socket.SOCK_DGRAM)[0]; \
+         s = socket.socket(to[0], socket.SOCK_DGRAM); s.bind((\"\", 9)); s.sendto(b\"?\", to[4])"
+    );
+    sh(&format!("nsenter --net={netns} python3 -c '{send}'"));
+    let came = machine.sh("sleep 0.2; nft list table inet seen; nft delete table inet seen");
+    !came.contains("packets 0 ")
+}
+
+/// Whether it lets in another host of vnets, and questions for names of a guest on a bridge and of one that is not.
+fn lets_in(machine: &Machine<'_>) -> [bool; 3] {
+    [
+        comes(machine, OUTSIDE, "203.0.113.2", 1798),
+        comes(machine, &machine.netns("echo"), "192.168.1.1", 53),
+        comes(machine, &machine.netns("six"), "fe80::1%eth0", 53),
+    ]
+}
+
+/// A second network, and names in both.
+fn configuration() -> String {
+    let subnets = "subnets = [\"192.168.1.0/24\"]";
+    let more = "[networks.public]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"2001:db8:28:1::/64\"]\ndns = true\n\
+                [guests.six]\n[[guests.six.nics]]\nnetwork = \"public\"\naddresses = [\"2001:db8:28:1::6\"]\n";
+    format!("{}\n{more}", CONFIG.replace(subnets, &format!("{subnets}\ndns = true")))
 }
 
 #[test]
@@ -26,6 +57,9 @@ fn firewalld_reloads_beside_us() {
         set_up(world, &mut machine);
         let out = "ip netns exec echo ping -n -c 3 -i 0.2 -W 2 203.0.113.1";
         assert!(machine.does(out), "guests reach nobody before firewalld is there");
+        world.write("/etc/viaduct/viaduct.toml", &configuration());
+        machine.sh("viaduct apply && ip netns add six && viaduct attach six --netns six");
+        assert_eq!(lets_in(&machine), [true; 3], "before firewalld");
 
         let stream = traffic();
         machine.sh("systemctl start firewalld");
@@ -43,6 +77,25 @@ fn firewalld_reloads_beside_us() {
         assert!(machine.does(out), "what the doctor showed does not help");
         let (_, report, _) = machine.run("viaduct doctor --json");
         assert!(!report.contains("foreign-filter"), "{report}");
+
+        // The zone of guests lets those on a bridge ask for names. The others' link-local addresses are in none, and neither is the peer.
+        assert_eq!(lets_in(&machine), [false, true, false]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let found = report["findings"].as_array().unwrap().iter().find(|f| f["kind"] == "foreign-input");
+        let found =
+            found.unwrap_or_else(|| panic!("the doctor overlooks what firewalld drops of vnets: {report}"));
+        let why = found["why"].as_str().unwrap();
+        assert!(
+            why.contains("UDP port 1798") && why.contains("DNS (UDP port 53) of network public"),
+            "{report}"
+        );
+        assert!(!why.contains("of network services"), "{report}");
+        for measure in found["remedy"]["measures"].as_array().unwrap() {
+            machine.sh(measure["run"].as_str().unwrap());
+        }
+        assert_eq!(lets_in(&machine), [true; 3], "what the doctor showed does not help");
+        let (_, report, _) = machine.run("viaduct doctor --json");
+        assert!(!report.contains("foreign-input"), "{report}");
 
         // A change of its own, loaded anew in each of its ways, under traffic.
         machine.soon("all is quiet", |machine| machine.sh("viaduct plan") == "Nothing to do.\n");

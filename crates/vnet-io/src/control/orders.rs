@@ -6,14 +6,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName, Vni};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VNET_PORT, VnetId, VnetName, Vni};
 use viaduct_vnet_proto::{
     control::{Protection, Security},
     data::esp::Cipher,
 };
 
 /// The port that the original vnets used, too.
-pub const PORT: u16 = 1798;
+pub const PORT: u16 = VNET_PORT;
 
 /// What is asked of the engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
