@@ -1,10 +1,10 @@
 //! Containers of systemd-nspawn as guests, by their own units and our drop-in.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use super::{
-    install,
-    machine::{Machine, World, repository, run, sh, world},
+    busybox, install,
+    machine::{Machine, World, sh, world},
     make,
 };
 
@@ -52,12 +52,11 @@ const INIT: &str =
     "#!/bin/sh\ntrap 'exit 0' TERM\nhostname >/srv/index.html\nhttpd -h /srv\nwhile :; do sleep 0.1; done\n";
 
 /// A container that the machine has, with our drop-in beside its unit.
-fn container(world: &World, name: &str) {
+fn container(world: &World, name: &str, busybox: &Path) {
     let tree = |path: &str| format!("/var/lib/machines/{name}/{path}");
     for directory in ["bin", "sbin", "etc", "usr", "proc", "sys", "dev", "run", "tmp", "var", "root", "srv"] {
         fs::create_dir_all(world.path(&tree(directory))).unwrap();
     }
-    let busybox = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lxc/bin/busybox");
     fs::copy(busybox, world.path(&tree("bin/busybox"))).unwrap();
     for applet in ["sh", "hostname", "httpd", "sleep"] {
         std::os::unix::fs::symlink("busybox", world.path(&tree(&format!("bin/{applet}")))).unwrap();
@@ -89,18 +88,12 @@ fn fetch(url: &str) -> String {
 
 #[test]
 fn a_container_of_nspawn_is_connected_when_its_unit_is_up_and_until_it_is_stopped() {
-    let unpack = repository().join("scripts/unpack.sh");
-    run(Command::new(unpack).arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("lxc")).args([
-        "lxc",
-        "liblxc1",
-        "liblxc-common",
-        "busybox-static",
-    ]));
-    world(|world| {
+    let busybox = busybox();
+    world(move |world| {
         make(&world.path("/root/viaduct.deb"));
         install(world);
         for name in ["web", "mail", "stranger"] {
-            container(world, name);
+            container(world, name, &busybox);
         }
         world.write("/root/hook", "#!/bin/sh\necho $VIADUCT_PHASE >>/root/hooked\n");
         fs::set_permissions(world.path("/root/hook"), fs::Permissions::from_mode(0o755)).unwrap();

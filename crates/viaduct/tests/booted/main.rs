@@ -5,9 +5,16 @@
 mod containers;
 mod firewalld;
 mod machine;
+mod serves;
 mod traffic;
 
-use std::{fs, path::Path, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::Duration,
+};
 
 use machine::{Machine, OUTSIDE, World, repository, run, sh, world};
 use traffic::{Traffic, serve};
@@ -135,6 +142,14 @@ fn a_machine_that_starts_and_restarts_runs_and_is_upgraded() {
 fn make(package: &Path) {
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     run(Command::new(repository().join("scripts/deb.sh")).arg(profile).arg(package));
+}
+
+/// Debian's busybox, which needs no libraries.
+fn busybox() -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("lxc");
+    let packages = ["lxc", "liblxc1", "liblxc-common", "busybox-static"];
+    run(Command::new(repository().join("scripts/unpack.sh")).arg(&directory).args(packages));
+    directory.join("bin/busybox")
 }
 
 /// The package on the disk of a machine that has never been up.
