@@ -331,6 +331,7 @@ fn namespaces_peers_and_vnets() {
 
 #[test]
 fn boot() {
+        interface("type = \"macvlan\"\nparent = \"wan\"\nroutes = [\"DEFAULT via 10.0.0.1\", \"10.0.0.0/8 Via 10.0.0.1 TABLE 7\", \"default Via 10.0.0.1\"]\n[namespaces.dmz]\nrules = [\"From 10.0.0.0/8 table 7\", \"from 10.0.0.0/8 table MAIN\"]"),
     let network =
         |mode: &str, boot: &str| format!("[networks.x]\n{mode}\ndhcp = true\n[networks.x.boot]\n{boot}\n");
     let nat = |boot: &str| network("mode = \"nat\"\nuplink = \"wan\"\nsubnets = [\"10.0.0.0/24\"]", boot);
