@@ -140,32 +140,6 @@ fn an_address_that_the_host_lacks_is_told() {
 }
 
 #[test]
-fn what_cannot_be_kept_on_a_bridged_network_is_refused() {
-    let text = format!(
-        "{BASE}[networks.lan]\nmode = \"bridged\"\nuplink = \"wan\"\n[guests.b]\nallow-in = []\nnamespace = \"n\"\n\
-         [[namespaces.n.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"lan\"\naddresses = [\"203.0.113.9/24\"]\n"
-    );
-    let said = notices(&mut host(), &config(&text));
-    assert_says(&said, &["error: ", "guest b", "allow-in"]);
-}
-
-#[test]
-fn what_cannot_be_kept_in_a_vnet_is_said() {
-    let text = |guest: &str| {
-        format!(
-            "{BASE}[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\n\
-             subnets = [\"10.97.0.0/24\"]\n[guests.b]\n{guest}\
-             nics = [{{ network = \"red\", addresses = [\"10.97.0.2\"] }}]\n"
-        )
-    };
-    assert_eq!(notices(&mut host(), &config(&text(""))), Vec::<String>::new());
-    for guest in ["allow-in = []\n", "allow-out = [{ to = \"any\", ports = [\"80/tcp\"] }]\n"] {
-        let said = notices(&mut host(), &config(&text(guest)));
-        assert_says(&said, &["warning: ", "guest b", "allow-in", "vnet"]);
-    }
-}
-
-#[test]
 fn errors_come_before_warnings() {
     let text = BASE.replace("\"eth0\"", "\"eht0\"").replace("203.0.113.2:80:80", "192.0.2.9:80:80");
     let config = config(&text);

@@ -274,6 +274,8 @@ fn two_nics_of_a_guest_on_one_segment() {
         "write spoofing = \"ip\" for both",
     ];
     assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        "[guests.a]\nnamespace = \"n\"\nallow-in = []\n[guests.b]\nnamespace = \"n\"\n[[namespaces.n.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"wire\"\naddresses = [\"203.0.113.9/24\"]\n",
+        "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.97.0.0/24\"]\n[guests.a]\nallow-in = []\n[[guests.a.nics]]\nnetwork = \"red\"\naddresses = [\"10.97.0.2\"]\n[guests.b]\nnamespace = \"n\"\nallow-out = [{ to = \"any\" }]\n[[namespaces.n.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"red\"\naddresses = [\"10.97.0.3\"]\n",
     // A lent address is one, too.
     let dhcp = BASE.replace("[networks.lan]\n", "[networks.lan]\ndhcp = true\n");
     assert!(said(&format!("{dhcp}{first}{}", lan(""))).contains("two NICs of guest `web`"));

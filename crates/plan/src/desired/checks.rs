@@ -1,7 +1,5 @@
 //! What only shows when configuration and host are seen together.
 
-mod filter;
-
 use viaduct_model::{
     CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Security, UplinkVlan, Vnet,
 };
@@ -29,7 +27,6 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     uplinks(context, &mut notices);
     namespaces(context, &mut notices);
     overlaps(context, &mut notices);
-    filter::notices(context, &mut notices);
     bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
     notices.0.extend(meant_twice(context).into_iter().chain(super::vnets::shut(context)));
