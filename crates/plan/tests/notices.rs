@@ -118,6 +118,18 @@ fn a_subnet_that_the_host_reaches_otherwise_is_refused() {
     });
     let said = notices(&mut host, &config(BASE));
     assert_says(&said, &["error: viaduct.toml:5:", "192.168.1.0/24 overlaps", "192.168.0.0/16"]);
+    // In a vnet it is reached only where the host has an address.
+    let vnet = |gateways: &str| {
+        format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\n[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\n\
+             vnet = \"red\"\nsubnets = [\"192.168.1.0/24\", \"10.97.0.0/24\"]\n{gateways}"
+        )
+    };
+    for gateways in ["", "gateways = [\"10.97.0.1\"]\n"] {
+        assert_eq!(notices(&mut host, &config(&vnet(gateways))), Vec::<String>::new());
+    }
+    let said = notices(&mut host, &config(&vnet("gateways = [\"10.97.0.1\", \"192.168.1.1\"]\n")));
+    assert_says(&said, &["error: viaduct.toml:7:", "192.168.1.0/24 overlaps", "192.168.0.0/16"]);
 }
 
 #[test]

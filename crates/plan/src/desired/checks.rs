@@ -441,6 +441,20 @@ fn moved(
     );
 }
 
+/// The prefixes of a network that this host has a way to: in a vnet those in which it has an address, as others' machines are none
+/// of its business there.
+fn reached(network: &Network) -> Vec<IpNet> {
+    match &network.mode {
+        Mode::Vnet { subnets, gateways, .. } => {
+            let has_address = |subnet: &&IpNet| gateways.iter().any(|gateway| subnet.contains(gateway));
+            subnets.iter().filter(has_address).copied().collect()
+        }
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => {
+            prefixes(network)
+        }
+    }
+}
+
 /// Subnets that the host reaches elsewhere already.
 fn overlaps(context: &Context<'_>, notices: &mut Notices) {
     let foreign = || {
@@ -459,7 +473,7 @@ fn overlaps(context: &Context<'_>, notices: &mut Notices) {
                 route.link.as_ref().is_some_and(|l| l == l3 || *l == uplink.interface)
             })
         };
-        for prefix in prefixes(network) {
+        for prefix in reached(network) {
             let overlapping = foreign().find(|route| {
                 let touches = route.destination.contains(&prefix) || prefix.contains(&route.destination);
                 // Routed addresses may well be on the uplink's own segment.
