@@ -97,6 +97,7 @@ pub(crate) fn convert(root: &Root, beside: &Beside, report: &mut Report<'_>) -> 
     let stacks = stack::check(&guests, &mut cx);
     publish::overlapping(&stacks, &mut cx);
     publish::at_neighbours(&guests, &stacks, &mut cx);
+    publish::answered_elsewhere(&guests, &mut cx);
 
     let host = root.host.get().and_then(|host| host.name.get());
     if host.is_none() {
