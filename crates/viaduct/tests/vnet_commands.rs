@@ -127,6 +127,18 @@ fn endpoints_are_what_files_take() {
     });
 }
 
+#[test]
+fn what_is_no_name_does_not_reach_a_terminal_as_it_stands() {
+    host(|world| {
+        world.good("apply");
+        for line in ["vnet delete", "vnet show", "vnet macs", "vnet list"] {
+            let ran = world.viaduct(&format!("{line} \x1b[2Jred"));
+            ran.refused(2, &["there is no vnet \\u{1b}[2Jred"]);
+            assert!(!ran.err.contains('\x1b'), "{ran:?}");
+        }
+    });
+}
+
 /// Each device is one thing.
 #[test]
 fn a_vnet_takes_nobodys_devices() {

@@ -84,7 +84,7 @@ fn name_of(report: &VnetsReport, text: &str) -> Result<VnetName, Failure> {
     found.map(|(name, _)| name.clone()).ok_or_else(|| {
         let known: Vec<&str> = report.vnets.keys().map(VnetName::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Failure::usage(format!("there is no vnet {text}; there is {known}"))
+        Failure::usage(format!("there is no vnet {}; there is {known}", text.escape_debug()))
     })
 }
 

@@ -110,7 +110,8 @@ impl Operation for VnetDelete {
                     self.vnet
                 )
             } else {
-                format!("there is no vnet {}", self.vnet)
+                // Nothing that somebody calls one is to reach a terminal as it stands.
+                format!("there is no vnet {}", self.vnet.escape_debug())
             }))
         })
     }
