@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
-use viaduct_types::MacAddr;
+use viaduct_types::{IpNet, MacAddr};
 
 use crate::{
     file::{Lab, Name},
@@ -99,10 +99,15 @@ impl Card {
     /// The own address to speak to that one from: of its subnet, or the first of its family.
     pub(crate) fn source_for(&self, to: IpAddr) -> Option<IpAddr> {
         let family = || self.addresses.iter().filter(|(a, _)| a.is_ipv4() == to.is_ipv4());
-        let near = family().find(|&&(a, length)| {
-            viaduct_types::IpNet::new(a, length).is_ok_and(|subnet| subnet.contains(&to))
-        });
+        let near =
+            family().find(|&&(a, length)| IpNet::new(a, length).is_ok_and(|subnet| subnet.contains(&to)));
         near.or_else(|| family().next()).map(|&(a, _)| a)
+    }
+
+    /// The prefixes that it takes for its own segment's, but for the link-local ones, which all have.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = IpNet> {
+        let global = self.addresses.iter().filter(|(a, _)| !is_link_local(*a));
+        global.filter_map(|&(a, length)| IpNet::new(a, length).ok()).map(|net| net.trunc())
     }
 
     pub(crate) fn link_local(&self) -> Option<Ipv6Addr> {
@@ -123,7 +128,7 @@ pub(crate) fn neighbours(net: BorrowedFd<'_>) -> io::Result<Vec<(IpAddr, MacAddr
 pub(crate) fn gateways(net: BorrowedFd<'_>) -> io::Result<Vec<IpAddr>> {
     let mut routes: Vec<DefaultRoute> = ask(net, &["-4", "route", "show", "default"])?;
     routes.extend(ask::<Vec<DefaultRoute>>(net, &["-6", "route", "show", "default"])?);
-    Ok(routes.into_iter().filter_map(|route| route.gateway.or(Some(route.via?.host))).collect())
+    Ok(routes.into_iter().filter_map(|route| route.gateway.or_else(|| Some(route.via?.host))).collect())
 }
 
 fn ask<T: DeserializeOwned + Default>(net: BorrowedFd<'_>, question: &[&str]) -> io::Result<T> {

@@ -280,7 +280,7 @@ fn only_some() {
     let output = ourselves(&["run", &small(), "resolves"]).output().unwrap();
     let report = report(&String::from_utf8(output.stdout).unwrap());
     let commands = report.outcomes.iter().filter(|outcome| outcome.sentence.starts_with("ve0: ")).count();
-    assert_eq!((report.outcomes.len(), commands), (8, 4), "{report}");
+    assert_eq!((report.outcomes.len(), commands), (11, 6), "{report}");
 }
 
 fn ourselves(arguments: &[&str]) -> Command {

@@ -29,14 +29,14 @@ pub use diagnostics::*;
 pub use ipam::Family;
 pub use lease::{AVOIDED, Lease, Leases, lends, written_addresses};
 pub use schema::schema;
-pub use shape::{Address, ParseAddressError};
+pub use shape::{Address, ParseTextError};
 pub use suggest::nearest;
 
 use std::collections::BTreeMap;
 
 use report::{Report, Span};
 use shape::Read;
-use viaduct_types::{HostKey, IfName, VnetId, VnetName};
+use viaduct_types::{HostKey, IfName, PeerName, VnetId, VnetName};
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct Beside {
     /// The vnets that commands made: the files cannot use their devices for something else. A vnet of the files takes the
     /// place of one with its id or its name.
     pub vnets: BTreeMap<VnetName, MadeVnet>,
+    /// The keys of peers that commands made known. A peer of the files takes the place of one with its key or its name.
+    pub peers: BTreeMap<PeerName, HostKey>,
     /// The host's own key, where it has one: nobody is its own peer.
     pub key: Option<HostKey>,
 }

@@ -77,6 +77,54 @@ fn a_port_leads_with_the_hosts_address_to_who_answers_elsewhere() {
     };
     assert_eq!(away("away4"), keys(&["10.0.0.2", "10.0.0.4", "10.0.0.5", "10.1.0.6"]));
     assert_eq!(away("away6"), keys(&[]));
+    assert!(inet.sets["away_on_link4"].elements.is_empty() && inet.sets["away_on_link6"].elements.is_empty());
+}
+
+/// On a link of its own, that is an address to which the namespace has a way there, and none by which the world knows the host.
+#[test]
+fn a_port_leads_by_a_link_with_an_address_that_is_answered_there() {
+    let mut host = Host::default();
+    for (device, mac) in [("eth0", "52:54:00:00:00:01"), ("eth1", "52:54:00:00:00:02")] {
+        host.hardware(&device.parse().unwrap(), Some(mac.parse().unwrap()));
+    }
+    let text = |gateways: &str, routes: &str| {
+        format!(
+            "[host]\nname = \"h\"\n[uplinks.wan]\ninterface = \"eth0\"\naddresses = [\"203.0.113.2/24\"]\n\
+             [networks.pub]\nmode = \"routed\"\nuplink = \"wan\"\npool = [\"198.51.100.0/28\", \"2001:db8:1::/64\"]\n\
+             [namespaces.web]\n[[namespaces.web.interfaces]]\nname = \"m0\"\ntype = \"macvlan\"\nparent = \"eth1\"\n\
+             addresses = [\"192.0.2.9/24\", \"2001:db8:2::9/64\"]\ngateways = [{gateways}]\n\
+             [[namespaces.web.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"pub\"\n\
+             addresses = [\"198.51.100.2\", \"198.51.100.3\", \"2001:db8:1::2\"]\n{routes}\
+             [guests.in-web]\nnamespace = \"web\"\npublish = [\"80:80\"]\n"
+        )
+    };
+    let mut asked = |gateways: &str, routes: &str| {
+        let config = config(&text(gateways, routes));
+        let (_, desired, ..) = look(&mut host, &config, &viaduct_plan::attached_namespaces(&config));
+        let inet = &desired.nft.tables[&Family::Inet];
+        let by: Vec<(Key, Value)> = ["away_on_link4", "away_on_link6"]
+            .iter()
+            .flat_map(|map| inet.sets[*map].elements.clone())
+            .collect();
+        let guest = desired.guests.into_values().find(|guest| guest.device.as_str() == "c0").unwrap();
+        let routes = guest.routes.into_iter().map(|route| {
+            format!("{} {}", route.destination, route.via.map(|via| via.to_string()).unwrap_or_default())
+        });
+        (by, routes.collect::<Vec<_>>())
+    };
+    let key = |address: &str| Key::new().ip(address.parse().unwrap());
+    let pair = |from: &str, to: &str| (key(from), Value::Fields(key(to).first));
+    let (v4, v6) = (pair("198.51.100.2", "169.254.1.1"), pair("2001:db8:1::2", "64:ff9b:1::a9fe:101"));
+    let (to4, to6) = ("169.254.1.1/32 ".to_owned(), "64:ff9b:1::a9fe:101/128 fe80::1".to_owned());
+    let (out4, out6) = ("0.0.0.0/0 169.254.1.1".to_owned(), "::/0 fe80::1".to_owned());
+    let both = "\"192.0.2.1\", \"2001:db8:2::1\"";
+    assert_eq!(asked(both, ""), (vec![v4.clone(), v6.clone()], vec![to4.clone(), to6.clone()]));
+    assert_eq!(asked("\"192.0.2.1\"", ""), (vec![v4.clone()], vec![to4.clone(), out6.clone()]));
+    // Who leaves by the link sees who asks.
+    assert_eq!(asked("", ""), (vec![], vec![out4, out6]));
+    // What is written stays.
+    let written = "routes = [\"169.254.1.1 via 169.254.1.1\"]\n";
+    assert_eq!(asked(both, written), (vec![v4, v6], vec!["169.254.1.1/32 169.254.1.1".to_owned(), to6]));
 }
 
 /// An address that a guest has is the guest's, but for the ports that others publish there; who has none in the pool of a network

@@ -171,6 +171,69 @@ fn a_cable_to_a_network_is_a_guests() {
     });
 }
 
+/// A namespace with a way out of its own, where this host is not, and a cable to public addresses.
+const ASIDE: &str = r#"
+[uplinks.wan]
+interface = "eth0"
+
+[networks.public]
+mode = "routed"
+uplink = "wan"
+pool = ["203.0.113.100/31", "2001:db8:28:1::/64"]
+proxy = true
+
+[namespaces.front]
+[[namespaces.front.interfaces]]
+name = "side0"
+type = "veth"
+bridge = "br9"
+addresses = ["10.99.0.3/24", "2001:db8:99::3/64"]
+gateways = ["10.99.0.254", "2001:db8:99::254"]
+
+[[namespaces.front.interfaces]]
+name = "pub0"
+type = "veth"
+network = "public"
+addresses = ["203.0.113.100", "2001:db8:28:1::100"]
+
+[guests.names]
+namespace = "front"
+publish = ["203.0.113.2:5353:53/udp", "[2001:db8:28::2]:5353:53/udp"]
+"#;
+
+#[test]
+fn a_port_leads_by_a_cable_into_a_namespace_with_its_own_way_out() {
+    host(|world| {
+        world.connect_outside();
+        bridge(world);
+        world.write(CONFIG, ASIDE);
+        world.good("apply");
+        world.settled();
+        // Whoever serves need not know by which address it is asked.
+        let server = within("front", || UdpSocket::bind("[::]:53").unwrap());
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let asks = |client: &UdpSocket, port: &str, by: &str| {
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            client.send_to(b"hello", port).unwrap();
+            let mut said = [0; 5];
+            let (_, from) = server.recv_from(&mut said).unwrap();
+            assert_eq!(from.ip().to_canonical().to_string(), by);
+            server.send_to(b"world", from).unwrap();
+            let (_, from) = client.recv_from(&mut said).unwrap();
+            assert_eq!((&said, from.to_string().as_str()), (b"world", port));
+        };
+        for (own, port, by) in [
+            ("203.0.113.1:0", "203.0.113.2:5353", "169.254.1.1"),
+            ("[2001:db8:28::1]:0", "[2001:db8:28::2]:5353", "64:ff9b:1::a9fe:101"),
+        ] {
+            asks(&within("outside", || UdpSocket::bind(own).unwrap()), port, by);
+            let any = if port.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            asks(&UdpSocket::bind(any).unwrap(), port, by);
+        }
+        assert!(world.good("apply").out.contains("Nothing to do."));
+    });
+}
+
 #[test]
 fn cables_come_back_and_follow_the_file() {
     host(|world| {

@@ -6,17 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use viaduct_types::{MacAddr, Proto};
+use viaduct_types::{IpNet, MacAddr, Proto};
 
 use super::{
     Finding, Scene,
     packets::{self, BROADCAST, Packet, Token},
+    resolve::Until,
 };
 use crate::{
     file::Name,
     inventory::{Card, gateways, neighbours},
     packet::PacketSocket,
-    sentence::{Forge, Forgery, Heard, Reach, Target, Wrap},
+    sentence::{Forge, Forgery, Heard, Wrap},
 };
 
 /// Each frame is sent that often, a tenth of a second apart.
@@ -109,18 +110,20 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// The MAC addresses that the machine sends to when it behaves.
+    /// The MAC addresses that the machine sends to when it behaves: its gateways', and its host's on a segment of both. It asks for them
+    /// by itself, whatever its kernel knows.
     fn next_hops(self, forge: &Forge) -> io::Result<BTreeSet<MacAddr>> {
-        let net = self.world.machines[&forge.from].net.as_fd();
-        for gateway in gateways(net)? {
-            let at = Some(Target { address: gateway, service: None });
-            let reach =
-                Reach { from: forge.from.clone(), source: None, reaches: true, to: None, at, seen_as: None };
-            // Whether it answers does not matter; it is asked for its MAC address. A link-local one needs an
-            // interface, which this does not give, but IPv6 gateways are asked for by themselves.
-            let _ = self.ping(&reach, gateway, ROUND);
+        let own: Vec<IpNet> = self.cards(&forge.from).iter().flat_map(Card::subnets).collect();
+        let host = self.lab.host_of(&forge.from);
+        let on_host = host.into_iter().flat_map(|host| self.cards(host));
+        let is_beside =
+            |card: &&Card| card.addresses.iter().any(|(a, _)| own.iter().any(|subnet| subnet.contains(a)));
+        let mut hops: BTreeSet<MacAddr> = on_host.filter(is_beside).map(|card| card.mac).collect();
+        for gateway in gateways(self.world.machines[&forge.from].net.as_fd())? {
+            let answers = self.inside(&forge.from, || self.ask(&forge.from, gateway, Until::OneAnswered))?;
+            hops.extend(answers.into_iter().map(|(told, _)| told));
         }
-        Ok(neighbours(net)?.into_iter().map(|(_, mac)| mac).collect())
+        Ok(hops)
     }
 
     /// All other machines.

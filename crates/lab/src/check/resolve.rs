@@ -1,12 +1,13 @@
 use std::{
     collections::BTreeSet,
     io,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use viaduct_types::MacAddr;
 
-use super::{AGAIN, Finding, Scene, packets};
+use super::{AGAIN, Finding, PATIENCE, Scene, packets};
 use crate::{
     file::{Name, Role},
     packet::PacketSocket,
@@ -16,6 +17,15 @@ use crate::{
 /// A neighbour answers at once; a proxy may wait up to 0.8 s with it (proxy_delay in arp(7)).
 const LISTEN: Duration = Duration::from_millis(1200);
 
+/// How long is asked and listened.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    /// Until whoever has the address had time to say so.
+    AllAnswered,
+    /// Until somebody has.
+    OneAnswered,
+}
+
 impl Scene<'_> {
     /// Asks by itself, past the kernel's cache, and collects every answer.
     pub(super) fn resolve(self, resolve: &Resolve) -> io::Result<Finding> {
@@ -23,7 +33,11 @@ impl Scene<'_> {
             Asker::Machine(name) => name,
             Asker::SomebodyOn(switch) => self.somebody_on(switch, resolve)?,
         };
-        let answers = self.inside(asker, || self.ask(asker, resolve))?;
+        if !self.cards(asker).iter().any(|card| card.source_for(resolve.address).is_some()) {
+            let message = format!("{asker} has no address of {}'s family to ask from", resolve.address);
+            return Err(io::Error::other(message));
+        }
+        let answers = self.inside(asker, || self.ask(asker, resolve.address, Until::AllAnswered))?;
         let expected: BTreeSet<MacAddr> = resolve.to.into_iter().collect();
         let told: Vec<String> = answers
             .iter()
@@ -38,38 +52,45 @@ impl Scene<'_> {
         Ok(Finding { holds: all == expected, detail })
     }
 
-    fn ask(&self, asker: &Name, resolve: &Resolve) -> io::Result<BTreeSet<(MacAddr, MacAddr)>> {
+    /// Asks from within the machine who has the address, past the kernel's cache: the MAC address that each answer tells, and the one that
+    /// it comes from.
+    pub(super) fn ask(
+        &self,
+        asker: &Name,
+        address: IpAddr,
+        until: Until,
+    ) -> io::Result<BTreeSet<(MacAddr, MacAddr)>> {
+        let (limit, most) = match until {
+            // Twice, should the first one be lost.
+            Until::AllAnswered => (LISTEN, 2),
+            Until::OneAnswered => (PATIENCE, u32::MAX),
+        };
         let mut sockets = Vec::new();
         for card in self.cards(asker) {
-            if let Some(source) = card.source_for(resolve.address)
-                && let Some(question) = packets::question(card.mac, source, resolve.address)
+            if let Some(source) = card.source_for(address)
+                && let Some(question) = packets::question(card.mac, source, address)
             {
                 sockets.push((PacketSocket::on(card.index)?, question));
             }
-        }
-        if sockets.is_empty() {
-            let message = format!("{asker} has no address of {}'s family to ask from", resolve.address);
-            return Err(io::Error::other(message));
         }
         let mut answers = BTreeSet::new();
         let mut buffer = vec![0; 1 << 16];
         let start = Instant::now();
         let mut rounds = 0;
-        while start.elapsed() < LISTEN {
+        while start.elapsed() < limit && !sockets.is_empty() {
+            let is_due = start.elapsed() >= AGAIN * rounds && rounds < most;
             for (socket, question) in &sockets {
-                // Twice, should the first one be lost.
-                if start.elapsed() >= AGAIN * rounds && rounds < 2 {
+                if is_due {
                     socket.send(question)?;
                 }
                 while let Some(heard) = socket.hear(&mut buffer) {
-                    answers.extend(
-                        packets::answer_for(heard.frame, resolve.address).filter(|_| !heard.outgoing),
-                    );
+                    answers.extend(packets::answer_for(heard.frame, address).filter(|_| !heard.outgoing));
                 }
             }
-            if start.elapsed() >= AGAIN * rounds {
-                rounds += 1;
+            if matches!(until, Until::OneAnswered) && !answers.is_empty() {
+                break;
             }
+            rounds += u32::from(is_due);
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(answers)

@@ -50,21 +50,46 @@ pub(crate) fn guest(
     })
 }
 
-/// Reports lists that this host's filter could not keep, as flows of a NIC do not pass it.
+/// Reports lists that this host's filter could not keep, or only in part, as flows of a NIC do not pass it. The cables of a
+/// namespace are its guests' NICs.
 fn unkept(raw: &raw::Guest, nics: &[Nic], cx: &mut Context<'_, '_>) {
-    let is_bridged = |nic: &&Nic| {
-        let network = cx.networks.get(&nic.network).and_then(|ground| ground.network.as_ref());
-        network.is_some_and(|network| matches!(network.mode, Mode::Bridged { .. }))
+    let namespace = raw.namespace.get();
+    let cables = namespace.and_then(|name| Some(cx.cables.get(name)?.1.as_slice())).unwrap_or_default();
+    let on = |is_one: fn(&Mode) -> bool| {
+        let mut networks = nics.iter().chain(cables).map(|nic| &nic.network);
+        networks.find(|name| {
+            let network = cx.networks.get(*name).and_then(|ground| ground.network.as_ref());
+            network.is_some_and(|network| is_one(&network.mode))
+        })
     };
-    let Some(network) = nics.iter().find(is_bridged).map(|nic| nic.network.clone()) else { return };
+    let bridged = on(|mode| matches!(mode, Mode::Bridged { .. })).cloned();
+    let in_vnet = on(|mode| matches!(mode, Mode::Vnet { .. })).is_some();
+    let by = namespace
+        .filter(|_| nics.is_empty())
+        .map(|name| format!(", to which its namespace `{name}` has a cable"));
+    let by = by.unwrap_or_default();
     for (key, at) in [("allow-in", raw.allow_in.key), ("allow-out", raw.allow_out.key)] {
         let Some(at) = at else { continue };
-        cx.report
-            .error(
-                at,
-                format!("`{key}` cannot be kept on bridged network `{network}`: its flows do not pass this host's filter"),
-            )
-            .help("use a routed network, leave the filter to the guest, or remove the key");
+        if let Some(network) = &bridged {
+            cx.report
+                .error(
+                    at,
+                    format!(
+                        "`{key}` cannot be kept on bridged network `{network}`{by}: its flows do not pass this host's filter"
+                    ),
+                )
+                .help("use a routed network, leave the filter to the guest, or remove the key");
+        } else if in_vnet {
+            cx.report
+                .warning(
+                    at,
+                    format!(
+                        "`{key}` is kept for what passes this host's filter, which guests of the same vnet do not on their way \
+                         to each other"
+                    ),
+                )
+                .help("where they are not to reach each other, use another network, or leave that filter to the guest");
+        }
     }
 }
 

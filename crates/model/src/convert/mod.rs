@@ -78,7 +78,7 @@ pub(crate) fn convert(root: &Root, beside: &Beside, report: &mut Report<'_>) -> 
         ports: Vec::new(),
     };
     cx.uplinks = section(&root.uplinks, |name, span, raw| uplink::uplink(name, span, raw, &mut cx));
-    let peers = section(&root.peers, |_, span, raw| vnet::peer(span, raw, &mut cx));
+    let peers = section(&root.peers, |name, span, raw| vnet::peer(name, span, raw, &mut cx));
     let vnets = section(&root.vnets, |name, span, raw| vnet::vnet(name, span, raw, &mut cx));
     let relay = root.relay.get().and_then(|raw| vnet::relay(raw, &mut cx));
     let discovery = root.discovery.get().and_then(|raw| vnet::discovery(raw, &mut cx));
@@ -97,6 +97,7 @@ pub(crate) fn convert(root: &Root, beside: &Beside, report: &mut Report<'_>) -> 
     let stacks = stack::check(&guests, &mut cx);
     publish::overlapping(&stacks, &mut cx);
     publish::at_neighbours(&guests, &stacks, &mut cx);
+    publish::answered_elsewhere(&guests, &mut cx);
 
     let host = root.host.get().and_then(|host| host.name.get());
     if host.is_none() {

@@ -163,6 +163,45 @@ pub(crate) fn at_neighbours(
     }
 }
 
+/// Warns of ports that lead to guests by a link of their own, while these answer by another NIC. In a namespace they are asked by the
+/// host's address there; what a guest's system does with that, nobody here knows.
+pub(crate) fn answered_elsewhere(guests: &BTreeMap<GuestName, Guest>, cx: &mut Context<'_, '_>) {
+    for (name, at) in &cx.published {
+        let Some(guest) = guests.get(name).filter(|guest| guest.namespace.is_none()) else { continue };
+        for family in [Family::V4, Family::V6] {
+            if at.value.address.is_some_and(|address| Family::of(address) != family) {
+                continue;
+            }
+            let mode = |nic: &Nic| Some(&cx.networks.get(&nic.network)?.network.as_ref()?.mode);
+            let is_reached = |nic: &&Nic| {
+                nic.addresses.iter().any(|net| Family::of(net.addr()) == family)
+                    && mode(nic).is_some_and(|mode| mode.is_reached(family))
+            };
+            let is_way_out = |nic: &&Nic| nic.gateways.iter().any(|gateway| Family::of(*gateway) == family);
+            let Some(way_out) = guest.nics.iter().find(is_way_out).filter(|nic| !is_reached(nic)) else {
+                continue;
+            };
+            let Some(target) = guest.nics.iter().find(is_reached) else { continue };
+            if matches!(mode(target), Some(Mode::Routed { .. })) {
+                cx.report
+                    .warning(
+                        at.span,
+                        format!(
+                            "guest `{name}` is asked by {}, a link of its own, and answers by {}, where its {family} gateway is: nobody \
+                             hears it",
+                            target.name, way_out.name
+                        ),
+                    )
+                    .help(
+                        "write no `gateway` for that one, or give the guest a NIC on a network of mode nat for the port; a guest \
+                         that routes by its source addresses needs neither",
+                    );
+                break;
+            }
+        }
+    }
+}
+
 /// Reports ports that are published twice in one stack: for the same address, or once for all of them.
 pub(crate) fn overlapping(stacks: &BTreeMap<GuestName, Option<NamespaceName>>, cx: &mut Context<'_, '_>) {
     let mut of_stack: BTreeMap<Option<&NamespaceName>, Vec<At<Publish>>> = BTreeMap::new();

@@ -1,23 +1,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_types::{IfName, PeerName, VlanProtocol, VnetId, VnetName};
+use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
     Cipher, Discovery, Peer, Relay, Security, UplinkVlan, Vnet, VnetPort,
     claims::DeviceUse,
     names, raw,
-    report::{At, Span},
+    report::{At, Report, Span},
     shape::{List, Slot, is_known},
 };
 
 /// What stands for a key that is not known yet begins with this, as labs and examples have it.
 const PLACEHOLDER: &str = "REPLACED-BY-";
 
-pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
+pub(crate) fn peer(name: &PeerName, span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
     let key = raw.key.value.as_ref()?;
     let parsed = key.value.0.parse().ok();
@@ -35,6 +36,9 @@ pub(crate) fn peer(span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Opt
         cx.report.warning(key.span, "this is the key of this host itself, which is not its own peer").help(
             "nothing is to be done where hosts share this file; otherwise write what `viaduct identity` says on that host",
         );
+    }
+    for (made, its_key) in &cx.beside.peers {
+        taken_over("peer", (made, made == name), ("key", Some(*its_key) == parsed), key.span, cx.report);
     }
     Some(Peer { endpoints, key: key.value.0.clone(), origin: cx.report.origin(span) })
 }
@@ -127,7 +131,9 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
     let learning = raw.learning.get().copied().unwrap_or(!is_used || raw.port.key.is_some());
     let id = raw.id.value.as_ref()?;
     cx.claims.vnet_id(id.value, id.span, cx.report);
-    takes_over(name, id, cx);
+    for (made, vnet) in &cx.beside.vnets {
+        taken_over("vnet", (made, made == name), ("id", vnet.id == id.value), id.span, cx.report);
+    }
     let cipher = cipher(raw, security, cx);
     let origin = cx.report.origin(span);
     Some(Vnet {
@@ -215,21 +221,25 @@ fn port(raw: &raw::Vnet, cx: &mut Context<'_, '_>) -> Option<VnetPort> {
     Some(VnetPort { interface, vlan: Some(UplinkVlan { device, id, protocol }) })
 }
 
-/// Says which vnets that commands made are not there any more, as the file has their name or their id.
-fn takes_over(name: &VnetName, id: &At<VnetId>, cx: &mut Context<'_, '_>) {
-    for (made, vnet) in &cx.beside.vnets {
-        let same = match (made == name, vnet.id == id.value) {
-            (false, false) => continue,
-            (true, false) => "name",
-            (_, true) => "id",
-        };
-        cx.report
-            .warning(
-                id.span,
-                format!("the vnet `{made}`, which a command made, has this {same}: what stands here counts"),
-            )
-            .help(format!("`viaduct vnet delete {made}` forgets the other one"));
-    }
+/// Says that what a command made does not count any more when the file has its name, or what it is known by everywhere.
+fn taken_over(
+    kind: &str,
+    (made, has_name): (&impl Display, bool),
+    (identity, has_it): (&str, bool),
+    at: Span,
+    report: &mut Report<'_>,
+) {
+    let same = match (has_name, has_it) {
+        (false, false) => return,
+        (true, false) => "name",
+        (_, true) => identity,
+    };
+    report
+        .warning(
+            at,
+            format!("the {kind} `{made}`, which a command made, has this {same}: what stands here counts"),
+        )
+        .help(format!("`viaduct {kind} delete {made}` forgets the other one"));
 }
 
 /// Reports ports that are devices of ours, of whichever section.

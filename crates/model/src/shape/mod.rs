@@ -9,7 +9,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt::Display};
 use serde_json::{Value as Json, json};
 
 pub(crate) use number::{Integer, SettingValue, Timeout, VlanRange};
-pub use text::{Address, ParseAddressError};
+pub use text::{Address, ParseTextError};
 pub(crate) use text::{
     AllowEnd, BootFile, BootParameter, DomainName, Group, HookPath, HostNet, Parent, PeerKey, PoolPrefix,
     PortSpec, PriorityPair, ProtocolSpec, RuleSpec, StaticRoute, SubnetPrefix, SysctlName, Text,

@@ -209,13 +209,19 @@ impl fmt::Display for Address {
     }
 }
 
-/// Not an address that a machine can have.
+/// Not what it should be, as it would be in a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text} cannot be an address: {problem}; {help}")]
-pub struct ParseAddressError {
+#[error("{text} cannot be {what}: {problem}; {help}")]
+pub struct ParseTextError {
     text: String,
+    what: &'static str,
     problem: String,
     help: String,
+}
+
+fn parse<T: Text>(text: &str) -> Result<T, ParseTextError> {
+    let error = |Wrong { problem, help }| ParseTextError { text: quote(text), what: T::WHAT, problem, help };
+    T::parse(text).map_err(error)
 }
 
 impl From<Address> for String {
@@ -225,19 +231,18 @@ impl From<Address> for String {
 }
 
 impl TryFrom<String> for Address {
-    type Error = ParseAddressError;
+    type Error = ParseTextError;
 
-    fn try_from(text: String) -> Result<Self, ParseAddressError> {
+    fn try_from(text: String) -> Result<Self, ParseTextError> {
         text.parse()
     }
 }
 
 impl FromStr for Address {
-    type Err = ParseAddressError;
+    type Err = ParseTextError;
 
-    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
-        let error = |Wrong { problem, help }| ParseAddressError { text: quote(text), problem, help };
-        <Self as Text>::parse(text).map_err(error)
+    fn from_str(text: &str) -> Result<Self, ParseTextError> {
+        parse(text)
     }
 }
 
@@ -387,6 +392,14 @@ text!(
         }
     }
 );
+
+impl FromStr for Endpoint {
+    type Err = ParseTextError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTextError> {
+        parse(text)
+    }
+}
 
 text!(
     Endpoint,

@@ -243,12 +243,39 @@ fn published_where_this_host_does_not_reach() {
     assert_told!(told(&cases.iter().map(String::as_str).collect::<Vec<_>>()));
 }
 
+/// The port leads by a link of the guest's own, and its way out is another NIC.
+#[test]
+fn published_where_answers_do_not_come_back() {
+    let guest = |nics: &str, publish: &str| {
+        format!(
+            "[guests.web]\npublish = [{publish}]\n[[guests.web.nics]]\nnetwork = \"public\"\n\
+             addresses = [\"198.51.100.114\", \"2001:db8:1::2\"]\n{nics}"
+        )
+    };
+    let aside = |gateway: &str| {
+        guest(
+            &format!(
+                "[[guests.web.nics]]\nnetwork = \"wire\"\naddresses = [\"192.0.2.8/24\", \"2001:db8:2::8/64\"]\n{gateway}"
+            ),
+            "\"80:80\"",
+        )
+    };
+    let inside =
+        "[[guests.web.nics]]\nnetwork = \"lan\"\naddresses = [\"192.168.1.8\"]\ngateway = \"192.168.1.1\"\n";
+    for right in [aside(""), guest(inside, "\"80:80\"")] {
+        assert_eq!(said(&format!("{BASE}{right}")), "nothing is wrong\n", "{right}");
+    }
+    assert_told!(told(&[&aside("gateway = \"192.0.2.1\"\n"), &aside("gateway = [\"2001:db8:2::1\"]\n"),]));
+}
+
 #[test]
 fn what_cannot_be_kept() {
     assert_told!(told(&[
         "[networks.lan2]\nmode = \"bridged\"\nuplink = \"wan\"\nvlan = 5\ninbound = \"deny\"\nbetween-guests = \"deny\"\n",
         "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\ninbound = \"deny\"\nbetween-guests = \"deny\"\nto-host = \"deny\"\n",
         "[guests.a]\nallow-in = []\nallow-out = [{ to = \"any\" }]\n[[guests.a.nics]]\nnetwork = \"wire\"\naddresses = [\"203.0.113.9/24\"]\n",
+        "[guests.a]\nnamespace = \"n\"\nallow-in = []\n[guests.b]\nnamespace = \"n\"\n[[namespaces.n.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"wire\"\naddresses = [\"203.0.113.9/24\"]\n",
+        "[vnets.red]\nid = \"97\"\n[networks.red]\nmode = \"vnet\"\nvnet = \"red\"\nsubnets = [\"10.97.0.0/24\"]\n[guests.a]\nallow-in = []\n[[guests.a.nics]]\nnetwork = \"red\"\naddresses = [\"10.97.0.2\"]\n[guests.b]\nnamespace = \"n\"\nallow-out = [{ to = \"any\" }]\n[[namespaces.n.interfaces]]\nname = \"c0\"\ntype = \"veth\"\nnetwork = \"red\"\naddresses = [\"10.97.0.3\"]\n",
     ]));
 }
 
@@ -304,6 +331,7 @@ fn namespaces_peers_and_vnets() {
         interface("type = \"vlan\"\nparent = \"wan\"\nvlan = 2\n[[namespaces.lab.interfaces]]\nname = \"x0\"\ntype = \"vlan\"\nparent = \"eth0\"\nvlan = 2"),
         interface("type = \"vlan\"\nparent = \"wan\"\nvlan = 2\naddresses = [\"10.0.0.5\", \"10.0.0.6/24\"]\ngateways = [\"10.0.1.1\"]"),
         interface("type = \"veth\""),
+        interface("type = \"macvlan\"\nparent = \"wan\"\nroutes = [\"DEFAULT via 10.0.0.1\", \"10.0.0.0/8 Via 10.0.0.1 TABLE 7\", \"default Via 10.0.0.1\"]\n[namespaces.dmz]\nrules = [\"From 10.0.0.0/8 table 7\", \"from 10.0.0.0/8 table MAIN\"]"),
         interface("type = \"veth\"\nnetwork = \"lann\"\nparent = \"wan\""),
         interface("type = \"veth\"\nnetwork = \"lan\"\nbridge = \"br0\"\naddresses = [\"192.168.2.1\"]"),
         interface("type = \"veth\"\nbridge = \"br-lan\"\nspoofing = \"ip\"\naddresses = [\"10.0.0.5\"]"),

@@ -76,7 +76,7 @@ fn devices_of_vnets_that_commands_made() {
         ("vnet8".parse().unwrap(), made("8", Security::Conf)),
         ("vnet9".parse().unwrap(), made("9", Security::None)),
     ]);
-    let beside = Beside { vnets, key: None };
+    let beside = Beside { vnets, ..Beside::default() };
     let said = |case: &str| match load_beside(&[source("viaduct.toml", &format!("{BASE}{case}"))], &beside) {
         Ok(loaded) if loaded.warnings.is_empty() => "nothing is wrong\n".to_owned(),
         Ok(loaded) => loaded.warnings.render(false),
@@ -101,6 +101,31 @@ fn devices_of_vnets_that_commands_made() {
         "[[namespaces.n.interfaces]]\nname = \"x0\"\ntype = \"device\"\ndevice = \"vnet8\"\n".to_owned(),
         "[uplinks.inner]\ninterface = \"vnet8\"\n[networks.x]\nmode = \"bridged\"\nuplink = \"inner\"\n"
             .to_owned(),
+    ];
+    let told: Vec<String> = cases.iter().map(|case| format!("{case}\n{}", said(case))).collect();
+    assert_told!(told.join("————\n"));
+}
+
+/// A host on which a command made a peer known.
+#[test]
+fn peers_that_commands_made() {
+    let keys =
+        ["AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=", "AgIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="];
+    let peers = BTreeMap::from([("hostb".parse().unwrap(), keys[0].parse().unwrap())]);
+    let beside = Beside { peers, ..Beside::default() };
+    let said = |case: &str| match load_beside(&[source("viaduct.toml", &format!("{BASE}{case}"))], &beside) {
+        Ok(loaded) if loaded.warnings.is_empty() => "nothing is wrong\n".to_owned(),
+        Ok(loaded) => loaded.warnings.render(false),
+        Err(diagnostics) => diagnostics.render(false),
+    };
+    let peer = |name: &str, key: &str| format!("[peers.{name}]\nkey = \"{key}\"\n");
+    assert_eq!(said(&peer("hostc", keys[1])), "nothing is wrong\n");
+    // Taken over, by its name, by its key, by both; before the key is known, too.
+    let cases = [
+        peer("hostb", keys[1]),
+        peer("hostc", keys[0]),
+        peer("hostb", keys[0]),
+        peer("hostb", "REPLACED-BY-hostb-viaduct-identity"),
     ];
     let told: Vec<String> = cases.iter().map(|case| format!("{case}\n{}", said(case))).collect();
     assert_told!(told.join("————\n"));

@@ -1,7 +1,5 @@
 //! What only shows when configuration and host are seen together.
 
-mod filter;
-
 use viaduct_model::{
     CableEnd, InterfaceKind, Mode, NamespaceInterface, Network, Origin, Security, UplinkVlan, Vnet,
 };
@@ -29,7 +27,6 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
     uplinks(context, &mut notices);
     namespaces(context, &mut notices);
     overlaps(context, &mut notices);
-    filter::notices(context, &mut notices);
     bridged_vlans(context, &mut notices);
     foreign_links(context, &mut notices);
     notices.0.extend(meant_twice(context).into_iter().chain(super::vnets::shut(context)));
@@ -444,6 +441,20 @@ fn moved(
     );
 }
 
+/// The prefixes of a network that this host has a way to: in a vnet those in which it has an address, as others' machines are none
+/// of its business there.
+fn reached(network: &Network) -> Vec<IpNet> {
+    match &network.mode {
+        Mode::Vnet { subnets, gateways, .. } => {
+            let has_address = |subnet: &&IpNet| gateways.iter().any(|gateway| subnet.contains(gateway));
+            subnets.iter().filter(has_address).copied().collect()
+        }
+        Mode::Nat { .. } | Mode::Routed { .. } | Mode::Isolated { .. } | Mode::Bridged { .. } => {
+            prefixes(network)
+        }
+    }
+}
+
 /// Subnets that the host reaches elsewhere already.
 fn overlaps(context: &Context<'_>, notices: &mut Notices) {
     let foreign = || {
@@ -462,7 +473,7 @@ fn overlaps(context: &Context<'_>, notices: &mut Notices) {
                 route.link.as_ref().is_some_and(|l| l == l3 || *l == uplink.interface)
             })
         };
-        for prefix in prefixes(network) {
+        for prefix in reached(network) {
             let overlapping = foreign().find(|route| {
                 let touches = route.destination.contains(&prefix) || prefix.contains(&route.destination);
                 // Routed addresses may well be on the uplink's own segment.

@@ -351,6 +351,16 @@ impl<'a> Context<'a> {
         way_out.and_then(|nic| gateway(nic, network, v6)).is_some_and(|gateway| own.contains(&gateway))
     }
 
+    /// Where a guest's published port leads when that is a link of its own into a namespace whose way out is another one: the guest
+    /// answers by the link only to the host's own address there (`links::asks_as`).
+    pub(super) fn asked_by_host(&self, guest: &'a Guest, v6: bool) -> Option<(IpAddr, &'a Nic)> {
+        guest.namespace.as_ref()?;
+        let (address, nic) = self.publish_target(guest, v6)?;
+        let network = self.config.networks.get(&nic.network)?;
+        let is_way_out = default_nic(self.config, guest, v6).is_some_and(|out| std::ptr::eq(out, nic));
+        (matches!(network.mode, Mode::Routed { .. }) && !is_way_out).then_some((address, nic))
+    }
+
     /// Whether ports of guests are published whom this host reaches by its own address in a vnet.
     pub(super) fn publishes_vnets(&self, v6: bool) -> bool {
         let leads = |guest: &Guest| {

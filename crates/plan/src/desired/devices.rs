@@ -1,4 +1,4 @@
-//! Devices that two parts of a configuration mean. Of files this is refused before; what commands made comes beside them.
+//! Devices that two parts of a configuration mean. Of files this is refused before; what commands made and attached comes beside them.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) fn meant_twice(context: &Context<'_>) -> Vec<Notice> {
             severity: Severity::Error,
             text: format!(
                 "{device} is a device of {other} and of {owner}: give one of them another name, or take away what a command \
-                 made (`viaduct vnet delete`)"
+                 made (`viaduct vnet delete`, `viaduct detach`)"
             ),
             origin: Some(origin.clone()),
             vnet: None,
@@ -36,6 +36,9 @@ pub(super) fn meant_twice(context: &Context<'_>) -> Vec<Notice> {
         for device in std::iter::once(vnet.bridge.clone()).chain(vnet.interfaces()) {
             mean(&device, &format!("vnet {name}"), &vnet.origin);
         }
+    }
+    for port in &context.ports {
+        mean(port.device(), &port.id.to_string(), &port.nic.origin);
     }
     notices
 }

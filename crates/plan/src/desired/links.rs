@@ -24,6 +24,10 @@ pub(super) const ROUTED_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The gateway that guests are told for IPv6.
 pub(super) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// Who asks a guest that has another way out than its routed link, as far as it can tell, in IPv6: the same as in IPv4, of the prefix
+/// that is for translation within a network (RFC 8215). Answers to a link-local address would come from such a one.
+const ASKS_V6: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0xa9fe, 0x0101);
+
 const SCOPE_GLOBAL: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 
@@ -360,6 +364,18 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
     }
     if port.guest.is_namespace {
         routes.extend(namespaces::further_routes(context.config, port));
+        for v6 in [false, true] {
+            let asked = context.asked_by_host(port.guest, v6).filter(|_| !by_itself);
+            if asked.is_some_and(|(_, asked)| std::ptr::eq(asked, nic)) {
+                let to_host = way_to_host(v6);
+                let is_written = |route: &GuestRoute| {
+                    (route.table, route.destination) == (to_host.table, to_host.destination)
+                };
+                if !routes.iter().any(is_written) {
+                    routes.insert(to_host);
+                }
+            }
+        }
     }
     DesiredGuest {
         netns: netns.to_owned(),
@@ -378,6 +394,18 @@ fn inside(context: &Context<'_>, port: &Port<'_>, netns: &str) -> DesiredGuest {
         },
         routes,
     }
+}
+
+/// By which address a guest is asked that has another way out than its routed link. It is none of the host's in IPv6: answers are
+/// translated before anybody looks whose it is.
+pub(super) fn asks_as(v6: bool) -> IpAddr {
+    if v6 { IpAddr::V6(ASKS_V6) } else { IpAddr::V4(ROUTED_GATEWAY_V4) }
+}
+
+/// The guest's route there. The host answers for its address of IPv4 on each link.
+fn way_to_host(v6: bool) -> GuestRoute {
+    let destination = IpNet::from(asks_as(v6));
+    GuestRoute { table: MAIN_TABLE, destination, via: v6.then_some(IpAddr::V6(GATEWAY_V6)) }
 }
 
 /// The gateway of a family that a NIC is told; none when it has no address of that family.

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use viaduct_types::{HostKey, PeerName};
 
-use super::{ask, say_changed, status::new_table};
+use super::{ask, say_changed, status::new_table, vnet::unused};
 use crate::{
     cli::{Global, Peer},
     failure::Failure,
@@ -42,6 +42,7 @@ pub(super) fn delete(global: &Global, name: PeerName) -> Result<Changed, Failure
 }
 
 fn list(report: &VnetsReport) {
+    report.unused_peers.iter().for_each(|name| unused("peer", name, "key"));
     if report.peers.is_empty() {
         say!("No peers.");
         return;

@@ -1,4 +1,9 @@
-use std::{fs, path::Path, process::ExitCode};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    process::ExitCode,
+};
 
 use viaduct_model::sxp;
 use viaduct_types::{IfName, MacAddr, PeerName, VnetId, VnetName};
@@ -11,6 +16,9 @@ use crate::{
     show::{self, say, tell},
 };
 
+/// Far beyond what a file of vnets has.
+const LARGEST: u64 = 1 << 20;
+
 pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> {
     match command {
         Vnet::Create(arguments) => say_changed(global, &create(global, arguments)?),
@@ -21,6 +29,9 @@ pub(super) fn run(global: &Global, command: &Vnet) -> Result<ExitCode, Failure> 
                 let wanted =
                     vnets.iter().map(|vnet| name_of(&report, vnet)).collect::<Result<Vec<_>, _>>()?;
                 report.vnets.retain(|name, _| wanted.contains(name));
+            }
+            if !global.json {
+                report.unused_vnets.iter().for_each(|name| unused("vnet", name, "id"));
             }
             if global.json {
                 show::say_json(&report.vnets);
@@ -73,15 +84,25 @@ fn name_of(report: &VnetsReport, text: &str) -> Result<VnetName, Failure> {
     found.map(|(name, _)| name.clone()).ok_or_else(|| {
         let known: Vec<&str> = report.vnets.keys().map(VnetName::as_str).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        Failure::usage(format!("there is no vnet {text}; there is {known}"))
+        Failure::usage(format!("there is no vnet {}; there is {known}", text.escape_debug()))
     })
+}
+
+/// What is in a file; a device or a wrong file must not fill the memory.
+fn text_of(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(file)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return Err(io::Error::other("it is larger than any file of vnets"));
+    }
+    Ok(text)
 }
 
 /// The vnets of one of Xen's files.
 pub(super) fn of_file(file: &Path) -> Result<Vec<VnetAsked>, Failure> {
     let shown = file.display();
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::unreadable(vec![format!("cannot read {shown}: {error}")]))?;
+    let text =
+        text_of(file).map_err(|error| Failure::unreadable(vec![format!("cannot read {shown}: {error}")]))?;
     let read = sxp::read(&text)
         .map_err(|error| Failure::usage(format!("{shown}:{}: {}", error.line, error.message)))?;
     for (line, hint) in &read.hints {
@@ -153,6 +174,14 @@ fn list(report: &VnetsReport) {
         ]);
     }
     say!("{}", table.trim_fmt());
+}
+
+/// Says that something which a command made does not count, and how to forget it.
+pub(super) fn unused(kind: &str, name: &impl std::fmt::Display, identity: &str) {
+    tell!(
+        "warning: the {kind} {name}, which a command made, does not count: the configuration has one of its name or its {identity}; \
+         `viaduct {kind} delete {name}` forgets it"
+    );
 }
 
 fn long_form(name: &VnetName, vnet: &VnetView) {

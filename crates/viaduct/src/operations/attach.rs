@@ -112,6 +112,12 @@ impl Operation for Attach {
                 "{id} is in no vnet, so that it cannot come from another host: attach it without --prepare"
             )));
         }
+        if self.prepare && old.is_some() && !before.is_prepared(id) && !is_elsewhere(config, id) {
+            return Err(Failure::usage(format!(
+                "{id} is attached here, and its guest would fall silent: prepare it on the host that the guest goes to; within this \
+                 host, attach it without --prepare"
+            )));
+        }
         let after = before.with_attachments(attachments).with_prepared(id, self.prepare);
         probe::are_free(host, Some(&before), &after)?;
         let outcome = host.turn(Some(&before), &after, caller)?;
@@ -139,6 +145,12 @@ impl Operation for Attach {
             target,
         })
     }
+}
+
+/// Whether the guest of a NIC has arrived at another host since, as far as is known here.
+fn is_elsewhere(config: &Config, id: &NicId) -> bool {
+    let vnet = vnet_of(config, id).and_then(|(name, mac)| Some((config.vnets.get(&name)?, mac)));
+    vnet.is_some_and(|(vnet, mac)| vnet.lost.contains(&mac))
 }
 
 impl Attach {

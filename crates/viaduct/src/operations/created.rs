@@ -1,10 +1,9 @@
 //! Vnets and peers that commands make and take away.
 
-use std::collections::BTreeSet;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet};
+use viaduct_model::{Config, Endpoint};
+use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet, Store};
 use viaduct_types::{HostKey, IfName, PeerName, VnetId, VnetName};
 use viaduct_vnet_io::control::Identity;
 
@@ -12,7 +11,8 @@ use super::{Caller, Changed, Operation, Remark};
 use crate::{
     failure::Failure,
     host::Host,
-    vnets::{endpoint, named},
+    situation::{Applied, Situation},
+    vnets::named,
 };
 
 /// A vnet that is asked for.
@@ -44,29 +44,34 @@ impl Operation for VnetCreate {
     type Report = Changed;
 
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
-        let situation = host.situation()?;
-        let config = situation.config().ok_or_else(nothing_applied)?;
-        let mut created = host.store.created()?;
-        let mut ids = BTreeSet::new();
-        for asked in self.vnets {
-            if !ids.insert(asked.id) {
-                return Err(Failure::usage(format!("the vnet {} is asked for twice", asked.id.short())));
+        change(host, caller, |situation, _, created| {
+            let (applied, config) = applied(situation)?;
+            for asked in self.vnets {
+                let name: VnetName = name_of(asked.id)?;
+                if created.vnets.contains_key(&name) && !situation.known.created.vnets.contains_key(&name) {
+                    return Err(Failure::usage(format!("the vnet {} is asked for twice", asked.id.short())));
+                }
+                if let Some((known, vnet)) =
+                    config.vnets.iter().find(|(known, vnet)| vnet.id == asked.id || **known == name)
+                {
+                    let what = if vnet.id == asked.id { "id" } else { "name" };
+                    let way_out = if applied.config.vnets.contains_key(known) {
+                        "it is of the configuration: take it out of the file, and apply that".to_owned()
+                    } else {
+                        format!("`viaduct vnet delete {known}` takes it away")
+                    };
+                    return Err(Failure::usage(format!(
+                        "there is the vnet {known} of that {what} already; {way_out}"
+                    )));
+                }
+                if !["conf", "auth", "none"].contains(&asked.security.as_str()) {
+                    return Err(Failure::usage(format!("`{}` is no level of security", asked.security)));
+                }
+                let VnetAsked { id, bridge, interface, security } = asked;
+                created.vnets.insert(name, CreatedVnet { id, bridge, interface, security });
             }
-            let name: VnetName = name_of(asked.id)?;
-            if let Some((known, _)) =
-                config.vnets.iter().find(|(known, vnet)| vnet.id == asked.id || **known == name)
-            {
-                return Err(Failure::usage(format!(
-                    "there is the vnet {known} of that id already; `viaduct vnet delete` takes it away, if no file has it"
-                )));
-            }
-            if !["conf", "auth", "none"].contains(&asked.security.as_str()) {
-                return Err(Failure::usage(format!("`{}` is no level of security", asked.security)));
-            }
-            let VnetAsked { id, bridge, interface, security } = asked;
-            created.vnets.insert(name, CreatedVnet { id, bridge, interface, security });
-        }
-        make(host, created, caller)
+            Ok(())
+        })
     }
 }
 
@@ -90,26 +95,25 @@ impl Operation for VnetDelete {
     type Report = Changed;
 
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
-        let situation = host.situation()?;
-        let config = situation.config().ok_or_else(nothing_applied)?;
-        let mut created = host.store.created()?;
-        let id = viaduct_model::sxp::vnet_id(&self.vnet).ok();
-        let found =
-            created.vnets.iter().find(|(name, vnet)| name.as_str() == self.vnet || Some(vnet.id) == id);
-        let Some(name) = found.map(|(name, _)| name.clone()) else {
-            let of_file =
-                config.vnets.iter().any(|(name, vnet)| name.as_str() == self.vnet || Some(vnet.id) == id);
-            return Err(Failure::usage(if of_file {
+        change(host, caller, |situation, _, created| {
+            let id = viaduct_model::sxp::vnet_id(&self.vnet).ok();
+            let is_it = |name: &VnetName, its: VnetId| name.as_str() == self.vnet || Some(its) == id;
+            let found = created.vnets.iter().find(|(name, vnet)| is_it(name, vnet.id));
+            if let Some(name) = found.map(|(name, _)| name.clone()) {
+                created.vnets.remove(&name);
+                return Ok(());
+            }
+            let mut of_files = situation.config().into_iter().flat_map(|config| &config.vnets);
+            Err(Failure::usage(if of_files.any(|(name, vnet)| is_it(name, vnet.id)) {
                 format!(
                     "the vnet {} is of the configuration: take it out of the file, and apply that",
                     self.vnet
                 )
             } else {
-                format!("there is no vnet {}", self.vnet)
-            }));
-        };
-        created.vnets.remove(&name);
-        make(host, created, caller)
+                // Nothing that somebody calls one is to reach a terminal as it stands.
+                format!("there is no vnet {}", self.vnet.escape_debug())
+            }))
+        })
     }
 }
 
@@ -133,28 +137,28 @@ impl Operation for PeerAdd {
     type Report = Changed;
 
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
-        let situation = host.situation()?;
-        let config = situation.config().ok_or_else(nothing_applied)?;
-        let mut created = host.store.created()?;
-        if config.peers.contains_key(&self.name) && !created.peers.contains_key(&self.name) {
-            return Err(Failure::usage(format!("the configuration has a peer {} already", self.name)));
-        }
-        if Identity::known(host.store.state_dir()).as_ref() == Some(&self.key) {
-            return Err(Failure::usage(
-                "this is the key of this host itself, which is not its own peer: give --key what `viaduct identity` says on the other host",
-            ));
-        }
-        if let Some(other) = named(config, &self.key).filter(|other| **other != self.name) {
-            return Err(Failure::usage(format!(
-                "the peer {other} has this key, and a host is one peer: give --key what `viaduct identity` says on that host, or \
-                 run `viaduct peer add {other}` with all its endpoints"
-            )));
-        }
-        if let Some(bad) = self.endpoints.iter().find(|text| endpoint(text).is_none()) {
-            return Err(Failure::usage(format!("`{bad}` is no endpoint: write ADDRESS:PORT or NAME:PORT")));
-        }
-        created.peers.insert(self.name, CreatedPeer { endpoints: self.endpoints, key: self.key });
-        make(host, created, caller)
+        change(host, caller, |situation, store, created| {
+            let (applied, config) = applied(situation)?;
+            if applied.config.peers.contains_key(&self.name) {
+                return Err(Failure::usage(format!("the configuration has a peer {} already", self.name)));
+            }
+            if Identity::known(store.state_dir()).as_ref() == Some(&self.key) {
+                return Err(Failure::usage(
+                    "this is the key of this host itself, which is not its own peer: give --key what `viaduct identity` says on the other host",
+                ));
+            }
+            if let Some(other) = named(config, &self.key).filter(|other| **other != self.name) {
+                return Err(Failure::usage(format!(
+                    "the peer {other} has this key, and a host is one peer: give --key what `viaduct identity` says on that host, or \
+                     run `viaduct peer add {other}` with all its endpoints"
+                )));
+            }
+            for text in &self.endpoints {
+                text.parse::<Endpoint>().map_err(|error| Failure::usage(error.to_string()))?;
+            }
+            created.peers.insert(self.name, CreatedPeer { endpoints: self.endpoints, key: self.key });
+            Ok(())
+        })
     }
 }
 
@@ -172,27 +176,34 @@ impl Operation for PeerDelete {
     type Report = Changed;
 
     fn perform(self, host: &mut Host, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
-        let mut created = host.store.created()?;
-        if created.peers.remove(&self.name).is_none() {
-            return Err(Failure::usage(format!(
+        change(host, caller, |_, _, created| match created.peers.remove(&self.name) {
+            Some(_) => Ok(()),
+            None => Err(Failure::usage(format!(
                 "there is no peer {} that `peer add` made known; those of the configuration go with it",
                 self.name
-            )));
-        }
-        make(host, created, caller)
+            ))),
+        })
     }
 }
 
-fn nothing_applied() -> Failure {
-    Failure::failed(
-        "no configuration is applied on this host yet: run `viaduct apply` first; an uplink is enough",
-    )
+/// What is applied, by the files alone and with all that there is beside them.
+fn applied(situation: &Situation) -> Result<(&Applied, &Config), Failure> {
+    situation.applied.as_deref().zip(situation.config()).ok_or_else(|| {
+        Failure::failed(
+            "no configuration is applied on this host yet: run `viaduct apply` first; an uplink is enough",
+        )
+    })
 }
 
-/// Makes the host what it is with these.
-fn make(host: &mut Host, created: Created, caller: &mut Caller<'_>) -> Result<Changed, Failure> {
+/// Changes what commands made, and makes the host what it is with that. `edit` is told what there is now.
+fn change(
+    host: &mut Host,
+    caller: &mut Caller<'_>,
+    edit: impl FnOnce(&Situation, &Store, &mut Created) -> Result<(), Failure>,
+) -> Result<Changed, Failure> {
     let before = host.situation()?;
-    let known = host.store.created()?;
+    let mut created = before.known.created.clone();
+    edit(&before, &host.store, &mut created)?;
     host.store.set_created(&created)?;
     let after = host.situation()?;
     match host.turn(Some(&before), &after, caller) {
@@ -203,7 +214,7 @@ fn make(host: &mut Host, created: Created, caller: &mut Caller<'_>) -> Result<Ch
         }),
         Err(not_made) => {
             let failure = Failure::from(not_made);
-            Err(match host.store.set_created(&known) {
+            Err(match host.store.set_created(&before.known.created) {
                 Ok(()) => failure,
                 Err(error) => {
                     failure.with(format!("That it was not made could not be written down: {error}"))

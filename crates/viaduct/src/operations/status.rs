@@ -244,7 +244,7 @@ impl Operation for Status {
                 attachments: situation.attached(),
                 outlook: &outlook,
                 drops: &drops,
-                vnets: vnets::report(host, config, &host.store.created()?, &drops, vnets::MOST_MACS),
+                vnets: vnets::report(host, &situation, &drops, vnets::MOST_MACS),
             };
             let edited = files::read(&host.config).is_ok_and(|now| now != applied.sources);
             report.made = Some(view.made(edited));

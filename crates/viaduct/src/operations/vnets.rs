@@ -7,13 +7,11 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use viaduct_model::Config;
-use viaduct_reconcile::Created;
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName};
 use viaduct_vnet_io::control::{self, Identity};
 
 use super::{AllDrops, Caller, Drops, Operation, drops};
-use crate::{failure::Failure, host::Host, vnets};
+use crate::{failure::Failure, host::Host, situation::Situation, vnets};
 
 const UNSEGMENTED: &str = "the kernel does not cut datagrams for it, so they are sent one by one";
 const IN_TWO: &str = "its path carries less than IPv6 needs inside, so that long frames go in two datagrams; links with an MTU of 1348 bytes (1368 over IPv6) carry them whole";
@@ -65,6 +63,14 @@ pub(crate) struct VnetsReport {
     pub(crate) beacon_troubles: Vec<String>,
     /// What is passed on between peers that cannot reach each other.
     pub(crate) relayed: Vec<RelayedView>,
+    /// Vnets that `vnet create` made and that do not count, as the configuration has one of their name or id.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) unused_vnets: Vec<VnetName>,
+    /// Peers that `peer add` made known and that do not count, as the configuration has one of their name or key.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) unused_peers: Vec<PeerName>,
 }
 
 /// Where is said and heard where hosts are.
@@ -255,22 +261,19 @@ impl Operation for Vnets {
 
     fn perform(self, host: &mut Host, _: &mut Caller<'_>) -> Result<VnetsReport, Failure> {
         let situation = host.situation()?;
-        let created = host.store.created()?;
         let Some(config) = situation.config() else { return Ok(VnetsReport::default()) };
         let drops = drops(host, config)?;
         let most_macs = if self.all_macs { usize::MAX } else { MOST_MACS };
-        Ok(report(host, config, &created, &drops, most_macs))
+        Ok(report(host, &situation, &drops, most_macs))
     }
 }
 
 /// What is configured, with what the process that carries it knows.
-pub(super) fn report(
-    host: &Host,
-    config: &Config,
-    created: &Created,
-    drops: &AllDrops,
-    most_macs: usize,
-) -> VnetsReport {
+pub(super) fn report(host: &Host, situation: &Situation, drops: &AllDrops, most_macs: usize) -> VnetsReport {
+    let (Some(applied), Some(config)) = (&situation.applied, situation.config()) else {
+        return VnetsReport::default();
+    };
+    let (unused_vnets, unused_peers) = vnets::set_aside(&applied.config, &situation.known.created);
     let discovery = config.discovery.as_ref().map(DiscoveryView::from);
     if config.vnets.is_empty() && config.peers.is_empty() {
         return VnetsReport { discovery, ..VnetsReport::default() };
@@ -282,7 +285,7 @@ pub(super) fn report(
     let own = key.as_ref().and_then(|key| vnets::named(config, key));
     let is_other = |name: &PeerName| own != Some(name);
     let vnet = |(name, vnet): (&VnetName, &viaduct_model::Vnet)| {
-        let created = created.vnets.contains_key(name);
+        let created = !applied.config.vnets.contains_key(name);
         let port = vnet.port.as_ref().map(|port| {
             let device = port.device().clone();
             let drops = drops.get(&(None, device.clone())).cloned().unwrap_or_default();
@@ -293,7 +296,7 @@ pub(super) fn report(
         (name.clone(), vnet_view(vnet, peers, created, port, carried))
     };
     let peer = |(name, peer): (&PeerName, &viaduct_model::Peer)| {
-        let created = created.peers.contains_key(name);
+        let created = !applied.config.peers.contains_key(name);
         (name.clone(), peer_view(peer, created, carried.and_then(|carried| carried.peers.get(name))))
     };
     let stranger = |stranger: &control::Stranger| Stranger {
@@ -314,6 +317,8 @@ pub(super) fn report(
         beacons: carried.map(|carried| carried.beacons.clone()).unwrap_or_default(),
         beacon_troubles: carried.map(|carried| carried.beacon_troubles.clone()).unwrap_or_default(),
         relayed: carried.into_iter().flat_map(|carried| &carried.relayed).map(relayed_view).collect(),
+        unused_vnets,
+        unused_peers,
     }
 }
 

@@ -78,7 +78,10 @@ fn find<'r>(report: &'r VnetsReport, name: &str) -> Result<&'r VnetView, Failure
     let id = viaduct_model::sxp::vnet_id(name).ok();
     let found = report.vnets.values().find(|vnet| Some(vnet.id) == id || vnet.interface.as_str() == name);
     found.ok_or_else(|| {
-        Failure::usage(format!("{name}: there is no such vnet; `viaduct vnet list` shows them"))
+        Failure::usage(format!(
+            "{}: there is no such vnet; `viaduct vnet list` shows them",
+            name.escape_debug()
+        ))
     })
 }
 

@@ -344,7 +344,7 @@ fn peer_at(report: &VnetsReport, addr: &str) -> Result<PeerName, Failure> {
     }
     match found.as_slice() {
         [name] => Ok((*name).clone()),
-        [] => Err(Failure::usage(format!("there is no peer at {addr}"))),
+        [] => Err(Failure::usage(format!("there is no peer at {}", addr.escape_debug()))),
         several => {
             let names: Vec<&str> = several.iter().map(|name| name.as_str()).collect();
             Err(Failure::usage(format!("several peers are at {addr}: say which, {}", names.join(" or "))))

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use viaduct_model::{Beside, Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
-use viaduct_reconcile::{Created, CreatedVnet, Found, Store, StoreError};
+use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet, Found, Store, StoreError};
 use viaduct_types::{HostKey, MacAddr, NicId, PeerName, VnetName};
 use viaduct_vnet_io::control::Identity;
 
@@ -66,7 +66,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
     Some(config)
 }
 
-/// What matters of a host for its files: the vnets that commands made, and its key.
+/// What matters of a host for its files: the vnets and peers that commands made, and its key.
 ///
 /// # Errors
 /// When it cannot be read what commands made.
@@ -79,7 +79,21 @@ pub(crate) fn beside(store: &Store) -> Result<Beside, StoreError> {
         security: security(&made.security),
     };
     let vnets = created.vnets.iter().map(|(name, made)| (name.clone(), vnet(made))).collect();
-    Ok(Beside { vnets, key: Identity::known(store.state_dir()) })
+    let peers = created.peers.iter().map(|(name, made)| (name.clone(), made.key)).collect();
+    Ok(Beside { vnets, peers, key: Identity::known(store.state_dir()) })
+}
+
+/// What commands made and does not count, as the files have something else of that name, or the same.
+pub(crate) fn set_aside(files: &Config, created: &Created) -> (Vec<VnetName>, Vec<PeerName>) {
+    let has_vnet = |name: &VnetName, made: &CreatedVnet| {
+        files.vnets.contains_key(name) || files.vnets.values().any(|vnet| vnet.id == made.id)
+    };
+    let has_peer = |name: &PeerName, made: &CreatedPeer| {
+        files.peers.contains_key(name) || named(files, &made.key).is_some()
+    };
+    let vnets = created.vnets.iter().filter(|(name, made)| has_vnet(name, made));
+    let peers = created.peers.iter().filter(|(name, made)| has_peer(name, made));
+    (vnets.map(|(name, _)| name.clone()).collect(), peers.map(|(name, _)| name.clone()).collect())
 }
 
 /// The peer that has this key.
@@ -96,8 +110,8 @@ pub(crate) fn vnet_of(config: &Config, nic: &NicId) -> Option<(VnetName, MacAddr
     }
 }
 
-/// ADDRESS:PORT or NAME:PORT.
-pub(crate) fn endpoint(text: &str) -> Option<Endpoint> {
+/// ADDRESS:PORT or NAME:PORT; what was taken once is not asked again whether it is right.
+fn endpoint(text: &str) -> Option<Endpoint> {
     if let Ok(address) = text.parse() {
         return Some(Endpoint::Address(address));
     }

@@ -31,7 +31,7 @@ use environment::Number;
 
 pub(crate) use changes::changes;
 pub(crate) use client::{Client, ask, end, machine, report};
-pub(crate) use created::{beside, endpoint, named, vnet_of, with_created};
+pub(crate) use created::{beside, named, set_aside, vnet_of, with_created};
 pub(crate) use elsewhere::elsewhere;
 pub(crate) use orders::orders;
 

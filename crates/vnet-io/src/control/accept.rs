@@ -11,7 +11,7 @@ use std::{
 
 use quinn::{Endpoint, Incoming, ServerConfig};
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{AbortHandle, JoinSet},
     time,
 };
@@ -26,14 +26,20 @@ use super::{
 /// Each may last for so long.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How many handshakes did not simply go on, since the engine began.
+/// Where connections come in: closed at first, and then with a count of the handshakes that did not simply go on.
 #[derive(Debug, Default)]
-pub(super) struct Refused {
+pub(super) struct Gate {
+    known: Notify,
     unproven: AtomicU64,
     crowded: AtomicU64,
 }
 
-impl Refused {
+impl Gate {
+    /// It is known by now who may connect.
+    pub(super) fn open(&self) {
+        self.known.notify_one();
+    }
+
     /// Each number with its name.
     pub(super) fn named(&self) -> [(&'static str, u64); 2] {
         let value = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -41,12 +47,14 @@ impl Refused {
     }
 }
 
-/// Takes connections. This begins when it is known who may connect: what comes before waits so long.
+/// Takes connections when the gate is opened: what comes before waits so long.
 pub(super) async fn accept(
-    (endpoint, server): (Endpoint, ServerConfig),
+    endpoint: Endpoint,
+    server: ServerConfig,
     inputs: mpsc::Sender<Input>,
-    refused: Arc<Refused>,
+    gate: Arc<Gate>,
 ) {
+    gate.known.notified().await;
     let begin = Instant::now();
     let mut handshakes = Handshakes::default();
     let mut tasks = JoinSet::new();
@@ -59,18 +67,18 @@ pub(super) async fn accept(
                 match handshakes.ask(begin.elapsed(), from, incoming.remote_address_validated()) {
                     Verdict::Begins { number, instead_of } => {
                         if let Some(task) = instead_of.and_then(|other| going.remove(&other)) {
-                            refused.crowded.fetch_add(1, Ordering::Relaxed);
+                            gate.crowded.fetch_add(1, Ordering::Relaxed);
                             task.abort();
                         }
                         going.insert(number, tasks.spawn(shake(number, incoming, server.clone())));
                     }
                     Verdict::HasToProve => {
-                        refused.unproven.fetch_add(1, Ordering::Relaxed);
+                        gate.unproven.fetch_add(1, Ordering::Relaxed);
                         // It can be asked, as it has not been.
                         let _ = incoming.retry();
                     }
                     Verdict::HasToWait => {
-                        refused.crowded.fetch_add(1, Ordering::Relaxed);
+                        gate.crowded.fetch_add(1, Ordering::Relaxed);
                         incoming.ignore();
                     }
                 }

@@ -1,6 +1,6 @@
 //! What the engine is told to be.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use tracing::{debug, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
@@ -11,7 +11,6 @@ use viaduct_vnet_proto::{
 
 use super::{
     Orders, VnetOrders,
-    accept::accept,
     discovery::time_of_day,
     engine::{Engine, Vnet},
     learned::Learned,
@@ -37,13 +36,7 @@ impl Engine {
             macs.retain(|mac| vnet.nics.get_mut(mac).is_some_and(|nic| std::mem::take(&mut nic.prepared)));
             !macs.is_empty()
         });
-        if !std::mem::replace(&mut self.accepts, true) {
-            tokio::spawn(accept(
-                (self.endpoint.clone(), self.server.clone()),
-                self.inputs.clone(),
-                Arc::clone(&self.refused),
-            ));
-        }
+        self.gate.open();
         let mut gone: BTreeSet<HostKey> = self.peers.keys().copied().collect();
         for (name, wanted) in &orders.peers {
             let key = wanted.key;

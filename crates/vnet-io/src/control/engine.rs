@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::{Endpoint, ServerConfig};
+use quinn::Endpoint;
 use tokio::{
     sync::{Notify, mpsc},
     time,
@@ -22,7 +22,7 @@ use viaduct_vnet_proto::{
 
 use super::{
     Answer, Findings, Identity, Options, Orders, Request,
-    accept::Refused,
+    accept::Gate,
     dial::{Targets, dial},
     discovery::{Discovery, time_of_day},
     heeded::Heeded,
@@ -115,8 +115,6 @@ pub(super) struct Engine {
     pub(super) _datapath: Datapath,
     pub(super) handle: Handle,
     pub(super) endpoint: Endpoint,
-    /// How connections are taken.
-    pub(super) server: ServerConfig,
     pub(super) port: u16,
     pub(super) ports: Ports,
     pub(super) rekey: Duration,
@@ -128,10 +126,8 @@ pub(super) struct Engine {
     pub(super) configured: (u64, bool),
     /// NICs of this host that are elsewhere by now, which their bridges are told when the workers know.
     pub(super) gone: Vec<(VnetId, MacAddr)>,
-    /// Whether connections are taken.
-    pub(super) accepts: bool,
-    /// Those that were not, before it was known whose they are.
-    pub(super) refused: Arc<Refused>,
+    /// Where connections come in.
+    pub(super) gate: Arc<Gate>,
     start: Instant,
     pub(super) node: Node,
     pub(super) orders: Orders,
@@ -172,7 +168,7 @@ impl Engine {
         options: &Options,
         identity: Arc<Identity>,
         datapath: Datapath,
-        (endpoint, server, ways, socket): (Endpoint, ServerConfig, Ways, std::net::UdpSocket),
+        (endpoint, gate, ways, socket): (Endpoint, Arc<Gate>, Ways, std::net::UdpSocket),
         names: Names,
         inputs: mpsc::Sender<Input>,
     ) -> Self {
@@ -186,7 +182,7 @@ impl Engine {
             handle: datapath.handle(),
             _datapath: datapath,
             endpoint,
-            server,
+            gate,
             port: options.port,
             ports: Ports::default(),
             rekey: options.rekey,
@@ -195,8 +191,6 @@ impl Engine {
             looks: Looks::default(),
             configured: (0, true),
             gone: Vec::new(),
-            accepts: false,
-            refused: Arc::default(),
             start: Instant::now(),
             orders: Orders::default(),
             peers: BTreeMap::new(),

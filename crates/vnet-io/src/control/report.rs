@@ -40,7 +40,7 @@ impl Engine {
                 .iter()
                 .map(|(id, vnet)| (*id, self.vnet_report(*id, vnet, &counters, most_macs)))
                 .collect(),
-            drops: counters.host.drops().chain(self.refused.named()).filter_map(nonzero).collect(),
+            drops: counters.host.drops().chain(self.gate.named()).filter_map(nonzero).collect(),
             counters: counters
                 .host
                 .work()

@@ -7,8 +7,14 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::{
-    Identity, IdentityError, engine::Engine, enslaved, link::LONGEST, names::Names, reach::Ways, server,
-    socket, tls,
+    Identity, IdentityError,
+    accept::{Gate, accept},
+    engine::{Engine, Input},
+    enslaved,
+    link::LONGEST,
+    names::Names,
+    reach::Ways,
+    server, socket, tls,
 };
 use crate::datapath::{self, Datapath, Inbox, StartError};
 
@@ -88,27 +94,27 @@ pub fn run(options: &Options, names: NamesLine, listening: impl FnOnce()) -> Res
         let _ = rustix::process::setpriority_process(None, 0);
         let ways = Ways::default();
         let beside = socket.try_clone().map_err(failed("keep the vnets' socket".to_owned()))?;
-        let (endpoint, server) = endpoint(&identity, socket, ways.clone(), datagrams)?;
         let (inputs, queue) = mpsc::channel(INPUTS);
+        let (endpoint, gate) = endpoint(&identity, (socket, ways.clone()), datagrams, inputs.clone())?;
         let names = Names::new(names, inputs.clone()).map_err(failed("ask for names".to_owned()))?;
         tokio::spawn(server::serve(listener, inputs.clone(), names.clone()));
         tokio::spawn(enslaved::watch(inputs.clone()));
         info!("vnets: this host is {}", identity.public());
         listening();
-        Engine::new(options, identity, datapath, (endpoint, server, ways, beside), names, inputs)
+        Engine::new(options, identity, datapath, (endpoint, gate, ways, beside), names, inputs)
             .run(queue, events, &ended)
             .await;
         Ok(())
     })
 }
 
-/// What dials and is dialled, and how connections are taken that come.
+/// What dials and is dialled, and the gate of those who dial it, who are told to the engine.
 pub(super) fn endpoint(
     identity: &Identity,
-    socket: std::net::UdpSocket,
-    ways: Ways,
+    (socket, ways): (std::net::UdpSocket, Ways),
     datagrams: mpsc::Receiver<datapath::Datagram>,
-) -> Result<(Endpoint, ServerConfig), EngineError> {
+    inputs: mpsc::Sender<Input>,
+) -> Result<(Endpoint, Arc<Gate>), EngineError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source| EngineError::System { what, source }
@@ -126,8 +132,10 @@ pub(super) fn endpoint(
     // The other end is told, which looks for nothing longer.
     config.max_udp_payload_size(LONGEST).map_err(|error| failed("set up QUIC")(io::Error::other(error)))?;
     let socket = socket::Shared::new(socket, ways, datagrams).map_err(failed("share the vnets' socket"))?;
-    let of_endpoint = Some(server.clone());
-    Endpoint::new_with_abstract_socket(config, of_endpoint, Arc::new(socket), Arc::new(quinn::TokioRuntime))
-        .map(|endpoint| (endpoint, server))
-        .map_err(failed("set up QUIC"))
+    let (of_endpoint, runtime) = (Some(server.clone()), Arc::new(quinn::TokioRuntime));
+    let endpoint = Endpoint::new_with_abstract_socket(config, of_endpoint, Arc::new(socket), runtime)
+        .map_err(failed("set up QUIC"))?;
+    let gate = Arc::<Gate>::default();
+    tokio::spawn(accept(endpoint.clone(), server, inputs, Arc::clone(&gate)));
+    Ok((endpoint, gate))
 }

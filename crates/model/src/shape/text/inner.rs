@@ -42,6 +42,7 @@ text!(
     |text| {
         const HELP: &str = "write PREFIX via ADDRESS, like \"198.51.100.0/24 via 10.2.0.1\", and behind it, if need be, \
         table NUMBER";
+        in_small_letters(text, &["default", "via", "table", "main"])?;
         let (rest, table) = match text.split_once(" table ") {
             Some((rest, table)) => (rest, table_of(table)?),
             None => (text, MAIN_TABLE),
@@ -65,6 +66,17 @@ text!(
         Ok(Self { to, via, table })
     }
 );
+
+/// Whether the words that `ip` knows are written as it knows them.
+fn in_small_letters(text: &str, known: &[&str]) -> Result<(), Wrong> {
+    let is_meant = |word: &&str| known.iter().any(|known| known != word && known.eq_ignore_ascii_case(word));
+    match text.split(' ').find(is_meant) {
+        Some(word) => {
+            wrong(format!("`{word}` is not in small letters"), format!("write {}", word.to_ascii_lowercase()))
+        }
+        None => Ok(()),
+    }
+}
 
 fn table_of(text: &str) -> Result<u32, Wrong> {
     match table_number(text) {
@@ -100,6 +112,7 @@ text!(
     |text| {
         const HELP: &str = "write it like \"from 10.2.0.0/24 to 198.51.100.0/24 table 100 priority 1000\"; from, to and \
             priority may be left out";
+        in_small_letters(text, &["from", "to", "all", "table", "main", "default", "priority"])?;
         let (mut from, mut to, mut table, mut priority) = (None, None, None, None);
         let mut words = text.split(' ');
         while let Some(word) = words.next() {

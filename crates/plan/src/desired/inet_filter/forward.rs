@@ -94,8 +94,9 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
     let between = recall.known(Way::Between, [jump("known_between")]);
     let mut from_guest: Vec<_> = out.into_iter().chain(between).collect();
     from_guest.extend([
-        invalid(),
+        // What only crosses a bridge may be in the midst of a connection that was elsewhere for a while, as its guest was.
         vec![St::In(vec![S::IifName, S::OifName], "switched"), accept()],
+        invalid(),
         discovery(135, "nd-neighbor-solicit"),
         discovery(136, "nd-neighbor-advert"),
         midway::check("midway_from_guest"),

@@ -9,9 +9,10 @@ use super::{
     super::{
         context::{Context, bridge_of, prefixes, translates},
         elements::{Builder, words::*},
+        links::asks_as,
     },
     aggregate,
-    families::{FAMILIES, both},
+    families::{FAMILIES, FamilyWords, both},
     published,
 };
 use crate::nft::{Base, ChainKind, Const, Hook, Key, NatKind, Selector as S, Statement as St, Type as T};
@@ -30,6 +31,7 @@ pub(super) fn add(context: &Context<'_>, table: &mut Builder) {
         table.ranges(both!(f, "hairpin4", "hairpin6"), &[a, a]);
         table.set(both!(f, "hairpin_own4", "hairpin_own6"), &[a, a]);
         table.set(both!(f, "away4", "away6"), &[a]);
+        table.map(both!(f, "away_on_link4", "away_on_link6"), &[a], &[a]);
         table.range_map(both!(f, "snat4", "snat6"), &[T::IfName, a], &[a]);
         table.ranges(both!(f, "masquerade4", "masquerade6"), &[T::IfName, a]);
     }
@@ -76,7 +78,13 @@ fn add_rules(table: &mut Builder, beyond: &[&IfName]) {
     let to_localhost = vec![v6(), St::Is(S::Ip6Daddr, Const::v6(Ipv6Addr::LOCALHOST)), accept()];
     ports.insert(0, to_localhost);
     table.base_chain("published_to_host", nat(Hook::Output, DSTNAT), ports);
-    let mut to_published = vec![vec![v4(), loopback_v4(S::IpSaddr), St::Masquerade]];
+    // Whoever asks, answers by a link go to one address only where the way out is another one.
+    let on_link = |f: &FamilyWords| {
+        let (key, map) = (vec![f.daddr], both!(f, "away_on_link4", "away_on_link6"));
+        vec![(f.is)(), St::Translate { kind: NatKind::Snat, family: f.proto, key, map, port: false }]
+    };
+    let mut to_published: Vec<_> = FAMILIES.iter().map(on_link).collect();
+    to_published.push(vec![v4(), loopback_v4(S::IpSaddr), St::Masquerade]);
     let mut leaving = vec![
         vec![published(), jump("to_published")],
         // Between our own networks everybody is who they are.
@@ -118,6 +126,10 @@ fn fill_published(context: &Context<'_>, table: &mut Builder) {
         for publish in guest.publish.iter().map(|p| p.publish) {
             for f in FAMILIES.iter().filter(|f| publish.address.is_none_or(|a| a.is_ipv6() == f.v6)) {
                 let Some((target, nic)) = context.publish_target(guest, f.v6) else { continue };
+                if context.asked_by_host(guest, f.v6).is_some() {
+                    let own = Key::new().ip(asks_as(f.v6));
+                    table.relate(both!(f, "away_on_link4", "away_on_link6"), Key::new().ip(target), own);
+                }
                 if !context.answers_come_back(guest, nic, f.v6) {
                     table.insert(both!(f, "away4", "away6"), Key::new().ip(target));
                 }

@@ -157,12 +157,12 @@ impl Host {
             Datapath::start(datapath::Options { workers, socket }).unwrap();
         let ways = Ways::default();
         let beside = socket.try_clone().unwrap();
-        let (endpoint, server) = start::endpoint(&identity, socket, ways.clone(), datagrams).unwrap();
         let (inputs, queue) = mpsc::channel(64);
+        let (endpoint, gate) =
+            start::endpoint(&identity, (socket, ways.clone()), datagrams, inputs.clone()).unwrap();
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let names = Names::new(line, inputs.clone()).unwrap();
-        let engine =
-            Engine::new(&options, identity, datapath, (endpoint, server, ways, beside), names, inputs);
+        let engine = Engine::new(&options, identity, datapath, (endpoint, gate, ways, beside), names, inputs);
         Self { engine, queue, events, ended, _run_dir: RunDir(run_dir), _line: other }
     }
 

@@ -21,7 +21,6 @@ use zeroize::Zeroizing;
 use crate::{
     control::{
         Identity,
-        accept::{Refused, accept},
         dial::{Targets, dial},
         engine::Input,
         link::Link,
@@ -118,11 +117,12 @@ impl Host {
         let identity = identity(seed);
         let options = datapath::Options { workers: NonZeroUsize::MIN, socket: socket::open(port).unwrap() };
         let (datapath, Inbox { datagrams, socket, .. }) = Datapath::start(options).unwrap();
-        let (endpoint, server) = start::endpoint(&identity, socket, Ways::default(), datagrams).unwrap();
         let (inputs, queue) = mpsc::channel(16);
+        let (endpoint, gate) =
+            start::endpoint(&identity, (socket, Ways::default()), datagrams, inputs.clone()).unwrap();
+        gate.open();
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
         let names = Names::new(line, inputs.clone()).unwrap();
-        tokio::spawn(accept((endpoint.clone(), server), inputs.clone(), Arc::new(Refused::default())));
         Self {
             identity: Arc::new(identity),
             endpoint,
