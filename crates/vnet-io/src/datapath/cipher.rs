@@ -67,6 +67,7 @@ impl Keys {
         self.seal_as(NEXT_HEADER_NONE, number, content, place)
     }
 
+    #[unsafe(link_section = "frame_path")]
     fn seal_as(
         &self,
         next_header: u8,
@@ -105,6 +106,7 @@ impl Keys {
 
     /// Opens a datagram in place and gives the frame in it: from where to where in the datagram. `place` is [room](ROOM), whose
     /// content stays, and the datagram, which is at least [`least`](Self::least) long.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn open(&self, number: u64, place: &mut [u8]) -> Result<(usize, usize), NotOpened> {
         let number = number.to_be_bytes();
         let begin = HEADER + self.cipher.iv_length();

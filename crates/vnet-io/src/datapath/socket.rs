@@ -209,6 +209,7 @@ impl Address {
     pub(super) const ROOM: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
 
     /// As a socket of this family takes it, and how long it is; none when an IPv4 socket cannot reach it.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn of(address: SocketAddr, is_ipv6: bool) -> Option<(Self, libc::socklen_t)> {
         let mut this = Self::default();
         match address {

@@ -134,6 +134,7 @@ impl Connected {
     }
 
     /// By which one something is sent to there, and from that address of ours, if it is to be a certain one.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn toward(&self, remote: SocketAddr, local: Option<IpAddr>) -> Option<usize> {
         self.sockets.iter().position(|one| {
             one.from == remote

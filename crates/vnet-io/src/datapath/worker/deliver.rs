@@ -39,6 +39,7 @@ impl Deliver {
     }
 
     /// Takes a frame that stands there in what was received.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn add(
         &mut self,
         vnets: &[Option<Vnet>],
@@ -66,6 +67,7 @@ impl Deliver {
     }
 
     /// Writes what waits.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn flush(&mut self, vnets: &[Option<Vnet>], received: &mut [u8]) {
         let Some(Pending { slot, queue, run, bytes }) = self.pending.take() else { return };
         if let (Some(Some(vnet)), Some((first, length))) = (vnets.get(slot), self.parts.first()) {

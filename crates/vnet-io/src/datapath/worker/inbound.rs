@@ -63,6 +63,7 @@ impl Inbound {
 
     /// Takes a part of a frame; gives the frame when the other one is here, too. One part waits at most: they are sent one
     /// after the other.
+    #[inline(never)]
     fn join(&mut self, number: u64, half: Half, bytes: &[u8]) -> Option<Vec<u8>> {
         let other = self.half.take();
         if bytes.len() > Half::LONGEST {
@@ -155,6 +156,7 @@ impl Worker {
         }
     }
 
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn datagram(
         &mut self,
         arrived: &Arrived,

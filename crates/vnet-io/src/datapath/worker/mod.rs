@@ -2,6 +2,7 @@
 
 mod connected;
 mod deliver;
+mod fetch;
 #[cfg(any(test, fuzzing))]
 mod hostile;
 mod inbound;
@@ -161,6 +162,7 @@ impl Worker {
     }
 
     /// Works until it is told to stop.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn run(mut self) {
         let mut turns = Turns::begin();
         let mut pace = Pace::default();
@@ -221,6 +223,8 @@ impl Worker {
         load
     }
 
+    #[cold]
+    #[inline(never)]
     fn hear_errors(&mut self, by: By) {
         while let Some((remote, largest_packet)) = self.socket(by).and_then(Socket::next_too_big) {
             if self.errors.lets_through(self.start.elapsed()) {
@@ -229,6 +233,8 @@ impl Worker {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn apply(&mut self, command: Command) {
         match command {
             Command::AddVnet { slot, id, queue, others, cuts_udp, counters } => {

@@ -175,6 +175,7 @@ fn carry(vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>
 }
 
 /// Cuts, seals and puts into the outbox.
+#[unsafe(link_section = "frame_path")]
 fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], way: &mut Way<'_>) {
     let (Some(lanes), Some(route)) = (vnet.outbound.get_mut(&peer), way.routes.get(&peer)) else {
         vnet.counters.no_association.one();
@@ -269,6 +270,7 @@ fn send_to(peer: PeerId, vnet: &mut Vnet, offload: &Offload, frame: &mut [u8], w
 }
 
 /// Seals a part of a frame.
+#[inline(never)]
 fn send_half(
     outbound: &Outbound,
     (half, bytes): (Half, &[u8]),
@@ -291,6 +293,7 @@ fn send_half(
     Some(())
 }
 
+#[unsafe(link_section = "frame_path")]
 fn next_number(
     outbound: &mut Outbound,
     way: &Way<'_>,

@@ -163,6 +163,7 @@ impl Outbox {
     }
 
     /// From which socket something is sent.
+    #[unsafe(link_section = "frame_path")]
     fn by(&self, to: Target, routes: &Routes) -> By {
         match to {
             Target::Peer(_, Lane::First) | Target::Relayed(_) => By::First,
@@ -211,6 +212,7 @@ impl Outbox {
 
     /// Room for a datagram, which the caller fills before anything else happens here, and what stands [before](ROOM) it. Sends what
     /// waits if there is none.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn datagram(&mut self, to: Target, length: usize, routes: &mut Routes) -> &mut [u8] {
         if self.used + length > self.arena.len()
             || !self.extends(to, length) && self.messages.len() == MESSAGES
@@ -240,6 +242,7 @@ impl Outbox {
         }
     }
 
+    #[unsafe(link_section = "frame_path")]
     fn extends(&self, to: Target, length: usize) -> bool {
         self.messages.last().is_some_and(|last| {
             let filled = last.end - last.begin;
@@ -252,6 +255,7 @@ impl Outbox {
     }
 
     /// Sends everything.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn flush(&mut self, routes: &mut Routes) {
         let mut messages = std::mem::take(&mut self.messages);
         let mut rest = &messages[..];
@@ -278,6 +282,7 @@ impl Outbox {
     }
 
     /// Sends some of these messages; says how many are done with, at least one.
+    #[unsafe(link_section = "frame_path")]
     fn send(&mut self, messages: &[Message], by: By, routes: &mut Routes) -> usize {
         let mut count = 0;
         for (index, message) in messages.iter().take(MESSAGES).enumerate() {
@@ -313,6 +318,8 @@ impl Outbox {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn failed(&mut self, message: Message, error: &io::Error, routes: &mut Routes) {
         let many = message.datagrams() > 1;
         match error.raw_os_error() {
@@ -349,6 +356,7 @@ impl Outbox {
         }
     }
 
+    #[inline(never)]
     fn send_singly(&mut self, message: Message, routes: &mut Routes) {
         let mut singles = [message; MOST_SEGMENTS];
         let count = message.datagrams().min(MOST_SEGMENTS);
@@ -469,6 +477,8 @@ impl Outbox {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn count_failure(&self, message: &Message, routes: &Routes) {
         let datagrams = message.datagrams() as u64;
         match message.to {

@@ -61,6 +61,7 @@ impl Pace {
     }
 
     /// This has come, up to now; says for how long the next should gather. What comes alone while none gather need not be told.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn rest_after(&mut self, now: Duration, load: Load) -> Option<Duration> {
         self.load += load;
         let passed = now.saturating_sub(self.since);

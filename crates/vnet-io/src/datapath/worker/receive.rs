@@ -101,6 +101,7 @@ impl Receive {
     }
 
     /// Receives what there is at this socket, or one message of it; says how many. Errors of earlier sending are no concern here.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn fill(&mut self, socket: RawFd, by: By, only_one: bool) -> usize {
         self.by = by;
         self.prepare();
@@ -178,6 +179,7 @@ impl Receive {
     }
 
     /// One of the messages that came; none when it is cut off or empty.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn arrived(&self, index: usize) -> Option<Arrived> {
         let header = &self.headers[index];
         let length = usize::try_from(header.msg_len).unwrap_or(0).min(LONGEST);

@@ -74,6 +74,7 @@ impl Turns {
     }
 
     /// It was awake from then until now, and carried this.
+    #[unsafe(link_section = "frame_path")]
     pub(super) fn carried(&mut self, load: Load, from: Duration, now: Duration) {
         self.awake += now.saturating_sub(from);
         self.load += load;

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use viaduct_vnet_proto::data::Lane;
 
-use super::{Worker, connected};
+use super::{Worker, connected, fetch};
 use crate::datapath::mailbox::Slot;
 
 /// By which of a worker's sockets something comes.
@@ -101,7 +101,13 @@ impl Worker {
             }
         }
         let patience = patience.and_then(|patience| patience.try_into().ok());
-        match poll(&mut polled, patience.as_ref()) {
+        let result = poll(&mut polled, patience.as_ref());
+        // What came alone the last time has probably come after as long a sleep.
+        if self.is_alone {
+            fetch::code();
+            fetch::value(self);
+        }
+        match result {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error),
@@ -123,6 +129,7 @@ impl Worker {
         Ok(())
     }
 
+    #[inline(never)]
     fn others(&self, taps: &mut Vec<(Slot, bool)>, events: &mut Vec<epoll::Event>) -> rustix::io::Result<()> {
         events.clear();
         events.reserve(OTHERS);

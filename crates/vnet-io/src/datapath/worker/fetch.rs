@@ -1,14 +1,14 @@
-//! The code that a frame goes through.
+//! Has the processor fetch what a frame needs, before it is needed.
 //!
-//! Its functions are in a section of their own (`#[link_section = "frame_path"]`), so that they stand side by side in the program.
-//! Who has slept for long finds none of them in the processor's caches, and would wait for the memory hundreds of times,
-//! each time it comes to a line that is not there. To ask for all of it at once takes as long as to wait a few times.
+//! Who has slept for long finds nothing of that in the processor's caches, and would wait for the memory hundreds of times: each time
+//! it comes to a line that is not there. To ask for all of them at once takes as long as to wait a few times.
+//!
+//! The functions that frames go through are in a section of their own (`#[link_section = "frame_path"]`), so that they stand side by
+//! side in the program.
 
-use std::{ops::Range, time::Duration};
+use std::ops::Range;
 
-/// After so long it is not there any more: others have used the processor.
-pub(super) const FORGOTTEN: Duration = Duration::from_millis(1);
-/// How much of it a processor's cache takes at once.
+/// How much a processor's caches take at once, in bytes.
 const LINE: usize = 64;
 
 // Linkers define these for each section whose name is an identifier (ld(1), "Orphan Sections").
@@ -19,14 +19,22 @@ unsafe extern "C" {
     static STOP: u8;
 }
 
-/// From where to where it stands.
+/// The functions that frames go through.
+pub(super) fn code() {
+    fetch(place());
+}
+
+/// A value, without what it points to.
+pub(super) fn value<T: ?Sized>(value: &T) {
+    let start = std::ptr::from_ref(value).cast::<u8>();
+    fetch(start..start.wrapping_add(size_of_val(value)));
+}
+
 fn place() -> Range<*const u8> {
     &raw const START..&raw const STOP
 }
 
-/// Has the processor fetch it, and does not wait for that.
-pub(super) fn fetch() {
-    let Range { start, end } = place();
+fn fetch(Range { start, end }: Range<*const u8>) {
     for line in (start.addr()..end.addr()).step_by(LINE) {
         will_be_needed(start.with_addr(line));
     }
@@ -57,6 +65,7 @@ mod tests {
         // With more than a processor's first cache takes, to fetch it would cost more than it saves.
         #[cfg(not(debug_assertions))]
         assert!(place.end.addr() - place.start.addr() < 48 << 10);
-        fetch();
+        code();
+        value(&place);
     }
 }
