@@ -22,7 +22,7 @@ use crate::{
     host::{Ahead, Elsewhere, Host},
     operations::Caller,
     ourselves,
-    vnets::{COMMAND, Client, ask, names, orders, vnet_of},
+    vnets::{COMMAND, Client, ask, is_silence, kill, names, orders, vnet_of},
 };
 
 /// A process that lived for so long carried frames, and the next is started at once.
@@ -226,12 +226,18 @@ fn keep_running(shared: &(Mutex<Shared>, Condvar), place: &Place, jobs: &Jobs) {
 
 /// The one that runs, if it is of this version; else another one.
 fn find_or_start(place: &Place) -> io::Result<Client> {
-    if let Ok(client) = Client::connect(&place.run_dir) {
-        if client.version == env!("CARGO_PKG_VERSION") {
-            return Ok(client);
+    match Client::connect(&place.run_dir) {
+        Ok(client) if client.version == env!("CARGO_PKG_VERSION") => return Ok(client),
+        Ok(client) => {
+            info!("vnets are carried by version {}, which makes room for this one", client.version);
+            client.end()?;
         }
-        info!("vnets are carried by version {}, which makes room for this one", client.version);
-        client.end()?;
+        Err(error) if is_silence(&error) => {
+            warn!("the process that carries vnets does not answer; another one takes its place");
+            kill(&place.run_dir)?;
+        }
+        // There is none.
+        Err(_) => {}
     }
     start(place)?;
     Client::connect(&place.run_dir)
@@ -279,7 +285,7 @@ fn attend(
         ask(&stream, &request(shared.wanted.as_ref().and_then(Option::as_ref)))?;
         shared.stream = Some(stream);
     }
-    client.wait_for_ever()?;
+    client.wait_while_alive()?;
     let result = listen(shared, &mut client, place, jobs);
     lock(shared).lost();
     shared.1.notify_all();
@@ -292,7 +298,7 @@ fn listen(
     place: &Place,
     jobs: &Jobs,
 ) -> io::Result<()> {
-    while let Some(answer) = client.hear()? {
+    while let Some(answer) = client.hear_while_alive()? {
         match answer {
             Answer::Done { troubles } => troubles.iter().for_each(|trouble| warn!("{trouble}")),
             Answer::Changed(findings) => {

@@ -7,6 +7,10 @@ use std::{
     time::Duration,
 };
 
+use rustix::{
+    net::sockopt::socket_peercred,
+    process::{Signal, kill_process},
+};
 use viaduct_types::{MacAddr, VXLAN_PORT, VnetId};
 use viaduct_vnet_io::control::{Answer, Report, Request, widen};
 
@@ -14,11 +18,15 @@ use viaduct_vnet_io::control::{Answer, Report, Request, widen};
 const SOCKET: &str = "engine.sock";
 /// It answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// When it has said nothing for so long it is asked something.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// A connection to it.
 pub(crate) struct Client {
     stream: UnixStream,
     lines: BufReader<UnixStream>,
+    /// The beginning of a line whose end has not come.
+    begun: Vec<u8>,
     /// The version that the other end is of.
     pub(crate) version: String,
 }
@@ -29,7 +37,7 @@ impl Client {
         let stream = UnixStream::connect(run_dir.join(SOCKET))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let lines = BufReader::new(stream.try_clone()?);
-        let mut client = Self { stream, lines, version: String::new() };
+        let mut client = Self { stream, lines, begun: Vec::new(), version: String::new() };
         match client.hear()? {
             Some(Answer::Here { version, pid: _ }) => client.version = version,
             Some(_) | None => return Err(io::Error::other("it does not say who it is")),
@@ -47,6 +55,22 @@ impl Client {
         self.stream.set_read_timeout(None)
     }
 
+    /// From now on [`hear_while_alive`](Self::hear_while_alive) is what hears.
+    pub(crate) fn wait_while_alive(&self) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(QUIET))
+    }
+
+    /// The next thing it says, however long that takes; none when it ended. An error when it does not even answer.
+    pub(crate) fn hear_while_alive(&mut self) -> io::Result<Option<Answer>> {
+        match self.hear() {
+            Err(error) if is_silence(&error) => {
+                ask(&self.stream, &Request::Report { most_macs: 0 })?;
+                self.hear()
+            }
+            said => said,
+        }
+    }
+
     /// Ends it, and waits until it has.
     pub(crate) fn end(mut self) -> io::Result<()> {
         ask(&self.stream, &Request::End)?;
@@ -56,11 +80,29 @@ impl Client {
 
     /// The next thing it says; none when it ended.
     pub(crate) fn hear(&mut self) -> io::Result<Option<Answer>> {
-        let mut line = String::new();
-        if self.lines.read_line(&mut line)? == 0 {
+        if self.lines.read_until(b'\n', &mut self.begun)? == 0 {
             return Ok(None);
         }
-        Ok(Some(serde_json::from_str(&line)?))
+        let line = std::mem::take(&mut self.begun);
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+}
+
+/// Whether nothing was said in time: it is there, and does nothing.
+pub(crate) fn is_silence(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+/// Kills one that does not answer, which would not end by itself, and waits until it has. What it carried is not carried until there is another.
+pub(crate) fn kill(run_dir: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(run_dir.join(SOCKET))?;
+    let who = socket_peercred(&stream)?.pid;
+    kill_process(who, Signal::KILL)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    match io::copy(&mut stream, &mut io::sink()) {
+        Err(error) if is_silence(&error) => Err(error),
+        // It was in the midst of something.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

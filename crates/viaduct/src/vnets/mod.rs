@@ -30,7 +30,7 @@ use crate::{
 use environment::Number;
 
 pub(crate) use changes::changes;
-pub(crate) use client::{Client, ask, end, machine, report};
+pub(crate) use client::{Client, ask, end, is_silence, kill, machine, report};
 pub(crate) use created::{beside, named, set_aside, vnet_of, with_created};
 pub(crate) use elsewhere::elsewhere;
 pub(crate) use orders::orders;

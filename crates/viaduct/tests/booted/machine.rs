@@ -207,6 +207,8 @@ impl Machine<'_> {
             thread::sleep(Duration::from_millis(50));
         }
         sh("ip netns del machine");
+        // The kernel takes it down a while after its last process has ended.
+        soon("its network is gone", || !sh("ip -n outside link").contains("eth0"));
     }
 }
 
