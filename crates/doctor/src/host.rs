@@ -10,7 +10,7 @@ use std::{
 
 use viaduct_model::{Config, Discovery, Endpoint, Mode, Network, Peer, Security};
 use viaduct_plan::{RouteKind, host_addresses};
-use viaduct_types::{IfName, NetworkName, PeerName, VNET_PORT, VXLAN_PORT, WORKER_PORT};
+use viaduct_types::{IfName, MOST_WORKERS, NetworkName, PeerName, VNET_PORT, VXLAN_PORT, WORKER_PORT};
 
 use crate::{
     Facts, Gravity, Patient,
@@ -18,13 +18,11 @@ use crate::{
     patient::{Place, bridge},
 };
 
-/// More threads than this carry no frames between hosts.
-const MOST_WORKERS: usize = 8;
 /// Types of ICMP and ICMPv6 (RFC 792, RFC 4443, RFC 4861).
-const ECHO: u8 = 8;
-const ECHO6: u8 = 128;
-const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
+pub(crate) const ECHO: u8 = 8;
+pub(crate) const ECHO6: u8 = 128;
+pub(crate) const SOLICITATION: u8 = 135;
+pub(crate) const ADVERTISEMENT: u8 = 136;
 /// Where name servers are asked.
 pub(crate) const DNS: u16 = 53;
 /// Stands for a router: they speak with link-local addresses.
@@ -52,8 +50,8 @@ pub(crate) struct HostWay<'a> {
 
 /// The ports at which threads take frames of vnets, as many as there are.
 pub(crate) fn workers(facts: &Facts) -> std::ops::RangeInclusive<u16> {
-    let more = facts.processors.clamp(1, MOST_WORKERS) - 1;
-    WORKER_PORT..=WORKER_PORT + u16::try_from(more).unwrap_or(0)
+    let count = u16::try_from(facts.processors).unwrap_or(u16::MAX).clamp(1, MOST_WORKERS);
+    WORKER_PORT..=WORKER_PORT + (count - 1)
 }
 
 /// Whether there is a vnet that nothing protects.

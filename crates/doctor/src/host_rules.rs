@@ -7,18 +7,18 @@ use std::{
 
 use viaduct_model::Network;
 use viaduct_plan::host_addresses;
-use viaduct_types::{IpNet, VNET_PORT, VXLAN_PORT, WORKER_PORT};
+use viaduct_types::{IpNet, MOST_WORKERS, VNET_PORT, VXLAN_PORT, WORKER_PORT};
 
 use crate::{
     Patient,
     filter::{Family, Point, Table},
-    host::{DNS, Need, dialled, has_plain},
+    host::{ADVERTISEMENT, DNS, ECHO, ECHO6, Need, SOLICITATION, dialled, has_plain},
     patient::{bridge, prefixes},
     remedy::{self, Part},
 };
 
 /// As many threads as there may be, so that the rules stay when there are more processors.
-const WORKERS: [u16; 2] = [WORKER_PORT, WORKER_PORT + 7];
+const WORKERS: [u16; 2] = [WORKER_PORT, WORKER_PORT + MOST_WORKERS - 1];
 
 /// What a rule lets through, whichever filter it is written for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +70,7 @@ fn openings(patient: &Patient<'_>, point: Point, ipv4: bool) -> BTreeSet<Opening
         }
     }
     if has_guests6 && !ipv4 {
-        for what in [What::Discovery(135), What::Discovery(136)] {
+        for what in [What::Discovery(SOLICITATION), What::Discovery(ADVERTISEMENT)] {
             all.insert(Opening { need: Need::Guests, ipv4, from: From::Anywhere, what });
         }
     }
@@ -145,8 +145,8 @@ fn rules(patient: &Patient<'_>, chain: &str, point: Point, ipv4: bool) -> Vec<St
             What::Udp(first, last) if first == last => format!("-p udp -m udp --dport {first}"),
             What::Udp(first, last) => format!("-p udp -m udp --dport {first}:{last}"),
             What::Tcp(port) => format!("-p tcp -m tcp --dport {port}"),
-            What::Echo if ipv4 => "-p icmp -m icmp --icmp-type 8".to_owned(),
-            What::Echo => "-p ipv6-icmp -m icmp6 --icmpv6-type 128".to_owned(),
+            What::Echo if ipv4 => format!("-p icmp -m icmp --icmp-type {ECHO}"),
+            What::Echo => format!("-p ipv6-icmp -m icmp6 --icmpv6-type {ECHO6}"),
             What::Discovery(kind) => format!("-p ipv6-icmp -m icmp6 --icmpv6-type {kind}"),
         };
         format!("-A {chain}{from} {what} -j ACCEPT")

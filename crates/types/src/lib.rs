@@ -28,7 +28,7 @@ pub use publish::{ParsePublishError, Publish};
 pub use rule::{MAIN_TABLE, PROTOCOL, RoutingRule, table_number, write_table};
 pub use vlan::VlanSet;
 pub use vnet_id::{ParseVnetIdError, VnetId};
-pub use vni::{VNET_PORT, VXLAN_OVERHEAD, VXLAN_PORT, Vni, VniError, WORKER_PORT};
+pub use vni::{MOST_WORKERS, VNET_PORT, VXLAN_OVERHEAD, VXLAN_PORT, Vni, VniError, WORKER_PORT};
 
 /// FNV-1a over 64 bits: for names of devices and addresses that must be the same for ever, on every machine.
 pub fn stable_hash(bytes: &[u8]) -> u64 {

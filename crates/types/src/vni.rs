@@ -11,6 +11,8 @@ use crate::{VnetId, stable_hash};
 pub const VNET_PORT: u16 = 1798;
 /// The first of the ports at which threads that carry frames take them, one each.
 pub const WORKER_PORT: u16 = 1800;
+/// More threads than this carry no more between two hosts.
+pub const MOST_WORKERS: u16 = 8;
 /// Where vnets without protection take frames: not the usual port, whose datagrams may be others' who use VXLAN here.
 pub const VXLAN_PORT: u16 = 1799;
 /// What an Ethernet frame costs in VXLAN, in bytes of IP packets (RFC 7348, section 5), over IPv4 and over IPv6.

@@ -18,6 +18,7 @@ use std::{
 };
 
 use rustix::{fs::FlockOperation, io::Errno, thread::CapabilitySet};
+use viaduct_types::MOST_WORKERS;
 use viaduct_vnet_io::control::{self, Options, PORT};
 
 use crate::{
@@ -38,16 +39,13 @@ pub(crate) use orders::orders;
 /// How it is called on the command line, where only we call it.
 pub(crate) const COMMAND: &str = "carry-vnets";
 
-/// More threads than this carry no more between two hosts.
-const MOST_WORKERS: u64 = 8;
-
 /// How long the lock of one that was killed is waited for: its socket is closed, of which its end is heard, while the kernel
 /// still takes down the rest of it. Frames wait for the next one.
 const UNTIL_GONE: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// How many threads carry frames, where it is not to be one for each processor.
-const WORKERS: Number = Number { name: "VIADUCT_VNET_WORKERS", most: MOST_WORKERS };
+const WORKERS: Number = Number { name: "VIADUCT_VNET_WORKERS", most: MOST_WORKERS as u64 };
 /// How long keys are used, in milliseconds, for tests: nobody waits an hour.
 const REKEY: Number = Number { name: "VIADUCT_VNET_REKEY_MS", most: 60 * 60 * 1000 };
 

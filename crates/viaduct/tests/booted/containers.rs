@@ -102,9 +102,7 @@ fn a_container_of_nspawn_is_connected_when_its_unit_is_up_and_until_it_is_stoppe
         let mut machine = world.boot();
         world.plug_in();
         machine.soon("it is up", |machine| machine.does("test -e /before-guests"));
-        machine.soon("the uplink has its address", |machine| {
-            machine.sh("ip -brief address").contains("203.0.113.2/24")
-        });
+        machine.has_its_address();
         machine.sh("viaduct apply");
 
         machine.sh(

@@ -182,6 +182,14 @@ impl Machine<'_> {
         }
     }
 
+    /// Waits until its uplink has its address.
+    #[track_caller]
+    pub(crate) fn has_its_address(&mut self) {
+        self.soon("the uplink has its address", |machine| {
+            machine.sh("ip -brief address").contains("203.0.113.2/24")
+        });
+    }
+
     /// A property of the daemon's unit.
     #[track_caller]
     pub(crate) fn property(&self, name: &str) -> String {

@@ -170,9 +170,7 @@ fn install(world: &World) {
 /// Applies a configuration, and attaches a guest of each kind.
 fn set_up(world: &World, machine: &mut Machine<'_>) {
     world.write("/etc/viaduct/viaduct.toml", CONFIG);
-    machine.soon("the uplink has its address", |machine| {
-        machine.sh("ip -brief address").contains("203.0.113.2/24")
-    });
+    machine.has_its_address();
     machine.sh("viaduct apply");
     // Before there are any, and by its name alone where that is asked for.
     assert_eq!(machine.sh("PATH=/usr/lib/viaduct/xen-compat:$PATH; xm vnet-list && vn vnets"), "");
