@@ -1,4 +1,4 @@
-//! The lab's own process: init of a pid namespace, with mounts and a network of its own. Whatever it makes lives in
+//! The lab's own process: init of a pid namespace, or its child, with mounts and a network of its own. Whatever it makes lives in
 //! namespaces that end with it, so a lab leaves nothing behind however it ends.
 
 use std::{
@@ -10,8 +10,9 @@ use std::{
 };
 
 use rustix::{
+    io::Errno,
     mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
-    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, waitpid},
+    process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, setsid, wait, waitpid},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -40,7 +41,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Forks; the closure runs as the lab's init, and its end is the lab's.
+    /// Forks; the closure runs as the lab's init, or the child of that, and its end is the lab's.
     pub(crate) fn start(life: Life, work: impl FnOnce(Arc<Reporter>)) -> Result<Self, LabError> {
         let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
         if threads != 1 {
@@ -100,7 +101,17 @@ fn keep(life: Life, parent: Pid, stream: UnixStream, work: impl FnOnce(Arc<Repor
             drop(tell);
             // Nothing is said before the process id is.
             let _ = told.read(&mut [0]);
-            if let Err(e) = become_init(life, stream) {
+            if life == Life::Tied {
+                match tie().and_then(|()| fork()) {
+                    Ok(Some(worker)) => {
+                        drop((reporter, stream, told));
+                        reap(worker)
+                    }
+                    Ok(None) => {}
+                    Err(e) => fail("start a process", e),
+                }
+            }
+            if let Err(e) = settle(life, stream) {
                 fail("set up the lab's own mounts", e);
             }
             // A panic must not unwind into what the caller goes on with: that is the other process's.
@@ -121,10 +132,19 @@ fn keep(life: Life, parent: Pid, stream: UnixStream, work: impl FnOnce(Arc<Repor
 /// Which name servers programs ask.
 const RESOLVERS: &str = "/etc/resolv.conf";
 
-fn become_init(life: Life, stream: UnixStream) -> io::Result<()> {
-    if life == Life::Tied {
-        tie()?;
+/// Init of a lab that ends with who started it: collects orphans, as somebody may wait until they are gone, until the one has ended that
+/// does the lab's work. All ends with it.
+fn reap(worker: Pid) -> ! {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((ended, status))) if ended == worker => leave(status.exit_status().unwrap_or(1)),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => leave(1),
+        }
     }
+}
+
+fn settle(life: Life, stream: UnixStream) -> io::Result<()> {
     watch(life, stream);
     // Others' mounts still come and go here, so that a lab that stays keeps no disk busy; ours stay ours.
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
@@ -156,7 +176,7 @@ fn watch(life: Life, mut stream: UnixStream) {
     });
 }
 
-/// Init's rest: keeps the namespaces, and lets the kernel collect orphans, until it is killed.
+/// Init's rest, of a lab that stays: keeps the namespaces, and lets the kernel collect orphans, until it is killed.
 pub(crate) fn rest() -> ! {
     // Whoever reads what the first process writes shall see its end.
     if let Ok(null) = fs::OpenOptions::new().read(true).write(true).open("/dev/null") {

@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, OsStr},
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Read, Seek, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::PermissionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -28,6 +28,8 @@ use crate::{
 /// Where a host's Viaduct keeps what it remembers, on the host's own /run.
 const STATE: &str = "/run/viaduct-state";
 const RUN: &str = "/run/viaduct";
+/// Where it is found by its name, with its settings; before whatever is installed on this machine, whose state is not a lab's.
+const PROGRAMS: &str = "/run/viaduct-program";
 
 /// All machines of a lab.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(crate) struct World {
 pub(crate) struct Place {
     pub(crate) net: OwnedFd,
     pub(crate) mounts: OwnedFd,
-    /// On a host: how `viaduct` is called there.
+    /// On a host: how `viaduct` is called there, which is what its name in `PATH` does.
     pub(crate) viaduct: Vec<String>,
 }
 
@@ -74,7 +76,6 @@ impl World {
                 Role::Host { config } => Some(config.as_path()),
                 Role::Outside | Role::Guest { .. } => None,
             };
-            let mounts = in_thread(|| new_mounts(nets[name].as_fd(), &guests, config))?;
             let viaduct = config.map_or_else(Vec::new, |config| {
                 let call = [
                     binary,
@@ -87,6 +88,8 @@ impl World {
                 ];
                 call.map(|word: &Path| word.to_string_lossy().into_owned()).to_vec()
             });
+            let host = config.map(|config| (config, &viaduct[..]));
+            let mounts = in_thread(|| new_mounts(nets[name].as_fd(), &guests, host))?;
             machines.insert(name.clone(), (mounts, viaduct));
         }
         let machines = machines
@@ -100,15 +103,8 @@ impl World {
 
     /// Runs a line of `sh` on a machine, where `viaduct` is the host's own.
     pub(crate) fn shell(&self, machine: &Name, line: &str, timeout: Duration) -> io::Result<Finished> {
-        let place = &self.machines[machine];
-        let script = if place.viaduct.is_empty() {
-            line.to_owned()
-        } else {
-            let call: Vec<String> = place.viaduct.iter().map(|word| quoted(word)).collect();
-            format!("viaduct() {{ {} \"$@\"; }}\n{line}", call.join(" "))
-        };
-        let mut command = place.command("sh", &self.dir)?;
-        command.arg("-c").arg(script);
+        let mut command = self.machines[machine].command("sh", &self.dir)?;
+        command.arg("-c").arg(line);
         finish(&mut command, "", timeout)
     }
 
@@ -127,6 +123,11 @@ impl Place {
         let dir = CString::new(dir.as_os_str().as_bytes())?;
         let (net, mounts) = (self.net.as_raw_fd(), self.mounts.as_raw_fd());
         let mut command = Command::new(program);
+        if !self.viaduct.is_empty() {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(PathBuf::from(PROGRAMS)).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(all).map_err(io::Error::other)?);
+        }
         // SAFETY: between fork and exec only system calls are made, no memory is allocated and no lock is taken; the
         // numbers are those of open files, which the child has, too, until exec.
         unsafe {
@@ -249,7 +250,7 @@ fn bind_namespace(net: &OwnedFd, name: &Name) -> io::Result<()> {
 fn new_mounts(
     net: BorrowedFd<'_>,
     guests: &[(&Name, BorrowedFd<'_>)],
-    config: Option<&Path>,
+    host: Option<(&Path, &[String])>,
 ) -> io::Result<OwnedFd> {
     move_into_link_name_space(net, Some(LinkNameSpaceType::Network))?;
     // SAFETY: no file descriptors are unshared.
@@ -262,7 +263,12 @@ fn new_mounts(
         File::create(&path)?;
         mount_bind(format!("/proc/self/fd/{}", net.as_raw_fd()), path)?;
     }
-    if let Some(config) = config {
+    if let Some((config, viaduct)) = host {
+        let call: Vec<String> = viaduct.iter().map(|word| quoted(word)).collect();
+        let program = Path::new(PROGRAMS).join("viaduct");
+        fs::create_dir(PROGRAMS)?;
+        fs::write(&program, format!("#!/bin/sh\nexec {} \"$@\"\n", call.join(" ")))?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
         // What is saved in the lab stays in the lab: a private copy covers the directory of the configuration.
         let dir = config.parent().unwrap_or(config);
         copy_dir(dir, Path::new("/run/viaduct-config"))?;
@@ -316,11 +322,5 @@ pub(crate) fn exec<S: AsRef<OsStr>>(
         Some(LinkNameSpaceType::InterProcessCommunication),
     )?;
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let viaduct = place.viaduct.iter().map(OsStr::new);
-    let words: Vec<&OsStr> = if program.as_ref() == "viaduct" && !place.viaduct.is_empty() {
-        viaduct.chain(arguments.iter().map(AsRef::as_ref)).collect()
-    } else {
-        command.iter().map(AsRef::as_ref).collect()
-    };
-    place.command(words[0], dir)?.args(&words[1..]).status()
+    place.command(program, dir)?.args(arguments).status()
 }

@@ -227,6 +227,8 @@ fn up_exec_down() {
     assert!(ok(&["exec", "small", "web", "ping", "-c1", "-W2", "203.0.113.7"]).contains("1 received"));
     ok(&["exec", "small", "ve0", "viaduct", "remember", "this"]);
     assert_eq!(ok(&["exec", "small", "ve0", "viaduct", "recall"]), "this\nthis\n");
+    // Whoever types it in a shell there means the host's, too.
+    assert_eq!(ok(&["exec", "small", "ve0", "sh", "-c", "timeout 5 viaduct recall"]), "this\nthis\n");
     assert_eq!(ourselves(&["exec", "small", "ve0", "sh", "-c", "exit 7"]).status().unwrap().code(), Some(7));
     let unknown = ourselves(&["exec", "small", "vee", "true"]).output().unwrap();
     assert!(String::from_utf8_lossy(&unknown.stdout).contains("it has client, idle, mallory"), "{unknown:?}");
