@@ -4,12 +4,12 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin:/sbin
 PREFIX ?= /usr/local
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
-LABS := openvz hetzner dedicated-xen
+LABS := openvz hetzner dedicated-xen xen-vnet
 
 .PHONY: help demo test bench check docs install deb
 
 help:
-	@echo "make demo     three hosts as examples/ describes them, in namespaces: who reaches whom"
+	@echo "make demo     hosts as examples/ describes them, in namespaces: who reaches whom"
 	@echo "make test     everything that is tested"
 	@echo "make bench    what guests and packets cost, beside the hand-made way"
 	@echo "make check    formatting and lints"
@@ -24,7 +24,7 @@ demo:
 		echo; $(RELEASE)/viaduct lab run examples/$$lab || wrong="$$wrong $$lab"; \
 	done; echo; \
 	if [ -n "$$wrong" ]; then echo "Not as expected:$$wrong"; exit 1; fi; \
-	echo "All as expected. Change examples/*/viaduct.toml, and look again: $(RELEASE)/viaduct lab run examples/openvz"
+	echo "All as expected. Change examples/*/*.toml, and look again: $(RELEASE)/viaduct lab run examples/openvz"
 
 test:
 	@scripts/prepare.sh test

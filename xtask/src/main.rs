@@ -19,7 +19,7 @@ cargo xtask check   formatting, lints, and the pure crates built for a target wi
 cargo xtask test    everything that is tested; needs root, for it makes network namespaces
 cargo xtask ci      check, then test
 cargo xtask bench   what guests and packets cost, beside the hand-made way; needs root. Of its parts cost, scale,
-                    datapath, services, vnet, kernel and, in a machine with Debian's kernel, vlans those that are named, or of
+                    datapath, services, vnet, mesh, kernel and, in a machine with Debian's kernel, vlans those that are named, or of
                     scale only what one guest's changes cost (changes); --quick for a short look, --write for docs/benchmarks.md
 cargo xtask vm run [OPTIONS] COMMAND…         a command in a machine with Debian's kernel; its output and exit status
 cargo xtask vm test [OPTIONS] --package NAME  what `cargo test` with these words would run, in it; after -- for the tests

@@ -30,7 +30,7 @@ const IMPURE: [&str; 26] = [
     "netlink-*",
     "nix",
     "num_cpus",
-    "quinn",
+    "quinn*",
     "rand",
     "reqwest",
     "rtnetlink",

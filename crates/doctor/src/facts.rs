@@ -32,6 +32,10 @@ pub struct Facts {
     pub processors: usize,
     /// The machine's maker and product, by its firmware; empty when it does not say.
     pub machine: String,
+    /// Whether the daemon runs.
+    pub daemon_runs: bool,
+    /// Whether a process carries vnets' frames; it outlives the daemon.
+    pub vnets_are_carried: bool,
 }
 
 impl Facts {

@@ -1,7 +1,8 @@
-//! What breaks guests on a host though Viaduct did its part: other programs' firewalls, settings and habits. Facts go
-//! in, findings with their remedies come out. Pure.
+//! What breaks guests on a host though it was made as it should be: other programs' firewalls, settings and habits, and a process
+//! that does not run. Facts go in, findings with their remedies come out. Pure.
 #![forbid(unsafe_code)]
 
+mod carrier;
 mod facts;
 pub mod filter;
 mod finding;
@@ -26,6 +27,7 @@ pub fn examine(patient: &Patient<'_>, facts: &Facts) -> Vec<Finding> {
     findings.extend(settings::findings(patient, facts));
     if patient.namespace.is_none() {
         findings.extend(managers::findings(patient, facts));
+        findings.extend(carrier::findings(patient, facts));
     }
     if let Some(namespace) = patient.namespace {
         findings = findings.into_iter().map(|finding| finding.within(namespace)).collect();

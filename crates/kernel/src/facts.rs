@@ -43,6 +43,9 @@ impl Kernel {
                 .map(|text| text.trim())
                 .collect::<Vec<_>>()
                 .join(" "),
+            // No matter of the kernel's.
+            daemon_runs: false,
+            vnets_are_carried: false,
         })
     }
 }

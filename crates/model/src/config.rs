@@ -368,9 +368,9 @@ pub struct Nic {
 
 impl Nic {
     /// Whether the guest sets its addresses up by itself: when they are lent, it is told them; which of several VLANs each is on,
-    /// only the guest knows, which makes devices for them.
+    /// only the guest knows, which makes devices for them; and who may have any, and has none written, has those that it likes.
     pub fn is_by_itself(&self) -> bool {
-        self.lent || !self.trunk.is_empty()
+        self.lent || !self.trunk.is_empty() || (self.addresses.is_empty() && self.spoofing != Spoofing::None)
     }
 }
 

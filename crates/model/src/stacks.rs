@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use viaduct_types::{NamespaceName, NicId};
 
-use crate::{CableEnd, Config, Guest, InterfaceKind, Mode, Namespace, NamespaceInterface, Nic, Uplink};
+use crate::{Config, Guest, Mode, Namespace, NamespaceInterface, Nic, Uplink};
 
 impl Config {
     /// The namespaces that networks are in. Those that another one's networks lead out of come before it.
@@ -127,19 +127,5 @@ impl Config {
             by_it && (nic.uplink_mac || matches!(network.mode, Mode::Bridged { .. }))
         };
         self.guests.values().flat_map(|guest| &guest.nics).filter(leaves_by)
-    }
-}
-
-impl NamespaceInterface {
-    /// The network at the other end of it, when it is a cable to one.
-    pub fn cabled_to(&self) -> Option<&viaduct_types::NetworkName> {
-        match &self.kind {
-            InterfaceKind::Veth { end: CableEnd::Network(network), .. } => Some(network),
-            InterfaceKind::Veth { end: CableEnd::Bridge(_), .. }
-            | InterfaceKind::Vlan { .. }
-            | InterfaceKind::Macvlan { .. }
-            | InterfaceKind::Ipvlan { .. }
-            | InterfaceKind::Device { .. } => None,
-        }
     }
 }

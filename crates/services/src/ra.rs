@@ -47,6 +47,8 @@ const WAITING: usize = 1_024;
 /// since any moment that stays the same.
 pub struct Advertiser {
     links: BTreeMap<IfName, Link>,
+    /// The devices that can be spoken on, with their MACs, whether anything is said there or not.
+    open: BTreeMap<IfName, MacAddr>,
     /// When which link has something to say: for each the earliest time that it has.
     timers: BTreeSet<(Duration, IfName)>,
     frames: Queue<Frame>,
@@ -93,6 +95,7 @@ impl Advertiser {
     pub fn new(seed: u64) -> Self {
         Self {
             links: BTreeMap::new(),
+            open: BTreeMap::new(),
             timers: BTreeSet::new(),
             frames: Queue::default(),
             random: seed | 1,
@@ -128,7 +131,7 @@ impl Advertiser {
             (None, Some(router)) => {
                 let link = Link {
                     router,
-                    own: None,
+                    own: self.open.get(device).copied(),
                     gone: Gone::default(),
                     next: now,
                     first: FIRST,
@@ -163,6 +166,7 @@ impl Advertiser {
 
     /// A device can be spoken on, with this MAC of its own.
     pub fn opened(&mut self, now: Duration, device: &IfName, own: MacAddr) {
+        self.open.insert(device.clone(), own);
         if let Some(mut link) = self.forget(device) {
             link.own = Some(own);
             link.first = FIRST;
@@ -174,6 +178,7 @@ impl Advertiser {
 
     /// A device can no longer be spoken on.
     pub fn closed(&mut self, device: &IfName) {
+        self.open.remove(device);
         if let Some(mut link) = self.forget(device) {
             link.own = None;
             link.asked.clear();

@@ -14,11 +14,6 @@ impl MacAddr {
         self.0[0] & 1 != 0
     }
 
-    /// The universal/local bit: given by an administrator (or us), not by a manufacturer.
-    pub const fn is_local(self) -> bool {
-        self.0[0] & 2 != 0
-    }
-
     /// All zeroes: no address at all.
     pub fn is_zero(self) -> bool {
         self.0 == [0; 6]

@@ -1,11 +1,11 @@
 //! The command line: one definition gives the flags, their help, the man pages and the completions.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use viaduct_model::Address;
-use viaduct_types::{HostKey, IfName, NamespaceName, NicId, PeerName, Publish};
+use viaduct_types::{HostKey, IfName, NamespaceName, NicId, ParseNicIdError, PeerName, Publish};
 
 use crate::{guard, services, vnets};
 
@@ -93,15 +93,15 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Let a prepared NIC speak: its guest has arrived from another host
     Activate {
-        /// The guest, or one of its NICs
+        /// The guest's first NIC, or with .N another one: GUEST.1 is the second
         #[arg(value_name = "GUEST[.N]")]
         nic: NicId,
     },
     /// Disconnect a guest's NIC
     Detach {
-        /// The guest, or one of its NICs
+        /// The guest's first NIC, or with .N another one: GUEST.1 is the second
         #[arg(value_name = "GUEST[.N]")]
-        nic: NicId,
+        nic: NicArgument,
     },
     /// Change a guest's addresses and published ports, live
     Set(Set),
@@ -336,12 +336,28 @@ pub(crate) enum Lab {
     },
 }
 
+/// A NIC as it was written: by its guest, if it is the first one.
+#[derive(Clone, Debug)]
+pub(crate) struct NicArgument {
+    pub(crate) id: NicId,
+    pub(crate) is_guest: bool,
+}
+
+impl FromStr for NicArgument {
+    type Err = ParseNicIdError;
+
+    fn from_str(s: &str) -> Result<Self, ParseNicIdError> {
+        let id: NicId = s.parse()?;
+        Ok(Self { is_guest: id.guest.as_str() == s, id })
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("target").required(true))]
 pub(crate) struct Attach {
-    /// The guest, or one of its NICs
+    /// The guest's first NIC, or with .N another one: GUEST.1 is the second
     #[arg(value_name = "GUEST[.N]")]
-    pub(crate) nic: NicId,
+    pub(crate) nic: NicArgument,
     /// A network namespace, by its name under /run/netns or its path
     #[arg(long, group = "target", value_name = "NAME|PATH")]
     pub(crate) netns: Option<String>,
@@ -365,7 +381,7 @@ pub(crate) struct Attach {
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("change").required(true).multiple(true))]
 pub(crate) struct Set {
-    /// The guest, or one of its NICs
+    /// The guest; addresses are those of its first NIC, or with .N of another one: GUEST.1 is the second
     #[arg(value_name = "GUEST[.N]")]
     pub(crate) nic: NicId,
     /// Give the NIC one more address

@@ -49,6 +49,11 @@ pub(crate) fn listen<T: DeserializeOwned>(run_dir: &Path, each: &mut dyn FnMut(T
     Ok(heard.is_some())
 }
 
+/// Whether a daemon runs.
+pub(crate) fn is_there(run_dir: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(run_dir.join(SOCKET)).is_ok()
+}
+
 /// Does something with a connection to the daemon; none when no daemon runs.
 fn within<T>(
     run_dir: &Path,

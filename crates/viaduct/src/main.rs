@@ -11,6 +11,7 @@ mod files;
 mod guard;
 mod hooks;
 mod host;
+mod lines;
 mod membership;
 mod operations;
 mod original;

@@ -114,6 +114,37 @@ fn an_attachment_before_apply_is_carried_out_by_it() {
 }
 
 #[test]
+fn who_names_a_guest_with_several_nics_is_told_of_the_others() {
+    host(|world| {
+        world.write(
+            CONFIG,
+            format!("{GOOD}\n[guests.two]\n{}", "[[guests.two.nics]]\nnetwork = \"services\"\n".repeat(2)),
+        );
+        world.good("apply");
+        world.sh("ip netns add two");
+        let ran = world.good("attach two --netns two");
+        assert!(
+            ran.err.contains("Not attached: two.1. Each of a guest's NICs is attached by itself."),
+            "{ran:?}"
+        );
+        assert_eq!(
+            world.good("attach two --netns two --json").json()["others"],
+            serde_json::json!(["two.1"])
+        );
+        assert_eq!(world.good("attach two.0 --netns two").err, "", "who names NICs knows of them");
+        assert_eq!(world.good("attach two.1 --netns two").err, "");
+        let ran = world.good("detach two");
+        assert!(
+            ran.err.contains("Still attached: two.1. Each of a guest's NICs is detached by itself."),
+            "{ran:?}"
+        );
+        assert!(world.good("detach two").err.contains("Still attached: two.1."));
+        assert_eq!(world.good("detach two.1").err, "");
+        assert_eq!(world.good("detach two").err, "");
+    });
+}
+
+#[test]
 fn attach_says_in_a_line_what_it_did() {
     host(|world| {
         world.good("apply");
@@ -416,6 +447,9 @@ fn completions_and_man_pages_have_every_command() {
             for command in commands.iter().chain(&["--netns", "--publish", "--exit-code"]) {
                 // fish writes long options without their dashes.
                 assert!(script.contains(command.trim_start_matches('-')), "{shell} knows no {command}");
+            }
+            for hidden in ["answer-guests", "carry-vnets", "return-unconfirmed"] {
+                assert!(!script.contains(hidden), "{shell} offers {hidden}");
             }
         }
         world.good("man /run/man/deep");

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 use support::{CONFIG, Daemon, STATE, World, host};
@@ -197,8 +197,17 @@ fn leases_outlive_the_daemon_and_the_process_that_answers_is_started_again() {
         assert!(addresses(world, "new").contains(&lent));
 
         let second = of_daemon(daemon.id());
+        world.sh(&format!("kill -STOP {second}"));
+        world.within(Duration::from_secs(60), "one that does nothing any more is replaced", || {
+            !["", &second[..]].contains(&&of_daemon(daemon.id())[..])
+        });
+        bare(world, "new");
+        world.sh(&format!("ip netns exec new {UDHCPC}"));
+        assert!(addresses(world, "new").contains(&lent));
+
+        let third = of_daemon(daemon.id());
         drop(daemon);
-        world.soon("it ends with its daemon", || fs::metadata(format!("/proc/{second}")).is_err());
+        world.soon("it ends with its daemon", || fs::metadata(format!("/proc/{third}")).is_err());
         let _daemon = world.daemon();
         bare(world, "new");
         world.sh(&format!("ip netns exec new {UDHCPC}"));

@@ -56,6 +56,7 @@ ip link set eth0 up
 mkdir /srv
 echo "the shop" >/srv/index.html
 httpd -h /srv
+nc -ll -p 777 -e cat &
 exec udhcpc -f -i eth0 -T 1 -t 60 -O staticroutes -O mtu
 "#;
 
@@ -91,10 +92,7 @@ struct Libvirt(Child);
 impl Libvirt {
     fn start(world: &World) -> Self {
         world.write("/etc/libvirt/libvirtd.conf", "auth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
-        // Alone in its namespaces: no virtlogd, no control groups, no other users.
-        let settings = "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\nstdio_handler = \"file\"\n\
-                        cgroup_controllers = []\nnamespaces = []\nremember_owner = 0\n";
-        world.write("/etc/libvirt/qemu.conf", settings);
+        world.write("/etc/libvirt/qemu.conf", include_str!("migration/qemu.conf"));
         let log = fs::File::create("/run/libvirtd.log").unwrap();
         let path = format!("/run/hook:{}", std::env::var("PATH").unwrap());
         let daemon = Command::new("/usr/sbin/libvirtd")
@@ -149,11 +147,7 @@ fn a_domain_is_attached_when_it_starts_and_detached_when_it_ends() {
     let kernel = Kernel::debian().unwrap();
     host(move |world| {
         prepare(world);
-        let mut image = Image::new(&kernel).unwrap();
-        image.modules(&["virtio_net", "af_packet"]).unwrap();
-        image.text("/init", INIT, 0o755);
-        image.write(Path::new("/run/initramfs")).unwrap();
-        fs::copy(kernel.image(), "/run/vmlinuz").unwrap();
+        machine(&kernel, Path::new("/run"));
 
         // What `attach` says is what the domain is given.
         let attached = world.good("attach shop --tap --json").json();
@@ -200,6 +194,36 @@ fn a_domain_is_attached_when_it_starts_and_detached_when_it_ends() {
         libvirt.good("destroy stranger");
         world.sh("ip link show dev vnet-other");
     });
+}
+
+/// The kernel and the files of such a machine, in a directory.
+fn machine(kernel: &Kernel, directory: &Path) {
+    let mut image = Image::new(kernel).unwrap();
+    image.modules(&["virtio_net", "af_packet"]).unwrap();
+    image.text("/init", INIT, 0o755);
+    image.write(&directory.join("initramfs")).unwrap();
+    fs::copy(kernel.image(), directory.join("vmlinuz")).unwrap();
+}
+
+#[test]
+fn a_domain_goes_to_another_host_while_it_runs_and_is_served_where_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let lab = place.path().join("migration");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for directory in [&lab, &place.path().join("shared")] {
+        fs::create_dir(directory).unwrap();
+    }
+    for entry in fs::read_dir(tests.join("migration")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, lab.join(path.file_name().unwrap())).unwrap();
+    }
+    fs::copy(tests.join("labs/stream.py"), lab.join("stream.py")).unwrap();
+    fs::copy(HOOK, lab.join("hook")).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_viaduct"), lab.join("viaduct")).unwrap();
+    machine(&Kernel::debian().unwrap(), &lab);
+    let output = Command::new(env!("CARGO_BIN_EXE_viaduct")).args(["lab", "run"]).arg(&lab).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&said));
 }
 
 /// Gives the hook libvirt's arguments, and a domain on its standard input.

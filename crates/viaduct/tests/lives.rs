@@ -192,6 +192,8 @@ fn what_fails_at_the_beginning_leaves_no_half() {
         forget();
         // Killed in the middle, the next one begins anew.
         let mut mail = start(world, "mail");
+        // What its hooks have not said yet would be said among the next one's.
+        world.soon("it has started", || said().len() == 4);
         mail.kill().unwrap();
         mail.wait().unwrap();
         forget();

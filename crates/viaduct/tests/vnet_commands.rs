@@ -113,6 +113,8 @@ fn endpoints_are_what_files_take() {
             ("203.0.113.9", "the port is missing"),
             ("[2001:db8::1]", "the port is missing"),
             ("203.0.113.9:0", "port 0 cannot be used"),
+            ("203.0.113.9:65536", "the port has to be a number"),
+            ("[2001:db8::1]:65536", "the port has to be a number"),
             ("hostb:0", "the port has to be a number"),
             ("hostb:65536", "the port has to be a number"),
             ("127.0.0.1:1798", "loopback"),

@@ -183,3 +183,39 @@ fn a_port_of_a_vnet_that_takes_less_than_the_vnet_carries() {
         assert_eq!(long(), "yes\n");
     });
 }
+
+/// The kernel has frames of vnets carried by a process, and without it nobody reaches another host.
+#[test]
+fn frames_that_nobody_carries() {
+    host(|world| {
+        let peer = "[peers.b]\nkey = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\"\n";
+        let red = RED.replace("id = \"97\"", "id = \"97\"\npeers = [\"b\"]");
+        let alone = world.read(CONFIG);
+        let found = || {
+            let report = world.viaduct("doctor --json").json();
+            of_kind(&report, "vnets-not-carried").first().map(|finding| (*finding).clone())
+        };
+        let engine = || world.good("status --json").json()["vnets"]["engine"].as_u64();
+        world.write(CONFIG, format!("{alone}{RED}"));
+        made(world);
+        assert_eq!(found(), None, "it is shared with nobody");
+        world.write(CONFIG, format!("{alone}{peer}{red}"));
+        world.good("apply");
+        let finding = found().unwrap();
+        assert_eq!(finding["gravity"], "broken");
+        assert_eq!(finding["suffers"], serde_json::json!(["network red: one, two"]));
+        assert_eq!(finding["remedy"]["measures"][0]["run"], "systemctl start viaduct");
+        assert_eq!(world.viaduct("doctor").code(), 1);
+        let daemon = world.daemon();
+        world.soon("frames are carried", || engine().is_some());
+        assert_eq!(found(), None);
+        let mended = world.viaduct("doctor --fix");
+        assert!(!mended.out.contains("no process carries"), "{mended:?}");
+        let carries = engine().unwrap();
+        daemon.kill();
+        assert_eq!(found(), None, "who carries frames outlives the daemon");
+        world.sh(&format!("kill -9 {carries}"));
+        world.soon("it has ended", || engine().is_none());
+        assert_eq!(found(), Some(finding));
+    });
+}

@@ -200,6 +200,26 @@ fn a_domain_is_attached_when_it_comes_online_and_detached_when_it_goes() {
 }
 
 #[test]
+fn a_domain_that_comes_from_another_host_is_the_guest_without_what_xl_adds_to_its_name() {
+    let scripts = scripts();
+    host(move |world| {
+        let xen = Xen::new(world, &scripts);
+        xen.domain(9, "shop--incoming", 0, "02:00:00:00:64:00");
+        assert!(xen.call(9, 0, "online", "vif"), "{}", xen.written());
+        assert_eq!(xen.device(0).unwrap(), "vif9.0");
+        // It has its own name as soon as it runs.
+        xen.store(&[("/local/domain/9/name", "shop")]);
+        assert!(xen.call(9, 0, "offline", "vif"));
+        assert_eq!(xen.device(0), None);
+        xen.written();
+        // What is told to be written is the guest's.
+        xen.domain(10, "shop--incoming", 0, "00:16:3e:00:00:28");
+        assert!(!xen.call(10, 0, "online", "vif"));
+        assert!(xen.written().contains("[[guests.shop.nics]]"));
+    });
+}
+
+#[test]
 fn what_vif_names_and_emulated_cards_are_is_as_with_the_other_scripts() {
     let scripts = scripts();
     host(move |world| {

@@ -139,7 +139,7 @@ impl Fleet {
             let (now, exporter) = (self.now, Box::new(Secret(secret)));
             let connected = self.hosts[host].node.handle_connected(now, key(peer), id, dialled, exporter);
             connected.map_err(|_| "a connection is refused")?;
-            self.hosts[host].node.handle_path_mtu(key(peer), 1500, false);
+            self.hosts[host].node.handle_path_mtu(self.now, key(peer), 1500, false);
             self.send(host);
         }
         Ok(())

@@ -5,3 +5,4 @@
 
 pub mod control;
 pub mod datapath;
+mod socket_options;

@@ -17,8 +17,8 @@ pub struct Peer {
     pub endpoints: Vec<Endpoint>,
     /// Its public key as its `viaduct identity` prints it; checked when it is used.
     pub key: String,
-    /// Where it was written.
-    pub origin: Origin,
+    /// Where it was written; none: a command made it.
+    pub origin: Option<Origin>,
 }
 
 /// A peer's address.
@@ -91,8 +91,8 @@ pub struct Vnet {
     pub cipher: Option<Cipher>,
     /// The hosts that may belong to it.
     pub peers: Vec<PeerName>,
-    /// Where it was written.
-    pub origin: Origin,
+    /// Where it was written; none: a command made it.
+    pub origin: Option<Origin>,
 }
 
 impl Vnet {

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use viaduct_types::{IfName, PeerName, VlanProtocol, VnetName};
+use viaduct_types::{HostKey, IfName, ParseHostKeyError, PeerName, VNET_PORT, VlanProtocol, VnetName};
 
 use super::{Context, namespace::parent};
 use crate::{
@@ -21,17 +21,26 @@ const PLACEHOLDER: &str = "REPLACED-BY-";
 pub(crate) fn peer(name: &PeerName, span: Span, raw: &raw::Peer, cx: &mut Context<'_, '_>) -> Option<Peer> {
     let endpoints = raw.endpoint.each().map(|at| at.value.clone()).collect();
     let key = raw.key.value.as_ref()?;
-    let parsed = key.value.0.parse().ok();
+    let parsed = key.value.0.parse::<HostKey>();
     match parsed {
-        Some(parsed) => cx.claims.host_key(parsed, key.span, cx.report),
+        Ok(parsed) => cx.claims.host_key(parsed, key.span, cx.report),
         // No error: files are written and looked at before the other host's key is known, and say so.
-        None if key.value.0.starts_with(PLACEHOLDER) => {}
-        None => {
+        Err(_) if key.value.0.starts_with(PLACEHOLDER) => {}
+        Err(ParseHostKeyError::Anybodys) => {
+            cx.report
+                .warning(
+                    key.span,
+                    "anybody can say that this key is theirs, and nothing can be applied with it",
+                )
+                .help("write what `viaduct identity` prints on that host");
+        }
+        Err(ParseHostKeyError::Form) => {
             cx.report
                 .warning(key.span, "this is no host's key, and nothing can be applied with it")
                 .help("write what `viaduct identity` prints on that host: 32 bytes in base64, 44 characters");
         }
     }
+    let parsed = parsed.ok();
     if cx.beside.key.is_some() && parsed == cx.beside.key {
         cx.report.warning(key.span, "this is the key of this host itself, which is not its own peer").help(
             "nothing is to be done where hosts share this file; otherwise write what `viaduct identity` says on that host",
@@ -40,7 +49,7 @@ pub(crate) fn peer(name: &PeerName, span: Span, raw: &raw::Peer, cx: &mut Contex
     for (made, its_key) in &cx.beside.peers {
         taken_over("peer", (made, made == name), ("key", Some(*its_key) == parsed), key.span, cx.report);
     }
-    Some(Peer { endpoints, key: key.value.0.clone(), origin: cx.report.origin(span) })
+    Some(Peer { endpoints, key: key.value.0.clone(), origin: Some(cx.report.origin(span)) })
 }
 
 /// How much a host passes on from one peer to another, in Mbit/s, unless written.
@@ -62,8 +71,6 @@ pub(crate) fn relay(raw: &raw::Relay, cx: &mut Context<'_, '_>) -> Option<Relay>
 /// link).
 const GROUPS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(224, 10, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0xe00a, 1))];
-/// The port of the original vnets.
-const PORT: u16 = 1798;
 
 pub(crate) fn discovery(raw: &raw::Discovery, cx: &mut Context<'_, '_>) -> Option<Discovery> {
     let list = raw.interfaces.value.as_ref()?;
@@ -75,7 +82,7 @@ pub(crate) fn discovery(raw: &raw::Discovery, cx: &mut Context<'_, '_>) -> Optio
     let given = raw.groups.items().map(|at| At { value: at.value.0, span: at.span });
     let given = super::one_per_family(given, "group", cx.report);
     let groups = if raw.groups.value.is_some() { given } else { GROUPS.to_vec() };
-    let port = raw.port.get().and_then(|port| u16::try_from(port.0).ok()).unwrap_or(PORT);
+    let port = raw.port.get().and_then(|port| u16::try_from(port.0).ok()).unwrap_or(VNET_PORT);
     let interfaces = raw.interfaces.items().map(|at| at.value.clone()).collect();
     Some(Discovery { interfaces, groups, port, origin: cx.report.origin(list.span) })
 }
@@ -135,7 +142,7 @@ pub(crate) fn vnet(name: &VnetName, span: Span, raw: &raw::Vnet, cx: &mut Contex
         taken_over("vnet", (made, made == name), ("id", vnet.id == id.value), id.span, cx.report);
     }
     let cipher = cipher(raw, security, cx);
-    let origin = cx.report.origin(span);
+    let origin = Some(cx.report.origin(span));
     Some(Vnet {
         id: id.value,
         bridge,

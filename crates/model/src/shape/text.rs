@@ -428,6 +428,9 @@ text!(
         }
         match text.rsplit_once(':') {
             Some(_) if text.ends_with(']') => wrong("the port is missing", HELP),
+            Some((host, _)) if format!("{host}:1").parse::<SocketAddr>().is_ok() => {
+                wrong("the port has to be a number from 1 to 65535", HELP)
+            }
             Some((host, _)) if host.contains('%') => wrong("no link can be written with an address", NO_LINK),
             Some((host, _)) if host.contains(':') => wrong("an IPv6 address stands in brackets", HELP),
             Some((host, port)) if is_host_name(host) => match port.parse::<PortRange>() {
@@ -441,7 +444,10 @@ text!(
 );
 
 text!(PeerKey, "a public key", r"\S+", |text| {
-    if text.is_empty() || text.contains(char::is_whitespace) || text.contains(char::is_control) {
+    if text.is_empty() {
+        return wrong("it is empty", "write what `viaduct identity` prints on that host");
+    }
+    if text.contains(char::is_whitespace) || text.contains(char::is_control) {
         return wrong("a key has no white space", "write what `viaduct identity` prints on that host");
     }
     Ok(Self(text.to_owned()))

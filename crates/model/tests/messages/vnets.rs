@@ -14,6 +14,7 @@ use super::{
 fn keys_of_peers() {
     assert_told!(told_bare(&[
         "[peers.b]\nkey = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA\"\n",
+        "[peers.b]\nkey = \"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n",
         "[peers.b]\nkey = \"REPLACED-BY-b-viaduct-identity\"\n",
         "[peers.b]\nkey = \"AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\"\n",
     ]));

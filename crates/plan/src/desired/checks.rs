@@ -37,18 +37,24 @@ pub(super) fn notices(context: &Context<'_>) -> Vec<Notice> {
 struct Notices(Vec<Notice>);
 
 impl Notices {
-    fn error(&mut self, origin: &Origin, text: String) {
-        self.0.push(Notice { severity: Severity::Error, text, origin: Some(origin.clone()), vnet: None });
+    fn error<'o>(&mut self, origin: impl Into<Option<&'o Origin>>, text: String) {
+        let origin = origin.into().cloned();
+        self.0.push(Notice { severity: Severity::Error, text, origin, vnet: None });
     }
 
-    fn warn(&mut self, origin: &Origin, text: String) {
-        self.0.push(Notice { severity: Severity::Warning, text, origin: Some(origin.clone()), vnet: None });
+    fn warn<'o>(&mut self, origin: impl Into<Option<&'o Origin>>, text: String) {
+        let origin = origin.into().cloned();
+        self.0.push(Notice { severity: Severity::Warning, text, origin, vnet: None });
     }
 
-    /// Of what a vnet is.
-    fn warn_of(&mut self, name: &VnetName, vnet: &Vnet, text: &str) {
-        let (text, origin) = (format!("vnet {name}: {text}"), Some(vnet.origin.clone()));
-        self.0.push(Notice { severity: Severity::Warning, text, origin, vnet: Some(name.clone()) });
+    /// Of what a vnet is, with what to do: in the file, or where a command made it.
+    fn warn_of(&mut self, name: &VnetName, vnet: &Vnet, what: &str, [in_file, anew]: [&str; 2]) {
+        let text = match &vnet.origin {
+            Some(_) => format!("vnet {name}: {what}; {in_file}"),
+            None => format!("vnet {name}: {what}; take it away (`viaduct vnet delete {name}`) and {anew}"),
+        };
+        let (severity, origin) = (Severity::Warning, vnet.origin.clone());
+        self.0.push(Notice { severity, text, origin, vnet: Some(name.clone()) });
     }
 }
 
@@ -72,7 +78,7 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
     for (name, peer) in &config.peers {
         if peer.key.parse::<HostKey>().is_err() {
             notices.error(
-                &peer.origin,
+                peer.origin.as_ref(),
                 format!(
                     "peer {name}: `{}` is no host's key; write what `viaduct identity` prints on that host",
                     peer.key
@@ -83,7 +89,7 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
     for (name, vnet) in &config.vnets {
         if !context.observed.features.tun && vnet.security != Security::None {
             notices.error(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 format!(
                     "vnet {name}: this kernel has no taps (/dev/net/tun, CONFIG_TUN), and vnets need one each"
                 ),
@@ -97,20 +103,28 @@ fn vnets(context: &Context<'_>, notices: &mut Notices) {
                 name,
                 vnet,
                 "with security \"none\" whoever is on the way between the hosts reads its frames and sends others in the \
-                 name of its guests; write \"conf\", unless that way is yours alone",
+                 name of its guests",
+                [
+                    "write \"conf\", unless that way is yours alone",
+                    "make it with security conf, unless that way is yours alone",
+                ],
             );
             if vnet.learning {
                 notices.warn_of(
                     name,
                     vnet,
                     "with security \"none\" nothing notices when two hosts bridge the same segment into it, and frames go \
-                     round in circles; write \"auth\" or \"conf\", or bridge it on one host only, or `learning = false` if \
-                     nobody's machines but the file's are behind it",
+                     round in circles",
+                    [
+                        "write \"auth\" or \"conf\", or bridge it on one host only, or `learning = false` if nobody's \
+                         machines but the file's are behind it",
+                        "make it with security auth or conf, or bridge it on one host only",
+                    ],
                 );
             }
         } else {
             notices.error(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 format!(
                     "vnet {name}: this kernel has no VXLAN (CONFIG_VXLAN, with IPv6), which carries vnets of security \
                      \"none\": write \"conf\" or \"auth\""
@@ -132,7 +146,7 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
         let Some(port) = &vnet.port else { continue };
         if !context.observed.features.nft_limit {
             notices.warn(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 format!(
                     "vnet {name}: this kernel has no limits (CONFIG_NFT_LIMIT): what goes round in circles behind its port \
                      takes the room of all that is for everybody"
@@ -149,11 +163,11 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
                     format!("this host has no device {interface}; it has {}", known.join(", "))
                 }
             };
-            notices.error(&vnet.origin, format!("vnet {name}: {what}"));
+            notices.error(vnet.origin.as_ref(), format!("vnet {name}: {what}"));
             continue;
         };
         if let Some(vlan) = &port.vlan {
-            let error = |text| notices.error(&vnet.origin, text);
+            let error = |text| notices.error(vnet.origin.as_ref(), text);
             vlan_device(context, &format!("vnet {name}"), (interface, link), vlan, error);
             continue;
         }
@@ -165,7 +179,7 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
             link.master.as_ref().filter(|master| !links.get(*master).is_some_and(Link::is_ours))
         {
             notices.error(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 format!(
                     "vnet {name}: {interface} is a port of {master} already, which is not ours: take it out of there \
                      (ip link set {interface} nomaster), or write another `port`"
@@ -176,7 +190,7 @@ fn vnet_ports(context: &Context<'_>, notices: &mut Notices) {
             context.observed.addresses.iter().filter(|(a, info)| a.link == *interface && info.scope == 0);
         if let Some((address, _)) = addresses.next() {
             notices.error(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 format!(
                     "vnet {name}: this host has the address {} on {interface}, and would not be reached by it any more: \
                      remove the address, or write a VLAN of {interface}, like vlan = 20, or another `port`",
@@ -238,7 +252,7 @@ fn missing_features(context: &Context<'_>, notices: &mut Notices) {
     for vnet in context.config.vnets.values().filter(|vnet| vnet.held_port().is_some()) {
         if !features.nft_bridge {
             notices.error(
-                &vnet.origin,
+                vnet.origin.as_ref(),
                 "this kernel cannot filter frames on bridges (CONFIG_NF_TABLES_BRIDGE): what comes by this vnet's port cannot be \
                  held back until it is known who else bridges the segment, and could go round; take `port` out"
                     .to_owned(),
@@ -526,7 +540,7 @@ fn bridged_vlans(context: &Context<'_>, notices: &mut Notices) {
 
 /// Devices of our names that are not ours; one of ours that serves otherwise is made anew.
 fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
-    let mut check = |name: &IfName, origin: &Origin, key: &str| {
+    let mut check = |name: &IfName, origin: Option<&Origin>, key: &str| {
         if context.observed.links.get(name).is_some_and(|link| !link.is_ours()) {
             notices.error(
                 origin,
@@ -538,24 +552,24 @@ fn foreign_links(context: &Context<'_>, notices: &mut Notices) {
     };
     for network in context.config.networks.values() {
         if let Some(bridge) = bridge_of(network) {
-            check(bridge, &network.origin, "bridge");
+            check(bridge, Some(&network.origin), "bridge");
         }
         if let Mode::Bridged { vlan: Some(vlan), .. } = &network.mode {
-            check(&vlan.device, &network.origin, "vlan");
+            check(&vlan.device, Some(&network.origin), "vlan");
         }
     }
     for vnet in context.config.vnets.values() {
-        check(&vnet.bridge, &vnet.origin, "bridge");
-        check(&vnet.interface, &vnet.origin, "interface");
+        check(&vnet.bridge, vnet.origin.as_ref(), "bridge");
+        check(&vnet.interface, vnet.origin.as_ref(), "interface");
         if let Some(vlan) = vnet.port.as_ref().and_then(|port| port.vlan.as_ref()) {
-            check(&vlan.device, &vnet.origin, "vlan");
+            check(&vlan.device, vnet.origin.as_ref(), "vlan");
         }
         if let Some(second) = vnet.second_interface() {
-            check(&second, &vnet.origin, "interface");
+            check(&second, vnet.origin.as_ref(), "interface");
         }
     }
     for port in context.ports.iter().filter(|p| !matches!(p.target, Target::Device { .. })) {
-        check(port.device(), &port.nic.origin, "device");
+        check(port.device(), Some(&port.nic.origin), "device");
     }
 }
 

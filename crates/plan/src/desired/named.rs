@@ -52,6 +52,8 @@ pub struct Answers {
     pub network: NetworkName,
     /// At which addresses of the host.
     pub addresses: Vec<IpAddr>,
+    /// Whether the link goes on to other hosts, whose guests ask as well.
+    pub stretched: bool,
 }
 
 /// The host's addresses at which a network's guests ask for names; none when they are not answered.

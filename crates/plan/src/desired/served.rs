@@ -51,6 +51,14 @@ fn links(context: &Context<'_>) -> BTreeMap<IfName, ServedLink> {
         served.entry(device.clone()).or_insert_with(new).nics.insert(port.id.clone(), nic);
     }
     add_neighbours(context, &mut served);
+    // Guests of other hosts were told to ask here before they moved there.
+    let is_stretched = |network: &Network| matches!(network.mode, Mode::Vnet { .. });
+    for (bridge, name, network) in bridges(context.config).filter(|(.., network)| is_stretched(network)) {
+        let head = head(context, Of::Bridge(name, network));
+        if head.names.is_some() {
+            served.entry(bridge.clone()).or_insert_with(|| ServedLink { head, nics: BTreeMap::new() });
+        }
+    }
     served
 }
 
@@ -68,7 +76,8 @@ fn head(context: &Context<'_>, of: Of<'_, '_>) -> LinkHead {
         Of::Bridge(name, network) => (name, network),
     };
     let addresses = named::places(network);
-    let names = (!addresses.is_empty()).then(|| Answers { network: name.clone(), addresses });
+    let stretched = matches!(network.mode, Mode::Vnet { .. });
+    let names = (!addresses.is_empty()).then(|| Answers { network: name.clone(), addresses, stretched });
     if !network.dhcp {
         return LinkHead { names, ..LinkHead::default() };
     }

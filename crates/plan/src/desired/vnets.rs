@@ -6,7 +6,9 @@ use std::{
 };
 
 use viaduct_model::{Config, Endpoint, Mode, Security, Uplink, Vnet, VnetPort};
-use viaduct_types::{IfName, MacAddr, VXLAN_OVERHEAD, VXLAN_PORT, VnetId, VnetName, Vni};
+use viaduct_types::{
+    IfName, MOST_WORKERS, MacAddr, VXLAN_OVERHEAD, VXLAN_PORT, VnetId, VnetName, Vni, WORKER_PORT,
+};
 
 use super::{
     BRIDGE, Desired, DesiredLink, Notice, Severity, VNET,
@@ -50,16 +52,20 @@ pub(super) fn shut(context: &Context<'_>) -> Vec<Notice> {
              host's leaves by that: remove {interface}, and write port = \"{uplink}\" and vlan = {id}; a VLAN within it is \
              possible on interfaces that are no uplinks"
         );
-        Some(Notice { severity: Severity::Error, text, origin: Some(vnet.origin.clone()), vnet: None })
+        Some(Notice { severity: Severity::Error, text, origin: vnet.origin.clone(), vnet: None })
     };
     context.config.vnets.iter().filter_map(shut).collect()
 }
 
-/// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these (viaduct-vnet-io
-/// opens them, eight at most). The lowest three bits tell them apart.
+/// Of what hosts send each other, what goes by ports of workers at both ends: from one of 1800 to 1807 to one of these
+/// (viaduct-vnet-io opens them). The lowest bits tell them apart.
 pub(super) fn between_workers() -> [Statement; 2] {
-    let ports = |mask: u32| Const::be32(mask, &format!("{mask:#x}"));
-    [udp(), Statement::Masked(Selector::ThPorts, ports(0xfff8_fff8), ports(1800 << 16 | 1800))]
+    const { assert!(MOST_WORKERS.is_power_of_two() && WORKER_PORT.is_multiple_of(MOST_WORKERS)) };
+    let both = |port: u16| {
+        let ports = u32::from(port) << 16 | u32::from(port);
+        Const::be32(ports, &format!("{ports:#x}"))
+    };
+    [udp(), Statement::Masked(Selector::ThPorts, both(!(MOST_WORKERS - 1)), both(WORKER_PORT))]
 }
 
 pub(super) fn add(context: &Context<'_>, wanted: &mut Desired) {

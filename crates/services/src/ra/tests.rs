@@ -258,6 +258,19 @@ fn the_same_again_is_no_change_and_a_device_that_comes_again_hears_again() {
 }
 
 #[test]
+fn who_becomes_a_router_on_a_device_that_is_open_is_heard_at_once() {
+    let mut advertiser = Advertiser::new(7);
+    advertiser.opened(at(0), &device(), OWN);
+    advertiser.serve(at(1000), &device(), Some(router()));
+    assert_eq!(all(&mut advertiser).len(), 1);
+    advertiser.serve(at(2000), &device(), None);
+    all(&mut advertiser);
+    advertiser.closed(&device());
+    advertiser.serve(at(3000), &device(), Some(router()));
+    assert_eq!((all(&mut advertiser), advertiser.due()), (vec![], None));
+}
+
+#[test]
 fn many_that_ask_are_answered_together() {
     let mut advertiser = advertising();
     all(&mut advertiser);

@@ -4,7 +4,7 @@ use viaduct_types::{IfName, NicId};
 
 use super::ask;
 use crate::{
-    cli::{self, Global},
+    cli::{self, Global, NicArgument},
     failure::Failure,
     operations::{
         Activate, Attach, Attached, Detach,
@@ -19,12 +19,19 @@ pub(super) fn attach(global: &Global, arguments: &cli::Attach) -> Result<ExitCod
         show::say_json(&report);
     } else {
         print(&report);
+        if arguments.nic.is_guest && !report.others.is_empty() {
+            tell!("Not attached: {}. Each of a guest's NICs is attached by itself.", list(&report.others));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+fn list(nics: &[NicId]) -> String {
+    nics.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn attached(arguments: &cli::Attach) -> Result<Attach, Failure> {
-    Ok(Attach { nic: arguments.nic.clone(), place: place(arguments)?, prepare: arguments.prepare })
+    Ok(Attach { nic: arguments.nic.id.clone(), place: place(arguments)?, prepare: arguments.prepare })
 }
 
 fn place(arguments: &cli::Attach) -> Result<Place, Failure> {
@@ -99,7 +106,8 @@ pub(super) fn activate(global: &Global, nic: &NicId) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn detach(global: &Global, id: &NicId) -> Result<ExitCode, Failure> {
+pub(super) fn detach(global: &Global, nic: &NicArgument) -> Result<ExitCode, Failure> {
+    let id = &nic.id;
     let report = ask(global, Detach { nic: id.clone() })?;
     if global.json {
         show::say_json(&report);
@@ -110,6 +118,9 @@ pub(super) fn detach(global: &Global, id: &NicId) -> Result<ExitCode, Failure> {
         Some(old) => say!("{id} is no longer {}.", target::words(old)),
         None if report.done.is_empty() => say!("{id} is not attached. Nothing to do."),
         None => say!("{id} is not attached. What was left of it is gone."),
+    }
+    if nic.is_guest && !report.others.is_empty() {
+        tell!("Still attached: {}. Each of a guest's NICs is detached by itself.", list(&report.others));
     }
     Ok(ExitCode::SUCCESS)
 }

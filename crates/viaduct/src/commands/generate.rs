@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, process::ExitCode};
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use crate::{
@@ -23,9 +23,18 @@ pub(super) fn schema(api: bool) -> Result<ExitCode, Failure> {
 
 pub(super) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "viaduct", &mut script);
+    clap_complete::generate(shell, &mut shown(), "viaduct", &mut script);
     show::say_text(&String::from_utf8_lossy(&script));
     Ok(ExitCode::SUCCESS)
+}
+
+/// All that people type: scripts would offer hidden commands as well, by which parts of the program start each other.
+fn shown() -> Command {
+    let all = Cli::command();
+    Command::new("viaduct")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments())
+        .subcommands(all.get_subcommands().filter(|command| !command.is_hide_set()))
 }
 
 pub(super) fn man(directory: &Path) -> Result<ExitCode, Failure> {

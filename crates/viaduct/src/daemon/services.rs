@@ -2,9 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
+    io::{self, Write},
     net::IpAddr,
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::MetadataExt, net::UnixStream},
+    },
     process::{Child, ChildStdin, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,6 +30,7 @@ use super::{
 use crate::{
     failure::Failure,
     host::Host,
+    lines::{Lines, is_silence},
     operations, ourselves,
     services::{COMMAND, Order, Report},
 };
@@ -196,8 +200,14 @@ fn keep_running(shared: &Mutex<Shared>, namespace: Option<&NamespaceName>, jobs:
         }
         let started = Instant::now();
         match start(namespace) {
-            Ok((mut child, input)) => {
-                attend(shared, (&mut child, input), namespace, jobs, &mut known);
+            Ok((mut child, input, said)) => {
+                if let Err(error) = attend(shared, input, said, namespace, jobs, &mut known) {
+                    if is_silence(&error) {
+                        warn!("the process that answers guests does not answer; another one takes its place");
+                    } else {
+                        warn!("the process that answers guests was lost: {error}");
+                    }
+                }
                 // Whatever ended its output, it is of no use any more.
                 let _ = child.kill();
                 let status = child.wait();
@@ -218,64 +228,77 @@ fn keep_running(shared: &Mutex<Shared>, namespace: Option<&NamespaceName>, jobs:
     }
 }
 
-fn start(namespace: Option<&NamespaceName>) -> std::io::Result<(Child, ChildStdin)> {
+fn start(namespace: Option<&NamespaceName>) -> io::Result<(Child, ChildStdin, Lines)> {
+    let (ours, theirs) = UnixStream::pair()?;
     let mut child = ourselves::another()
         .arg(COMMAND)
         .args(namespace.map(NamespaceName::as_str))
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(OwnedFd::from(theirs))
         .spawn()?;
-    let input = child.stdin.take().ok_or_else(|| std::io::Error::other("it has no input"))?;
-    Ok((child, input))
+    let input = child.stdin.take().ok_or_else(|| io::Error::other("it has no input"))?;
+    Ok((child, input, Lines::new(ours)))
 }
 
 /// Tells a process what to serve, and listens to it until it ends.
 fn attend(
     shared: &Mutex<Shared>,
-    (child, mut input): (&mut Child, ChildStdin),
+    mut input: ChildStdin,
+    mut said: Lines,
     namespace: Option<&NamespaceName>,
     jobs: &Jobs,
     known: &mut BTreeMap<(NicId, Family), IpAddr>,
-) {
+) -> io::Result<()> {
     let (sender, queue) = mpsc::channel::<String>();
-    let writer = thread::Builder::new().name("orders".to_owned()).spawn(move || {
+    thread::Builder::new().name("orders".to_owned()).spawn(move || {
         // It ends with the process, or when there is nobody left to give orders.
         for order in queue {
             if input.write_all(order.as_bytes()).is_err() {
                 return;
             }
         }
-    });
-    if let Err(error) = writer {
-        warn!("cannot start a thread: {error}");
-        return;
-    }
+    })?;
     let mut resolvers = Resolvers::new(namespace);
     {
         let mut shared = lock(shared);
         if shared.ending {
-            return;
+            return Ok(());
         }
         let _ = servers(&mut resolvers).map(|order| sender.send(order));
         let all = Served::default().change_to(&shared.served);
         let _ = orders(all).try_for_each(|order| sender.send(order));
         shared.orders = Some(sender);
     }
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).lines() {
-            let Ok(line) = line else { break };
-            match serde_json::from_str(&line) {
-                Ok(Report::Event { event }) => hear(event, jobs, known),
-                Ok(Report::AsksForServers) => {
-                    if let (Some(order), Some(orders)) = (servers(&mut resolvers), &lock(shared).orders) {
-                        let _ = orders.send(order);
-                    }
-                }
-                Err(error) => warn!("the process that answers guests said something else: {error}"),
-            }
+    let result = listen(shared, &mut said, &mut resolvers, jobs, known);
+    lock(shared).orders = None;
+    result
+}
+
+fn listen(
+    shared: &Mutex<Shared>,
+    said: &mut Lines,
+    resolvers: &mut Resolvers,
+    jobs: &Jobs,
+    known: &mut BTreeMap<(NicId, Family), IpAddr>,
+) -> io::Result<()> {
+    let order = |order: Option<String>| {
+        if let (Some(order), Some(orders)) = (order, &lock(shared).orders) {
+            // It fails when the process has just ended.
+            let _ = orders.send(order);
+        }
+    };
+    let ask = || {
+        order(line(&Order::Answer));
+        Ok(())
+    };
+    while let Some(report) = said.next_while_alive(ask)? {
+        match serde_json::from_slice(&report)? {
+            Report::Event { event } => hear(event, jobs, known),
+            Report::AsksForServers => order(servers(resolvers)),
+            Report::Lives => {}
         }
     }
-    lock(shared).orders = None;
+    Ok(())
 }
 
 /// Which name servers the host asks, if they may be others than before.

@@ -20,9 +20,10 @@ use crate::{
     cli::Global,
     failure::Failure,
     host::{Ahead, Elsewhere, Host},
+    lines::is_silence,
     operations::Caller,
     ourselves,
-    vnets::{COMMAND, Client, ask, is_silence, kill, names, orders, vnet_of},
+    vnets::{COMMAND, Client, ask, kill, names, orders, vnet_of},
 };
 
 /// A process that lived for so long carried frames, and the next is started at once.
@@ -37,9 +38,12 @@ const UNREAD: Duration = Duration::from_secs(5);
 
 /// The process, whichever it is at the moment.
 pub(super) struct Vnets {
-    shared: Arc<(Mutex<Shared>, Condvar)>,
+    shared: Both,
     thread: Option<JoinHandle<()>>,
 }
+
+/// What both threads have, and by which the one hears of the other.
+type Both = Arc<(Mutex<Shared>, Condvar)>;
 
 #[derive(Default)]
 struct Shared {
@@ -50,6 +54,8 @@ struct Shared {
     /// The number of the last question whether the other hosts know what is here, and the highest that needs no answer any more.
     asked: u64,
     known: u64,
+    /// What the process has found since the keeper last looked.
+    found: Option<Findings>,
     ending: bool,
 }
 
@@ -78,6 +84,17 @@ impl Shared {
         self.asked += 1;
         let number = self.asked;
         self.tell(&Request::Known { number }).then_some(number)
+    }
+
+    /// The process has found this; says whether the keeper is to be told that there is something. What comes before it looks takes
+    /// the place of what came earlier, for peers may have it change as often as they like; a guest that has spoken has spoken.
+    fn has_found(&mut self, mut findings: Findings) -> bool {
+        let Some(before) = self.found.take() else { return self.found.replace(findings).is_none() };
+        for (vnet, macs) in before.arrived {
+            findings.arrived.entry(vnet).or_default().extend(macs);
+        }
+        self.found = Some(findings);
+        false
     }
 
     /// Nobody answers on this connection any more, and nobody waits for it.
@@ -178,11 +195,11 @@ struct Place {
     run_dir: PathBuf,
 }
 
-fn lock(shared: &(Mutex<Shared>, Condvar)) -> MutexGuard<'_, Shared> {
+fn lock(shared: &Both) -> MutexGuard<'_, Shared> {
     shared.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_wanted(shared: &(Mutex<Shared>, Condvar)) -> bool {
+fn is_wanted(shared: &Both) -> bool {
     lock(shared).wanted.as_ref().is_some_and(Option::is_some)
 }
 
@@ -190,7 +207,7 @@ fn request(orders: Option<&Orders>) -> Request {
     orders.map_or(Request::End, |orders| Request::Be(Box::new(orders.clone())))
 }
 
-fn keep_running(shared: &(Mutex<Shared>, Condvar), place: &Place, jobs: &Jobs) {
+fn keep_running(shared: &Both, place: &Place, jobs: &Jobs) {
     let [mut pause, longest] = PAUSES;
     let mut ended = false;
     loop {
@@ -269,12 +286,7 @@ fn start(place: &Place) -> io::Result<()> {
 }
 
 /// Tells it what to be, and listens to it until it ends.
-fn attend(
-    shared: &(Mutex<Shared>, Condvar),
-    mut client: Client,
-    place: &Place,
-    jobs: &Jobs,
-) -> io::Result<()> {
+fn attend(shared: &Both, mut client: Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
     {
         let mut shared = lock(shared);
         if shared.ending {
@@ -285,19 +297,13 @@ fn attend(
         ask(&stream, &request(shared.wanted.as_ref().and_then(Option::as_ref)))?;
         shared.stream = Some(stream);
     }
-    client.wait_while_alive()?;
     let result = listen(shared, &mut client, place, jobs);
     lock(shared).lost();
     shared.1.notify_all();
     result
 }
 
-fn listen(
-    shared: &(Mutex<Shared>, Condvar),
-    client: &mut Client,
-    place: &Place,
-    jobs: &Jobs,
-) -> io::Result<()> {
+fn listen(shared: &Both, client: &mut Client, place: &Place, jobs: &Jobs) -> io::Result<()> {
     while let Some(answer) = client.hear_while_alive()? {
         match answer {
             Answer::Done { troubles } => troubles.iter().for_each(|trouble| warn!("{trouble}")),
@@ -310,7 +316,13 @@ fn listen(
                            with somebody who does"
                     );
                 }
-                jobs.send(Job::Do(Box::new(move |host| found(host, findings))));
+                if lock(shared).has_found(findings) {
+                    let shared = Arc::clone(shared);
+                    jobs.send(Job::Do(Box::new(move |host| {
+                        let findings = lock(&shared).found.take();
+                        findings.into_iter().for_each(|findings| found(host, findings));
+                    })));
+                }
             }
             Answer::Known { number } => {
                 let mut locked = lock(shared);
@@ -362,4 +374,45 @@ fn take_into_account(host: &mut Host, findings: Findings) -> Result<(), Failure>
     let outcome = host.turn(Some(&before), &after, &mut caller)?;
     outcome.done.iter().for_each(|line| info!("as found out: {line}"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, os::unix::net::UnixListener};
+
+    use super::*;
+    use crate::daemon::jobs::queue;
+
+    #[test]
+    fn however_often_peers_have_findings_change_the_keeper_looks_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("engine.sock")).unwrap();
+        let vnet = "97".parse().unwrap();
+        let arrived = "02:00:00:00:00:01".parse().unwrap();
+        let process = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut say = |answer: &Answer| {
+                stream.write_all(&serde_json::to_vec(answer).unwrap()).unwrap();
+                stream.write_all(b"\n").unwrap();
+            };
+            say(&Answer::Here { version: String::new(), pid: 1 });
+            for number in 0..1_000_u16 {
+                let mut findings = Findings::default();
+                findings.mtus.insert(vnet, 1_280 + number);
+                if number == 10 {
+                    findings.arrived.insert(vnet, [arrived].into());
+                }
+                say(&Answer::Changed(findings));
+            }
+        });
+        let mut client = Client::connect(directory.path()).unwrap();
+        let (jobs, work) = queue().unwrap();
+        let (shared, run_dir) = (Both::default(), directory.path().to_owned());
+        let place = Place { state_dir: run_dir.clone(), run_dir };
+        listen(&shared, &mut client, &place, &jobs).unwrap();
+        process.join().unwrap();
+        assert_eq!(std::iter::from_fn(|| work.next()).count(), 1);
+        let found = lock(&shared).found.take().unwrap();
+        assert_eq!((found.mtus[&vnet], found.arrived[&vnet].len()), (1_280 + 999, 1));
+    }
 }

@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use viaduct_model::{Config, Nic};
-use viaduct_plan::Target;
+use viaduct_plan::{Attachments, Target};
 use viaduct_types::{IfName, IpNet, MacAddr, NicId};
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{failure::Failure, files, host::Host, situation::Situation, vnets::vn
 /// Connects a guest's NIC that now exists.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Attach {
-    /// The guest, or one of its NICs: GUEST[.N].
+    /// The guest's first NIC, GUEST, or any of them, GUEST.N.
     #[schemars(with = "String")]
     pub(crate) nic: NicId,
     /// Where it is.
@@ -46,6 +46,10 @@ pub(crate) struct Attached {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub(crate) formerly: Option<Target>,
+    /// The guest's other NICs that are not attached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) others: Vec<NicId>,
     /// What is there of it, unless it waits.
     #[serde(flatten)]
     pub(crate) connected: Option<Connected>,
@@ -85,6 +89,10 @@ pub(crate) struct Detached {
     /// Where it was; none when it was not attached.
     #[schemars(with = "Option<serde_json::Value>")]
     pub(crate) target: Option<Target>,
+    /// The guest's other NICs that are attached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) others: Vec<NicId>,
     /// What was done, a line each.
     pub(crate) done: Vec<String>,
     /// What is to be said about it.
@@ -130,6 +138,7 @@ impl Operation for Attach {
             pending: false,
             prepared: self.prepare,
             formerly: old.filter(|old| *old != target),
+            others: others(id, config, after.attached(), false),
             connected: Some(Connected {
                 device: device(nic, &target).clone(),
                 name: nic.name.clone(),
@@ -145,6 +154,14 @@ impl Operation for Attach {
             target,
         })
     }
+}
+
+/// The other NICs of a NIC's guest that are attached, or are not.
+fn others(id: &NicId, config: &Config, attached: &Attachments, are_attached: bool) -> Vec<NicId> {
+    let nics = config.guests.get(&id.guest).map_or(0, |guest| guest.nics.len());
+    let all =
+        (0..u8::try_from(nics).unwrap_or(u8::MAX)).map(|index| NicId { guest: id.guest.clone(), index });
+    all.filter(|other| other != id && attached.contains_key(other) == are_attached).collect()
 }
 
 /// Whether the guest of a NIC has arrived at another host since, as far as is known here.
@@ -165,6 +182,7 @@ impl Attach {
         attachments.insert(self.nic.clone(), target.clone());
         host.store.set_attachments(&attachments)?;
         Ok(Attached {
+            others: others(&self.nic, &loaded.config, &attachments, false),
             nic: self.nic,
             attached: false,
             pending: true,
@@ -179,7 +197,7 @@ impl Attach {
 /// Lets a NIC speak that waits for its guest: it has arrived.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Activate {
-    /// The guest, or one of its NICs: GUEST[.N].
+    /// The guest's first NIC, GUEST, or any of them, GUEST.N.
     #[schemars(with = "String")]
     pub(crate) nic: NicId,
 }
@@ -224,7 +242,7 @@ impl Operation for Activate {
 /// Disconnects a guest's NIC.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Detach {
-    /// The guest, or one of its NICs: GUEST[.N].
+    /// The guest's first NIC, GUEST, or any of them, GUEST.N.
     #[schemars(with = "String")]
     pub(crate) nic: NicId,
 }
@@ -252,12 +270,15 @@ impl Operation for Detach {
             // Somebody may have been stopped on the way.
             let outcome = host.make_sure(&before, caller)?;
             let notices = Remark::of_change(&outcome.notices, &before, &before);
-            return Ok(Detached { nic: self.nic, target: None, done: outcome.done, notices });
+            let others = config.map_or_else(Vec::new, |config| others(id, config, before.attached(), true));
+            return Ok(Detached { nic: self.nic, target: None, others, done: outcome.done, notices });
         };
         let after = before.with_attachments(attachments).with_prepared(id, false);
         let outcome = host.turn(Some(&before), &after, caller)?;
         let notices = Remark::of_change(&outcome.notices, &before, &after);
-        Ok(Detached { nic: self.nic, target: Some(old), done: outcome.done, notices })
+        let others =
+            after.config().map_or_else(Vec::new, |config| others(id, config, after.attached(), true));
+        Ok(Detached { nic: self.nic, target: Some(old), others, done: outcome.done, notices })
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use viaduct_doctor::{Finding, Gravity, Patient, Remedy, Step, examine};
+use viaduct_doctor::{Facts, Finding, Gravity, Patient, Remedy, Step, examine};
 use viaduct_reconcile::look;
 
 use super::{Caller, Operation};
-use crate::{failure::Failure, host::Host};
+use crate::{client, failure::Failure, host::Host, vnets};
 
 /// Looks for what breaks guests on this host.
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -202,7 +202,12 @@ fn findings(host: &mut Host) -> Result<Option<Vec<Finding>>, Failure> {
         // Those of all stacks.
         notices: &outlook.notices,
     };
-    let facts = host.kernel.facts(patient.sysctls())?;
+    let run_dir = host.store.run_dir();
+    let facts = Facts {
+        daemon_runs: host.daemon.pid.is_some() || client::is_there(run_dir),
+        vnets_are_carried: vnets::report(run_dir, 0).is_some(),
+        ..host.kernel.facts(patient.sysctls())?
+    };
     let mut findings = examine(&patient, &facts);
     for name in config.stacks() {
         // Of one that is not there, `viaduct plan` says what is missing.

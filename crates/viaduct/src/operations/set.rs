@@ -14,7 +14,7 @@ use crate::{failure::Failure, host::Host, situation::Applied};
 /// Changes a guest's addresses and published ports.
 #[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Set {
-    /// The guest, or one of its NICs: GUEST[.N].
+    /// The guest; addresses are those of its first NIC, or as GUEST.N of any of them.
     #[schemars(with = "String")]
     pub(crate) nic: NicId,
     /// One more address for it, as IP or IP/LENGTH.

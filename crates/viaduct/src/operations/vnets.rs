@@ -204,9 +204,9 @@ pub(crate) struct PeerView {
     /// Where it has lately said that it is.
     #[schemars(with = "Vec<String>")]
     pub(crate) found: Vec<SocketAddr>,
-    /// For how many seconds.
+    /// For how many seconds it has been.
     pub(crate) seconds: Option<u64>,
-    /// The longest IP packet that gets there.
+    /// The longest IP packet that gets there, in bytes.
     pub(crate) path_mtu: Option<u16>,
     /// How often another key was seen in the place of its own, and which one last.
     pub(crate) refused: u64,

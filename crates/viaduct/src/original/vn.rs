@@ -10,8 +10,7 @@ use std::{
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use viaduct_kernel::{addresses_of, announce_arrival};
-use viaduct_types::{HostKey, IfName, IpNet, MacAddr, PeerName, VnetId};
-use viaduct_vnet_io::control::PORT;
+use viaduct_types::{HostKey, IfName, IpNet, MacAddr, PeerName, VNET_PORT, VnetId};
 
 use super::{
     Place, by_id, chosen, devices, done, find,
@@ -91,7 +90,7 @@ enum VnCommand {
     /// Make another host known
     PeerAdd {
         /// Its port
-        #[arg(short, long, default_value_t = PORT)]
+        #[arg(short, long, default_value_t = VNET_PORT)]
         port: u16,
         /// Its public key, as `viaduct identity` prints it there; the original knew hosts by nothing but their addresses
         #[arg(short, long)]
@@ -187,7 +186,7 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
             );
         }
         VnCommand::Peers => {
-            show_all(report()?.peers.iter().map(|(name, peer)| forms::peer(name.as_str(), peer, PORT)));
+            show_all(report()?.peers.iter().map(|(name, peer)| forms::peer(name.as_str(), peer, VNET_PORT)));
         }
         VnCommand::Bridges { long: false } => {
             devices::bridges().iter().for_each(|bridge| say!("{}", devices::bridge_line(bridge)));
@@ -247,7 +246,7 @@ fn show_varp(report: &VnetsReport) {
     // One that is not there has none.
     let own = device.and_then(|device| addresses_of(device).ok()).unwrap_or_default();
     let own: Vec<IpAddr> = own.iter().map(IpNet::addr).collect();
-    show_all([forms::varp(discovery, &own, PORT)]);
+    show_all([forms::varp(discovery, &own, VNET_PORT)]);
     show_all(report.vnets.values().flat_map(|vnet| forms::ventries(report, vnet)));
 }
 
@@ -354,5 +353,5 @@ fn peer_at(report: &VnetsReport, addr: &str) -> Result<PeerName, Failure> {
 
 /// Of a name or an address; none when it has none.
 fn addresses(host: &str) -> BTreeSet<IpAddr> {
-    (host, PORT).to_socket_addrs().into_iter().flatten().map(|at| at.ip()).collect()
+    (host, VNET_PORT).to_socket_addrs().into_iter().flatten().map(|at| at.ip()).collect()
 }

@@ -45,6 +45,8 @@ pub(crate) enum Order {
     Zone { network: NetworkName, change: ZoneChange },
     /// The name servers that the host itself asks; none: the same as before.
     Servers { servers: Option<Vec<SocketAddr>> },
+    /// It is to say that it lives.
+    Answer,
 }
 
 /// What the daemon hears.
@@ -53,6 +55,8 @@ pub(crate) enum Order {
 pub(crate) enum Report {
     /// Something happened.
     Event { event: Event },
+    /// It lives.
+    Lives,
     /// Guests ask, and the host's name servers may be others than before: this process reads no files.
     AsksForServers,
 }
@@ -226,13 +230,14 @@ impl Run {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Order) -> io::Result<()> {
         match order {
+            Order::Answer => tell(&Report::Lives)?,
             Order::Link { device, change } => {
                 let mut link = self.served.remove(&device).unwrap_or_default();
                 link.change(&change);
                 self.serve(&device, &link, &change);
-                if !link.nics.is_empty() {
+                if link.is_served() {
                     self.served.insert(device, link);
                 }
             }
@@ -248,12 +253,13 @@ impl Run {
                 servers.into_iter().for_each(|servers| self.names.server.host_servers(servers));
             }
         }
+        Ok(())
     }
 
     /// Serves a device as the change has left it.
     fn serve(&mut self, device: &IfName, link: &ServedLink, change: &ServedLinkChange) {
         let now = self.start.elapsed();
-        let is_served = !link.nics.is_empty();
+        let is_served = link.is_served();
         let router = link.router();
         let answers = link.head.names.as_ref().filter(|_| is_served);
         let has_clients6 = link.clients6().next().is_some();
@@ -278,6 +284,7 @@ impl Run {
             self.ports.close(port);
         }
         if !listen.contains_key(&Listen::Ip6) {
+            self.advertiser.closed(device);
             self.names.closed(device);
         }
         self.names.server.serve(device.clone(), answers.map(|answers| answers.network.clone()));
@@ -300,7 +307,7 @@ impl Run {
             let rest = self.orders.split_off(end + 1);
             let lines = std::mem::replace(&mut self.orders, rest);
             for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-                self.obey(serde_json::from_slice(line)?);
+                self.obey(serde_json::from_slice(line)?)?;
             }
         }
         Ok(length > 0)

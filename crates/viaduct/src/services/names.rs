@@ -209,8 +209,8 @@ impl Names {
                 let asker = Asker { device: device.clone(), peer, socket: self.next, stream: true };
                 if !self.is_full(&asker.device) && stream.set_nonblocking(true).is_ok() {
                     let framed = Framed::new(stream, QUESTION);
-                    let number = self.add(Door::Connection { asker, framed, until: now + IDLE });
-                    self.connections.insert(number);
+                    let added = self.add(Door::Connection { asker, framed, until: now + IDLE });
+                    self.connections.extend(added.ok());
                 }
             }
             Door::Connection { asker, framed, until } => {
@@ -321,7 +321,7 @@ impl Names {
             socket.send(&bytes)?;
             Door::Exchange { exchange, id, socket }
         };
-        let number = self.add(door);
+        let number = self.add(door)?;
         self.exchanges.insert(exchange, number);
         Ok(())
     }
@@ -333,19 +333,13 @@ impl Names {
     }
 
     /// Waits for what comes in by a socket, and for room in one with something to send.
-    fn add(&mut self, door: Door) -> u64 {
+    fn add(&mut self, door: Door) -> io::Result<u64> {
         let number = self.next;
         self.next += 1;
-        let added =
-            epoll::add(&self.epoll, door.fd(), epoll::EventData::new_u64(number), epoll::EventFlags::IN);
-        match added {
-            Ok(()) => {
-                self.open.insert(number, door);
-                self.watch(number);
-            }
-            Err(errno) => warn!("cannot wait for a name server's socket: {errno}"),
-        }
-        number
+        epoll::add(&self.epoll, door.fd(), epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+        self.open.insert(number, door);
+        self.watch(number);
+        Ok(number)
     }
 
     fn watch(&self, number: u64) {
@@ -374,9 +368,8 @@ impl Names {
         let all = wanted.addresses.iter().flat_map(|a| [(*a, Kind::Datagrams), (*a, Kind::Connections)]);
         let missing: Vec<_> = all.filter(|place| !wanted.open.contains_key(place)).collect();
         for (address, kind) in missing {
-            match door(device, address, kind) {
-                Ok(door) => {
-                    let number = self.add(door);
+            match door(device, address, kind).and_then(|door| self.add(door)) {
+                Ok(number) => {
                     if let Some(wanted) = self.wanted.get_mut(device) {
                         wanted.open.insert((address, kind), number);
                     }

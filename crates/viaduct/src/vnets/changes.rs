@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use viaduct_model::{Config, Discovery, Peer, Relay, Vnet};
+use viaduct_model::{Config, Discovery, Peer, Relay, Security, Vnet};
 
 /// A line for each vnet and peer that comes, goes or is different. What was found out about them is no difference.
 pub(crate) fn changes(before: Option<&Config>, after: Option<&Config>) -> Vec<String> {
@@ -94,14 +94,13 @@ fn of_vnet(vnet: &Vnet) -> Properties {
     } else {
         "only machines that are attached"
     };
-    let cipher = vnet.cipher.map_or("whatever both ends do best".to_owned(), |cipher| cipher.to_string());
-    vec![
-        format!("id {}", vnet.id),
-        format!("security {}", vnet.security),
-        format!("sealed by {cipher}"),
-        peers,
-        learning.to_owned(),
-    ]
+    let cipher = match (vnet.security, vnet.cipher) {
+        (Security::None, _) => "sealed by nothing".to_owned(),
+        (_, Some(cipher)) => format!("sealed by {cipher}"),
+        (_, None) => "sealed by whatever both ends do best".to_owned(),
+    };
+    let security = format!("security {}", vnet.security);
+    vec![format!("id {}", vnet.id), security, cipher, peers, learning.to_owned()]
 }
 
 #[cfg(test)]
@@ -142,6 +141,8 @@ mod tests {
         single.single_port = true;
         assert_eq!(changes(Some(&after), Some(&single)), ["~ ports of vnets: one carries everything"]);
         assert_eq!(changes(Some(&single), Some(&after)), ["~ ports of vnets: one for each thread"]);
+        let plain = config("", "security = \"none\"");
+        assert_eq!(changes(Some(&before), Some(&plain)), ["~ vnet blue: security none, sealed by nothing"]);
         assert_eq!(changes(Some(&not), Some(&relaying)), ["+ relay h: for b c, 100 Mbit/s each"]);
     }
 

@@ -1,7 +1,7 @@
 //! Talking to the process that carries vnets.
 
 use std::{
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Write},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -14,19 +14,17 @@ use rustix::{
 use viaduct_types::{MacAddr, VXLAN_PORT, VnetId};
 use viaduct_vnet_io::control::{Answer, Report, Request, widen};
 
+use crate::lines::{Lines, is_silence};
+
 /// The socket in the run directory.
 const SOCKET: &str = "engine.sock";
-/// It answers from memory.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// When it has said nothing for so long it is asked something.
-const QUIET: Duration = Duration::from_secs(10);
+/// So long the kernel may take to end it.
+const END: Duration = Duration::from_secs(5);
 
 /// A connection to it.
 pub(crate) struct Client {
     stream: UnixStream,
-    lines: BufReader<UnixStream>,
-    /// The beginning of a line whose end has not come.
-    begun: Vec<u8>,
+    lines: Lines,
     /// The version that the other end is of.
     pub(crate) version: String,
 }
@@ -35,9 +33,8 @@ impl Client {
     /// Connects; an error when it does not run.
     pub(crate) fn connect(run_dir: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(run_dir.join(SOCKET))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let lines = BufReader::new(stream.try_clone()?);
-        let mut client = Self { stream, lines, begun: Vec::new(), version: String::new() };
+        let lines = Lines::new(stream.try_clone()?);
+        let mut client = Self { stream, lines, version: String::new() };
         match client.hear()? {
             Some(Answer::Here { version, pid: _ }) => client.version = version,
             Some(_) | None => return Err(io::Error::other("it does not say who it is")),
@@ -50,25 +47,16 @@ impl Client {
         self.stream.try_clone()
     }
 
-    /// From now on waits for the next answer however long it takes.
-    pub(crate) fn wait_for_ever(&self) -> io::Result<()> {
-        self.stream.set_read_timeout(None)
-    }
-
-    /// From now on [`hear_while_alive`](Self::hear_while_alive) is what hears.
-    pub(crate) fn wait_while_alive(&self) -> io::Result<()> {
-        self.stream.set_read_timeout(Some(QUIET))
+    /// The connection, for somebody who waits on it for ever.
+    pub(super) fn into_line(self) -> io::Result<UnixStream> {
+        self.stream.set_read_timeout(None)?;
+        Ok(self.stream)
     }
 
     /// The next thing it says, however long that takes; none when it ended. An error when it does not even answer.
     pub(crate) fn hear_while_alive(&mut self) -> io::Result<Option<Answer>> {
-        match self.hear() {
-            Err(error) if is_silence(&error) => {
-                ask(&self.stream, &Request::Report { most_macs: 0 })?;
-                self.hear()
-            }
-            said => said,
-        }
+        let ask = || ask(&self.stream, &Request::Report { most_macs: 0 });
+        parsed(self.lines.next_while_alive(ask)?.as_deref())
     }
 
     /// Ends it, and waits until it has.
@@ -80,17 +68,12 @@ impl Client {
 
     /// The next thing it says; none when it ended.
     pub(crate) fn hear(&mut self) -> io::Result<Option<Answer>> {
-        if self.lines.read_until(b'\n', &mut self.begun)? == 0 {
-            return Ok(None);
-        }
-        let line = std::mem::take(&mut self.begun);
-        Ok(Some(serde_json::from_slice(&line)?))
+        parsed(self.lines.next()?.as_deref())
     }
 }
 
-/// Whether nothing was said in time: it is there, and does nothing.
-pub(crate) fn is_silence(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
+fn parsed(line: Option<&[u8]>) -> io::Result<Option<Answer>> {
+    Ok(line.map(serde_json::from_slice).transpose()?)
 }
 
 /// Kills one that does not answer, which would not end by itself, and waits until it has. What it carried is not carried until there is another.
@@ -98,7 +81,7 @@ pub(crate) fn kill(run_dir: &Path) -> io::Result<()> {
     let mut stream = UnixStream::connect(run_dir.join(SOCKET))?;
     let who = socket_peercred(&stream)?.pid;
     kill_process(who, Signal::KILL)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(END))?;
     match io::copy(&mut stream, &mut io::sink()) {
         Err(error) if is_silence(&error) => Err(error),
         // It was in the midst of something.

@@ -1,8 +1,8 @@
 //! Vnets and peers that commands made, beside those of the files.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
-use viaduct_model::{Beside, Config, Endpoint, MadeVnet, Mode, Origin, Peer, Security, Vnet};
+use viaduct_model::{Beside, Config, Endpoint, MadeVnet, Mode, Peer, Security, Vnet};
 use viaduct_reconcile::{Created, CreatedPeer, CreatedVnet, Found, Store, StoreError};
 use viaduct_types::{HostKey, MacAddr, NicId, PeerName, VnetName};
 use viaduct_vnet_io::control::Identity;
@@ -22,12 +22,11 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
         return None;
     }
     let mut config = config.clone();
-    let origin = Origin { file: Arc::from("vnets.json"), line: 1 };
     for (name, peer) in &created.peers {
         // What a file says counts.
         if named(&config, &peer.key).is_none() {
             let endpoints = peer.endpoints.iter().filter_map(|text| endpoint(text)).collect();
-            let made = Peer { endpoints, key: peer.key.to_string(), origin: origin.clone() };
+            let made = Peer { endpoints, key: peer.key.to_string(), origin: None };
             config.peers.entry(name.clone()).or_insert(made);
         }
     }
@@ -45,7 +44,7 @@ pub(crate) fn with_created(config: &Config, created: &Created, found: &Found) ->
             security: security(&made.security),
             cipher: None,
             peers: config.peers.keys().cloned().collect(),
-            origin: origin.clone(),
+            origin: None,
         };
         if !config.vnets.values().any(|other| other.id == made.id) {
             config.vnets.entry(name.clone()).or_insert(vnet);

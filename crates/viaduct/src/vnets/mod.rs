@@ -18,8 +18,8 @@ use std::{
 };
 
 use rustix::{fs::FlockOperation, io::Errno, thread::CapabilitySet};
-use viaduct_types::MOST_WORKERS;
-use viaduct_vnet_io::control::{self, Options, PORT};
+use viaduct_types::{MOST_WORKERS, VNET_PORT};
+use viaduct_vnet_io::control::{self, Options};
 
 use crate::{
     cli::Global,
@@ -31,7 +31,7 @@ use crate::{
 use environment::Number;
 
 pub(crate) use changes::changes;
-pub(crate) use client::{Client, ask, end, is_silence, kill, machine, report};
+pub(crate) use client::{Client, ask, end, kill, machine, report};
 pub(crate) use created::{beside, named, set_aside, vnet_of, with_created};
 pub(crate) use elsewhere::elsewhere;
 pub(crate) use orders::orders;
@@ -71,7 +71,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let options = Options {
         state_dir: global.state_dir.clone(),
         run_dir: global.run_dir.clone(),
-        port: PORT,
+        port: VNET_PORT,
         workers: workers.unwrap_or(NonZeroUsize::MIN),
         rekey: Duration::from_millis(REKEY.read(REKEY.most)),
     };

@@ -45,9 +45,7 @@ pub(super) fn start() -> io::Result<UnixStream> {
 
 /// The same for the process that carries vnets and has lost who did: by then it may start nobody.
 pub(crate) fn start_another(run_dir: &Path) -> io::Result<()> {
-    let client = Client::connect(run_dir)?;
-    client.wait_for_ever()?;
-    let line = client.writer()?;
+    let line = Client::connect(run_dir)?.into_line()?;
     ask(&line, &Request::Names)?;
     let mut child = at(line)?;
     // It lives as long as the line; somebody has to be there for its status, though.

@@ -1,14 +1,15 @@
 //! What the hosts have agreed on is done.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::{debug, info, warn};
 use viaduct_types::{HostKey, MacAddr, VnetId};
 use viaduct_vnet_proto::control::{Action, Association, Owner};
 
 use super::{
     Answer, bridge,
-    engine::{Engine, Vnet},
+    engine::{Engine, TICK, Vnet},
     link::Farewell,
     memory,
     tables::Place,
@@ -27,11 +28,24 @@ fn told(vnet: &Vnet, mac: MacAddr, done: io::Result<()>) {
 impl Engine {
     /// Does what the hosts have agreed on, and then says what is to be said.
     pub(super) fn flush(&mut self) {
-        let mut receives = false;
+        let (mut receives, mut reaches, mut regrouped) = (false, false, BTreeSet::new());
         loop {
             while let Some(action) = self.node.poll_action() {
                 receives |= matches!(action, Action::Receive(_) | Action::Reach | Action::Settle);
-                self.act(action);
+                // Once for all of it: a member may have it be otherwise with each of its messages.
+                if let Action::Listening { vnet } = action {
+                    regrouped.insert(vnet);
+                } else if action == Action::Reach {
+                    reaches = true;
+                } else {
+                    self.act(action);
+                }
+            }
+            std::mem::take(&mut regrouped).into_iter().for_each(|vnet| self.regroup(vnet));
+            if std::mem::take(&mut reaches) {
+                self.reach();
+                // More may follow from that.
+                continue;
             }
             let now = self.now();
             if !self.looks.look(now, self.vnets.values_mut().map(|vnet| &mut vnet.learned)) {
@@ -40,7 +54,7 @@ impl Engine {
             self.configure();
         }
         self.tell_kernel();
-        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried && vnet.plain.is_none()) {
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.hears()) {
             if let Some(forwarding) = vnet.tables.take_changed() {
                 let _ = self.handle.set_forwarding(*id, forwarding);
             }
@@ -69,11 +83,29 @@ impl Engine {
         if self.findings.mtus != self.told.mtus {
             self.narrow();
         }
-        if self.findings != self.told {
+        self.tell_findings();
+    }
+
+    /// Says what was found, at once or with the next look: peers may have it be something else as often as they like, and who hears
+    /// it has work to do. A guest that has arrived waits for its port.
+    fn tell_findings(&mut self) {
+        let now = self.now();
+        let is_due = self.told_at.is_none_or(|then| now.saturating_sub(then) >= TICK);
+        if self.findings != self.told && (is_due || self.findings.arrived != self.told.arrived) {
             self.told = self.findings.clone();
-            let changed = Answer::Changed(self.findings.clone());
-            self.listeners.retain(|listener| listener.try_send(changed.clone()).is_ok());
+            self.told_at = Some(now);
+            self.listeners.iter_mut().for_each(|listener| listener.is_behind = true);
         }
+        let told = &self.told;
+        self.listeners.retain_mut(|listener| {
+            if !listener.is_behind {
+                return true;
+            }
+            let said = listener.answers.try_send(Answer::Changed(told.clone()));
+            // Who has not read for a while is told the last when it does.
+            listener.is_behind = matches!(said, Err(TrySendError::Full(_)));
+            !matches!(said, Err(TrySendError::Closed(_)))
+        });
     }
 
     /// Writes down the sequences, so that the next engine claims what this one did.
@@ -100,17 +132,21 @@ impl Engine {
                 }
             }
             Action::Join { peer, vnet: id, learning } => {
-                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&id)) {
+                if let (Some(peer), Some(vnet)) = (self.peers.get_mut(&peer), self.vnets.get_mut(&id)) {
                     vnet.tables.set_learning_peer(peer.id, learning);
                     let behind = if learning { ", with machines that nobody manages behind it" } else { "" };
-                    info!("vnet {}: peer {} is in it{behind}", vnet.name, peer.name);
+                    if peer.lines.has_room(now) {
+                        info!("vnet {}: peer {} is in it{behind}", vnet.name, peer.name);
+                    }
                 }
                 self.say_segment(id);
             }
             Action::Leave { peer, vnet } => {
-                if let (Some(peer), Some(vnet)) = (self.peers.get(&peer), self.vnets.get_mut(&vnet)) {
+                if let (Some(peer), Some(vnet)) = (self.peers.get_mut(&peer), self.vnets.get_mut(&vnet)) {
                     vnet.tables.set_learning_peer(peer.id, false);
-                    info!("vnet {}: peer {} is in it no longer", vnet.name, peer.name);
+                    if peer.lines.has_room(now) {
+                        info!("vnet {}: peer {} is in it no longer", vnet.name, peer.name);
+                    }
                 }
             }
             Action::Receive(association) => self.install(&association, Direction::Inbound),
@@ -142,21 +178,10 @@ impl Engine {
                 };
                 self.route(now, vnet, mac, place, addresses, moved);
             }
-            Action::Reach => self.reach(),
-            // It is done in `flush`, before anything is said.
-            Action::Settle => {}
+            // They are done in `flush`, before anything is said.
+            Action::Reach | Action::Listening { .. } | Action::Settle => {}
             Action::Heeded { session, number } => self.heeded.heard(session, number),
             Action::Ports { peer } => self.measure(peer),
-            Action::Listening { vnet: id } => {
-                let listening = self.node.listening(id).filter_map(|(key, groups)| {
-                    let peer = self.peers.get(&key)?;
-                    Some((peer.id, groups.clone()))
-                });
-                let listening = listening.collect();
-                if let Some(vnet) = self.vnets.get_mut(&id) {
-                    vnet.tables.set_listening(listening);
-                }
-            }
             Action::Mtu { vnet, mtu } => {
                 match mtu {
                     Some(mtu) => self.findings.mtus.insert(vnet, mtu),
@@ -167,6 +192,18 @@ impl Engine {
                     vnet.tables.set_longest(written.or(mtu));
                 }
             }
+        }
+    }
+
+    /// Who wants which groups' frames.
+    fn regroup(&mut self, id: VnetId) {
+        let listening = self.node.listening(id).filter_map(|(key, groups)| {
+            let peer = self.peers.get(&key)?;
+            Some((peer.id, groups.clone()))
+        });
+        let listening = listening.collect();
+        if let Some(vnet) = self.vnets.get_mut(&id) {
+            vnet.tables.set_listening(listening);
         }
     }
 
@@ -188,12 +225,17 @@ impl Engine {
         self.point_bridge(id, mac, place);
         let Some(vnet) = self.vnets.get(&id) else { return };
         let lost = self.findings.lost.entry(id).or_default();
-        if matches!(place, Some(Place::At(_))) && vnet.own.contains(&mac) {
-            if lost.insert(mac) {
-                warn!("vnet {}: {mac} is attached here, and has arrived at another host later", vnet.name);
+        match place {
+            Some(Place::At(peer)) if vnet.own.contains(&mac) => {
+                let peer = self.peers.values_mut().find(|known| known.id == peer);
+                if lost.insert(mac) && peer.is_some_and(|peer| peer.lines.has_room(now)) {
+                    let name = &vnet.name;
+                    warn!("vnet {name}: {mac} is attached here, and has arrived at another host later");
+                }
             }
-        } else {
-            lost.remove(&mac);
+            Some(_) | None => {
+                lost.remove(&mac);
+            }
         }
         if lost.is_empty() {
             self.findings.lost.remove(&id);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use tracing::{debug, warn};
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId};
+use tracing::{debug, info};
+use viaduct_types::{HostKey, MacAddr, PeerName, VnetId};
 use viaduct_vnet_proto::{
     control::{Settings, VnetSettings},
     data::{Listeners, PeerId},
@@ -13,6 +13,7 @@ use super::{
     Orders, VnetOrders,
     discovery::time_of_day,
     engine::{Engine, Vnet},
+    fdb,
     learned::Learned,
     link::Farewell,
     peers::Peer,
@@ -127,6 +128,7 @@ impl Engine {
         self.carry();
         self.configure();
         for key in gone {
+            self.node.want_detour(key, false);
             if let Some(peer) = self.peers.remove(&key) {
                 self.handle.remove_path(peer.id);
                 if let Some(link) = peer.session.and_then(|session| self.links.get(&session)) {
@@ -185,7 +187,7 @@ impl Engine {
             self.configure();
             self.flush();
         }
-        if self.vnets.remove(&id).is_some_and(|vnet| vnet.carried && vnet.plain.is_none()) {
+        if self.vnets.remove(&id).is_some_and(|vnet| vnet.hears()) {
             let _ = self.handle.remove_vnet(id);
         }
         self.findings.reached.remove(&id);
@@ -209,9 +211,9 @@ impl Engine {
                 }
                 continue;
             }
-            let opened = match there(&vnet.tap) {
-                false => Err(format!("there is no device {} yet", vnet.tap)),
-                true => Tap::open(&vnet.tap, self.handle.workers(), Lifetime::Persistent)
+            let opened = match fdb::index(&vnet.tap) {
+                None => Err(format!("there is no device {} yet", vnet.tap)),
+                Some(_) => Tap::open(&vnet.tap, self.handle.workers(), Lifetime::Persistent)
                     .map_err(|error| chain(&error))
                     .and_then(|tap| self.handle.add_vnet(*id, tap).map_err(|error| error.to_string())),
             };
@@ -236,7 +238,7 @@ impl Engine {
     /// A tap went away; another one of its name may come.
     pub(super) fn lost_tap(&mut self, id: VnetId) {
         let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried) else { return };
-        warn!("vnet {}: its device {} is gone", vnet.name, vnet.tap);
+        info!("vnet {}: its device {} is gone", vnet.name, vnet.tap);
         vnet.carried = false;
         let _ = self.handle.remove_vnet(id);
         // The workers have forgotten the keys, and a key must not come to life again: whoever is in it begins anew.
@@ -246,11 +248,6 @@ impl Engine {
             self.configure();
         }
     }
-}
-
-fn there(device: &IfName) -> bool {
-    rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-        .is_ok_and(|socket| rustix::net::netdevice::name_to_index(&socket, device.as_str()).is_ok())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -46,59 +46,87 @@ pub(super) async fn dial(
     if ended_before > 0 || targets.is_idle {
         time::sleep(pause).await;
     }
+    let call = Arc::new(Call { identity, endpoint, lookup, key, inputs });
     loop {
         let mut attempts = JoinSet::new();
         let mut delay = Duration::ZERO;
-        for name in &targets.names {
-            let addresses = match time::timeout(PATIENCE, lookup.find(name)).await {
-                Ok(Ok(addresses)) => addresses,
-                Ok(Err(error)) => {
-                    let _ = inputs.send(Input::not_reached(key, name, &error, None)).await;
-                    continue;
-                }
-                Err(_) => {
-                    let _ = inputs.send(Input::not_reached(key, name, "no name server answers", None)).await;
-                    continue;
-                }
-            };
-            for address in addresses {
-                let (identity, endpoint, name) = (Arc::clone(&identity), endpoint.clone(), name.clone());
-                attempts.spawn(async move {
-                    time::sleep(delay).await;
-                    let target =
-                        if name == address.to_string() { name } else { format!("{name} ({address})") };
-                    (target, attempt(&identity, &endpoint, key, address).await)
-                });
-                delay += APART;
-            }
+        for name in targets.names.iter().cloned() {
+            let call = Arc::clone(&call);
+            attempts.spawn(async move { call.by_name(delay, name).await });
+            delay += APART;
         }
         if !targets.names.is_empty() {
             delay += BEFORE_WAYS;
         }
         for address in targets.ways.iter().copied() {
-            let (identity, endpoint) = (Arc::clone(&identity), endpoint.clone());
-            attempts.spawn(async move {
-                time::sleep(delay).await;
-                ("by way of others".to_owned(), attempt(&identity, &endpoint, key, address).await)
-            });
+            let call = Arc::clone(&call);
+            attempts.spawn(async move { call.address(delay, address, "by way of others".to_owned()).await });
             delay += APART;
         }
         while let Some(ended) = attempts.join_next().await {
-            let Ok((target, result)) = ended else { continue };
-            match result {
-                Ok((connection, longest)) => {
-                    attempts.abort_all();
-                    let _ = inputs.send(Input::Connected { key, dialled: true, connection, longest }).await;
-                    // The engine ends this task when it keeps the connection; else there is another attempt.
-                    time::sleep(PATIENCE).await;
-                }
-                Err(Failed(why, seen)) => {
-                    let _ = inputs.send(Input::not_reached(key, &target, &why, seen)).await;
-                }
-            }
+            let Ok(Some((connection, longest))) = ended else { continue };
+            attempts.abort_all();
+            let _ = call.inputs.send(Input::Connected { key, dialled: true, connection, longest }).await;
+            // The engine ends this task when it keeps the connection; else there is another attempt.
+            time::sleep(PATIENCE).await;
         }
         time::sleep(pause).await;
         pause = (pause * 2).min(longest);
+    }
+}
+
+/// What each attempt needs, and tells when it comes to nothing.
+struct Call {
+    identity: Arc<Identity>,
+    endpoint: Endpoint,
+    lookup: Names,
+    key: HostKey,
+    inputs: mpsc::Sender<Input>,
+}
+
+impl Call {
+    /// At all addresses that a name has. Nobody else waits until they are known.
+    async fn by_name(self: Arc<Self>, delay: Duration, name: String) -> Option<(quinn::Connection, u16)> {
+        time::sleep(delay).await;
+        let why = match time::timeout(PATIENCE, self.lookup.find(&name)).await {
+            Ok(Ok(addresses)) => {
+                let mut attempts = JoinSet::new();
+                let mut delay = Duration::ZERO;
+                for address in addresses {
+                    let is_address = name == address.to_string();
+                    let target = if is_address { name.clone() } else { format!("{name} ({address})") };
+                    let call = Arc::clone(&self);
+                    attempts.spawn(async move { call.address(delay, address, target).await });
+                    delay += APART;
+                }
+                while let Some(ended) = attempts.join_next().await {
+                    if let Ok(Some(connected)) = ended {
+                        return Some(connected);
+                    }
+                }
+                return None;
+            }
+            Ok(Err(error)) => error,
+            Err(_) => "no name server answers".to_owned(),
+        };
+        let _ = self.inputs.send(Input::not_reached(self.key, &name, &why, None)).await;
+        None
+    }
+
+    async fn address(
+        &self,
+        delay: Duration,
+        address: SocketAddr,
+        target: String,
+    ) -> Option<(quinn::Connection, u16)> {
+        time::sleep(delay).await;
+        match attempt(&self.identity, &self.endpoint, self.key, address).await {
+            Ok(connected) => Some(connected),
+            Err(Failed(why, seen)) => {
+                let _ = self.inputs.send(Input::not_reached(self.key, &target, &why, seen)).await;
+                None
+            }
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     ffi::CStr,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,6 +19,7 @@ use viaduct_vnet_proto::control::{
 };
 
 use super::engine::{Engine, Input};
+use crate::socket_options;
 
 /// At first it is said more often: hosts are started one after the other.
 const FIRST: Duration = Duration::from_secs(1);
@@ -123,6 +123,7 @@ impl Engine {
                 debug!("peer {} ({key}) is heard no longer", peer.name);
             }
         }
+        self.dial_found();
     }
 
     fn say_where(&mut self) {
@@ -182,12 +183,23 @@ impl Engine {
             let oldest = peer.found.iter().min_by_key(|(_, until)| **until).map(|(place, _)| *place);
             oldest.map(|place| peer.found.remove(&place));
         }
-        let is_new = peer.found.keys().any(|place| !before.contains(place));
-        if is_new && peer.session.is_none() {
-            info!("peer {} says that it is at {}", peer.name, list(peer.found.keys()));
-            peer.stop_dialling();
-            self.dial(beacon.key);
+        peer.is_found_anew |= peer.found.keys().any(|place| !before.contains(place));
+    }
+
+    /// Dials those who have said that they are elsewhere: once with each look, as they may say so as often as they like.
+    fn dial_found(&mut self) {
+        let now = self.now();
+        let mut found = Vec::new();
+        for (key, peer) in &mut self.peers {
+            if std::mem::take(&mut peer.is_found_anew) && peer.session.is_none() {
+                if peer.lines.has_room(now) {
+                    info!("peer {} says that it is at {}", peer.name, list(peer.found.keys()));
+                }
+                peer.stop_dialling();
+                found.push(*key);
+            }
         }
+        found.into_iter().for_each(|key| self.dial(key));
     }
 
     pub(super) fn forget_beacons(&mut self) {
@@ -228,25 +240,35 @@ impl Ear {
         let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
         let index = netdevice::name_to_index(&socket, interface.as_str())?;
         // With the interface the address of a group is whole, and only what comes by it is heard.
-        set(&socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_str().as_bytes())?;
+        socket_options::set(&socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_str().as_bytes())?;
         let group = match group {
             SocketAddr::V4(v4) => {
-                set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &0_i32.to_ne_bytes())?;
+                socket_options::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &0_i32.to_ne_bytes())?;
                 sockopt::set_ip_add_membership_with_ifindex(&socket, v4.ip(), &Ipv4Addr::UNSPECIFIED, index)?;
                 sockopt::set_ip_multicast_loop(&socket, false)?;
                 sockopt::set_ip_multicast_ttl(&socket, 1)?;
                 // struct ip_mreqn: group, address, interface.
                 let request = [&[0; 8][..], &index.to_ne_bytes()].concat();
-                set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)?;
+                socket_options::set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)?;
                 SocketAddr::V4(v4)
             }
             SocketAddr::V6(v6) => {
                 sockopt::set_ipv6_v6only(&socket, true)?;
-                set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL, &0_i32.to_ne_bytes())?;
+                socket_options::set(
+                    &socket,
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MULTICAST_ALL,
+                    &0_i32.to_ne_bytes(),
+                )?;
                 sockopt::set_ipv6_add_membership(&socket, v6.ip(), index)?;
                 sockopt::set_ipv6_multicast_loop(&socket, false)?;
                 sockopt::set_ipv6_multicast_hops(&socket, 1)?;
-                set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &index.to_ne_bytes())?;
+                socket_options::set(
+                    &socket,
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MULTICAST_IF,
+                    &index.to_ne_bytes(),
+                )?;
                 SocketAddrV6::new(*v6.ip(), v6.port(), 0, index).into()
             }
         };
@@ -264,34 +286,10 @@ impl Ear {
     /// Whether the interface is still the one that it was.
     fn is_there(&self) -> bool {
         let index = netdevice::name_to_index(&*self.socket, self.interface.as_str());
-        let bound = sockopt_device(&self.socket);
-        index.is_ok_and(|index| bound.is_ok_and(|bound| bound == index))
+        // The index of the interface that it is bound to (socket(7)).
+        let bound = socket_options::get(&*self.socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+        index.is_ok_and(|index| bound.is_ok_and(|bound| bound.cast_unsigned() == index))
     }
-}
-
-/// The index of the interface that a socket is bound to (socket(7), SO_BINDTOIFINDEX).
-fn sockopt_device(socket: &UdpSocket) -> io::Result<u32> {
-    let mut value: libc::c_int = 0;
-    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
-    // SAFETY: the kernel writes at most `length` bytes to `value`, and the number of bytes to `length`; both live until
-    // the call returns.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BINDTOIFINDEX,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value.cast_unsigned()) }
-}
-
-fn set(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &[u8]) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(value.len()).unwrap_or_default();
-    // SAFETY: the kernel reads `length` bytes of the value, which lives until the call returns.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 async fn listen(socket: Arc<UdpSocket>, interface: u32, inputs: mpsc::Sender<Input>) {

@@ -1,8 +1,7 @@
 //! The engine: one task that has everything, and to which all others report.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,8 +9,8 @@ use std::{
 
 use quinn::Endpoint;
 use tokio::{
-    sync::{Notify, mpsc},
-    time,
+    sync::{Notify, mpsc, oneshot},
+    task, time,
 };
 use tracing::{debug, error, info, warn};
 use viaduct_types::{HostKey, IfName, MacAddr, VnetId, VnetName};
@@ -32,10 +31,11 @@ use super::{
     names::Names,
     narrow::{Narrow, widen},
     peers::{Peer, Strangers},
-    plain::Plain,
+    plain::{Pace, Plain},
     ports::Ports,
     reach::{Reach, Ways, relay_of},
     segment::Bridging,
+    socket::unmapped,
     tables::Tables,
     unheard::Unheard,
 };
@@ -45,6 +45,8 @@ use crate::datapath::{Datapath, Event, Handle};
 pub(super) const TICK: Duration = Duration::from_millis(250);
 /// So many reports of the workers are heard before something follows from them.
 const BATCH: usize = 64;
+/// After so long what one connection has said waits for its next turn, however little that is: some of it takes long.
+const TURN: Duration = Duration::from_millis(2);
 /// A connection that lasted for so long did not end because of what the hosts are.
 const SETTLED: Duration = Duration::from_secs(3);
 
@@ -54,8 +56,8 @@ pub(super) enum Input {
     Connected { key: HostKey, dialled: bool, connection: quinn::Connection, longest: u16 },
     /// A peer was not reached.
     NotReached { key: HostKey, why: String, seen: Option<HostKey> },
-    /// Something came in by a connection.
-    Messages { session: SessionId, messages: Vec<Message> },
+    /// Something came in by a connection, and nothing more comes by it until this is done with.
+    Messages { session: SessionId, messages: VecDeque<Message>, done: oneshot::Sender<()> },
     /// A connection ended.
     Closed { session: SessionId, why: String },
     /// A device is a port of a bridge, with something at its other end, or is none any more.
@@ -72,6 +74,14 @@ impl Input {
     pub(super) fn not_reached(key: HostKey, target: &str, why: &str, seen: Option<HostKey>) -> Self {
         Self::NotReached { key, why: format!("{target}: {why}"), seen }
     }
+}
+
+/// Who is told what is found.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) answers: mpsc::Sender<Answer>,
+    /// Whether the last of it is still to be told: there was no room.
+    pub(super) is_behind: bool,
 }
 
 /// A vnet as it is carried.
@@ -120,6 +130,8 @@ pub(super) struct Engine {
     pub(super) rekey: Duration,
     pub(super) run_dir: PathBuf,
     pub(super) inputs: mpsc::Sender<Input>,
+    /// What is left of messages, no more than one piece of each connection.
+    pub(super) unfinished: VecDeque<Input>,
     /// When it was last looked which machines have been learned.
     pub(super) looks: Looks,
     /// How often the node was told what there is, and whether it was since the sequences were written down.
@@ -137,7 +149,9 @@ pub(super) struct Engine {
     pub(super) strangers: Strangers,
     pub(super) findings: Findings,
     pub(super) told: Findings,
-    pub(super) listeners: Vec<mpsc::Sender<Answer>>,
+    /// When that was said.
+    pub(super) told_at: Option<Duration>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) heeded: Heeded,
     pub(super) written: BTreeMap<(VnetId, MacAddr), u64>,
     pub(super) reach: Reach,
@@ -148,6 +162,8 @@ pub(super) struct Engine {
     pub(super) socket: std::net::UdpSocket,
     pub(super) discovery: Discovery,
     names: Names,
+    /// When the kernel may be told of vnets that nothing protects.
+    pub(super) telling: Pace,
     /// What the kernel is told of paths.
     pub(super) narrow: Narrow,
     /// What this host says on segments, and what others have said there.
@@ -188,6 +204,7 @@ impl Engine {
             rekey: options.rekey,
             run_dir: options.run_dir.clone(),
             inputs,
+            unfinished: VecDeque::new(),
             looks: Looks::default(),
             configured: (0, true),
             gone: Vec::new(),
@@ -199,6 +216,7 @@ impl Engine {
             strangers: Strangers::default(),
             findings: Findings::default(),
             told: Findings::default(),
+            told_at: None,
             listeners: Vec::new(),
             heeded: Heeded::default(),
             written: sequences,
@@ -208,6 +226,7 @@ impl Engine {
             socket,
             discovery: Discovery::default(),
             names,
+            telling: Pace::default(),
             narrow: Narrow::default(),
             count: Count::new(time_of_day()),
             numbers: Numbers::default(),
@@ -243,6 +262,7 @@ impl Engine {
                 .into_iter()
                 .chain(learned)
                 .chain(self.heeded.due())
+                .chain(self.telling_due())
                 .chain(self.vnets.values().filter(|vnet| vnet.hears()).filter_map(|vnet| vnet.unheard.due()))
                 .min()
                 .map(|due| self.start + due);
@@ -254,8 +274,14 @@ impl Engine {
             };
             tokio::select! {
                 Some(input) = queue.recv() => {
-                    if self.hear(input).await {
+                    if self.hear(input) {
                         break;
+                    }
+                }
+                // By turns with what has come since, and with the tasks that bring it.
+                () = task::yield_now(), if !self.unfinished.is_empty() => {
+                    if let Some(input) = self.unfinished.pop_front() {
+                        self.hear(input);
                     }
                 }
                 1.. = events.recv_many(&mut batch, BATCH) => {
@@ -280,7 +306,7 @@ impl Engine {
     }
 
     /// Says whether this is the end.
-    pub(super) async fn hear(&mut self, input: Input) -> bool {
+    pub(super) fn hear(&mut self, input: Input) -> bool {
         match input {
             Input::Connected { key, dialled, connection, longest } => {
                 self.connected(key, dialled, (connection, longest));
@@ -292,24 +318,7 @@ impl Engine {
                     info!("peer {} is not reached: {why}", peer.name);
                 }
             }
-            Input::Messages { session, messages } => {
-                for message in messages {
-                    let now = self.now();
-                    if let Message::Number { number } = message {
-                        if let Some(key) = self.links.get(&session).map(|link| link.key) {
-                            self.heard_number(key, number);
-                        }
-                        continue;
-                    }
-                    if let Err(error) = self.node.handle_message(now, session, message) {
-                        if let Some(link) = self.links.get(&session) {
-                            warn!("a peer does not keep to the protocol: {error}");
-                            Farewell::Protocol.end(&link.connection, &error.to_string());
-                        }
-                        break;
-                    }
-                }
-            }
+            Input::Messages { session, messages, done } => self.heard(session, messages, done),
             Input::Closed { session, why } => self.closed(session, why),
             Input::Port { device, there } => self.port_changed(device, there),
             Input::Names { are_found } => self.findings.nameless = !are_found,
@@ -319,8 +328,8 @@ impl Engine {
                     let troubles = self.be(*orders);
                     let _ = answers.try_send(Answer::Done { troubles });
                     let _ = answers.try_send(Answer::Changed(self.findings.clone()));
-                    if !self.listeners.iter().any(|listener| listener.same_channel(&answers)) {
-                        self.listeners.push(answers);
+                    if !self.listeners.iter().any(|listener| listener.answers.same_channel(&answers)) {
+                        self.listeners.push(Listener { answers, is_behind: false });
                     }
                 }
                 Request::Known { number } => self.tell_when_known(number, answers),
@@ -339,11 +348,37 @@ impl Engine {
         false
     }
 
+    /// That it is done is told when `done` is dropped.
+    fn heard(&mut self, session: SessionId, mut messages: VecDeque<Message>, done: oneshot::Sender<()>) {
+        let begun = self.now();
+        while let Some(message) = messages.pop_front() {
+            let now = self.now();
+            if now.saturating_sub(begun) >= TURN {
+                messages.push_front(message);
+                return self.unfinished.push_back(Input::Messages { session, messages, done });
+            }
+            if let Message::Number { number } = message {
+                if let Some(key) = self.links.get(&session).map(|link| link.key) {
+                    self.heard_number(key, number);
+                }
+                continue;
+            }
+            if let Err(error) = self.node.handle_message(now, session, message) {
+                let Some(link) = self.links.get(&session) else { return };
+                if let Some(peer) = self.peers.get_mut(&link.key)
+                    && peer.lines.has_room(now)
+                {
+                    warn!("peer {} does not keep to the protocol: {error}", peer.name);
+                }
+                return Farewell::Protocol.end(&link.connection, &error.to_string());
+            }
+        }
+    }
+
     fn connected(&mut self, key: HostKey, dialled: bool, (connection, longest): (quinn::Connection, u16)) {
         let now = self.now();
         let Some(peer) = self.peers.get_mut(&key) else {
-            let remote = connection.remote_address();
-            let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+            let remote = unmapped(connection.remote_address());
             if self.strangers.add(now, key, remote) {
                 info!("{remote} was refused: nobody here knows its key {key}");
             }
@@ -367,8 +402,9 @@ impl Engine {
         }
         peer.reached(id);
         let link = Link::start(id, key, (connection, longest), now, &self.inputs);
-        let name = peer.name.clone();
+        let (name, is_told) = (peer.name.clone(), peer.lines.has_room(now));
         match link.via().and_then(|relay| self.peers.values().find(|peer| peer.id == relay)) {
+            _ if !is_told => {}
             Some(relay) => info!("peer {name} is connected, by way of peer {}", relay.name),
             None => info!("peer {name} is connected, at {}", link.remote()),
         }
@@ -404,7 +440,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(&link.key).filter(|peer| peer.session == Some(session)) else {
             return;
         };
-        info!("peer {} is not connected any more: {why}", peer.name);
+        if peer.lines.has_room(now) {
+            info!("peer {} is not connected any more: {why}", peer.name);
+        }
         peer.session = None;
         peer.go_by_first(&self.handle);
         peer.error = Some(why);

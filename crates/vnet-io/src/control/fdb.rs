@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -26,11 +26,29 @@ use super::rtnetlink::{Told, ask, change};
 /// Where frames for everybody go: VXLAN has them under this.
 pub(super) const EVERYBODY: MacAddr = MacAddr([0; 6]);
 
+/// Where a host takes VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Remote {
+    pub(super) ip: IpAddr,
+    /// The number of the link that a link-local address is on: each link has these, and one of them the kernel would take.
+    pub(super) link: Option<u32>,
+}
+
+impl From<SocketAddr> for Remote {
+    fn from(address: SocketAddr) -> Self {
+        let link = match address {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Some(v6.scope_id()),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => None,
+        };
+        Self { ip: address.ip(), link: link.filter(|link| *link != 0) }
+    }
+}
+
 /// Where a VXLAN device sends what is for a MAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Far {
     pub(super) mac: MacAddr,
-    pub(super) to: IpAddr,
+    pub(super) to: Remote,
     pub(super) vni: Vni,
 }
 
@@ -140,6 +158,21 @@ pub(super) fn lock(port: u32) -> io::Result<()> {
     change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
+/// Whether a device is a bridge's port that learns, as one that has left its bridge does when it is put there again.
+pub(super) fn learns(port: u32) -> bool {
+    let learns = attribute(port, |attribute| {
+        let LinkAttribute::LinkInfo(infos) = attribute else { return None };
+        infos.iter().find_map(|info| {
+            let LinkInfo::PortData(InfoPortData::BridgePort(settings)) = info else { return None };
+            settings.iter().find_map(|setting| {
+                let InfoBridgePort::Learning(learns) = setting else { return None };
+                Some(*learns)
+            })
+        })
+    });
+    learns == Some(true)
+}
+
 /// What is for a MAC goes there, whatever was said before; for everybody: there, too.
 pub(super) fn send_to(device: u32, far: Far) -> io::Result<()> {
     let how = if far.mac == EVERYBODY { NLM_F_APPEND } else { NLM_F_REPLACE };
@@ -155,8 +188,9 @@ fn of_device(device: u32, far: Far) -> NeighbourMessage {
     let state = u16::from(NeighbourState::Noarp) | u16::from(NeighbourState::Permanent);
     let mut message = neighbour(device, NeighbourState::Other(state), NeighbourFlags::Own, far.mac);
     let attributes =
-        [NeighbourAttribute::Destination(far.to.into()), NeighbourAttribute::Vni(far.vni.number())];
+        [NeighbourAttribute::Destination(far.to.ip.into()), NeighbourAttribute::Vni(far.vni.number())];
     message.attributes.extend(attributes);
+    message.attributes.extend(far.to.link.map(NeighbourAttribute::IfIndex));
     message
 }
 
@@ -199,19 +233,16 @@ pub(super) struct Known {
     pub(super) fars: Vec<(u32, Far)>,
 }
 
-/// All of it.
-pub(super) fn known(bridge: u32) -> io::Result<Known> {
+/// All of it, where VXLAN devices take frames by `own` number: where they send to others by the same, the kernel does not say so.
+pub(super) fn known(bridge: u32, own: Vni) -> io::Result<Known> {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Bridge;
     message.attributes.push(NeighbourAttribute::Controller(bridge));
     let mut known = Known::default();
     ask(RouteNetlinkMessage::GetNeighbour(message), NLM_F_DUMP, |answer| {
         if let Told::Neighbour(entry) = answer {
-            match of(&entry) {
-                Some(Entry::Near(near)) => known.nears.push(near),
-                Some(Entry::Far(device, far)) => known.fars.push((device, far)),
-                None => {}
-            }
+            known.nears.extend(near(&entry));
+            known.fars.extend(far(&entry, own));
         }
     })?;
     Ok(known)
@@ -227,7 +258,7 @@ pub(super) fn heard(bridge: u32, mac: MacAddr) -> io::Result<Option<(Near, Durat
     let mut found = None;
     let asked = ask(RouteNetlinkMessage::GetNeighbour(message), 0, |answer| {
         let Told::Neighbour(entry) = answer else { return };
-        let Some(Entry::Near(near)) = of(&entry) else { return };
+        let Some(near) = near(&entry) else { return };
         let quiet = entry.attributes.iter().find_map(|attribute| {
             let NeighbourAttribute::CacheInfo(info) = attribute else { return None };
             Some(of_ticks(info.updated))
@@ -239,31 +270,39 @@ pub(super) fn heard(bridge: u32, mac: MacAddr) -> io::Result<Option<(Near, Durat
     Ok(found)
 }
 
-enum Entry {
-    Near(Near),
-    Far(u32, Far),
+/// None for what is a VXLAN device's, or the kernel's own: permanent are the MACs of the ports themselves.
+fn near(entry: &NeighbourMessage) -> Option<Near> {
+    let NeighbourHeader { ifindex: port, state, flags, .. } = entry.header;
+    let is_permanent = u16::from(state) & u16::from(NeighbourState::Permanent) != 0;
+    if is_permanent || flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    Some(Near { port, mac: mac(entry)? })
 }
 
-/// None for what is the kernel's own, or means nothing here.
-fn of(entry: &NeighbourMessage) -> Option<Entry> {
-    let NeighbourHeader { ifindex: device, state, flags, .. } = entry.header;
-    let (mut mac, mut to, mut vni) = (None, None, None);
+/// None for what is no VXLAN device's. Where no number is told, it is the device's own.
+fn far(entry: &NeighbourMessage, own: Vni) -> Option<(u32, Far)> {
+    let NeighbourHeader { ifindex: device, flags, .. } = entry.header;
+    let (mut to, mut link, mut vni) = (None, None, own);
     for attribute in &entry.attributes {
-        if let NeighbourAttribute::LinkLayerAddress(bytes) = attribute {
-            mac = bytes.as_slice().try_into().ok().map(MacAddr);
-        } else if let NeighbourAttribute::Destination(address) = attribute {
+        if let NeighbourAttribute::Destination(address) = attribute {
             to = ip(address);
+        } else if let NeighbourAttribute::IfIndex(number) = attribute {
+            link = Some(*number);
         } else if let NeighbourAttribute::Vni(number) = attribute {
-            vni = Vni::new(*number);
+            vni = Vni::new(*number)?;
         }
     }
-    if flags.contains(NeighbourFlags::Own) {
-        // Without a number it is the device's own, with which nothing is put there here.
-        return Some(Entry::Far(device, Far { mac: mac?, to: to?, vni: vni? }));
-    }
-    // Permanent are those of the ports themselves.
-    let is_permanent = u16::from(state) & u16::from(NeighbourState::Permanent) != 0;
-    (!is_permanent).then_some(Entry::Near(Near { port: device, mac: mac? }))
+    let is_far = flags.contains(NeighbourFlags::Own);
+    let far = Far { mac: mac(entry)?, to: Remote { ip: to?, link }, vni };
+    is_far.then_some((device, far))
+}
+
+fn mac(entry: &NeighbourMessage) -> Option<MacAddr> {
+    entry.attributes.iter().find_map(|attribute| {
+        let NeighbourAttribute::LinkLayerAddress(bytes) = attribute else { return None };
+        bytes.as_slice().try_into().ok().map(MacAddr)
+    })
 }
 
 fn ip(address: &NeighbourAddress) -> Option<IpAddr> {

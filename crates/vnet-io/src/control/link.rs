@@ -1,14 +1,18 @@
 //! The tasks of one connection: what comes in is read, what goes out is written.
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use viaduct_types::HostKey;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use viaduct_vnet_proto::{
     control::{Exporter, Message, SessionId},
     data::PeerId,
@@ -19,10 +23,13 @@ use super::{
     peers::{SEARCHING, headers, largest_of_link},
     reach::relay_of,
     search::Search,
+    socket::unmapped,
 };
 
-/// So many pieces may wait to be written; who reads nothing for so long is let go.
-const WAITING: usize = 1024;
+/// Where so many bytes wait to be written, nothing more is added: who reads nothing for so long is let go.
+const WAITING: usize = 32 << 20;
+/// So many messages the engine is given at once.
+const MESSAGES: usize = 256;
 /// No longer is what is shown of why a connection ended.
 const LONGEST_REASON: usize = 200;
 /// How often it is looked whether the host's own link carries more than it did.
@@ -64,7 +71,9 @@ pub(super) struct Link {
     looked: Duration,
     /// When the other end was last told at which number this host is.
     pub(super) told: Option<Duration>,
-    out: mpsc::Sender<Vec<u8>>,
+    out: mpsc::UnboundedSender<Vec<u8>>,
+    /// How many bytes wait there.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -75,21 +84,26 @@ impl Link {
         since: Duration,
         inputs: &mpsc::Sender<Input>,
     ) -> Self {
-        let (out, queue) = mpsc::channel(WAITING);
-        tokio::spawn(write(connection.clone(), queue));
+        let (out, queue) = mpsc::unbounded_channel();
+        let waiting = Arc::<AtomicUsize>::default();
+        tokio::spawn(write(connection.clone(), queue, Arc::clone(&waiting)));
         tokio::spawn(read(id, connection.clone(), inputs.clone()));
         let search = Search::new(since);
-        Self { key, connection, since, search, longest, looked: since, told: None, out }
+        Self { key, connection, since, search, longest, looked: since, told: None, out, waiting }
     }
 
     pub(super) fn send(&self, bytes: Vec<u8>) {
-        if self.out.try_send(bytes).is_err() {
-            Farewell::Protocol.end(&self.connection, "nothing is read");
+        // One piece may be of any length: whoever comes into a vnet is told of all NICs.
+        if self.waiting.load(Ordering::Relaxed) >= WAITING {
+            return Farewell::Protocol.end(&self.connection, "nothing is read");
         }
+        self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        // It fails when the connection has ended.
+        let _ = self.out.send(bytes);
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
-        canonical(self.connection.remote_address())
+        unmapped(self.connection.remote_address())
     }
 
     /// Who passes on what is sent there, if somebody does.
@@ -128,12 +142,17 @@ impl Exporter for Secrets {
     }
 }
 
-async fn write(connection: Connection, mut queue: mpsc::Receiver<Vec<u8>>) {
+async fn write(
+    connection: Connection,
+    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+) {
     let Ok(mut stream): Result<SendStream, _> = connection.open_uni().await else { return };
     while let Some(bytes) = queue.recv().await {
         if stream.write_all(&bytes).await.is_err() {
             return;
         }
+        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
     }
 }
 
@@ -158,16 +177,27 @@ async fn read_all(
     let mut waiting = Vec::new();
     while let Ok(Some(chunk)) = stream.read_chunk(65_536, true).await {
         waiting.extend_from_slice(&chunk.bytes);
-        let (mut messages, mut taken) = (Vec::new(), 0);
-        while let Some((message, length)) = Message::read(&waiting[taken..]).map_err(|e| e.to_string())? {
-            messages.extend(message);
-            taken += length;
+        let mut taken = 0;
+        loop {
+            let mut messages = VecDeque::new();
+            while messages.len() < MESSAGES
+                && let Some((message, length)) =
+                    Message::read(&waiting[taken..]).map_err(|error| error.to_string())?
+            {
+                messages.extend(message);
+                taken += length;
+            }
+            if messages.is_empty() {
+                break;
+            }
+            // Whoever says much waits for its next turn, and nobody for more than one of it.
+            let (done, is_done) = oneshot::channel();
+            if inputs.send(Input::Messages { session: id, messages, done }).await.is_err() {
+                return Ok(());
+            }
+            let _ = is_done.await;
         }
         waiting.drain(..taken);
-        // Waits when the engine has much to do, and so does the other end.
-        if inputs.send(Input::Messages { session: id, messages }).await.is_err() {
-            return Ok(());
-        }
     }
     Ok(())
 }
@@ -179,22 +209,16 @@ pub(super) fn reason(error: &quinn::ConnectionError) -> String {
     error.to_string().chars().map(plain).take(LONGEST_REASON).collect()
 }
 
-/// One of IPv4 as such.
-fn canonical(remote: SocketAddr) -> SocketAddr {
-    match remote.ip().to_canonical() {
-        IpAddr::V4(v4) => SocketAddr::new(v4.into(), remote.port()),
-        // With its link, where it has one.
-        IpAddr::V6(_) => remote,
-    }
-}
-
 /// The longest datagram that is looked for, in bytes: what Ethernet has with large frames.
 pub(super) const LONGEST: u16 = 9_000 - 28;
+
+/// By QUIC's own datagrams peers ask what a path carries, and nobody reads them: so much is kept of them, which one of them needs.
+const UNREAD: usize = LONGEST as usize + 64;
 
 /// The longest datagram that is looked for on the way to somebody. What the host's own link does not carry is not, as each length takes
 /// its time; as Ethernet carries, for that may come while the connection stands.
 fn longest(remote: SocketAddr) -> u16 {
-    let remote = canonical(remote);
+    let remote = unmapped(remote);
     let ethernet = 1_500 - headers(remote.is_ipv6());
     largest_of_link(remote).map_or(ethernet, |of_link| of_link.clamp(ethernet, LONGEST))
 }
@@ -207,6 +231,7 @@ pub(super) fn transport(remote: SocketAddr) -> (Arc<quinn::TransportConfig>, u16
         .max_concurrent_uni_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(256 * 1024))
         .receive_window(VarInt::from_u32(256 * 1024))
+        .datagram_receive_buffer_size(Some(UNREAD))
         // What is lost of a handshake is sent again soon: hosts are started one after the other.
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(Some(VarInt::from_u32(6_000).into()))

@@ -21,6 +21,8 @@ enum NotTaken {
         "it is nobody's here, and this vnet knows NICs only that are attached; `learning = true` in its table takes others"
     )]
     NotLearning,
+    #[error("another host bridges the same segment, and this one keeps out of the vnet meanwhile")]
+    Out,
     #[error("no such vnet is carried")]
     NotCarried,
 }
@@ -50,6 +52,10 @@ impl Engine {
         }
         if !is_learning {
             return Err(NotTaken::NotLearning);
+        }
+        // What the other host lets out there is heard as what speaks there itself, and is behind any host of the vnet.
+        if vnet.bridging.is_out() {
+            return Err(NotTaken::Out);
         }
         if vnet.tables.is_attached_elsewhere(mac) {
             return Err(NotTaken::Elsewhere);

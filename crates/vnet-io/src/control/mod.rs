@@ -25,6 +25,7 @@ mod orders;
 mod peers;
 mod plain;
 mod ports;
+mod prompt;
 mod reach;
 mod report;
 mod rtnetlink;
@@ -45,7 +46,7 @@ pub use identity::{Identity, IdentityError};
 pub use names::Found;
 pub use narrow::widen;
 pub use orders::{
-    Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PORT, PeerOrders,
-    PeerReport, PlainOrders, PortsReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
+    Answer, DiscoveryOrders, Findings, MacReport, MemberReport, NicOrders, Orders, PeerOrders, PeerReport,
+    PlainOrders, PortsReport, RelayedReport, Report, Request, Stranger, VnetOrders, VnetReport,
 };
 pub use start::{EngineError, NamesLine, Options, run};

@@ -21,7 +21,7 @@ use viaduct_types::{HostKey, PROTOCOL, VXLAN_OVERHEAD, VXLAN_PORT};
 
 use super::{
     engine::Engine,
-    fdb,
+    fdb::{self, Remote},
     peers::headers,
     rtnetlink::{Told, ask, change},
 };
@@ -39,13 +39,13 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Narrow {
     /// What the kernel had when that was last looked at, and what it was told then.
-    told: BTreeMap<IpAddr, Way>,
+    told: BTreeMap<Remote, Way>,
     /// Whether VXLAN is led to the table, by family: IPv6 or not; nothing before that is known.
     led: BTreeMap<bool, bool>,
     /// When it did not work, which is said once.
     fails: bool,
     /// What was to be told the last time, and when.
-    last: (BTreeMap<IpAddr, Wanted>, Duration),
+    last: (BTreeMap<Remote, Wanted>, Duration),
 }
 
 /// A route to one host.
@@ -70,9 +70,9 @@ enum Wanted {
 impl Narrow {
     /// Tells what is not told; a way that leads elsewhere by now is another one. What others have taken away, or a device that went
     /// down has taken along, is told again.
-    fn tell(&mut self, wanted: &BTreeMap<IpAddr, Wanted>, keeps_others: bool) -> io::Result<()> {
+    fn tell(&mut self, wanted: &BTreeMap<Remote, Wanted>, keeps_others: bool) -> io::Result<()> {
         self.told = told()?;
-        let gone: Vec<IpAddr> =
+        let gone: Vec<Remote> =
             self.told.keys().filter(|to| !keeps_others && !wanted.contains_key(to)).copied().collect();
         // One that is not told keeps no other from it.
         let mut done = Ok(());
@@ -88,7 +88,7 @@ impl Narrow {
         done
     }
 
-    fn tell_of(&mut self, to: IpAddr, wanted: Wanted) -> io::Result<()> {
+    fn tell_of(&mut self, to: Remote, wanted: Wanted) -> io::Result<()> {
         let told = self.told.get(&to);
         let carries = match (wanted, told) {
             (Wanted::Carries(carries), _) => u32::from(carries),
@@ -103,14 +103,14 @@ impl Narrow {
             return Ok(());
         }
         change(RouteNetlinkMessage::NewRoute(way.message(to)), NLM_F_CREATE | NLM_F_REPLACE)?;
-        debug!("VXLAN to {to} takes IP packets of {carries} bytes");
+        debug!("VXLAN to {} takes IP packets of {carries} bytes", to.ip);
         self.told.insert(to, way);
         Ok(())
     }
 
     /// Leads VXLAN to the table where there is something in it, and nowhere else where not.
     fn lead(&mut self, v6: bool) -> io::Result<()> {
-        let wanted = self.told.keys().any(|to| to.is_ipv6() == v6);
+        let wanted = self.told.keys().any(|to| to.ip.is_ipv6() == v6);
         match self.led.insert(v6, wanted) {
             // Others may have taken it away.
             _ if wanted => match change(RouteNetlinkMessage::NewRule(rule(v6)), NLM_F_CREATE | NLM_F_EXCL) {
@@ -122,15 +122,17 @@ impl Narrow {
         }
     }
 
-    fn forget(&mut self, to: IpAddr) -> io::Result<()> {
+    fn forget(&mut self, to: Remote) -> io::Result<()> {
         let Some(way) = self.told.remove(&to) else { return Ok(()) };
         let mut message = way.message(to);
         // Any scope (net/ipv4/fib_trie.c, `fib_table_delete`).
         message.header.scope = RouteScope::NoWhere;
         message.attributes.retain(|attribute| {
-            matches!(attribute, RouteAttribute::Table(_) | RouteAttribute::Destination(_))
+            let is_named = matches!(attribute, RouteAttribute::Table(_) | RouteAttribute::Destination(_));
+            // A link-local address may have a route by each link.
+            is_named || to.link.is_some() && matches!(attribute, RouteAttribute::Oif(_))
         });
-        debug!("VXLAN to {to} goes as everything else does");
+        debug!("VXLAN to {} goes as everything else does", to.ip);
         fine(change(RouteNetlinkMessage::DelRoute(message), 0))
     }
 }
@@ -156,12 +158,12 @@ impl Way {
         (route.header.kind == RouteType::Unicast && way.device != 0).then_some(way)
     }
 
-    fn message(&self, to: IpAddr) -> RouteMessage {
-        let mut message = towards(to);
+    fn message(&self, to: Remote) -> RouteMessage {
+        let mut message = towards(to.ip);
         message.header.protocol = RouteProtocol::from(PROTOCOL);
         message.header.kind = RouteType::Unicast;
         message.header.scope =
-            if self.via.is_some() || to.is_ipv6() { RouteScope::Universe } else { RouteScope::Link };
+            if self.via.is_some() || to.ip.is_ipv6() { RouteScope::Universe } else { RouteScope::Link };
         // Its link is known: the host's own route says so.
         message.header.flags.set(RouteFlags::Onlink, self.via.is_some());
         let attributes = &mut message.attributes;
@@ -183,7 +185,7 @@ pub fn widen() -> io::Result<()> {
 }
 
 /// What stands in the table.
-fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
+fn told() -> io::Result<BTreeMap<Remote, Way>> {
     let mut found = BTreeMap::new();
     for v6 in [false, true] {
         let mut dump = RouteMessage::default();
@@ -200,7 +202,8 @@ fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
                 }
             }
             if let (Some(to), Some(way), true) = (to, Way::of(&route), table == u32::from(TABLE)) {
-                found.insert(to, way);
+                let is_local = matches!(to, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                found.insert(Remote { ip: to, link: is_local.then_some(way.device) }, way);
             }
         });
         // A table that nothing was ever put into does not exist.
@@ -210,9 +213,11 @@ fn told() -> io::Result<BTreeMap<IpAddr, Way>> {
 }
 
 /// How what is not VXLAN goes to a host; none where it does not.
-fn way_to(to: IpAddr) -> io::Result<Option<Way>> {
+fn way_to(to: Remote) -> io::Result<Option<Way>> {
     let mut way = None;
-    let asked = ask(RouteNetlinkMessage::GetRoute(towards(to)), 0, |told| {
+    let mut message = towards(to.ip);
+    message.attributes.extend(to.link.map(RouteAttribute::Oif));
+    let asked = ask(RouteNetlinkMessage::GetRoute(message), 0, |told| {
         if let Told::Route(route) = told {
             way = Way::of(&route);
         }
@@ -283,21 +288,17 @@ impl Engine {
         if !is_plain && !self.narrow.led.is_empty() && self.narrow.told.is_empty() {
             return;
         }
-        let mut wanted = BTreeMap::<IpAddr, Wanted>::new();
+        let mut wanted = BTreeMap::<Remote, Wanted>::new();
         for (id, vnet) in &self.vnets {
             let Some(plain) = vnet.plain.as_ref().filter(|_| vnet.carried) else { continue };
             let written = self.orders.vnets.get(id).and_then(|orders| orders.mtu);
             let ports = written.or_else(|| self.findings.mtus.get(id).copied()).map(|mtu| mtu.max(LEAST_V6));
             for (key, to) in plain.places() {
-                // Its link would have to be known to reach it.
-                if matches!(to, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-                    continue;
-                }
                 let Some(carries) = self.carries(now, key, *to) else {
                     wanted.entry(*to).or_insert(Wanted::AsBefore);
                     continue;
                 };
-                let around = VXLAN_OVERHEAD[usize::from(to.is_ipv6())];
+                let around = VXLAN_OVERHEAD[usize::from(to.ip.is_ipv6())];
                 let carries = ports.map_or(carries, |mtu| carries.min(mtu.saturating_add(around)));
                 // There is one way for all vnets.
                 match wanted.get_mut(to) {
@@ -332,16 +333,16 @@ impl Engine {
     }
 
     /// What may be sent to a peer, by what was found, in bytes of IP packets; none as long as nothing is known.
-    fn carries(&self, now: Duration, key: &HostKey, to: IpAddr) -> Option<u16> {
+    fn carries(&self, now: Duration, key: &HostKey, to: Remote) -> Option<u16> {
         let peer = self.peers.get(key)?;
         let link = self.links.get(&peer.session?)?;
         let remote = link.remote();
-        let path = peer.path.as_ref().filter(|path| path.remote == remote && remote.ip() == to)?;
+        let path = peer.path.as_ref().filter(|path| path.remote == remote && Remote::from(remote) == to)?;
         let (is_new, is_over) = (link.is_new(now), link.search.is_over());
         if is_new && !is_over && self.narrow.told.contains_key(&to) {
             return None;
         }
-        let v6 = to.is_ipv6();
+        let v6 = to.ip.is_ipv6();
         let arrives = link.largest_datagram();
         // What is too long is lost until it is answered: nothing is hoped for any longer than it is searched.
         let hoped = if is_new && is_over { arrives } else { path.hoped };

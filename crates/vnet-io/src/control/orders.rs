@@ -6,14 +6,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VNET_PORT, VnetId, VnetName, Vni};
+use viaduct_types::{HostKey, IfName, MacAddr, PeerName, VnetId, VnetName, Vni};
 use viaduct_vnet_proto::{
     control::{Protection, Security},
     data::esp::Cipher,
 };
-
-/// The port that the original vnets used, too.
-pub const PORT: u16 = VNET_PORT;
 
 /// What is asked of the engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,7 +84,7 @@ pub struct Orders {
     /// The peers between which this host passes on what they cannot send each other.
     #[serde(default)]
     pub relay: BTreeSet<PeerName>,
-    /// How much of it, from one to another one.
+    /// How much of it, from one to another one, in bytes a second.
     #[serde(default)]
     pub relay_rate: u64,
     /// How peers are found whose places nobody told.
@@ -279,9 +276,9 @@ pub struct PeerReport {
     /// Where it has lately said that it is.
     #[serde(default)]
     pub found: Vec<SocketAddr>,
-    /// For how many seconds.
+    /// For how many seconds there has been a connection.
     pub seconds: Option<u64>,
-    /// The longest IP packet that gets there.
+    /// The longest IP packet that gets there, in bytes.
     pub path_mtu: Option<u16>,
     /// How often another key was seen in place of its own.
     pub refused: u64,

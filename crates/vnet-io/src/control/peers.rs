@@ -1,22 +1,27 @@
 //! The other hosts as the engine knows them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use tokio::task::JoinHandle;
-use viaduct_types::{HostKey, PeerName};
+use viaduct_types::{HostKey, MacAddr, PeerName, VnetId};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
 use super::{PeerReport, Stranger, search::LONGEST_SEARCH, spare::Spare};
-use crate::datapath::{Handle, Path};
+use crate::{
+    datapath::{Handle, Path},
+    socket_options,
+};
 
 /// So many strangers are remembered.
 const MOST_STRANGERS: usize = 32;
-/// In such a time so many are named in the log.
-const NAMED: (Duration, u32) = (Duration::from_secs(10), 20);
+/// In such a time so many lines of the log are others' doing.
+const LINES: Duration = Duration::from_secs(10);
+/// So many reasons why a peer is not reached are told until it is.
+const MOST_TOLD: usize = 16;
 /// For so long a new connection is given time to find out what its path carries; until then what the host's own link
 /// carries, or what was found the last time, is taken for it.
 pub(super) const SEARCHING: Duration = Duration::from_secs(3);
@@ -50,6 +55,8 @@ pub(super) struct Peer {
     pub(super) refused: u64,
     pub(super) seen_key: Option<HostKey>,
     pub(super) error: Option<String>,
+    /// What has kept it away since it was last there, and was told.
+    told: BTreeSet<String>,
     /// Connections in a row that ended as soon as they stood.
     pub(super) ended_at_once: u32,
     /// What a router said that the path carries, in bytes of datagrams, and when it did.
@@ -58,14 +65,40 @@ pub(super) struct Peer {
     pub(super) rise: Option<(u16, Duration)>,
     /// Datagrams that it was sent when it was last asked what its path carries, and when that was.
     pub(super) probed: (u64, Duration),
+    /// When the path was last asked because somebody said that it carries less.
+    pub(super) doubted: Option<Duration>,
     /// Datagrams that it was sent when its ports were last looked at.
     pub(super) sent: u64,
     /// Since when there is no connection, as far as that was noticed.
     pub(super) unreached: Option<Duration>,
     /// When it was last said that it sends frames of MACs that are not its own.
     pub(super) accused: Option<Duration>,
+    /// Where and of which it seems to, and since when.
+    pub(super) suspected: Option<(Duration, VnetId, MacAddr)>,
     /// Where it said that it is, and until when that holds.
     pub(super) found: BTreeMap<SocketAddr, Duration>,
+    /// Whether it has said of a place that it had not said of before, and has not been dialled since.
+    pub(super) is_found_anew: bool,
+    /// What of its doing is in the log: it may come into many vnets at once.
+    pub(super) lines: Lines<100>,
+}
+
+/// Counts lines of the log that others can have this host write as often as they like: so many may be.
+#[derive(Debug, Default)]
+pub(super) struct Lines<const MOST: u32> {
+    since: Duration,
+    count: u32,
+}
+
+impl<const MOST: u32> Lines<MOST> {
+    /// Whether there is room for one more.
+    pub(super) fn has_room(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.since) >= LINES {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= MOST
+    }
 }
 
 impl Peer {
@@ -81,14 +114,19 @@ impl Peer {
             refused: 0,
             seen_key: None,
             error: None,
+            told: BTreeSet::new(),
             ended_at_once: 0,
             hint: None,
             rise: None,
             probed: (0, Duration::ZERO),
+            doubted: None,
             sent: 0,
             unreached: None,
             accused: None,
+            suspected: None,
             found: BTreeMap::new(),
+            is_found_anew: false,
+            lines: Lines::default(),
         }
     }
 
@@ -146,14 +184,15 @@ impl Peer {
         self.stop_dialling();
         self.session = Some(session);
         (self.error, self.seen_key) = (None, None);
+        self.told.clear();
     }
 
     /// Why an attempt to reach it did not, and with which key in the place of its own, if so; says whether that is news.
     pub(super) fn not_reached(&mut self, why: String, seen: Option<HostKey>) -> bool {
         self.refused += u64::from(seen.is_some());
         self.seen_key = seen.or(self.seen_key);
-        let before = self.error.replace(why);
-        before != self.error
+        self.error = Some(why.clone());
+        self.told.len() < MOST_TOLD && self.told.insert(why)
     }
 
     /// Nobody says any more whether what goes to its further ports arrives.
@@ -193,8 +232,7 @@ impl Drop for Peer {
 pub(super) struct Strangers {
     /// Each with when it was last refused.
     known: BTreeMap<HostKey, (Duration, Stranger)>,
-    /// When they were last named in the log, and how many since.
-    named: (Duration, u32),
+    lines: Lines<20>,
 }
 
 impl Strangers {
@@ -209,11 +247,7 @@ impl Strangers {
         *last = now;
         stranger.address = address;
         stranger.refused += 1;
-        if now.saturating_sub(self.named.0) >= NAMED.0 {
-            self.named = (now, 0);
-        }
-        self.named.1 = self.named.1.saturating_add(1);
-        self.named.1 <= NAMED.1
+        self.lines.has_room(now)
     }
 
     /// Whoever is known by now is none.
@@ -235,22 +269,10 @@ pub(super) fn largest_of_link(remote: SocketAddr) -> Option<u16> {
     let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(remote).ok()?;
     let mtu = match remote.ip() {
-        IpAddr::V4(_) => integer_option(&socket, libc::IPPROTO_IP, libc::IP_MTU),
-        IpAddr::V6(_) => integer_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU),
-    }?;
-    u16::try_from(mtu.min(u32::from(u16::MAX))).ok()?.checked_sub(headers(remote.is_ipv6()))
-}
-
-fn integer_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int) -> Option<u32> {
-    use std::os::fd::AsRawFd;
-    let mut value: libc::c_int = 0;
-    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).ok()?;
-    // SAFETY: the kernel writes at most `length` bytes to `value`, and the number of bytes to `length`; both live until
-    // the call returns.
-    let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
+        IpAddr::V4(_) => socket_options::get(&socket, libc::IPPROTO_IP, libc::IP_MTU),
+        IpAddr::V6(_) => socket_options::get(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU),
     };
-    if result == 0 { u32::try_from(value).ok() } else { None }
+    u16::try_from(mtu.ok()?.min(u16::MAX.into())).ok()?.checked_sub(headers(remote.is_ipv6()))
 }
 
 #[cfg(test)]
@@ -301,6 +323,8 @@ mod tests {
         assert!(peer.not_reached("another key".to_owned(), Some(other)));
         // Somebody else may be at one of its addresses, and nobody at the others.
         assert!(peer.not_reached(nobody(), None) && !peer.not_reached(nobody(), None));
+        // Each of its addresses has a reason of its own, every time.
+        assert!(!peer.not_reached("another key".to_owned(), None) && !peer.not_reached(nobody(), None));
         let report = peer.report();
         assert_eq!((report.seen_key, report.refused, report.error), (Some(other), 1, Some(nobody())));
         peer.reached(SessionId(1));
@@ -309,6 +333,20 @@ mod tests {
         peer.session = None;
         assert!(peer.not_reached(nobody(), None));
         assert_eq!((peer.report().seen_key, peer.report().error), (None, Some(nobody())));
+    }
+
+    #[test]
+    fn each_reason_why_a_peer_is_not_reached_is_news_once() {
+        let mut peer = Peer::new("b".parse().unwrap(), PeerId(1), Vec::new());
+        let at = |number: usize| format!("192.0.2.{number}:1798: nobody answers");
+        // It is tried at both of its endpoints, and again.
+        let news = |peer: &mut Peer| [1, 2].map(|number| peer.not_reached(at(number), None));
+        assert_eq!([news(&mut peer), news(&mut peer)], [[true, true], [false, false]]);
+        assert_eq!(peer.report().error, Some(at(2)), "the last one is shown");
+        peer.reached(SessionId(1));
+        assert_eq!(news(&mut peer), [true, true]);
+        // Some of it may be others' words, which are ever new.
+        assert!((0..1_000).filter(|number| peer.not_reached(at(*number), None)).count() < 20);
     }
 
     #[test]

@@ -11,17 +11,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracing::{debug, warn};
-use viaduct_types::{HostKey, IfName, MacAddr, Vni};
+use tracing::{debug, info, warn};
+use viaduct_types::{HostKey, IfName, MacAddr, VNET_PORT, Vni};
+use viaduct_vnet_proto::control::SessionId;
 
 use super::{
-    PORT, PlainOrders,
+    PlainOrders,
     engine::{Engine, Vnet},
-    fdb::{self, EVERYBODY, Far, Near},
+    fdb::{self, EVERYBODY, Far, Near, Remote},
+    link::Link,
+    peers::Peer,
 };
 
 /// Of the time, a bridge is looked at for one in so many parts.
 const SHARE: u32 = 100;
+/// And the kernel is told of vnets for one in so many: a member may claim tens of thousands of MACs in each, and have all of them be
+/// somewhere else with a few bytes.
+const TELLING: u32 = 3;
+/// So much it is told of one at once, and after so long of no other. The rest follows.
+const AT_ONCE: (usize, Duration) = (4_096, Duration::from_millis(10));
 /// Whatever it takes, what somebody has changed there is found within this.
 const SELDOM: Duration = Duration::from_secs(2);
 
@@ -35,8 +43,10 @@ pub(super) struct Plain {
     /// By which number each member takes frames.
     members: BTreeMap<HostKey, Vni>,
     /// Where they were the last time.
-    places: BTreeMap<HostKey, IpAddr>,
+    places: BTreeMap<HostKey, Remote>,
+    /// Whether there is something to tell, and when something was told the last time.
     changed: bool,
+    told: Duration,
     /// How many frames the host itself had sent into the bridge when that was last looked at.
     spoken: u64,
     pace: Pace,
@@ -44,18 +54,18 @@ pub(super) struct Plain {
     nears: BTreeMap<Near, bool>,
 }
 
-/// When a bridge is looked at: the kernel takes the longer to tell all that it knows, the more that is.
+/// When a bridge is looked at, or the kernel told: it takes the longer to tell all that it knows, the more that is.
 #[derive(Debug, Default)]
-struct Pace(Duration);
+pub(super) struct Pace(Duration);
 
 impl Pace {
     fn is_due(&self, now: Duration) -> bool {
         now >= self.0
     }
 
-    /// A look that was begun then has taken so long.
-    fn looked(&mut self, begun: Duration, took: Duration) {
-        self.0 = begun + took.saturating_mul(SHARE).min(SELDOM);
+    /// What was begun then has taken so long, and may take one in so many parts of the time.
+    fn took(&mut self, begun: Duration, took: Duration, share: u32) {
+        self.0 = begun + took.saturating_mul(share).min(SELDOM);
     }
 }
 
@@ -67,8 +77,8 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn device(self, to: IpAddr) -> Option<u32> {
-        match to {
+    fn device(self, to: Remote) -> Option<u32> {
+        match to.ip {
             IpAddr::V4(_) => Some(self.v4),
             IpAddr::V6(_) => self.v6,
         }
@@ -88,6 +98,7 @@ impl Plain {
             members: BTreeMap::new(),
             places: BTreeMap::new(),
             changed: true,
+            told: Duration::ZERO,
             spoken: 0,
             pace: Pace::default(),
             fars: BTreeSet::new(),
@@ -100,8 +111,22 @@ impl Plain {
     }
 
     /// Where each member is.
-    pub(super) fn places(&self) -> impl Iterator<Item = (&HostKey, &IpAddr)> {
+    pub(super) fn places(&self) -> impl Iterator<Item = (&HostKey, &Remote)> {
         self.places.iter()
+    }
+
+    /// Where the members are by now. Who is away for a moment is where it was; who is reached by way of another host is nowhere.
+    fn places_now(
+        &self,
+        peers: &BTreeMap<HostKey, Peer>,
+        links: &BTreeMap<SessionId, Link>,
+    ) -> BTreeMap<HostKey, Remote> {
+        let link = |key: &HostKey| links.get(&peers.get(key)?.session?);
+        let place = |key: &HostKey| match link(key) {
+            Some(link) => link.via().is_none().then(|| link.remote().into()),
+            None => self.places.get(key).copied(),
+        };
+        self.members.keys().filter_map(|key| Some((*key, place(key)?))).collect()
     }
 
     /// A member takes frames by this number, or none any more.
@@ -130,7 +155,8 @@ impl Plain {
         let numbers = self.look().ok_or_else(|| format!("there is no device {} yet", self.first))?;
         let locked = [Some(numbers.v4), numbers.v6].into_iter().flatten().try_for_each(fdb::lock);
         locked.map_err(|error| format!("{}: the bridge's port is not locked: {error}", self.first))?;
-        let known = fdb::known(numbers.bridge).map_err(|error| format!("{}: {error}", self.orders.bridge))?;
+        let known = fdb::known(numbers.bridge, self.orders.vni)
+            .map_err(|error| format!("{}: {error}", self.orders.bridge))?;
         let far_ports = known.nears.into_iter().filter(|near| numbers.is_far(near.port));
         self.nears = far_ports.map(|near| (near, false)).collect();
         self.fars = known.fars.into_iter().filter(|(device, _)| numbers.is_far(*device)).collect();
@@ -143,7 +169,7 @@ impl Plain {
     /// Behind which of the host's own ports a MAC has been heard.
     pub(super) fn nears(&self, mac: MacAddr) -> io::Result<Vec<Near>> {
         let Some(numbers) = self.numbers else { return Ok(Vec::new()) };
-        let known = fdb::known(numbers.bridge)?.nears.into_iter();
+        let known = fdb::known(numbers.bridge, self.orders.vni)?.nears.into_iter();
         Ok(known.filter(|near| near.mac == mac && !numbers.is_far(near.port)).collect())
     }
 
@@ -152,15 +178,16 @@ impl Plain {
         self.look() == self.numbers
     }
 
-    /// Whether the bridge has what it was told of MACs at peers: a port that leaves it takes all of that along, and its lock.
-    /// Those that have been heard on this host since are somewhere else by now.
+    /// Whether the bridge has what it was told of MACs at peers: others may take it away. Those that have been heard on this host
+    /// since are somewhere else by now.
     fn is_still_told(&self, known: &[Near]) -> bool {
-        self.nears.keys().all(|near| known.iter().any(|other| other.mac == near.mac))
+        let known: BTreeSet<MacAddr> = known.iter().map(|near| near.mac).collect();
+        self.nears.keys().all(|near| known.contains(&near.mac))
     }
 
     /// Tells the kernel what it has not been told: where these MACs are, each with whether it is one of this host's that
-    /// went there.
-    fn tell(&mut self, macs: &BTreeMap<MacAddr, (IpAddr, Vni, bool)>) {
+    /// went there. What is too much for once is still to be told then.
+    fn tell(&mut self, macs: &BTreeMap<MacAddr, (Remote, Vni, bool)>) {
         let Some(numbers) = self.numbers else { return };
         let to_all = self.places.iter().filter_map(|(key, to)| {
             let far = Far { mac: EVERYBODY, to: *to, vni: *self.members.get(key)? };
@@ -183,49 +210,84 @@ impl Plain {
             }
         };
         // The new before the old: in between there is a way, be it the one of before.
-        fars.difference(&self.fars).for_each(|(device, far)| note(fdb::send_to(*device, *far)));
-        nears
-            .iter()
-            .filter(|(near, stays)| self.nears.get(near) != Some(stays))
-            .for_each(|(near, stays)| note(fdb::lead(*near, *stays)));
-        self.fars.difference(&fars).for_each(|(device, far)| note(fdb::send_no_more(*device, *far)));
-        self.nears
-            .keys()
-            .filter(|near| !nears.contains_key(near))
-            .for_each(|near| note(fdb::lead_no_more(*near)));
-        (self.fars, self.nears) = (fars, nears);
+        let mut left = AT_ONCE.0;
+        let new: Vec<(u32, Far)> = within(&mut left, fars.difference(&self.fars).copied());
+        let is_led = |(near, stays): &(&Near, &bool)| self.nears.get(near) == Some(stays);
+        let led = nears.iter().filter(|both| !is_led(both)).map(|(near, stays)| (*near, *stays));
+        let led: Vec<(Near, bool)> = within(&mut left, led);
+        let old: Vec<(u32, Far)> = within(&mut left, self.fars.difference(&fars).copied());
+        let not_led: Vec<Near> =
+            within(&mut left, self.nears.keys().filter(|near| !nears.contains_key(near)).copied());
+        for (device, far) in new {
+            note(fdb::send_to(device, far));
+            self.fars.insert((device, far));
+        }
+        for (near, stays) in led {
+            note(fdb::lead(near, stays));
+            self.nears.insert(near, stays);
+        }
+        for (device, far) in old {
+            note(fdb::send_no_more(device, far));
+            self.fars.remove(&(device, far));
+        }
+        for near in not_led {
+            note(fdb::lead_no_more(near));
+            self.nears.remove(&near);
+        }
+        self.changed |= left == 0;
         if let Err(error) = done {
             warn!("{}: the kernel is not told where frames go: {error}", self.first);
         }
     }
 }
 
+/// So many of them as there is room for.
+fn within<T>(left: &mut usize, all: impl Iterator<Item = T>) -> Vec<T> {
+    let taken: Vec<T> = all.take(*left).collect();
+    *left -= taken.len();
+    taken
+}
+
 impl Engine {
+    /// When the kernel is told of what has changed, if something has.
+    pub(super) fn telling_due(&self) -> Option<Duration> {
+        let mut plains =
+            self.vnets.values().filter(|vnet| vnet.carried).filter_map(|vnet| vnet.plain.as_ref());
+        plains.any(|plain| plain.changed).then_some(self.telling.0)
+    }
+
     /// Tells the kernel, and whoever guards its port, where the members of vnets are that nothing protects.
     pub(super) fn tell_kernel(&mut self) {
+        let now = self.now();
         let Self { vnets, peers, links, findings, .. } = self;
+        let mut changed = Vec::new();
         for (id, vnet) in vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
             let Some(plain) = &mut vnet.plain else { continue };
-            let link = |key: &HostKey| links.get(&peers.get(key)?.session?);
-            // Who is away for a moment is where it was; who is reached by way of another host is nowhere.
-            let place = |key: &HostKey| match link(key) {
-                Some(link) => link.via().is_none().then(|| link.remote().ip()),
-                None => plain.places.get(key).copied(),
-            };
-            let places: BTreeMap<HostKey, IpAddr> =
-                plain.members.keys().filter_map(|key| Some((*key, place(key)?))).collect();
-            let moved = places != plain.places;
-            if !vnet.tables.take_change() && !std::mem::take(&mut plain.changed) && !moved {
-                continue;
+            plain.changed |= vnet.tables.take_change() || plain.places_now(peers, links) != plain.places;
+            if plain.changed {
+                changed.push((plain.told, *id));
             }
-            plain.changed = false;
-            plain.places = places;
-            let reached: BTreeSet<IpAddr> = plain.places.values().copied().collect();
+        }
+        if changed.is_empty() || !self.telling.is_due(now) {
+            return;
+        }
+        let begun = Instant::now();
+        let keys: BTreeMap<_, _> = peers.iter().map(|(key, peer)| (peer.id, *key)).collect();
+        // Of whom nothing was told for longest comes first: where much is told of others, a guest that moves does not wait for it.
+        changed.sort();
+        for (_, id) in changed {
+            if begun.elapsed() >= AT_ONCE.1 {
+                break;
+            }
+            let Some(vnet) = vnets.get_mut(&id) else { continue };
+            let Some(plain) = &mut vnet.plain else { continue };
+            (plain.changed, plain.told) = (false, now);
+            plain.places = plain.places_now(peers, links);
+            let reached: BTreeSet<IpAddr> = plain.places.values().map(|remote| remote.ip).collect();
             match reached.is_empty() {
-                true => findings.reached.remove(id),
-                false => findings.reached.insert(*id, reached),
+                true => findings.reached.remove(&id),
+                false => findings.reached.insert(id, reached),
             };
-            let keys: BTreeMap<_, _> = peers.iter().map(|(key, peer)| (peer.id, *key)).collect();
             let macs = vnet
                 .tables
                 .remote_macs()
@@ -239,6 +301,7 @@ impl Engine {
                 .collect();
             plain.tell(&macs);
         }
+        self.telling.took(now, begun.elapsed(), TELLING);
     }
 
     /// Looks which machines are behind the bridges of vnets that nothing protects: no frame of theirs is seen here.
@@ -248,7 +311,7 @@ impl Engine {
         for (id, vnet) in &mut self.vnets {
             let Some(plain) = vnet.plain.as_mut().filter(|_| vnet.carried) else { continue };
             if !plain.is_there() {
-                warn!("vnet {}: its device {} is gone", vnet.name, plain.first);
+                info!("vnet {}: its device {} is gone", vnet.name, plain.first);
                 vnet.carried = false;
                 continue;
             }
@@ -261,6 +324,12 @@ impl Engine {
                 let own = fdb::own_mac(numbers.bridge);
                 heard.extend(own.filter(|mac| !vnet.learned.contains(*mac)).map(|mac| (*id, mac)));
             }
+            // A port that leaves its bridge takes along what the bridge was told, and its lock; then what it hears looks the same.
+            if std::iter::once(numbers.v4).chain(numbers.v6).any(fdb::learns) {
+                warn!("vnet {}: {} was taken out of its bridge; it begins anew", vnet.name, plain.first);
+                vnet.carried = false;
+                continue;
+            }
             if !plain.pace.is_due(now) {
                 // A guest that has arrived does not wait for that.
                 let is_near = |mac: &MacAddr| {
@@ -271,11 +340,11 @@ impl Engine {
                 continue;
             }
             let begun = Instant::now();
-            let known = fdb::known(numbers.bridge);
-            plain.pace.looked(now, begun.elapsed());
+            let known = fdb::known(numbers.bridge, plain.orders.vni);
+            plain.pace.took(now, begun.elapsed(), SHARE);
             match known {
                 Ok(known) if !plain.is_still_told(&known.nears) => {
-                    warn!("vnet {}: {} was taken out of its bridge; it begins anew", vnet.name, plain.first);
+                    warn!("vnet {}: {} was told otherwise; it begins anew", vnet.name, plain.orders.bridge);
                     vnet.carried = false;
                 }
                 Ok(known) => {
@@ -323,7 +392,7 @@ impl Engine {
                     peer.name
                 ));
             }
-            (remote.port() != PORT).then(|| {
+            (remote.port() != VNET_PORT).then(|| {
                 format!(
                     "{} is behind a router that translates addresses ({remote}): without security, frames do not get \
                      there",
@@ -336,6 +405,8 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use viaduct_vnet_proto::control::MOST_CLAIMS;
+
     use super::*;
 
     /// How often a bridge is looked at in a minute, and for how long at most it is not, when each look takes so long.
@@ -345,7 +416,7 @@ mod tests {
         for tick in 1..=240 {
             let now = Duration::from_millis(250) * tick;
             if pace.is_due(now) {
-                pace.looked(now, took);
+                pace.took(now, took, SHARE);
                 (count, longest, last) = (count + 1, longest.max(now - last), now);
             }
         }
@@ -366,5 +437,24 @@ mod tests {
             assert!(longest <= SELDOM, "{took:?}: {longest:?}");
         }
         assert_eq!(looks(Duration::from_secs(1)), (30, SELDOM));
+    }
+
+    #[test]
+    fn it_is_soon_seen_that_a_bridge_has_all_that_a_peer_may_claim() {
+        let near = |port, number: usize| {
+            let [.., a, b, c, d] = number.to_be_bytes();
+            Near { port, mac: MacAddr([2, 0, a, b, c, d]) }
+        };
+        let bridge = "br0".parse().unwrap();
+        let orders = PlainOrders { vni: Vni::new(1).unwrap(), second: None, bridge };
+        let mut plain = Plain::new("vx0".parse().unwrap(), orders);
+        plain.nears = (0..MOST_CLAIMS).map(|number| (near(7, number), false)).collect();
+        // Those that have been heard at another port since are known, too.
+        let mut known: Vec<Near> = (0..MOST_CLAIMS).rev().map(|number| near(8, number)).collect();
+        let begun = Instant::now();
+        assert!(plain.is_still_told(&known));
+        known.remove(5);
+        assert!(!plain.is_still_told(&known));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tracing::{info, warn};
-use viaduct_types::HostKey;
+use viaduct_types::{HostKey, VNET_PORT, WORKER_PORT};
 use viaduct_vnet_proto::control::Further;
 
 use super::{PortsReport, engine::Engine, link::Link, peers::Peer, reach::relay_of, socket};
@@ -17,7 +17,7 @@ use crate::datapath::Counters;
 /// Who has been told that there is one port from now on does so, and what is on the way arrives, in this time.
 const LEAVE: Duration = Duration::from_secs(2);
 /// Between the first port and the workers' lies that of VXLAN.
-const FROM_FIRST: u16 = 2;
+const FROM_FIRST: u16 = WORKER_PORT - VNET_PORT;
 
 /// This host's own.
 #[derive(Debug, Default)]

@@ -13,10 +13,10 @@ use std::{
 };
 
 use tracing::{debug, info};
-use viaduct_types::HostKey;
+use viaduct_types::{HostKey, VNET_PORT};
 use viaduct_vnet_proto::data::{PeerId, Spi};
 
-use super::{PORT, engine::Engine, link::Farewell};
+use super::{engine::Engine, link::Farewell};
 use crate::datapath::{Brought, Relay, Via};
 
 /// Packets to this prefix are discarded wherever there is a network (RFC 6666), so that no host has an address of it.
@@ -32,7 +32,7 @@ pub(super) fn address(relay: PeerId, peer: PeerId) -> SocketAddr {
     let half = |number: u32, shift: u32| u16::try_from(number >> shift & 0xffff).unwrap_or_default();
     let ip =
         Ipv6Addr::new(a, b, c, d, half(relay.0, 16), half(relay.0, 0), half(peer.0, 16), half(peer.0, 0));
-    SocketAddr::new(ip.into(), PORT)
+    SocketAddr::new(ip.into(), VNET_PORT)
 }
 
 /// By whom the way leads that the address stands for; none when it is an address.
@@ -135,10 +135,14 @@ impl Engine {
         self.handle.set_relays(&reach.relays, &reach.brought);
         self.ways.set(reach.ways.clone());
         let before = std::mem::replace(&mut self.reach, reach);
+        let now = self.now();
         for (spi, (from, to)) in &self.reach.passes {
-            if !before.passes.contains_key(spi) {
-                let name = |key| self.peers.get(key).map_or("?", |peer| peer.name.as_str());
-                info!("what peer {} sends to peer {} is passed on", name(from), name(to));
+            let to = self.peers.get(to).map(|peer| peer.name.clone());
+            if !before.passes.contains_key(spi)
+                && let (Some(from), Some(to)) = (self.peers.get_mut(from), to)
+                && from.lines.has_room(now)
+            {
+                info!("what peer {} sends to peer {to} is passed on", from.name);
             }
         }
         // Nothing comes that way any more: whoever was there is looked for at once.

@@ -26,25 +26,28 @@ pub(super) struct Search {
     /// At so many looks in a row nothing more was tried.
     quiet: u32,
     is_over: bool,
+    /// Packets that were lost by the last look, and whether these were more than by the one before.
+    lost: (u64, bool),
 }
 
 impl Search {
     pub(super) fn new(now: Duration) -> Self {
-        Self { begun: now, tried: [0, 0], falls: 0, quiet: 0, is_over: false }
+        Self { begun: now, tried: [0, 0], falls: 0, quiet: 0, is_over: false, lost: (0, false) }
     }
 
     /// Begins anew if what was known to get there does not any more.
     pub(super) fn hear(&mut self, now: Duration, stats: &PathStats) {
         let PathStats { sent_plpmtud_probes: tried, black_holes_detected: falls, .. } = *stats;
         if falls != self.falls {
-            *self = Self { tried: [tried, tried], falls, ..Self::new(now) };
+            *self = Self { tried: [tried, tried], falls, lost: self.lost, ..Self::new(now) };
         }
     }
 
     /// Looks whether it goes on: at each tick, and not in between, as it would not have had the time to.
     pub(super) fn look(&mut self, now: Duration, stats: &PathStats) {
         self.hear(now, stats);
-        let PathStats { sent_plpmtud_probes: tried, rtt, .. } = *stats;
+        let PathStats { sent_plpmtud_probes: tried, rtt, lost_packets: lost, .. } = *stats;
+        self.lost = (lost, lost != self.lost.0);
         let [at_begin, last] = &mut self.tried;
         self.quiet = if tried == *last { self.quiet.saturating_add(1) } else { 0 };
         *last = tried;
@@ -56,6 +59,12 @@ impl Search {
 
     pub(super) fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Whether the path is to be asked again, whatever there is to send: it is searched, or did not carry something. Who hears
+    /// nothing may be silent for long, and the path is to be known when it sends again.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.is_over || self.lost.1
     }
 }
 
@@ -120,5 +129,19 @@ mod tests {
         // For a second, nothing is.
         let tried = [5, 5, 5, 5, 9, 12, 12, 12].map(|tried| stats(tried, 1, 1));
         assert_eq!(over_after(&mut search, fell, tried.into_iter()), 8);
+    }
+
+    #[test]
+    fn who_loses_something_is_asked_again_until_it_does_not() {
+        let mut search = Search::new(Duration::ZERO);
+        over_after(&mut search, Duration::ZERO, std::iter::repeat(stats(5, 0, 1)));
+        let mut goes_on = |lost, falls| {
+            let mut stats = stats(5, falls, 1);
+            stats.lost_packets = lost;
+            search.look(Duration::from_secs(60), &stats);
+            search.goes_on()
+        };
+        assert!(!goes_on(0, 0) && goes_on(1, 0) && goes_on(2, 0) && !goes_on(2, 0));
+        assert!(goes_on(3, 1) && goes_on(3, 1), "it is searched");
     }
 }

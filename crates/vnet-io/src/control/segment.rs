@@ -18,7 +18,7 @@ use super::{
 
 /// How often each host says that it is there.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// At the most, however often others say so.
+/// At the most, however often others say so, or come into the vnet.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Of whom nothing has been heard for so long, it is not there any more.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ const LISTEN: Duration = Duration::from_secs(2);
 const SAY: Duration = Duration::from_millis(250);
 /// Who was away for no longer need not: the others wait for longer before they take over.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(2);
+/// Who has no connection to any host of the vnet for so long bridges nothing into it, and leaves it to others.
+const ALONE: Duration = Duration::from_secs(2);
 /// How often those who are connected are told what this host's number is: well before they forget the last
 /// ([`TOLD`](viaduct_vnet_proto::data::TOLD)).
 const TELL: Duration = Duration::from_secs(10);
@@ -59,6 +61,8 @@ pub(super) struct Bridging {
     announces: Option<Duration>,
     /// Why the port is not held, or not opened.
     trouble: Option<String>,
+    /// Since when this host has had no connection to any other of the vnet.
+    alone: Option<Duration>,
 }
 
 /// How far a host is that has a new port.
@@ -89,6 +93,37 @@ impl Bridging {
     /// Whether this host keeps out of the vnet.
     pub(super) fn is_out(&self) -> bool {
         self.beside.is_some()
+    }
+
+    /// Whether this host reaches no other of the vnet.
+    fn is_cut_off(&self, now: Duration) -> bool {
+        self.alone.is_some_and(|since| now.saturating_sub(since) > ALONE)
+    }
+
+    /// It has a connection to another host of the vnet, or to none.
+    fn has_company(&mut self, now: Duration, is_alone: bool) {
+        if is_alone {
+            self.alone.get_or_insert(now);
+            return;
+        }
+        // Whoever bridges may have been cut off like this host, and has said nothing meanwhile.
+        if self.is_cut_off(now)
+            && let Some((_, heard)) = &mut self.beside
+        {
+            *heard = now;
+        }
+        self.alone = None;
+    }
+
+    /// Whether nobody else is heard any more who would be kept out for, and this host has something to come back to.
+    fn is_free(&self, now: Duration) -> bool {
+        !self.is_cut_off(now) && self.beside.is_some_and(|(_, heard)| now.saturating_sub(heard) > SILENCE)
+    }
+
+    /// Whether this host keeps out for another one that bridges: for the lesser key, for whom it has kept out for already, and for
+    /// anybody while it reaches no other host itself.
+    fn yields(&self, now: Duration, own: &HostKey, other: &HostKey) -> bool {
+        own > other || self.is_cut_off(now) || self.beside.is_some_and(|(beside, _)| beside == *other)
     }
 
     /// Whether frames go through the port: into the vnet, or to this host's own machines alone where it keeps out.
@@ -181,10 +216,16 @@ impl Engine {
     pub(super) fn tick_segments(&mut self) {
         let now = self.now();
         let mut is_free = false;
-        for vnet in self.vnets.values_mut() {
+        for (id, vnet) in &mut self.vnets {
             let bridging = &mut vnet.bridging;
+            let orders = self.orders.vnets.get(id).filter(|orders| !orders.peers.is_empty());
+            let key = |name| self.orders.peers.get(name).map(|peer| peer.key);
+            let is_connected = |key| self.peers.get(&key).is_some_and(|peer| peer.session.is_some());
+            let is_alone =
+                orders.is_some_and(|orders| !orders.peers.iter().filter_map(key).any(is_connected));
+            bridging.has_company(now, is_alone);
             bridging.looks = 0;
-            if bridging.beside.is_some_and(|(_, heard)| now.saturating_sub(heard) > SILENCE) {
+            if bridging.is_free(now) {
                 info!("vnet {}: nobody else bridges its segment any more", vnet.name);
                 bridging.beside = None;
                 bridging.announces = Some(now + KNOWN);
@@ -316,17 +357,23 @@ impl Engine {
         }
     }
 
-    /// Says on the vnet's own segment that this host bridges it.
+    /// Says on the vnet's own segment that this host bridges it, if it has not just said so.
     pub(super) fn say_segment(&mut self, id: VnetId) {
         let now = self.now();
         if !self.orders.vnets.get(&id).is_some_and(|orders| orders.learning) {
             return;
         }
-        let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.carried && vnet.plain.is_none()) else {
+        let Some(vnet) = self.vnets.get_mut(&id).filter(|vnet| vnet.hears()) else {
             return;
         };
-        // Who keeps out says nothing: it bridges nothing.
-        if vnet.bridging.beside.is_some() || matches!(vnet.bridging.silent, Some(Silent::Listening(_))) {
+        // Who keeps out says nothing, nor who is cut off: it bridges nothing.
+        if vnet.bridging.is_cut_off(now)
+            || vnet.bridging.beside.is_some()
+            || matches!(vnet.bridging.silent, Some(Silent::Listening(_)))
+        {
+            return;
+        }
+        if vnet.bridging.said.is_some_and(|said| now.saturating_sub(said) <= AT_ONCE) {
             return;
         }
         vnet.bridging.said = Some(now);
@@ -364,12 +411,9 @@ impl Engine {
             return;
         }
         self.numbers.accept(id, &segment);
-        if own < other {
+        if !vnet.bridging.yields(now, &own, &other) {
             // It keeps out as soon as it hears of this host.
-            if vnet.bridging.said.is_none_or(|said| now.saturating_sub(said) > AT_ONCE) {
-                self.say_segment(id);
-            }
-            return;
+            return self.say_segment(id);
         }
         let before = vnet.bridging.beside.replace((other, now));
         // It is known: what is behind the port is reached by it, and the vnet by the other host.
@@ -380,6 +424,8 @@ impl Engine {
                 "vnet {}: peer {name} bridges the same segment into it, so this host does not: frames would go round",
                 vnet.name
             );
+            // Who is there is reached by the other host. When this one comes back, it claims those whom it hears from then on.
+            vnet.learned.clear();
             self.configure();
         }
     }
@@ -418,6 +464,24 @@ mod tests {
             bridging.has_been_away(at(*time));
             bridging.is_open()
         })
+    }
+
+    #[test]
+    fn who_is_cut_off_leaves_it_to_others_and_waits_for_them_afterwards() {
+        let (lesser, greater) = (HostKey([1; 32]), HostKey([2; 32]));
+        let mut bridging = Bridging::default();
+        bridging.has_company(at(0), true);
+        assert!(!bridging.is_cut_off(at(2_000)) && !bridging.yields(at(2_000), &lesser, &greater));
+        bridging.has_company(at(2_250), true);
+        assert!(bridging.is_cut_off(at(2_250)) && bridging.yields(at(2_250), &lesser, &greater));
+        bridging.beside = Some((greater, at(3_000)));
+        // Nobody is missed by who has nothing to come back to, and whoever it may be has time to say so afterwards.
+        assert!(!bridging.is_free(at(60_000)));
+        bridging.has_company(at(60_000), false);
+        assert!(!bridging.is_free(at(65_000)) && bridging.is_free(at(65_001)));
+        assert!(bridging.yields(at(60_000), &lesser, &greater), "it keeps out for whom it has kept out for");
+        assert!(!bridging.yields(at(60_000), &lesser, &HostKey([3; 32])));
+        assert!(bridging.yields(at(60_000), &greater, &lesser));
     }
 
     #[test]

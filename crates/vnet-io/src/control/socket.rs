@@ -68,10 +68,11 @@ impl AsyncUdpSocket for Shared {
             (transmit.contents, transmit.destination, transmit.src_ip) = (&whole, via.relay, None);
         }
         transmit.destination = self.of_socket(transmit.destination);
-        match self.state.try_send((&self.socket).into(), &transmit) {
-            // A full queue, a route that is away, a path that got shorter: for QUIC, a lost packet.
-            Ok(()) | Err(_) => Ok(()),
-        }
+        let send = || self.state.try_send((&self.socket).into(), &transmit);
+        // What an earlier datagram met on its way, whoever sent it, is told by the next call, which sends nothing. Of what is sent
+        // again: a full queue, a route that is away, a path that got shorter are a lost packet for QUIC.
+        let _ = send().or_else(|_| send());
+        Ok(())
     }
 
     fn poll_recv(
@@ -83,15 +84,22 @@ impl AsyncUdpSocket for Shared {
         let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;
         for (buffer, meta) in buffers.iter_mut().zip(meta) {
-            let datagram = match received.poll_recv(cx) {
+            // What is longer than QUIC takes is nobody's. The others stand one beside the other, and nothing is left unread: else
+            // nobody is woken for what comes next.
+            let next = loop {
+                match received.poll_recv(cx) {
+                    Poll::Ready(Some(datagram)) if datagram.bytes.len() > buffer.len() => {}
+                    next @ (Poll::Ready(_) | Poll::Pending) => break next,
+                }
+            };
+            let datagram = match next {
                 Poll::Ready(Some(datagram)) => datagram,
                 Poll::Ready(None) if count == 0 => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the workers ended")));
                 }
                 Poll::Ready(None) | Poll::Pending => break,
             };
-            let Some(into) = buffer.get_mut(..datagram.bytes.len()) else { continue };
-            into.copy_from_slice(&datagram.bytes);
+            buffer[..datagram.bytes.len()].copy_from_slice(&datagram.bytes);
             *meta = RecvMeta {
                 addr: mapped(datagram.from),
                 len: datagram.bytes.len(),
@@ -121,7 +129,8 @@ fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn unmapped(address: SocketAddr) -> SocketAddr {
+/// An address of IPv4 as such; one of IPv6 keeps its link, where it has one.
+pub(super) fn unmapped(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
         IpAddr::V6(_) => address,
@@ -157,5 +166,43 @@ pub(super) fn open(port: u16) -> io::Result<UdpSocket> {
             Ok(socket)
         }
         socket => socket,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{datapath::in_a_namespace, socket_options};
+
+    #[test]
+    fn what_one_datagram_met_on_its_way_costs_no_other() {
+        in_a_namespace(|| {
+            let socket = open(0).unwrap();
+            // As the workers have it.
+            for (level, name) in
+                [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)]
+            {
+                socket_options::set(&socket, level, name, &1_i32.to_ne_bytes()).unwrap();
+            }
+            let (_, received) = mpsc::channel(1);
+            let shared = Shared::new(socket, Ways::default(), received).unwrap();
+            let send = |to: SocketAddr, contents: &[u8]| {
+                let transmit =
+                    Transmit { destination: to, ecn: None, contents, segment_size: None, src_ip: None };
+                shared.try_send(&transmit).unwrap();
+            };
+            for address in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+                let there = UdpSocket::bind((address, 0)).unwrap();
+                there.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+                for number in 0..10 {
+                    // Nobody is there, which is answered before the call ends.
+                    send((address, 9).into(), b"to nobody");
+                    send(there.local_addr().unwrap(), &[number]);
+                    let mut heard = [0; 10];
+                    assert_eq!(there.recv(&mut heard).unwrap(), 1, "{address}");
+                    assert_eq!(heard[0], number, "{address}");
+                }
+            }
+        });
     }
 }

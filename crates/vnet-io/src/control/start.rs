@@ -13,6 +13,7 @@ use super::{
     enslaved,
     link::LONGEST,
     names::Names,
+    prompt::Prompt,
     reach::Ways,
     server, socket, tls,
 };
@@ -22,7 +23,7 @@ use crate::datapath::{self, Datapath, Inbox, StartError};
 const WAITING: usize = 1024;
 const WAITING_BYTES: [u64; 2] = [64 * 1024, 4 * 1024 * 1024];
 /// So many reports may wait for the engine.
-const INPUTS: usize = 1024;
+pub(super) const INPUTS: usize = 1024;
 
 /// What an engine is started with.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ pub(super) fn endpoint(
         move |source| EngineError::System { what, source }
     };
     let tls = tls::server(identity).map_err(|error| EngineError::Tls(error.to_string()))?;
-    let mut server = ServerConfig::with_crypto(Arc::new(tls));
+    let mut server = ServerConfig::with_crypto(Arc::new(Prompt::new(tls)));
     let [of_one, of_all] = WAITING_BYTES;
     server.max_incoming(WAITING).incoming_buffer_size(of_one).incoming_buffer_size_total(of_all);
     // The same at each start: peers of a process that was killed are told by a stateless reset that it is gone.

@@ -139,7 +139,12 @@ impl Tables {
         self.of_mac.get(&mac).map(|known| known.since)
     }
 
-    /// The workers have forgotten everything.
+    /// Whether a MAC is at this peer.
+    pub(super) fn is_at(&self, mac: MacAddr, peer: PeerId) -> bool {
+        self.of_mac.get(&mac).is_some_and(|known| known.place == Place::At(peer))
+    }
+
+    /// The workers have forgotten everything, or are to.
     pub(super) fn tell_again(&mut self) {
         self.changed = true;
     }

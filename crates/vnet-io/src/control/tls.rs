@@ -30,8 +30,10 @@ pub(super) fn peer_key(connection: &quinn::Connection) -> Option<HostKey> {
     host_key(identity.first()?)
 }
 
+/// A signature by one that is anybody's shows nothing.
 fn host_key(spki: &[u8]) -> Option<HostKey> {
-    Some(HostKey(spki.strip_prefix(&SPKI_HEAD)?.try_into().ok()?))
+    let key = HostKey(spki.strip_prefix(&SPKI_HEAD)?.try_into().ok()?);
+    (!key.is_anybodys()).then_some(key)
 }
 
 /// Post-quantum key exchange first; the suite that QUIC's first packets need anyway, and the one for processors without

@@ -14,14 +14,19 @@ use super::{
     link::Link,
     peers::{DETOUR, LEAST, headers, largest_of_link},
     ports::at_port,
+    socket::unmapped,
 };
 use crate::datapath::{Event, Path};
 
 /// A peer that sends frames of others' MACs, or a machine that does behind a bridge, is named no more often in the log; what they
 /// send is counted.
 pub(super) const ACCUSED: Duration = Duration::from_secs(60);
+/// And not before it is known that it is not so: frames may be ahead of the word whose a MAC is now, and behind it.
+const AHEAD: Duration = Duration::from_secs(2);
 /// How often a path with traffic is asked what it carries.
 const PROBE: Duration = Duration::from_millis(200);
+/// And one of which somebody says that it carries less, which anybody may. QUIC believes it when it has lost a few.
+const DOUBTS: Duration = Duration::from_millis(20);
 
 impl Engine {
     pub(super) fn happened(&mut self, event: Event) {
@@ -60,8 +65,7 @@ impl Engine {
                 let Some(peer) = self.peers.values_mut().find(|known| known.id == peer) else { return };
                 // Each worker tells of each MAC, and it is the peer who says how many these are.
                 if peer.accused.is_none_or(|last| now.saturating_sub(last) >= ACCUSED) {
-                    peer.accused = Some(now);
-                    warn!("vnet {vnet}: peer {} sends frames of {mac}, which is not its own", peer.name);
+                    peer.suspected.get_or_insert((now, vnet, mac));
                 }
             }
             Event::TooBig { vnet, peer: _, largest_frame, head } => {
@@ -71,7 +75,7 @@ impl Engine {
                 }
             }
             Event::PathTooBig { remote, largest_packet } => {
-                let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+                let remote = unmapped(remote);
                 let there: Vec<(HostKey, bool)> = self
                     .links
                     .values()
@@ -84,7 +88,8 @@ impl Engine {
                     // Anyone may have said so: the path itself is asked, and only how much shorter it is is believed.
                     let said = largest_packet.and_then(|length| u16::try_from(length).ok());
                     let now = self.now();
-                    if let (Some(said), Some(peer)) = (said, self.peers.get_mut(&key)) {
+                    let Some(peer) = self.peers.get_mut(&key) else { continue };
+                    if let Some(said) = said {
                         let before = if by_way { DETOUR } else { 0 };
                         let datagram = said.saturating_sub(headers(remote.is_ipv6()) + before);
                         let carries = peer.path.as_ref().is_some_and(|path| datagram < path.hoped);
@@ -92,7 +97,10 @@ impl Engine {
                             peer.hint = Some((datagram, now));
                         }
                     }
-                    self.probe(key);
+                    if peer.doubted.is_none_or(|then| now.saturating_sub(then) >= DOUBTS) {
+                        peer.doubted = Some(now);
+                        self.probe(key);
+                    }
                 }
             }
             Event::RekeyNeeded { vnet, peer, .. } | Event::Exhausted { vnet, peer, .. } => {
@@ -160,6 +168,7 @@ impl Engine {
         self.hear_bridges();
         self.age_machines();
         self.tick_segments();
+        self.accuse();
         self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
@@ -171,18 +180,39 @@ impl Engine {
             let sent =
                 counters.as_ref().and_then(|all| all.peers.get(&peer.id)).map_or(0, |of| of.datagrams_out);
             self.probe_ports(key, sent);
-            let is_searched = self.search(key);
+            let is_in_doubt = self.search(key);
             self.measure(key);
             let Some(peer) = self.peers.get_mut(&key) else { continue };
             let sent = sent + plain.get(&key).copied().unwrap_or(0);
             let has_traffic = sent != peer.probed.0 && now.saturating_sub(peer.probed.1) >= PROBE;
-            if has_traffic || is_searched {
+            if has_traffic || is_in_doubt {
                 peer.probed = (sent, now);
                 self.probe(key);
             }
         }
         self.narrow();
-        self.listeners.retain(|listener| !listener.is_closed());
+        self.listeners.retain(|listener| !listener.answers.is_closed());
+    }
+
+    /// Says who sends frames of MACs that are not its own, where nobody has said anything else about that time.
+    fn accuse(&mut self) {
+        let now = self.now();
+        let Self { peers, vnets, .. } = self;
+        for peer in peers.values_mut() {
+            let is_long_ago = |(then, ..): &mut (Duration, _, _)| now.saturating_sub(*then) >= AHEAD;
+            let Some((then, vnet, mac)) = peer.suspected.take_if(is_long_ago) else { continue };
+            let Some(vnet) = vnets.get_mut(&vnet) else { continue };
+            if vnet.tables.is_at(mac, peer.id) {
+                continue;
+            }
+            if vnet.tables.since(mac).is_some_and(|came| came + AHEAD >= then) {
+                // It may have been its own until then. Who goes on is told of anew.
+                vnet.tables.tell_again();
+                continue;
+            }
+            peer.accused = Some(now);
+            warn!("vnet {}: peer {} sends frames of {mac}, which is not its own", vnet.name, peer.name);
+        }
     }
 
     /// To which address what is sent by a connection really goes, and whether somebody passes it on.
@@ -198,7 +228,7 @@ impl Engine {
     /// manages may not hear all of them: then everything is wanted, and nobody is asked.
     fn listen(&mut self, now: Duration, missed: u64) {
         let has_missed = std::mem::replace(&mut self.missed, missed) != missed;
-        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.carried) {
+        for (id, vnet) in self.vnets.iter_mut().filter(|(_, vnet)| vnet.hears()) {
             if self.orders.vnets.get(id).is_none_or(|orders| orders.learning) {
                 self.node.handle_listening(*id, None);
                 continue;
@@ -215,17 +245,17 @@ impl Engine {
         }
     }
 
-    /// Looks whether it is still searched what a path carries, and whether it may carry more than is looked for.
+    /// Looks whether a path is to be asked what it carries in any case, and whether it may carry more than is looked for.
     fn search(&mut self, key: HostKey) -> bool {
         let now = self.now();
         let session = self.peers.get(&key).and_then(|peer| peer.session);
         let Some(link) = session.and_then(|session| self.links.get_mut(&session)) else { return false };
         link.search.look(now, &link.connection.stats().path);
-        let is_searched = !link.search.is_over();
+        let goes_on = link.search.goes_on();
         if link.is_outgrown(now) {
             self.outgrown(key);
         }
-        is_searched
+        goes_on
     }
 
     /// Looks where a peer is and what its path carries.
@@ -273,7 +303,7 @@ impl Engine {
             peer.path = Some(path);
         }
         let v6 = remote.is_ipv6();
-        self.node.handle_path_mtu(key, hoped.saturating_add(headers(v6)), v6);
+        self.node.handle_path_mtu(now, key, hoped.saturating_add(headers(v6)), v6);
     }
 
     /// Sends what is as long as may be, and something short after it, by which the loss of the first shows.

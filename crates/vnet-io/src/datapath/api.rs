@@ -92,7 +92,7 @@ pub struct Path {
     pub own: Vec<SocketAddr>,
     /// From which address of ours, if that matters.
     pub local: Option<IpAddr>,
-    /// The largest datagram that gets there whole: what UDP carries, without IP's and UDP's headers.
+    /// The largest datagram that gets there whole, in bytes: what UDP carries, without IP's and UDP's headers.
     pub largest_datagram: u16,
     /// The largest that may get there, for all that is known so far; at least that one. A frame that needs a longer datagram
     /// than the former, and none longer than this, goes in two. So does a packet of 1280 bytes in any case: IPv6 counts on these

@@ -42,7 +42,7 @@ pub enum Event {
         vnet: VnetId,
         /// To whom.
         peer: PeerId,
-        /// How long a frame may be.
+        /// How long a frame may be, in bytes.
         largest_frame: usize,
         /// Its beginning: enough for an answer by ICMP.
         head: Vec<u8>,
@@ -51,7 +51,7 @@ pub enum Event {
     PathTooBig {
         /// Where the datagram went.
         remote: SocketAddr,
-        /// The largest IP packet that it takes, if it said that.
+        /// The largest IP packet that it takes, in bytes, if it said that.
         largest_packet: Option<u32>,
     },
     /// An outbound association has sent as much as it was told to, and goes on.

@@ -1,7 +1,7 @@
 //! What the control side holds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -244,7 +244,8 @@ impl Handle {
     pub fn set_relays(&self, relays: &[Relay], brought: &[Brought]) {
         let mut registry = self.registry();
         let workers = self.workers();
-        registry.relays.retain(|spi, _| relays.iter().any(|relay| relay.spi == *spi));
+        let spis: BTreeSet<Spi> = relays.iter().map(|relay| relay.spi).collect();
+        registry.relays.retain(|spi, _| spis.contains(spi));
         for (index, mailbox) in self.0.mailboxes.iter().enumerate() {
             let mut all: Relays =
                 brought.iter().map(|brought| (brought.spi, Relayed::Brought(*brought))).collect();

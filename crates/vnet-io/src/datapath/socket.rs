@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::StartError;
+use crate::socket_options;
 
 // include/uapi/linux/udp.h
 pub(super) const UDP_SEGMENT: libc::c_int = 103;
@@ -36,8 +37,8 @@ impl Socket {
         let failed = |what| move |source| StartError::Socket { what, index, source };
         let is_ipv6 = socket.local_addr().map_err(failed("the address"))?.is_ipv6();
         socket.set_nonblocking(true).map_err(failed("O_NONBLOCK"))?;
-        let fd = socket.as_raw_fd();
-        let set = |level, name, value| set(fd, level, name, value);
+        let set =
+            |level, name, value: libc::c_int| socket_options::set(&socket, level, name, &value.to_ne_bytes());
         // Without it, each datagram comes by itself: slower, nothing else (before Linux 5.0).
         let joins = set(libc::SOL_UDP, UDP_GRO, 1).is_ok();
         set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, PMTU_PROBE).map_err(failed("IP_MTU_DISCOVER"))?;
@@ -135,13 +136,6 @@ impl Socket {
         }
         None
     }
-}
-
-fn set(fd: RawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
-    // SAFETY: the option is a c_int, which lives until the call returns.
-    let result = unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), length) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn extended_error(message: &libc::msghdr) -> Option<libc::sock_extended_err> {

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use viaduct_types::MacAddr;
 
+use crate::data::checksum;
+
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -17,7 +19,8 @@ const QUOTED_V6: usize = 1280 - 40 - 8;
 /// As much as is of use (RFC 1812, 4.3.2.3).
 const QUOTED_V4: usize = 548;
 
-/// The answer to a question of a guest, an ARP request or a neighbour solicitation, when `find` knows the address.
+/// The answer to a question of a guest, an ARP request (RFC 826) or a neighbour solicitation (RFC 4861, section 4.3), when `find`
+/// knows the address.
 pub fn answer(frame: &[u8], find: impl Fn(IpAddr) -> Option<MacAddr>) -> Option<Vec<u8>> {
     let (_, asker, kind, packet) = ethernet(frame)?;
     match kind {
@@ -83,7 +86,8 @@ fn answer_solicitation(
     Some(icmpv6(to_mac, holder, Ipv6Addr::from(target), to, 255, advertisement))
 }
 
-/// The answer to a packet that is longer than what gets through: of a length of which the guest's packets do.
+/// The answer to a packet of a guest's that is longer than the `mtu` bytes which get through: "fragmentation needed" (RFC 1191,
+/// section 4) or "packet too big" (RFC 4443, section 3.2). None when there is to be none.
 pub fn too_big(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
     let (to, from, kind, packet) = ethernet(frame)?;
     if from.is_multicast() {
@@ -130,8 +134,7 @@ fn fragmentation_needed(to: MacAddr, from: MacAddr, packet: &[u8], mtu: u16) -> 
     let mut message = vec![3, 4, 0, 0, 0, 0];
     message.extend(mtu.to_be_bytes());
     message.extend(quoted);
-    let sum = checksum(&message, 0);
-    message[2..4].copy_from_slice(&sum);
+    checksum::put(&mut message, 2, 0);
     let total = u16::try_from(20 + message.len()).ok()?;
     let mut answer = vec![0x45, 0xc0];
     answer.extend(total.to_be_bytes());
@@ -139,8 +142,7 @@ fn fragmentation_needed(to: MacAddr, from: MacAddr, packet: &[u8], mtu: u16) -> 
     // In the name of whom the packet was for: it is the one way in which it is believed and passes guards.
     answer.extend(destination);
     answer.extend(source);
-    let sum = checksum(&answer, 0);
-    answer[10..12].copy_from_slice(&sum);
+    checksum::put(&mut answer, 10, 0);
     answer.extend(message);
     Some([&from.0[..], &to.0, &IPV4, &answer].concat())
 }
@@ -154,10 +156,9 @@ fn icmpv6(
     mut message: Vec<u8>,
 ) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(0);
-    let pseudo =
-        [&from.octets()[..], &to.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6]].concat();
-    let sum = checksum(&message, partial(&pseudo, 0));
-    message[2..4].copy_from_slice(&sum);
+    let addresses = [from.octets(), to.octets()].concat();
+    let before = checksum::pseudo_header(&addresses, ICMPV6, message.len());
+    checksum::put(&mut message, 2, before);
     let mut frame = [&to_mac.0[..], &from_mac.0, &IPV6, &[0x60, 0, 0, 0]].concat();
     frame.extend(length.to_be_bytes());
     frame.extend([ICMPV6, hops]);
@@ -165,20 +166,6 @@ fn icmpv6(
     frame.extend(to.octets());
     frame.extend(message);
     frame
-}
-
-/// RFC 1071.
-fn checksum(bytes: &[u8], start: u64) -> [u8; 2] {
-    let mut sum = partial(bytes, start);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or(0)).to_be_bytes()
-}
-
-fn partial(bytes: &[u8], start: u64) -> u64 {
-    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u64::from(*low));
-    bytes.chunks(2).map(word).sum::<u64>() + start
 }
 
 fn ethernet(frame: &[u8]) -> Option<(MacAddr, MacAddr, [u8; 2], &[u8])> {

@@ -35,27 +35,22 @@ pub struct Claim {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A claim with what is known of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    claim: Claim,
-    /// It was told on a connection that ended, and not again since.
-    stale: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    macs: usize,
+/// What one host claims. What it says of all of that at once costs no more for what others claim, nor for what it has told before.
+#[derive(Debug, Default)]
+struct Claimed {
+    macs: BTreeSet<MacAddr>,
+    /// How many addresses these have.
     addresses: usize,
+    /// Those of the MACs that were told on a connection that ended, and not again since.
+    stale: BTreeSet<MacAddr>,
 }
 
 /// All claims of one vnet.
 #[derive(Debug)]
 pub(super) struct Claims {
     own: HostKey,
-    by_mac: BTreeMap<MacAddr, BTreeMap<Owner, Entry>>,
-    /// How many MACs and addresses each peer has.
-    counts: BTreeMap<HostKey, Counts>,
+    by_mac: BTreeMap<MacAddr, BTreeMap<Owner, Claim>>,
+    by_owner: BTreeMap<Owner, Claimed>,
     /// The highest sequence of MACs that nobody claims any more.
     last: BTreeMap<MacAddr, u64>,
     by_address: BTreeMap<IpAddr, BTreeSet<MacAddr>>,
@@ -66,7 +61,7 @@ impl Claims {
         Self {
             own,
             by_mac: BTreeMap::new(),
-            counts: BTreeMap::new(),
+            by_owner: BTreeMap::new(),
             last: BTreeMap::new(),
             by_address: BTreeMap::new(),
         }
@@ -74,21 +69,21 @@ impl Claims {
 
     /// Takes a claim; says whether it is believed.
     pub(super) fn set(&mut self, owner: Owner, mac: MacAddr, claim: Claim) -> bool {
-        if let Owner::Peer(key) = owner {
-            let known = self.of(owner, mac).map(|known| known.addresses.len());
-            let counts = self.counts.entry(key).or_default();
-            let macs = counts.macs + usize::from(known.is_none());
-            let addresses = counts.addresses - known.unwrap_or(0) + claim.addresses.len();
-            if macs > MOST_CLAIMS || addresses > MOST_CLAIMED_ADDRESSES {
-                return false;
-            }
-            *counts = Counts { macs, addresses };
+        let known = self.of(owner, mac).map(|known| known.addresses.len());
+        let claimed = self.by_owner.entry(owner).or_default();
+        let macs = claimed.macs.len() + usize::from(known.is_none());
+        let addresses = claimed.addresses - known.unwrap_or(0) + claim.addresses.len();
+        if owner != Owner::Here && (macs > MOST_CLAIMS || addresses > MOST_CLAIMED_ADDRESSES) {
+            return false;
         }
+        claimed.macs.insert(mac);
+        claimed.stale.remove(&mac);
+        claimed.addresses = addresses;
         self.unlist(owner, mac);
         claim.addresses.iter().for_each(|address| {
             self.by_address.entry(*address).or_default().insert(mac);
         });
-        self.by_mac.entry(mac).or_default().insert(owner, Entry { claim, stale: false });
+        self.by_mac.entry(mac).or_default().insert(owner, claim);
         self.last.remove(&mac);
         true
     }
@@ -96,30 +91,29 @@ impl Claims {
     pub(super) fn remove(&mut self, owner: Owner, mac: MacAddr) {
         self.unlist(owner, mac);
         let Some(claims) = self.by_mac.get_mut(&mac) else { return };
-        let Some(entry) = claims.remove(&owner) else { return };
-        if let Owner::Peer(key) = owner
-            && let Some(counts) = self.counts.get_mut(&key)
-        {
-            counts.macs -= 1;
-            counts.addresses -= entry.claim.addresses.len();
+        let Some(claim) = claims.remove(&owner) else { return };
+        if let Some(claimed) = self.by_owner.get_mut(&owner) {
+            claimed.macs.remove(&mac);
+            claimed.stale.remove(&mac);
+            claimed.addresses -= claim.addresses.len();
         }
         if claims.is_empty() {
             self.by_mac.remove(&mac);
             if self.last.len() >= MOST_REMEMBERED {
                 self.last.pop_first();
             }
-            self.last.insert(mac, entry.claim.sequence);
+            self.last.insert(mac, claim.sequence);
         }
     }
 
     /// Takes a claim's addresses out of the list, but for those that another host claims with the same MAC.
     fn unlist(&mut self, owner: Owner, mac: MacAddr) {
         let Some(claims) = self.by_mac.get(&mac) else { return };
-        let Some(entry) = claims.get(&owner) else { return };
+        let Some(claim) = claims.get(&owner) else { return };
         let others = |address: &IpAddr| {
-            claims.iter().any(|(other, entry)| *other != owner && entry.claim.addresses.contains(address))
+            claims.iter().any(|(other, claim)| *other != owner && claim.addresses.contains(address))
         };
-        for address in entry.claim.addresses.iter().filter(|address| !others(address)) {
+        for address in claim.addresses.iter().filter(|address| !others(address)) {
             if let Some(macs) = self.by_address.get_mut(address) {
                 macs.remove(&mac);
                 if macs.is_empty() {
@@ -134,7 +128,7 @@ impl Claims {
         let claims = self.by_mac.get(&mac)?;
         claims
             .iter()
-            .map(|(owner, entry)| (*owner, &entry.claim))
+            .map(|(owner, claim)| (*owner, claim))
             .max_by_key(|(owner, claim)| self.rank(*owner, claim))
     }
 
@@ -152,30 +146,29 @@ impl Claims {
 
     /// The highest sequence that is known of a MAC.
     pub(super) fn highest(&self, mac: MacAddr) -> u64 {
-        let claimed = self.by_mac.get(&mac).into_iter().flat_map(BTreeMap::values).map(|e| e.claim.sequence);
+        let claimed = self.by_mac.get(&mac).into_iter().flat_map(BTreeMap::values).map(|c| c.sequence);
         claimed.chain(self.last.get(&mac).copied()).max().unwrap_or(0)
     }
 
     pub(super) fn of(&self, owner: Owner, mac: MacAddr) -> Option<&Claim> {
-        self.by_mac.get(&mac)?.get(&owner).map(|entry| &entry.claim)
+        self.by_mac.get(&mac)?.get(&owner)
     }
 
     /// The MACs that a host claims.
     pub(super) fn macs_of(&self, owner: Owner) -> impl Iterator<Item = MacAddr> {
-        self.by_mac.iter().filter(move |(_, claims)| claims.contains_key(&owner)).map(|(mac, _)| *mac)
+        self.by_owner.get(&owner).into_iter().flat_map(|claimed| claimed.macs.iter().copied())
     }
 
     /// What a host has claimed has to be told again.
     pub(super) fn doubt(&mut self, owner: Owner) {
-        for entry in self.by_mac.values_mut().filter_map(|claims| claims.get_mut(&owner)) {
-            entry.stale = true;
+        if let Some(claimed) = self.by_owner.get_mut(&owner) {
+            claimed.stale.clone_from(&claimed.macs);
         }
     }
 
     /// The MACs of a host that it has not told again.
     pub(super) fn doubted(&self, owner: Owner) -> Vec<MacAddr> {
-        let stale = |claims: &BTreeMap<Owner, Entry>| claims.get(&owner).is_some_and(|entry| entry.stale);
-        self.by_mac.iter().filter(|(_, claims)| stale(claims)).map(|(mac, _)| *mac).collect()
+        self.by_owner.get(&owner).into_iter().flat_map(|claimed| claimed.stale.iter().copied()).collect()
     }
 
     pub(super) fn macs(&self) -> impl Iterator<Item = MacAddr> {
@@ -190,8 +183,8 @@ impl Claims {
     /// So many MACs at most, each with everybody who claims it: those first that several hosts claim, then those with addresses,
     /// for there may be any number of the rest.
     pub(super) fn listed(&self, most: usize) -> BTreeMap<MacAddr, Vec<(Owner, Claim)>> {
-        let has_addresses = |entry: &Entry| !entry.claim.addresses.is_empty();
-        let place = |claims: &BTreeMap<Owner, Entry>| match claims.len() {
+        let has_addresses = |claim: &Claim| !claim.addresses.is_empty();
+        let place = |claims: &BTreeMap<Owner, Claim>| match claims.len() {
             1 => usize::from(!claims.values().any(has_addresses)) + 1,
             _ => 0,
         };
@@ -211,7 +204,7 @@ impl Claims {
             .get(&mac)
             .into_iter()
             .flatten()
-            .map(|(owner, entry)| (*owner, entry.claim.clone()))
+            .map(|(owner, claim)| (*owner, claim.clone()))
             .collect();
         claimants.sort_by_key(|(owner, claim)| std::cmp::Reverse(self.rank(*owner, claim)));
         claimants

@@ -13,45 +13,47 @@ use super::{
     claims::{Claim, Claims, Owner},
     node::{Node, Vnet, said},
 };
+use crate::data::Storm;
 
 impl Node {
     /// What is to be from now on. `arrival` is higher for what comes later, on any host: the time of day, in milliseconds.
     pub fn configure(&mut self, now: Duration, arrival: u64, settings: Settings) {
         let before = std::mem::replace(&mut self.settings, settings);
         self.configured = (now, arrival);
-        let gone: Vec<VnetId> =
-            self.vnets.keys().filter(|id| !self.settings.vnets.contains_key(id)).copied().collect();
-        gone.into_iter().for_each(|vnet| self.remove_vnet(vnet));
-        for (id, wanted) in self.settings.vnets.clone() {
+        let vnets = std::mem::take(&mut self.settings.vnets);
+        let gone: Vec<VnetId> = self.vnets.keys().filter(|id| !vnets.contains_key(id)).copied().collect();
+        gone.into_iter().for_each(|vnet| self.remove_vnet(now, vnet));
+        for (id, mut wanted) in vnets {
             // What was offered otherwise is another vnet, as far as peers are concerned.
             let offered = |vnet: &VnetSettings| (vnet.protection(), vnet.vni);
             if self.vnets.get(&id).is_some_and(|vnet| offered(&vnet.settings) != offered(&wanted)) {
-                self.remove_vnet(id);
+                self.remove_vnet(now, id);
             }
-            let settings = VnetSettings { nics: BTreeMap::new(), ..wanted.clone() };
+            let nics = std::mem::take(&mut wanted.nics);
             let vnet = self.vnets.entry(id).or_insert_with(|| Vnet {
-                settings: VnetSettings { peers: BTreeSet::new(), ..settings.clone() },
+                settings: VnetSettings { peers: BTreeSet::new(), ..wanted.clone() },
                 claims: Claims::new(self.own),
                 members: BTreeMap::new(),
                 mismatched: BTreeMap::new(),
                 limit: None,
                 mtu: None,
+                changes: Storm::default(),
+                is_late: false,
                 listening: None,
             });
-            let nics = std::mem::take(&mut vnet.settings.nics);
-            let VnetSettings { peers, learning, mtu, .. } = std::mem::replace(&mut vnet.settings, settings);
-            for peer in peers.difference(&wanted.peers) {
+            let known = std::mem::replace(&mut vnet.settings, wanted.clone());
+            for peer in known.peers.difference(&wanted.peers) {
                 self.retract(*peer, id);
-                self.leave(*peer, id);
+                self.leave(now, *peer, id);
             }
-            self.set_nics(id, nics, wanted.nics, arrival);
-            if learning != wanted.learning {
-                self.learning_changed(now, id, peers.intersection(&wanted.peers).copied());
+            self.set_nics(id, known.nics, nics, arrival);
+            if known.learning != wanted.learning {
+                self.learning_changed(now, id, known.peers.intersection(&wanted.peers).copied());
             }
-            if mtu != wanted.mtu {
-                self.tell_mtu(id);
+            if known.mtu != wanted.mtu {
+                self.tell_mtu(now, id);
             }
-            for peer in wanted.peers.difference(&peers) {
+            for peer in wanted.peers.difference(&known.peers) {
                 self.offer(now, *peer, id);
             }
         }
@@ -67,11 +69,11 @@ impl Node {
         }
     }
 
-    fn remove_vnet(&mut self, id: VnetId) {
+    fn remove_vnet(&mut self, now: Duration, id: VnetId) {
         let Some(vnet) = self.vnets.get(&id) else { return };
         for peer in vnet.settings.peers.clone() {
             self.retract(peer, id);
-            self.leave(peer, id);
+            self.leave(now, peer, id);
         }
         let macs: Vec<MacAddr> =
             self.vnets.get(&id).into_iter().flat_map(|vnet| vnet.claims.macs()).collect();

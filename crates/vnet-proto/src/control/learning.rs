@@ -23,7 +23,7 @@ impl Node {
                 self.tell(key, id, |channel| Message::Learns { channel, on });
             } else {
                 self.retract(key, id);
-                self.leave(key, id);
+                self.leave(now, key, id);
                 self.offer(now, key, id);
             }
         }

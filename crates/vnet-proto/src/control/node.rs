@@ -12,11 +12,12 @@ use super::{
     Settings, VERSION, VnetSettings,
     claims::{Claim, Claims, Owner},
     member::Member,
+    mtu::CHANGES,
     relay::Relaying,
     session::{Greeting, Offer, Session},
     suite::level,
 };
-use crate::data::Lane;
+use crate::data::{Lane, Storm};
 
 /// For so long nothing is forgotten of a peer whose connection ended.
 const GRACE: Duration = Duration::from_secs(30);
@@ -35,6 +36,7 @@ pub(super) enum Timer {
     /// What was taken before this one of a connection's epochs.
     Outdated(HostKey, VnetId, (SessionId, u32)),
     Gone(HostKey, VnetId),
+    Mtu(VnetId),
 }
 
 /// What is known of a peer.
@@ -56,6 +58,9 @@ pub(super) struct Vnet {
     /// What this host's own paths let through.
     pub(super) limit: Option<u16>,
     pub(super) mtu: Option<u16>,
+    /// How often both have become others, and whether they are to at a later time.
+    pub(super) changes: Storm<CHANGES>,
+    pub(super) is_late: bool,
     /// The groups whose frames are wanted here; none: all.
     pub(super) listening: Option<BTreeSet<MacAddr>>,
 }
@@ -64,6 +69,7 @@ pub(super) struct Vnet {
 #[derive(Debug)]
 pub struct Node {
     pub(super) own: HostKey,
+    /// Without the vnets, which are below.
     pub(super) settings: Settings,
     pub(super) peers: BTreeMap<HostKey, Peer>,
     /// Whose the connections are that there are: messages come by these.
@@ -219,12 +225,13 @@ impl Node {
             }
             Message::Retract { channel } => {
                 if let Some(vnet) = session.retracted(channel) {
-                    self.leave(key, vnet);
+                    self.leave(now, key, vnet);
                 }
             }
             Message::PathMtu { mtu } => {
-                peer.path_back = Some(mtu);
-                self.measure(key);
+                if peer.path_back.replace(mtu) != Some(mtu) {
+                    self.measure(now, key);
+                }
             }
             Message::Ports { ports } => self.hear_ports(now, key, ports),
             Message::Heed { number } => self.heed(key, id, number),
@@ -330,7 +337,7 @@ impl Node {
                 if let Some(channel) = session.channels.get(&id) {
                     say(&mut self.transmits, session.id, &Message::Using { channel: *channel, epoch });
                 }
-                self.tell_mtu(id);
+                self.tell_mtu(now, id);
             }
             Message::OwnKeys { epoch, spis, .. } => {
                 // Once for each epoch: the same would be the same key once more.
@@ -341,7 +348,7 @@ impl Node {
                 if !suits(cipher) {
                     return Ok(());
                 }
-                session.spread.set_keyed();
+                session.spread.set_keyed(true);
                 self.actions.push_back(transmit(Lane::Own, epoch, cipher, spis));
             }
             Message::Using { epoch, .. } => {
@@ -368,11 +375,11 @@ impl Node {
                 }
                 member.speaks = true;
                 self.actions.push_back(Action::Plain { peer: key, vnet: id, vni });
-                self.tell_mtu(id);
+                self.tell_mtu(now, id);
             }
             Message::VnetMtu { mtu, .. } => {
                 member.limit = Some(mtu);
-                self.tell_mtu(id);
+                self.tell_mtu(now, id);
             }
             Message::Listens { group, on, .. } => self.hear_listens(key, id, group, on),
             Message::Prunes { on, .. } => self.hear_prunes(key, id, on),
@@ -427,7 +434,7 @@ impl Node {
             return Ok(());
         };
         if !vnet.settings.protection().agrees_with(offer.protection) {
-            self.leave(key, id);
+            self.leave(now, key, id);
             if let Some(vnet) = self.vnets.get_mut(&id) {
                 vnet.mismatched.insert(key, offer.protection);
             }
@@ -466,12 +473,12 @@ impl Node {
         }
         self.tell_learning(key, id);
         self.tell_listening(key, id);
-        self.tell_mtu(id);
+        self.tell_mtu(now, id);
         Ok(())
     }
 
     /// A peer is not in the vnet any more.
-    pub(super) fn leave(&mut self, key: HostKey, id: VnetId) {
+    pub(super) fn leave(&mut self, now: Duration, key: HostKey, id: VnetId) {
         let Some(vnet) = self.vnets.get_mut(&id) else { return };
         vnet.mismatched.remove(&key);
         let Some(mut member) = vnet.members.remove(&key) else { return };
@@ -493,7 +500,7 @@ impl Node {
             self.actions.push_back(Action::Listening { vnet: id });
         }
         self.actions.push_back(Action::Leave { peer: key, vnet: id });
-        self.tell_mtu(id);
+        self.tell_mtu(now, id);
     }
 
     /// Changes claims of a MAC, and says where it is then if that is elsewhere.

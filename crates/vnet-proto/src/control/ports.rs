@@ -86,9 +86,11 @@ impl Spread {
         }
     }
 
-    /// There are keys for what is sent there.
-    pub(super) fn set_keyed(&mut self) {
-        self.is_keyed = true;
+    /// There are keys for what is sent there, or none any more.
+    pub(super) fn set_keyed(&mut self, is_keyed: bool) {
+        if std::mem::replace(&mut self.is_keyed, is_keyed) != is_keyed {
+            self.begin();
+        }
     }
 
     fn begin(&mut self) {
@@ -148,19 +150,22 @@ impl Spread {
         Some(self.number)
     }
 
-    /// What a worker sent has arrived, as the peer says. Whoever says so of what was not sent, or not lately, says nothing.
-    pub(super) fn arrived(&mut self, now: Duration, worker: u8, number: u32) {
-        let Some(answered) = self.answered.get_mut(usize::from(worker)) else { return };
+    /// What a worker sent has arrived, as the peer says; whether its ports are used from now on. Whoever says so of what was not
+    /// sent, or not lately, says nothing.
+    pub(super) fn arrived(&mut self, now: Duration, worker: u8, number: u32) -> bool {
+        let Some(answered) = self.answered.get_mut(usize::from(worker)) else { return false };
         if !self.asked.iter().any(|(asked, _)| *asked == number) {
-            return;
+            return false;
         }
         *answered = Some(answered.map_or(number, |before| before.max(number)));
         // A `None` is less than all numbers.
-        let Some(all) = self.answered.iter().min().copied().flatten() else { return };
+        let Some(all) = self.answered.iter().min().copied().flatten() else { return false };
         self.asked.retain(|(asked, _)| *asked > all);
-        if self.state == State::Tried {
+        let begins = self.state == State::Tried;
+        if begins {
             self.state = State::Used { since: now };
         }
+        begins
     }
 
     /// How it is, when the peer is reached at this address.
@@ -194,7 +199,7 @@ mod tests {
     fn spread() -> Spread {
         let mut spread = Spread::default();
         spread.set_ports(vec![1800, 1801]);
-        spread.set_keyed();
+        spread.set_keyed(true);
         spread
     }
 
@@ -203,7 +208,9 @@ mod tests {
         let mut used = Vec::new();
         for time in times.step_by(100) {
             if let Some(number) = spread.handle_timeout(at(time), Some(there()), WORKERS, true) {
-                (0..WORKERS).filter(|worker| may(*worker)).for_each(|w| spread.arrived(at(time), w, number));
+                for worker in (0..WORKERS).filter(|worker| may(*worker)) {
+                    spread.arrived(at(time), worker, number);
+                }
             }
             if matches!(spread.further(there()), Further::Used(_)) {
                 used.push(time);
@@ -259,7 +266,8 @@ mod tests {
         assert_eq!(spread.further(other), Further::Tried);
         let number = spread.handle_timeout(at(1_000), Some(other), WORKERS, false).unwrap();
         assert_eq!(spread.further(other), Further::Tried);
-        (0..WORKERS).for_each(|worker| spread.arrived(at(1_010), worker, number));
+        let begins = (0..WORKERS).map(|worker| spread.arrived(at(1_010), worker, number));
+        assert_eq!(begins.collect::<Vec<_>>(), [false, false, true]);
         assert_eq!(spread.further(other), Further::Used(&[1800, 1801]));
         // By way of others there is one port.
         assert_eq!(spread.handle_timeout(at(2_000), None, WORKERS, true), None);
@@ -269,7 +277,7 @@ mod tests {
     #[test]
     fn nothing_is_asked_where_there_is_nothing_to_use() {
         let mut none = Spread::default();
-        none.set_keyed();
+        none.set_keyed(true);
         assert_eq!(none.handle_timeout(at(0), Some(there()), WORKERS, true), None);
         assert_eq!(none.further(there()), Further::None);
         let mut unkeyed = Spread::default();
@@ -290,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_answers_without_keys_is_tried_at_once_with_new_ones() {
+        let mut spread = spread();
+        pass(&mut spread, 0..60_000, |_| false);
+        assert_eq!(spread.further(there()), Further::Silent);
+        spread.set_keyed(false);
+        assert_eq!(spread.handle_timeout(at(60_000), Some(there()), WORKERS, true), None);
+        assert_eq!(spread.further(there()), Further::Idle);
+        spread.set_keyed(true);
+        assert_eq!(pass(&mut spread, 60_100..61_000, |_| true).len(), 9);
+    }
+
+    #[test]
     fn without_traffic_little_is_asked() {
         let mut spread = spread();
         pass(&mut spread, 0..1_000, |_| true);
@@ -297,7 +317,9 @@ mod tests {
         for time in (1_000..61_000).step_by(100) {
             if let Some(number) = spread.handle_timeout(at(time), Some(there()), WORKERS, false) {
                 asked += 1;
-                (0..WORKERS).for_each(|worker| spread.arrived(at(time), worker, number));
+                for worker in 0..WORKERS {
+                    spread.arrived(at(time), worker, number);
+                }
             }
         }
         assert!((11..=13).contains(&asked), "{asked}");

@@ -71,10 +71,13 @@ pub(super) struct Session {
     /// What this host has offered.
     pub(super) channels: BTreeMap<VnetId, Channel>,
     next_channel: Channel,
-    /// What would prove that the peer has one of those.
+    /// What would prove that the peer has one of those, both ways: it is asked for with each message.
     expected: BTreeMap<[u8; 16], VnetId>,
+    proofs: BTreeMap<VnetId, [u8; 16]>,
     /// What the peer has offered, known here or not.
     offers: BTreeMap<Channel, Offer>,
+    /// By which number it has offered last what a proof is of.
+    offered: BTreeMap<[u8; 16], Channel>,
     /// The last epoch of each vnet, of the keys given and of those taken. It outlives the membership: the same epoch
     /// would be the same key once more.
     epochs: BTreeMap<(VnetId, Way), u32>,
@@ -126,7 +129,9 @@ impl Session {
             channels: BTreeMap::new(),
             next_channel: 0,
             expected: BTreeMap::new(),
+            proofs: BTreeMap::new(),
             offers: BTreeMap::new(),
+            offered: BTreeMap::new(),
             epochs: BTreeMap::new(),
             taken: BTreeMap::new(),
             passed_over: None,
@@ -157,6 +162,7 @@ impl Session {
         self.next_channel = channel.checked_add(1)?;
         self.channels.insert(vnet, channel);
         self.expected.insert(theirs, vnet);
+        self.proofs.insert(vnet, theirs);
         Some((channel, own))
     }
 
@@ -168,7 +174,9 @@ impl Session {
     }
 
     pub(super) fn retract(&mut self, vnet: VnetId) -> Option<Channel> {
-        self.expected.retain(|_, expected| *expected != vnet);
+        if let Some(proof) = self.proofs.remove(&vnet) {
+            self.expected.remove(&proof);
+        }
         self.channels.remove(&vnet)
     }
 
@@ -176,14 +184,23 @@ impl Session {
         if self.offers.len() >= MOST_OFFERS && !self.offers.contains_key(&channel) {
             return Err(ProtocolError::Offers);
         }
+        self.withdraw(channel);
         self.offers.insert(channel, offer);
+        self.offered.insert(offer.proof, channel);
         Ok(())
     }
 
     pub(super) fn retracted(&mut self, channel: Channel) -> Option<VnetId> {
         let vnet = self.vnet(channel);
-        self.offers.remove(&channel);
+        self.withdraw(channel);
         vnet
+    }
+
+    fn withdraw(&mut self, channel: Channel) {
+        let Some(offer) = self.offers.remove(&channel) else { return };
+        if self.offered.get(&offer.proof) == Some(&channel) {
+            self.offered.remove(&offer.proof);
+        }
     }
 
     /// Changes what the peer has offered; says of which vnet, if it is known here.
@@ -199,7 +216,6 @@ impl Session {
 
     /// The peer's offer of a vnet.
     pub(super) fn offer_of(&self, vnet: VnetId) -> Option<Offer> {
-        let proof = self.expected.iter().find(|(_, expected)| **expected == vnet)?.0;
-        self.offers.values().find(|offer| offer.proof == *proof).copied()
+        self.offers.get(self.offered.get(self.proofs.get(&vnet)?)?).copied()
     }
 }

@@ -39,6 +39,12 @@ impl Node {
         // Who has one port sends from it.
         let workers = if self.settings.ports.is_empty() { 0 } else { self.settings.workers };
         let session = self.peers.get_mut(&key)?.session.as_mut()?;
+        // Who has left the last vnet has no keys any more, and what is sent there is for nobody.
+        let id = session.id;
+        let mut members = self.vnets.values().filter_map(|vnet| vnet.members.get(&key));
+        if !members.any(|member| member.session == Some(id)) {
+            session.spread.set_keyed(false);
+        }
         session.spread.handle_timeout(now, at, workers, has_traffic)
     }
 
@@ -49,8 +55,9 @@ impl Node {
 
     pub(super) fn hear_arrived(&mut self, now: Duration, key: HostKey, worker: u8, number: u32) {
         let Some(session) = self.peers.get_mut(&key).and_then(|peer| peer.session.as_mut()) else { return };
-        session.spread.arrived(now, worker, number);
-        self.actions.push_back(Action::Ports { peer: key });
+        if session.spread.arrived(now, worker, number) {
+            self.actions.push_back(Action::Ports { peer: key });
+        }
     }
 
     pub(super) fn hear_ports(&mut self, now: Duration, key: HostKey, ports: Vec<u16>) {

@@ -35,9 +35,10 @@ impl Node {
                 Timer::Gone(key, vnet) => {
                     let member = self.vnets.get(&vnet).and_then(|vnet| vnet.members.get(&key));
                     if member.is_some_and(|member| !self.is_connected(key, member.session)) {
-                        self.leave(key, vnet);
+                        self.leave(now, key, vnet);
                     }
                 }
+                Timer::Mtu(vnet) => self.tell_late_mtu(now, vnet),
             }
         }
     }

@@ -1,27 +1,36 @@
 //! Which addresses there are.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
-/// How many parts a set has. A copy of a set shares all parts with the original that have not changed since, so that one change of
-/// a large set is cheap.
+/// How many groups a set has, and how many parts each of them. A copy of a set shares all parts with the original that have not changed
+/// since, so that one change of a large set is cheap, and a thousand are.
 const PARTS: usize = 64;
+
+type Group = [Arc<BTreeSet<IpAddr>>; PARTS];
 
 /// A set of addresses.
 ///
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses(Arc<[Arc<BTreeSet<IpAddr>>; PARTS]>);
+pub struct Addresses(Arc<[Arc<Group>; PARTS]>);
 
 impl Default for Addresses {
     fn default() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| Arc::default())))
+        let group: Arc<Group> = Arc::new(std::array::from_fn(|_| Arc::default()));
+        Self(Arc::new(std::array::from_fn(|_| Arc::clone(&group))))
     }
 }
 
 impl Addresses {
     /// Whether it is one of them.
     pub fn contains(&self, address: &IpAddr) -> bool {
-        self.0[part_of(address)].contains(address)
+        let (group, part) = place_of(address);
+        self.0[group][part].contains(address)
     }
 
     /// Puts one in, or takes it out.
@@ -29,7 +38,9 @@ impl Addresses {
         if self.contains(&address) == is_in {
             return;
         }
-        let part = Arc::make_mut(&mut Arc::make_mut(&mut self.0)[part_of(&address)]);
+        let (group, part) = place_of(&address);
+        let group = Arc::make_mut(&mut Arc::make_mut(&mut self.0)[group]);
+        let part = Arc::make_mut(&mut group[part]);
         if is_in {
             part.insert(address);
         } else {
@@ -39,7 +50,7 @@ impl Addresses {
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
-        self.0.iter().flat_map(|part| part.iter().copied())
+        self.0.iter().flat_map(|group| group.iter()).flat_map(|part| part.iter().copied())
     }
 }
 
@@ -51,13 +62,14 @@ impl FromIterator<IpAddr> for Addresses {
     }
 }
 
-/// Neighbours, whose addresses differ in the last bits, are in different parts.
-fn part_of(address: &IpAddr) -> usize {
-    let last = match address {
-        IpAddr::V4(v4) => v4.octets()[3],
-        IpAddr::V6(v6) => v6.octets()[15],
-    };
-    usize::from(last) % PARTS
+/// In which part of which group it is. That is a secret, the same for all sets: a member of a vnet may claim hundreds of thousands of
+/// addresses, and those of its choice would all be in one part otherwise.
+fn place_of(address: &IpAddr) -> (usize, usize) {
+    /// Nothing but the order of what is in no order depends on it.
+    static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    let hash = SECRET.hash_one(address);
+    let place = usize::try_from(hash % (PARTS * PARTS) as u64).unwrap_or_default();
+    (place / PARTS, place % PARTS)
 }
 
 #[cfg(test)]
@@ -82,10 +94,20 @@ mod tests {
         after.set(address(77), true);
         assert!(Arc::ptr_eq(&before.0, &after.0), "it was in it");
         after.set(address(77), false);
-        let shared = before.0.iter().zip(&*after.0).filter(|(one, other)| Arc::ptr_eq(one, other));
-        assert_eq!(shared.count(), PARTS - 1);
+        let parts = |all: &Addresses| -> Vec<_> { all.0.iter().flat_map(|group| group.to_vec()).collect() };
+        let (parts_before, parts_after) = (parts(&before), parts(&after));
+        let shared = parts_before.iter().zip(&parts_after).filter(|(one, other)| Arc::ptr_eq(one, other));
+        assert_eq!(shared.count(), PARTS * PARTS - 1);
         assert!(before.contains(&address(77)) && !after.contains(&address(77)));
-        assert_eq!(before.0.iter().map(|part| part.len()).max(), Some(10_000_usize.div_ceil(PARTS)));
+    }
+
+    #[test]
+    fn whatever_somebody_claims_no_part_has_much_of_it() {
+        // All with the same last bytes.
+        let address = |number: u32| IpAddr::from((u128::from(number) << 64).to_be_bytes());
+        let all: Addresses = (0..1 << 18).map(address).collect();
+        let most = all.0.iter().flat_map(|group| group.iter()).map(|part| part.len()).max();
+        assert!(most < Some(256), "{most:?}");
     }
 
     proptest! {

@@ -7,8 +7,10 @@
 //! completing it then gives the same value for a good frame, and hides an error of a bad one as rarely as the
 //! checksum itself does.
 
+use super::layout::put_word;
+
 /// Adds up 16-bit big-endian words; a last odd byte is the high one. Not folded.
-pub(super) fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     // Words of the machine's order may be added, and swapped afterwards (RFC 1071, section 2B). Four sums that do not
     // wait for each other.
     let mut sums = [0_u64; 4];
@@ -30,7 +32,7 @@ pub(super) fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// The 16 bits of a sum, carries added.
-pub(super) fn fold(sum: u64) -> u16 {
+pub(crate) fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
@@ -39,13 +41,19 @@ pub(super) fn fold(sum: u64) -> u16 {
 }
 
 /// The checksum of an IPv4 header whose checksum field is zero, or of one whose field is right: then it is zero.
-pub(super) fn complement(sum: u64) -> u16 {
+pub(crate) fn complement(sum: u64) -> u16 {
     !fold(sum)
 }
 
 /// The sum of a pseudo-header: addresses as they stand in the packet, protocol, length of what follows.
-pub(super) fn pseudo_header(addresses: &[u8], protocol: u8, length: usize) -> u64 {
+pub(crate) fn pseudo_header(addresses: &[u8], protocol: u8, length: usize) -> u64 {
     sum(addresses) + u64::from(protocol) + (length as u64 & 0xffff_ffff)
+}
+
+/// Puts the checksum of these bytes among them, where zeroes stand; `before` is the sum of what counts beside them.
+pub(crate) fn put(bytes: &mut [u8], at: usize, before: u64) {
+    let sum = complement(before + sum(bytes));
+    put_word(bytes, at, sum);
 }
 
 #[cfg(test)]

@@ -35,12 +35,6 @@ impl Spi {
         if value > 255 && value & Self::QUIC == 0 { Some(Self(value)) } else { None }
     }
 
-    /// Makes a valid one of any 32 random bits.
-    pub const fn from_random(bits: u32) -> Self {
-        let value = bits & !Self::QUIC;
-        Self(if value > 255 { value } else { value | 0x100 })
-    }
-
     /// As it stands in the datagram, read big-endian.
     pub const fn value(self) -> u32 {
         self.0
@@ -245,12 +239,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn any_bits_make_a_valid_spi(bits: u32) {
-            let spi = Spi::from_random(bits);
-            prop_assert_eq!(Spi::new(spi.value()), Some(spi));
-        }
-
         #[test]
         fn the_largest_frame_fits_and_the_next_does_not(datagram in 26usize..65_508, which in 0usize..5) {
             let cipher = Cipher::ALL[which];

@@ -8,6 +8,7 @@ use super::{
     Addresses, MacTable, PeerId, Port,
     groups::is_for_all,
     interest::{Interest, interest},
+    layout::{ETHERNET, TAG, is_tagged},
     segment::is_segment,
 };
 
@@ -57,7 +58,7 @@ pub struct Forwarding {
     pub local_source: LocalSource,
     /// What of those whose destination is nowhere.
     pub unknown_destination: UnknownDestination,
-    /// The longest IP packet that the ports of all hosts take: what gets to one of them beyond that gets no further there.
+    /// The longest IP packet that the ports of all hosts take, in bytes: what gets to one of them beyond that gets no further there.
     pub longest: u16,
 }
 
@@ -80,8 +81,7 @@ impl Forwarding {
 
     /// The longest frame that the ports of all hosts take, of this one's kind: a tag is beside the packet.
     pub fn longest_frame(&self, frame: &[u8]) -> usize {
-        let tag = matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
-        usize::from(self.longest) + if tag { 18 } else { 14 }
+        usize::from(self.longest) + ETHERNET + if is_tagged(frame) { TAG } else { 0 }
     }
 }
 

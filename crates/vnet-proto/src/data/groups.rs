@@ -14,7 +14,7 @@ use viaduct_types::MacAddr;
 
 use super::{
     checksum,
-    layout::{Packet, Version, put_word, word},
+    layout::{Packet, Version, word},
 };
 
 /// So many groups are remembered of one host's machines.
@@ -225,10 +225,10 @@ pub fn questions() -> [Vec<u8>; 2] {
     let seconds = u8::try_from(INTERVAL.as_secs()).unwrap_or(u8::MAX);
     // RFC 3376, section 4.1: from 0.0.0.0 to 224.0.0.1, with a router alert (RFC 2113).
     let mut igmp = vec![0x11, tenths, 0, 0, 0, 0, 0, 0, 2, seconds, 0, 0];
-    put_sum(&mut igmp, 2, 0);
+    checksum::put(&mut igmp, 2, 0);
     let mut header = vec![0x46, 0xc0, 0, 36, 0, 0, 0x40, 0, 1, IGMP, 0, 0];
     header.extend([0, 0, 0, 0, 224, 0, 0, 1, 0x94, 4, 0, 0]);
-    put_sum(&mut header, 10, 0);
+    checksum::put(&mut header, 10, 0);
     let v4 = [&[0x01, 0x00, 0x5e, 0, 0, 1][..], &SENDER, &[0x08, 0x00], &header, &igmp].concat();
 
     // RFC 3810, section 5.1: to ff02::1, from a link-local address; the highest of those who ask falls silent.
@@ -239,18 +239,13 @@ pub fn questions() -> [Vec<u8>; 2] {
     mld.extend([0; 16]);
     mld.extend([2, seconds, 0, 0]);
     let before = checksum::pseudo_header(&[from, to].concat(), ICMP6, mld.len());
-    put_sum(&mut mld, 2, before);
+    checksum::put(&mut mld, 2, before);
     let mut header = vec![0x60, 0, 0, 0, 0, 36, 0, 1];
     header.extend(from);
     header.extend(to);
     header.extend([ICMP6, 0, 5, 2, 0, 0, 1, 0]);
     let v6 = [&[0x33, 0x33, 0, 0, 0, 1][..], &SENDER, &[0x86, 0xdd], &header, &mld].concat();
     [v4, v6]
-}
-
-fn put_sum(bytes: &mut [u8], at: usize, before: u64) {
-    let sum = checksum::complement(before + checksum::sum(bytes));
-    put_word(bytes, at, sum);
 }
 
 #[cfg(test)]

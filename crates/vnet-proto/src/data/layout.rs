@@ -2,8 +2,8 @@
 
 use super::checksum;
 
-const ETHERNET: usize = 14;
-const TAG: usize = 4;
+pub(super) const ETHERNET: usize = 14;
+pub(super) const TAG: usize = 4;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 pub(super) const TCP_HEADER: usize = 20;

@@ -29,25 +29,11 @@ pub enum Port {
 #[error("the vnet has as many MAC addresses as it may: {0}")]
 pub struct TableFull(pub usize);
 
-/// What came of learning an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Learned {
-    /// It was unknown.
-    New,
-    /// It was known to be there.
-    Known,
-    /// It was learned elsewhere before.
-    Moved,
-    /// Somebody claims it, and a claim is not displaced by a frame.
-    Claimed,
-}
-
 /// How many parts the table has. A copy of a table shares all parts with the original that have not changed since, so
 /// that one change of a large table is cheap.
 const PARTS: usize = 64;
 
-/// The MAC addresses of a vnet. Claimed addresses stay until the claim is changed; learned ones are overwritten by what is
-/// learned later, never the other way round. There is an upper limit to their number.
+/// The MAC addresses of a vnet, as they are claimed: no frame changes where one is. There is an upper limit to their number.
 ///
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,13 +44,7 @@ pub struct MacTable {
     most: usize,
 }
 
-type Part = HashMap<MacAddr, Entry, Spread>;
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    port: Port,
-    claimed: bool,
-}
+type Part = HashMap<MacAddr, Port, Spread>;
 
 impl MacTable {
     /// An empty table for at most so many addresses.
@@ -76,63 +56,29 @@ impl MacTable {
 
     /// Where it is.
     pub fn port(&self, mac: MacAddr) -> Option<Port> {
-        self.parts[self.spread.part_of(mac)].get(&mac).map(|entry| entry.port)
+        self.parts[self.spread.part_of(mac)].get(&mac).copied()
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.length
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    /// Claims it for a port; a claim there was before, and what was learned, gives way.
+    /// Claims it for a port; a claim there was before gives way.
     ///
     /// # Errors
     /// When it is new and the table is full.
     pub fn claim(&mut self, mac: MacAddr, port: Port) -> Result<(), TableFull> {
-        self.put(mac, Entry { port, claimed: true })
-    }
-
-    /// A frame from this address came from this port.
-    ///
-    /// # Errors
-    /// When it is new and the table is full.
-    pub fn learn(&mut self, mac: MacAddr, port: Port) -> Result<Learned, TableFull> {
-        let learned = match self.parts[self.spread.part_of(mac)].get(&mac) {
-            None => Learned::New,
-            Some(entry) if entry.port == port => return Ok(Learned::Known),
-            Some(entry) if entry.claimed => return Ok(Learned::Claimed),
-            Some(_) => Learned::Moved,
-        };
-        self.put(mac, Entry { port, claimed: false })?;
-        Ok(learned)
+        let is_new = self.port(mac).is_none();
+        if is_new && self.length >= self.most {
+            return Err(TableFull(self.most));
+        }
+        self.part(mac).insert(mac, port);
+        self.length += usize::from(is_new);
+        Ok(())
     }
 
     /// Forgets it; says where it was.
     pub fn remove(&mut self, mac: MacAddr) -> Option<Port> {
         self.port(mac)?;
-        let entry = self.part(mac).remove(&mac)?;
+        let port = self.part(mac).remove(&mac)?;
         self.length -= 1;
-        Some(entry.port)
-    }
-
-    /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (MacAddr, Port)> {
-        self.parts.iter().flat_map(|part| part.iter().map(|(mac, entry)| (*mac, entry.port)))
-    }
-
-    fn put(&mut self, mac: MacAddr, entry: Entry) -> Result<(), TableFull> {
-        let is_new = self.port(mac).is_none();
-        if is_new && self.length >= self.most {
-            return Err(TableFull(self.most));
-        }
-        self.part(mac).insert(mac, entry);
-        self.length += usize::from(is_new);
-        Ok(())
+        Some(port)
     }
 
     fn part(&mut self, mac: MacAddr) -> &mut Part {
@@ -212,29 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_learned_does_not_displace_a_claim() {
-        let mut table = MacTable::new(2);
-        let (here, there) = (Port::Local, Port::Peer(PeerId(1)));
-        assert_eq!(table.learn(mac(1), there), Ok(Learned::New));
-        assert_eq!(table.learn(mac(1), there), Ok(Learned::Known));
-        assert_eq!(table.learn(mac(1), here), Ok(Learned::Moved));
-        table.claim(mac(1), there).unwrap();
-        assert_eq!(table.learn(mac(1), here), Ok(Learned::Claimed));
-        assert_eq!(table.port(mac(1)), Some(there));
-        table.claim(mac(1), here).unwrap();
-        assert_eq!(table.port(mac(1)), Some(here));
-    }
-
-    #[test]
     fn there_is_a_limit() {
         let mut table = MacTable::new(2);
         table.claim(mac(1), Port::Local).unwrap();
         table.claim(mac(2), Port::Local).unwrap();
         assert_eq!(table.claim(mac(3), Port::Local), Err(TableFull(2)));
-        assert_eq!(table.learn(mac(3), Port::Local), Err(TableFull(2)));
         table.claim(mac(2), Port::Muted).unwrap();
         assert_eq!(table.remove(mac(1)), Some(Port::Local));
-        assert_eq!(table.learn(mac(3), Port::Local), Ok(Learned::New));
+        assert_eq!(table.claim(mac(3), Port::Local), Ok(()));
     }
 
     #[test]
@@ -282,8 +213,9 @@ mod tests {
             }
             // A copy is not touched by what happens to the original.
             for (table, map) in [(table, map), old] {
-                prop_assert_eq!(table.len(), map.len());
-                prop_assert_eq!(table.iter().collect::<BTreeMap<_, _>>(), map);
+                prop_assert_eq!(table.length, map.len());
+                let all = table.parts.iter().flat_map(|part| part.iter().map(|(mac, port)| (*mac, *port)));
+                prop_assert_eq!(all.collect::<BTreeMap<_, _>>(), map);
             }
         }
     }

@@ -6,7 +6,7 @@
 
 mod addresses;
 mod bucket;
-mod checksum;
+pub(crate) mod checksum;
 mod cut;
 pub mod esp;
 mod forwarding;
@@ -33,7 +33,7 @@ pub use fragment::fragments;
 pub use groups::{Listeners, MOST_GROUPS, is_for_all, questions};
 pub use interest::Interest;
 pub use join::{Joins, Run};
-pub use mac_table::{Learned, MacTable, Port, TableFull};
+pub use mac_table::{MacTable, Port, TableFull};
 pub use mss::clamp_mss;
 pub use offload::{OFFLOAD_HEADER, Offload, Segments};
 pub use replay::{ReplayWindow, Replayed};

@@ -1,9 +1,13 @@
 //! How much one host has of another, whatever it says and however much changes at once.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use viaduct_types::MacAddr;
-use viaduct_vnet_proto::control::{Message, Owner};
+use viaduct_vnet_proto::control::{MOST_CLAIMS, Message, Owner, Protection, Security};
 
 use super::{
     rules::{owner, together},
@@ -85,6 +89,74 @@ fn a_member_that_takes_keys_again_and_again_is_given_so_many() {
     world.settle();
     assert!(given(&world, 0, 1).1 > before);
     assert!(world.hosts[0].inbound.len() <= 5 * 4, "{}", world.hosts[0].inbound.len());
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "it is about how long something takes")]
+fn what_a_member_says_costs_no_more_for_what_it_has_said_before() {
+    let mut world = together(2);
+    let channel = given(&world, 0, 1).0;
+    let (now, session) = (world.now, world.session(0, 1));
+    let node = &mut world.hosts[0].node;
+    let mut say = |message| node.handle_message(now, session, message).unwrap();
+    for number in 0..MOST_CLAIMS {
+        let [.., a, b, c] = number.to_be_bytes();
+        say(Message::Claim { channel, mac: MacAddr([2, 1, 0, a, b, c]), sequence: 1, addresses: Vec::new() });
+    }
+    // As many vnets as it may, which are nobody's.
+    for number in 1..4_096_u16 {
+        let proof = std::array::from_fn(|at| number.to_be_bytes()[at % 2]);
+        let protection = Protection { security: Security::Conf, cipher: None };
+        say(Message::Offer { channel: channel + number, proof, protection, learning: false });
+    }
+    let begun = Instant::now();
+    for _ in 0..10_000 {
+        say(Message::Complete { channel });
+        say(Message::Rekey { channel });
+    }
+    // A look at each claim takes a millisecond.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn however_often_a_member_says_another_mtu_the_others_are_told_a_few_times() {
+    let mut world = together(3);
+    for (one, other) in [(0, 1), (0, 2), (1, 0), (2, 0), (1, 2), (2, 1)] {
+        world.measure(one, other, 1500, false);
+    }
+    world.settle();
+    let told = |world: &World| {
+        let is_told = |heard: &&(usize, usize, Message)| {
+            (heard.0, heard.1) == (0, 1) && matches!(heard.2, Message::VnetMtu { .. })
+        };
+        world.heard.iter().filter(is_told).count()
+    };
+    let before = told(&world);
+    let session = world.session(0, 2);
+    for number in 0..10_000_u16 {
+        let message = Message::PathMtu { mtu: 1300 + 100 * (number % 2) };
+        let now = world.now;
+        world.hosts[0].node.handle_message(now, session, message).unwrap();
+        world.configure(0, |_| ());
+    }
+    world.settle();
+    assert!((2..=20).contains(&(told(&world) - before)), "{}", told(&world) - before);
+    // The last word holds.
+    world.pass(Duration::from_secs(2));
+    world.settle();
+    assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1400 - 68));
+    assert_eq!(world.hosts[1].mtus[&vnet("97")], Some(1400 - 68));
+}
+
+#[test]
+fn answers_that_change_nothing_have_nothing_done() {
+    let mut world = together(2);
+    let (now, session) = (world.now, world.session(0, 1));
+    let node = &mut world.hosts[0].node;
+    for number in 0..1_000 {
+        node.handle_message(now, session, Message::Arrived { worker: 0, number }).unwrap();
+    }
+    assert_eq!(node.poll_action(), None);
 }
 
 #[test]

@@ -10,6 +10,11 @@ use viaduct_vnet_proto::control::{
 use viaduct_vnet_proto::data::Spi;
 use viaduct_vnet_proto::data::esp::Cipher;
 
+/// Those that are none of the reserved ones, without the bit that QUIC has.
+fn spi() -> impl Strategy<Value = Spi> {
+    (256..0x4000_0000_u32).prop_map(|number| Spi::new(number).unwrap())
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let level = prop_oneof![Just(Security::None), Just(Security::Auth), Just(Security::Conf)];
     let wish = prop::sample::select(&Cipher::ALL[..]).prop_map(|cipher| Protection {
@@ -39,18 +44,8 @@ fn message() -> impl Strategy<Value = Message> {
             |(channel, proof, protection, learning)| Message::Offer { channel, proof, protection, learning }
         ),
         any::<u16>().prop_map(|channel| Message::Retract { channel }),
-        (
-            any::<u16>(),
-            any::<u32>(),
-            cipher,
-            prop::collection::vec(any::<u32>().prop_map(Spi::from_random), 1..=MOST_WORKERS)
-        )
-            .prop_map(|(channel, epoch, cipher, spis)| Message::Keys {
-                channel,
-                epoch,
-                cipher,
-                spis
-            }),
+        (any::<u16>(), any::<u32>(), cipher, prop::collection::vec(spi(), 1..=MOST_WORKERS))
+            .prop_map(|(channel, epoch, cipher, spis)| Message::Keys { channel, epoch, cipher, spis }),
         (any::<u16>(), any::<u32>()).prop_map(|(channel, epoch)| Message::Using { channel, epoch }),
         any::<u16>().prop_map(|channel| Message::Rekey { channel }),
         (any::<u16>(), mac.clone(), any::<u64>(), prop::collection::vec(address, 0..=MOST_ADDRESSES))
@@ -68,11 +63,7 @@ fn message() -> impl Strategy<Value = Message> {
         any::<u16>().prop_map(|mtu| Message::PathMtu { mtu }),
         prop::collection::btree_set(1u16.., 0..=MOST_PORTS)
             .prop_map(|ports| Message::Ports { ports: ports.into_iter().collect() }),
-        (
-            any::<u16>(),
-            any::<u32>(),
-            prop::collection::vec(any::<u32>().prop_map(Spi::from_random), 1..=MOST_PORTS)
-        )
+        (any::<u16>(), any::<u32>(), prop::collection::vec(spi(), 1..=MOST_PORTS))
             .prop_map(|(channel, epoch, spis)| Message::OwnKeys { channel, epoch, spis }),
         (any::<u8>(), any::<u32>()).prop_map(|(worker, number)| Message::Arrived { worker, number }),
         any::<u64>().prop_map(|number| Message::Number { number }),
@@ -85,11 +76,11 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Listens { channel, group: MacAddr(group), on }
         }),
         (any::<u16>(), any::<bool>()).prop_map(|(channel, on)| Message::Prunes { channel, on }),
-        (any::<[u8; 32]>(), any::<Option<u32>>())
-            .prop_map(|(key, spi)| Message::Ask { key: HostKey(key), spi: spi.map(Spi::from_random) }),
+        (any::<[u8; 32]>(), prop::option::of(spi()))
+            .prop_map(|(key, spi)| Message::Ask { key: HostKey(key), spi }),
         any::<[u8; 32]>().prop_map(|key| Message::Wanted { key: HostKey(key) }),
-        (any::<[u8; 32]>(), any::<Option<u32>>())
-            .prop_map(|(key, spi)| Message::Granted { key: HostKey(key), spi: spi.map(Spi::from_random) }),
+        (any::<[u8; 32]>(), prop::option::of(spi()))
+            .prop_map(|(key, spi)| Message::Granted { key: HostKey(key), spi }),
     ]
 }
 

@@ -225,7 +225,7 @@ fn keys_of_another_cipher_than_was_asked_for_are_not_used() {
     let (channel, epoch, spis) = keys.unwrap();
     // Whoever gives them may not have heard yet of the wish: it is no offence, and they are not used.
     for (number, cipher) in (1..).zip([Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm]) {
-        let spis = spis.iter().map(|spi| Spi::from_random(spi.value() + number * 1000)).collect();
+        let spis = spis.iter().map(|spi| Spi::new(spi.value() + number * 1000).unwrap()).collect();
         let keys = Message::Keys { channel, epoch: epoch + number, cipher, spis };
         let (now, session) = (world.now, world.session(0, 1));
         world.hosts[0].node.handle_message(now, session, keys).unwrap();
@@ -446,20 +446,20 @@ fn both_dial_at_once_and_one_connection_stays() {
 #[test]
 fn the_shortest_way_in_either_direction_decides() {
     let mut world = together(3);
-    world.hosts[0].node.handle_path_mtu(key(1), 1500, false);
+    world.hosts[0].node.handle_path_mtu(Duration::ZERO, key(1), 1500, false);
     world.configure(0, |_| ());
     world.settle();
     assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1432));
-    world.hosts[1].node.handle_path_mtu(key(0), 1400, false);
+    world.hosts[1].node.handle_path_mtu(Duration::ZERO, key(0), 1400, false);
     world.configure(1, |_| ());
     world.settle();
     assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1332), "the way back is shorter");
     assert_eq!(world.hosts[1].mtus[&vnet("97")], Some(1332));
-    world.hosts[0].node.handle_path_mtu(key(2), 1400, true);
+    world.hosts[0].node.handle_path_mtu(Duration::ZERO, key(2), 1400, true);
     world.configure(0, |_| ());
     world.settle();
     assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1312), "IPv6 outside takes 20 bytes more");
-    world.hosts[0].node.handle_path_mtu(key(2), 1300, true);
+    world.hosts[0].node.handle_path_mtu(Duration::ZERO, key(2), 1300, true);
     world.configure(0, |_| ());
     world.settle();
     assert_eq!(world.hosts[0].mtus[&vnet("97")], Some(1280), "no less than IPv6 counts on");
@@ -468,7 +468,7 @@ fn the_shortest_way_in_either_direction_decides() {
 #[test]
 fn no_host_keeps_others_from_sending_by_what_it_says_of_the_mtu() {
     let mut world = together(2);
-    world.hosts[0].node.handle_path_mtu(key(1), 1500, false);
+    world.hosts[0].node.handle_path_mtu(Duration::ZERO, key(1), 1500, false);
     world.configure(0, |_| ());
     world.settle();
     let channel = world.heard.iter().rev().filter(|(_, to, _)| *to == 0).find_map(|(_, _, message)| {
@@ -488,8 +488,8 @@ fn no_host_keeps_others_from_sending_by_what_it_says_of_the_mtu() {
 fn a_segment_has_one_mtu_on_all_of_its_hosts() {
     let mut world = together(3);
     for (one, other, mtu) in [(0, 1, 1500), (0, 2, 1400), (1, 2, 1500)] {
-        world.hosts[one].node.handle_path_mtu(key(other), mtu, false);
-        world.hosts[other].node.handle_path_mtu(key(one), mtu, false);
+        world.hosts[one].node.handle_path_mtu(Duration::ZERO, key(other), mtu, false);
+        world.hosts[other].node.handle_path_mtu(Duration::ZERO, key(one), mtu, false);
     }
     world.pass(Duration::ZERO);
     world.settle();
@@ -504,7 +504,7 @@ fn a_segment_has_one_mtu_on_all_of_its_hosts() {
     world.settle();
     assert_eq!(mtus(&world), [Some(1332); 3]);
     for (one, other) in [(0, 2), (2, 0)] {
-        world.hosts[one].node.handle_path_mtu(key(other), 1500, false);
+        world.hosts[one].node.handle_path_mtu(Duration::ZERO, key(other), 1500, false);
     }
     world.pass(Duration::ZERO);
     world.settle();

@@ -245,9 +245,10 @@ impl World {
 
     /// A host has measured the way to another that it is connected to.
     pub(crate) fn measure(&mut self, host: usize, other: usize, mtu: u16, outer_v6: bool) {
+        let now = self.now;
         let state = &mut self.hosts[host];
         state.paths.insert(other, (mtu, outer_v6));
-        state.node.handle_path_mtu(key(other), mtu, outer_v6);
+        state.node.handle_path_mtu(now, key(other), mtu, outer_v6);
         self.act(host);
     }
 

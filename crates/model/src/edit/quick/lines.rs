@@ -10,8 +10,8 @@ pub(super) fn each(config: &mut Config, visit: &mut dyn FnMut(&mut Origin)) {
         visit(&mut namespace.origin);
         namespace.interfaces.iter_mut().for_each(|interface| visit(&mut interface.origin));
     }
-    config.peers.values_mut().for_each(|peer| visit(&mut peer.origin));
-    config.vnets.values_mut().for_each(|vnet| visit(&mut vnet.origin));
+    config.peers.values_mut().filter_map(|peer| peer.origin.as_mut()).for_each(&mut *visit);
+    config.vnets.values_mut().filter_map(|vnet| vnet.origin.as_mut()).for_each(&mut *visit);
     config.discovery.iter_mut().for_each(|discovery| visit(&mut discovery.origin));
     config.relay.iter_mut().for_each(|relay| visit(&mut relay.origin));
 }

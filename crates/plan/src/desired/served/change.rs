@@ -77,7 +77,7 @@ impl Served {
         for (device, change) in &change.links {
             let link = self.links.entry(device.clone()).or_default();
             link.change(change);
-            if link.nics.is_empty() {
+            if !link.is_served() {
                 self.links.remove(device);
             }
         }
@@ -107,8 +107,12 @@ impl ServedLink {
             .filter(differs)
             .map(|nic| (nic.clone(), after.nics.get(nic).cloned()))
             .collect();
-        // A link that nobody is left on says nothing of those that may be there beside.
-        let head = (self.head != after.head || self.nics.is_empty()) && !after.nics.is_empty();
+        let head = match (self.is_served(), after.is_served()) {
+            (true, true) => self.head != after.head,
+            (false, is_served) => is_served,
+            // A link that nobody is left on says nothing of those that may be there beside, unless it was served without anybody.
+            (true, false) => self.head.names.as_ref().is_some_and(|names| names.stretched),
+        };
         let head = head.then(|| after.head.clone());
         let is_same = head.is_none() && nics.is_empty();
         (!is_same).then_some(ServedLinkChange { head, nics })

@@ -182,11 +182,16 @@ pub struct ServedNic {
 pub struct ServedLink {
     /// What is so for all of it.
     pub head: LinkHead,
-    /// To whom. Where there is nobody, nothing is served.
+    /// To whom.
     pub nics: BTreeMap<NicId, ServedNic>,
 }
 
 impl ServedLink {
+    /// Whether anything is served. Where there is nobody, nothing is, but names where guests of other hosts ask for them.
+    pub fn is_served(&self) -> bool {
+        !self.nics.is_empty() || self.head.names.as_ref().is_some_and(|names| names.stretched)
+    }
+
     /// Who is answered by DHCP.
     pub fn clients(&self) -> impl Iterator<Item = &Client> {
         self.nics.values().filter_map(|nic| nic.client.as_ref())

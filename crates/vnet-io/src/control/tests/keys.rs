@@ -20,10 +20,10 @@ use tokio::{
     sync::{Notify, mpsc},
     time,
 };
-use viaduct_types::VnetId;
+use viaduct_types::{HostKey, VnetId};
 use viaduct_vnet_proto::{control::Security, data::esp::Cipher};
 
-use super::wireshark::wireshark;
+use super::{alone, wireshark::wireshark};
 use crate::{
     control::{
         Identity, NicOrders, Options, Orders, PeerOrders, VnetOrders,
@@ -32,13 +32,13 @@ use crate::{
         reach::Ways,
         socket, start,
     },
-    datapath::{self, Datapath, Event, Inbox, in_a_namespace},
+    datapath::{self, Datapath, Event, Inbox},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WORKERS: u8 = 2;
 /// Of the first host, which dials, and of the second.
-const PORTS: [u16; 2] = [1_798, 2_798];
+pub(super) const PORTS: [u16; 2] = [1_798, 2_798];
 /// Those that may be seen: a few times keys are given anew.
 const EPOCHS: std::ops::RangeInclusive<u8> = 1..=6;
 /// Where a host's first port is among its [`ports`].
@@ -104,13 +104,13 @@ fn everywhere() -> impl Iterator<Item = (usize, usize)> {
     (0..VNETS.len()).flat_map(|vnet| (0..2).map(move |host| (vnet, host)))
 }
 
-fn run(words: &str) {
+pub(super) fn run(words: &str) {
     let words: Vec<&str> = words.split(' ').collect();
     assert!(Command::new(words[0]).args(&words[1..]).status().unwrap().success(), "{words:?}");
 }
 
 /// What a guest of one host sends to one of the other: the kernel at the host's tap is the guest, and knows the other's MAC.
-fn device(vnet: usize, host: usize) {
+pub(super) fn device(vnet: usize, host: usize) {
     let (name, mac) = (format!("{}{host}", VNETS[vnet].name), |host| format!("02:00:00:00:0{vnet}:0{host}"));
     let other = 1 - host;
     let network = format!("10.{}", 10 * vnet + host);
@@ -126,11 +126,11 @@ pub(super) struct Host {
     pub(super) queue: mpsc::Receiver<Input>,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) ended: Arc<Notify>,
-    _run_dir: RunDir,
-    _line: std::os::unix::net::UnixStream,
+    pub(super) _run_dir: RunDir,
+    pub(super) _line: std::os::unix::net::UnixStream,
 }
 
-struct RunDir(PathBuf);
+pub(super) struct RunDir(PathBuf);
 
 impl Drop for RunDir {
     fn drop(&mut self) {
@@ -139,9 +139,14 @@ impl Drop for RunDir {
 }
 
 impl Host {
+    /// Where the files of one are.
+    pub(super) fn directory(number: usize) -> PathBuf {
+        std::env::temp_dir().join(format!("viaduct-keys-{}-{number}", std::process::id()))
+    }
+
     /// As an engine begins ([`start::run`]).
     pub(super) fn start(number: usize) -> Self {
-        let run_dir = std::env::temp_dir().join(format!("viaduct-keys-{}-{number}", std::process::id()));
+        let run_dir = Self::directory(number);
         std::fs::create_dir_all(&run_dir).unwrap();
         let workers = NonZeroUsize::new(WORKERS.into()).unwrap();
         let options = Options {
@@ -157,7 +162,7 @@ impl Host {
             Datapath::start(datapath::Options { workers, socket }).unwrap();
         let ways = Ways::default();
         let beside = socket.try_clone().unwrap();
-        let (inputs, queue) = mpsc::channel(64);
+        let (inputs, queue) = mpsc::channel(start::INPUTS);
         let (endpoint, gate) =
             start::endpoint(&identity, (socket, ways.clone()), datagrams, inputs.clone()).unwrap();
         let (line, other) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -167,9 +172,14 @@ impl Host {
     }
 
     /// What it is to be. Only the first host knows where the other is.
-    fn orders(&self, number: usize, other: &Self, single_port: bool) -> Orders {
+    pub(super) fn orders(&self, number: usize, other: &Self, single_port: bool) -> Orders {
+        Self::orders_beside(number, other.engine.identity.public(), single_port)
+    }
+
+    /// The same, by the other's key.
+    pub(super) fn orders_beside(number: usize, key: HostKey, single_port: bool) -> Orders {
         let peer = PeerOrders {
-            key: other.engine.identity.public(),
+            key,
             endpoints: if number == 0 { vec![format!("127.0.0.1:{}", PORTS[1])] } else { Vec::new() },
             spare: false,
         };
@@ -199,9 +209,9 @@ impl Host {
     }
 
     /// Does what there is to do, as [`Engine::run`] does.
-    async fn turn(&mut self) {
-        while let Ok(input) = self.queue.try_recv() {
-            assert!(!self.engine.hear(input).await);
+    pub(super) fn turn(&mut self) {
+        while let Some(input) = self.queue.try_recv().ok().or_else(|| self.engine.unfinished.pop_front()) {
+            assert!(!self.engine.hear(input));
         }
         while let Ok(event) = self.events.try_recv() {
             self.engine.happened(event);
@@ -212,7 +222,7 @@ impl Host {
         self.engine.flush();
     }
 
-    fn connection(&self) -> Option<&quinn::Connection> {
+    pub(super) fn connection(&self) -> Option<&quinn::Connection> {
         self.engine.links.values().next().map(|link| &link.connection)
     }
 }
@@ -418,7 +428,7 @@ impl Ear {
         while combinations.iter().any(|one| of(&self.known, *one) < epochs) {
             assert!(Instant::now() < deadline, "own ports: {own}, {epochs} epochs: {:?}", self.known);
             for host in &mut *hosts {
-                host.turn().await;
+                host.turn();
             }
             if hosts.iter().all(|host| host.connection().is_some()) {
                 self.listen(hosts);
@@ -430,34 +440,31 @@ impl Ear {
 
 #[test]
 fn what_engines_send_is_sealed_with_keys_for_vnet_direction_epoch_and_worker() {
-    in_a_namespace(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            everywhere().for_each(|(vnet, host)| device(vnet, host));
-            let mut hosts = [Host::start(0), Host::start(1)];
-            let mut ear = Ear::new();
-            for single_port in [true, false] {
-                for number in 0..2 {
-                    let orders = hosts[number].orders(number, &hosts[1 - number], single_port);
-                    assert_eq!(hosts[number].engine.be(orders), Vec::<String>::new());
-                }
-                ear.until(&mut hosts, !single_port, 1).await;
-                // Whoever sends asks for others.
-                for number in 0..2 {
-                    let other = hosts[1 - number].engine.identity.public();
-                    for carried in &VNETS {
-                        hosts[number].engine.node.handle_worn_keys(other, carried.id.parse().unwrap());
-                    }
-                }
-                ear.until(&mut hosts, !single_port, 2).await;
+    alone(async || {
+        everywhere().for_each(|(vnet, host)| device(vnet, host));
+        let mut hosts = [Host::start(0), Host::start(1)];
+        let mut ear = Ear::new();
+        for single_port in [true, false] {
+            for number in 0..2 {
+                let orders = hosts[number].orders(number, &hosts[1 - number], single_port);
+                assert_eq!(hosts[number].engine.be(orders), Vec::<String>::new());
             }
-            let samples: Vec<Sample> = ear.samples.into_values().collect();
-            // Both lanes, two epochs, two workers, for both directions.
-            assert!(samples.len() >= 16 * VNETS.len(), "{}", samples.len());
-            others_read(&samples);
-            others_see_what_was_changed(&samples);
-            wireshark_reads(&samples);
-        });
+            ear.until(&mut hosts, !single_port, 1).await;
+            // Whoever sends asks for others.
+            for number in 0..2 {
+                let other = hosts[1 - number].engine.identity.public();
+                for carried in &VNETS {
+                    hosts[number].engine.node.handle_worn_keys(other, carried.id.parse().unwrap());
+                }
+            }
+            ear.until(&mut hosts, !single_port, 2).await;
+        }
+        let samples: Vec<Sample> = ear.samples.into_values().collect();
+        // Both lanes, two epochs, two workers, for both directions.
+        assert!(samples.len() >= 16 * VNETS.len(), "{}", samples.len());
+        others_read(&samples);
+        others_see_what_was_changed(&samples);
+        wireshark_reads(&samples);
     });
 }
 

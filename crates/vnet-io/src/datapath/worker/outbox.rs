@@ -411,12 +411,9 @@ impl Outbox {
                     // When it fails, the next attempt tells.
                     let _ = poll(&mut waiting, Some(&PATIENCE));
                 }
-                // What an earlier datagram met on its way is told by the next call, which sends nothing.
-                Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EMSGSIZE)
-                    if !pending_error_seen =>
-                {
-                    pending_error_seen = true;
-                }
+                // What an earlier datagram met on its way, which may be anything that ICMP says, is told by the next call,
+                // which sends nothing.
+                _ if !pending_error_seen => pending_error_seen = true,
                 _ => return Err(error),
             }
         }
