@@ -57,6 +57,7 @@ labs! {
         vnet_beacons = "vnet-beacons",
         vnet_bridged = "vnet-bridged",
         vnet_clock = "vnet-clock",
+        vnet_comes_and_goes = "vnet-comes-and-goes",
         vnet_created = "vnet-created",
         vnet_fallbacks = "vnet-fallbacks",
         vnet_groups = "vnet-groups",

@@ -140,7 +140,7 @@ impl Calls {
                     routes(libc::SOCK_RAW),
                     routes(libc::SOCK_DGRAM),
                 ];
-                let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+                let thread = bits(libc::CLONE_THREAD);
                 let thread = vec![vec![Is { argument: 0, mask: thread, value: thread }]];
                 calls.extend([
                     (libc::SYS_socket, sockets),
@@ -291,7 +291,8 @@ const CARRYING: &[i64] = &[
 ];
 
 /// Non-blocking or not; a device's index; what is set of a tap (linux/if_tun.h).
-const TAP: [i32; 6] = [FIONBIO, SIOCGIFINDEX, SIOCSIFTXQLEN, 0x4004_54ca, 0x4004_54cb, 0x4004_54d0];
+const TAP: [i32; 6] = [FIONBIO, SIOCGIFINDEX, SIOCSIFTXQLEN, 0x4004_54ca, 0x4004_54d0, TUNGETIFF];
+const TUNGETIFF: i32 = 0x8004_54d2_u32.cast_signed();
 const SIOCSIFTXQLEN: i32 = 0x8943;
 
 /// What is set of sockets: level and option.
@@ -316,13 +317,18 @@ const SIOCGIFINDEX: i32 = 0x8933;
 const PRIO_PROCESS: i32 = 0;
 
 fn is(argument: u8, value: i32) -> Is {
-    Is { argument, mask: ALL, value: u64::from(value.unsigned_abs()) }
+    Is { argument, mask: ALL, value: bits(value) }
 }
 
-fn without(argument: u8, bits: i32) -> Is {
-    Is { argument, mask: u64::from(bits.unsigned_abs()), value: 0 }
+fn without(argument: u8, of: i32) -> Is {
+    Is { argument, mask: bits(of), value: 0 }
 }
 
 fn kind(of: i32) -> Is {
-    Is { argument: 1, mask: TYPE, value: u64::from(of.unsigned_abs()) }
+    Is { argument: 1, mask: TYPE, value: bits(of) }
+}
+
+/// As the kernel gets an int: a negative one, such as an ioctl's number from 2^31 on, is no amount.
+fn bits(value: i32) -> u64 {
+    value.cast_unsigned().into()
 }

@@ -13,7 +13,6 @@ use super::{
     Orders, VnetOrders,
     discovery::time_of_day,
     engine::{Engine, Vnet},
-    fdb,
     learned::Learned,
     link::Farewell,
     peers::Peer,
@@ -23,7 +22,7 @@ use super::{
     tables::Tables,
     unheard::Unheard,
 };
-use crate::datapath::{Lifetime, Tap};
+use crate::datapath::Tap;
 
 impl Engine {
     /// What is to be from now on; says what is not.
@@ -211,12 +210,9 @@ impl Engine {
                 }
                 continue;
             }
-            let opened = match fdb::index(&vnet.tap) {
-                None => Err(format!("there is no device {} yet", vnet.tap)),
-                Some(_) => Tap::open(&vnet.tap, self.handle.workers(), Lifetime::Persistent)
-                    .map_err(|error| chain(&error))
-                    .and_then(|tap| self.handle.add_vnet(*id, tap).map_err(|error| error.to_string())),
-            };
+            let opened = Tap::open(&vnet.tap, self.handle.workers())
+                .map_err(|error| chain(&error))
+                .and_then(|tap| self.handle.add_vnet(*id, tap).map_err(|error| error.to_string()));
             match opened {
                 Ok(()) => {
                     vnet.carried = true;

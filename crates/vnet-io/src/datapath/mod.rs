@@ -38,7 +38,7 @@ pub use api::{Association, Brought, Direction, KeyMaterial, Options, Path, Relay
 pub use counters::{Counters, HostCounters, PeerCounters, RelayCounters, VnetCounters};
 pub use event::{Datagram, Event};
 pub use handle::{Handle, HandleError};
-pub use tap::{Lifetime, Tap, TapError};
+pub use tap::{Tap, TapError};
 pub use viaduct_vnet_proto::data::{Lane, receiver};
 pub use worker::go_first;
 #[cfg(fuzzing)]

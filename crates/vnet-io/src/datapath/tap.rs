@@ -10,10 +10,11 @@ use viaduct_types::IfName;
 
 // include/uapi/linux/if_tun.h
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
-const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
 const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
+const IFF_PERSIST: u16 = 0x0800;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const TUN_F_CSUM: libc::c_ulong = 0x01;
@@ -27,15 +28,6 @@ const TUN_F_USO6: libc::c_ulong = 0x40;
 /// frames for tens of milliseconds; with this many, TCP finds its rate, others' packets do not wait behind it, and small ones
 /// have room for some milliseconds.
 const QUEUE: u32 = 256;
-
-/// Whether a tap outlives its process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lifetime {
-    /// It goes with its descriptors.
-    Process,
-    /// It stays, a port of its bridge, until somebody deletes the link; whoever opens it next goes on with it.
-    Persistent,
-}
 
 /// Why there is no tap.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +45,8 @@ fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EBUSY) => " (another process has all of its queues)",
         Some(libc::EINVAL) => " (a device of that name is another kind: delete it, or choose another name)",
-        Some(libc::ENOENT | libc::ENODEV) => " (the kernel has no module tun)",
+        Some(libc::ENODEV) => " (there is none yet)",
+        Some(libc::ENOENT) => " (the kernel has no module tun)",
         _ => "",
     }
 }
@@ -67,30 +60,47 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes it, or goes on with a persistent one of that name. It is down when it is new, and belongs to no bridge.
+    /// Makes one, or opens what is there. A new one is down, belongs to no bridge, and goes with its descriptors.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn open(name: &IfName, queues: usize, lifetime: Lifetime) -> Result<Self, TapError> {
-        let failed = |what| move |source| TapError { what, name: name.clone(), source };
-        let mut tap = Self { name: name.clone(), queues: Vec::new(), cuts_udp: false };
+    pub fn make(name: &IfName, queues: usize) -> Result<Self, TapError> {
+        let queues: io::Result<Vec<OwnedFd>> = (0..queues).map(|_| queue(name)).collect();
+        Self::of(name, queues.map_err(failed("open", name))?)
+    }
+
+    /// Opens one that is kept (TUNSETPERSIST): it stays, a port of its bridge, until somebody deletes the link, and whoever opens it
+    /// next goes on with it. None is made.
+    ///
+    /// # Errors
+    /// When there is none that is kept, and when the kernel refuses.
+    pub fn open(name: &IfName, queues: usize) -> Result<Self, TapError> {
         // A port that has been there gets its carrier with the first queue. Were its length set between that and the
         // kernel's look at it, the kernel would take its time for the look, a second at most, and the bridge drop all
-        // until then (net/core/link_watch.c, `linkwatch_urgent_event`). Where it is not there, this fails.
-        let _ = set_queue_length(name, QUEUE);
+        // until then (net/core/link_watch.c, `linkwatch_urgent_event`). Where none is there, this fails.
+        set_queue_length(name, QUEUE).map_err(failed("open", name))?;
+        let mut opened = Vec::new();
         for _ in 0..queues {
-            tap.queues.push(queue(name).map_err(failed("open"))?);
+            let queue = queue(name).map_err(failed("open", name))?;
+            // It may have gone since, and the kernel has made one for this process: that goes with its descriptors.
+            if !is_kept(&queue).map_err(failed("ask about", name))? {
+                return Err(failed("open", name)(io::Error::from_raw_os_error(libc::ENODEV)));
+            }
+            opened.push(queue);
         }
+        Self::of(name, opened)
+    }
+
+    fn of(name: &IfName, queues: Vec<OwnedFd>) -> Result<Self, TapError> {
+        let mut tap = Self { name: name.clone(), queues, cuts_udp: false };
         let Some(first) = tap.queues.first() else { return Ok(tap) };
         // Offloads are the device's, not a queue's. USO came with Linux 6.2.
         let without_uso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
         tap.cuts_udp = ioctl(first, TUNSETOFFLOAD, without_uso | TUN_F_USO4 | TUN_F_USO6).is_ok();
         if !tap.cuts_udp {
-            ioctl(first, TUNSETOFFLOAD, without_uso).map_err(failed("set the offloads of"))?;
+            ioctl(first, TUNSETOFFLOAD, without_uso).map_err(failed("set the offloads of", name))?;
         }
-        let persistent = libc::c_ulong::from(lifetime == Lifetime::Persistent);
-        ioctl(first, TUNSETPERSIST, persistent).map_err(failed("set the lifetime of"))?;
-        set_queue_length(name, QUEUE).map_err(failed("set the queue length of"))?;
+        set_queue_length(name, QUEUE).map_err(failed("set the queue length of", name))?;
         Ok(tap)
     }
 
@@ -119,6 +129,21 @@ fn queue(name: &IfName) -> io::Result<OwnedFd> {
     // SAFETY: TUNSETIFF takes a pointer to an ifreq, which lives until the call returns.
     check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, &raw mut request) })?;
     Ok(file.into())
+}
+
+fn failed(what: &'static str, name: &IfName) -> impl FnOnce(io::Error) -> TapError {
+    move |source| TapError { what, name: name.clone(), source }
+}
+
+/// Whether its device outlives its descriptors.
+fn is_kept(queue: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: ifreq is plain data, for which all zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF takes a pointer to an ifreq, which lives until the call returns.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), TUNGETIFF as _, &raw mut request) })?;
+    // SAFETY: the kernel has filled in the flags.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(u16::from_ne_bytes(flags.to_ne_bytes()) & IFF_PERSIST != 0)
 }
 
 fn ioctl(queue: &OwnedFd, number: libc::c_ulong, value: libc::c_ulong) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use viaduct_types::IfName;
-use viaduct_vnet_io::datapath::{Datapath, Event, Lifetime, Options, Relay, StartError, Tap};
+use viaduct_vnet_io::datapath::{Datapath, Event, Options, Relay, StartError, Tap};
 use viaduct_vnet_proto::data::{Spi, esp::Cipher};
 
 use super::{
@@ -95,7 +95,7 @@ fn a_router_that_takes_less_is_heard() {
         Datapath::start(Options { workers: NonZeroUsize::MIN, socket }).unwrap()
     });
     let handle = datapath.handle();
-    let tap = alone.room.run(|| Tap::open(&"vn1".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap());
+    let tap = alone.room.run(|| Tap::make(&"vn1".parse::<IfName>().unwrap(), 1).unwrap());
     handle.add_vnet(super::world::vnet(), tap).unwrap();
     let remote = "198.51.100.2:1798".parse().unwrap();
     handle.set_path(PEER, path(remote, LARGEST));
@@ -123,19 +123,27 @@ fn a_router_that_takes_less_is_heard() {
 }
 
 #[test]
-fn a_persistent_tap_is_gone_on_with() {
+fn a_tap_that_is_kept_is_gone_on_with_and_none_is_made() {
     let room = Room::new();
     let name: IfName = "vn5".parse().unwrap();
-    let open = move |lifetime, queues| {
+    let open = || {
         let name = name.clone();
         room.run(move || {
-            let tap = Tap::open(&name, queues, lifetime);
-            tap.map(|tap| tap.name().to_string()).map_err(|error| error.to_string())
+            let tap = Tap::open(&name, 2);
+            tap.map(|tap| tap.name().to_string()).map_err(|error| error.source.raw_os_error())
         })
     };
-    assert_eq!(open(Lifetime::Persistent, 2).unwrap(), "vn5");
-    assert_eq!(open(Lifetime::Persistent, 2).unwrap(), "vn5");
-    assert_eq!(open(Lifetime::Process, 1).unwrap(), "vn5");
+    assert_eq!(open(), Err(Some(libc::ENODEV)));
+    room.ip("tuntap add vn5 mode tap vnet_hdr multi_queue");
+    assert_eq!(open().unwrap(), "vn5");
+    assert_eq!(open().unwrap(), "vn5");
+    // One that goes with somebody else's descriptors is as good as gone.
+    room.ip("link del vn5");
+    let other = name.clone();
+    let theirs = room.run(move || Tap::make(&other, 1).unwrap());
+    assert_eq!(open(), Err(Some(libc::ENODEV)));
+    drop(theirs);
+    assert_eq!(open(), Err(Some(libc::ENODEV)));
 }
 
 #[test]
@@ -143,7 +151,7 @@ fn a_device_of_another_kind_is_left_alone() {
     let room = Room::new();
     room.ip("link add vn6 type bridge");
     let error = room.run(|| {
-        let error = Tap::open(&"vn6".parse::<IfName>().unwrap(), 1, Lifetime::Process).unwrap_err();
+        let error = Tap::open(&"vn6".parse::<IfName>().unwrap(), 1).unwrap_err();
         error.to_string()
     });
     assert!(error.contains("vn6") && error.contains("another kind"), "{error}");

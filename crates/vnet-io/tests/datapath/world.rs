@@ -11,7 +11,7 @@ use std::{
 
 use viaduct_types::{IfName, MacAddr, VnetId};
 use viaduct_vnet_io::datapath::{
-    Association, Datapath, Direction, Event, Handle, Inbox, KeyMaterial, Lane, Lifetime, Options, Path, Tap,
+    Association, Datapath, Direction, Event, Handle, Inbox, KeyMaterial, Lane, Options, Path, Tap,
     VnetCounters,
 };
 use viaduct_vnet_proto::data::{Forwarding, PeerId, Port, Spi, esp::Cipher};
@@ -170,7 +170,7 @@ impl Host {
             let (datapath, inbox) = Datapath::start(Options { workers, socket }).unwrap();
             datapath.handle().set_own_sockets(sockets).unwrap();
             let name: IfName = "vn0".parse().unwrap();
-            let tap = Tap::open(&name, workers.get(), Lifetime::Process).unwrap();
+            let tap = Tap::make(&name, workers.get()).unwrap();
             datapath.handle().add_vnet(vnet(), tap).unwrap();
             Self { handle: datapath.handle(), inbox, address: first, own, _datapath: datapath }
         })
