@@ -13,6 +13,9 @@ const SHORTEST: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_micros(300);
 /// For each that came in a window: 200 µs when 80,000 come in a second.
 const FOR_EACH: Duration = Duration::from_micros(5);
+/// But no more bytes than these: what a program that is sent datagrams has by default holds some 95 of full size (212,992 bytes in all,
+/// net/core/sock.c), and is emptied by a thread that has to be woken for it.
+const GATHERED: usize = 32 << 10;
 /// Who finds so many at once, or so many bytes, is behind with the work and does not rest.
 const MANY: u32 = 8;
 const LARGE: usize = 256 << 10;
@@ -67,7 +70,8 @@ impl Pace {
         let passed = now.saturating_sub(self.since);
         if passed >= WINDOW {
             let in_a_window = (WINDOW * self.load.pieces).div_duration_f32(passed);
-            let rest = FOR_EACH.mul_f32(in_a_window).clamp(SHORTEST, LONGEST);
+            let filled = passed.mul_f32(GATHERED as f32 / self.load.bytes.max(1) as f32);
+            let rest = FOR_EACH.mul_f32(in_a_window).min(filled).clamp(SHORTEST, LONGEST);
             let are_many = self.load.pieces as f32 >= MUCH * passed.as_secs_f32();
             self.rest = (are_many || self.load.is_broad(passed)).then_some(rest);
             self.since = now;
@@ -116,6 +120,13 @@ mod tests {
             })
             .max();
         assert_eq!(longest, Some(LONGEST));
+        // Unless they are of full size: of these, no more gather than who is sent them has room for.
+        let full = Load { pieces: 7, bytes: 7 * 1_500 };
+        let rests = (0..200).filter_map(|index| {
+            pace.rest_after(Duration::from_millis(2_200) + Duration::from_micros(50) * index, full)
+        });
+        // 210 bytes in a microsecond.
+        assert_eq!(rests.skip(20).max().map(|rest| rest.as_micros()), Some(156));
         // The first one after some quiet shows that it is over.
         assert_eq!(pace.rest_after(Duration::from_secs(3), SMALL), None);
     }
