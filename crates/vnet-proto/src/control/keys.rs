@@ -32,8 +32,13 @@ impl Node {
             self.timers.remove(&before);
         }
         self.timers.insert(due);
-        if member.unused(session.id) >= MOST_EPOCHS || member.inbound.len() >= MOST_TAKEN {
+        if member.unused(session.id) >= MOST_EPOCHS {
             return;
+        }
+        if member.inbound.len() >= MOST_TAKEN {
+            // By connections that ended before it could say what it uses.
+            let Some(spis) = member.oldest_of_others(session.id) else { return };
+            self.actions.push_back(Action::Forget { spis });
         }
         let Some(epoch) = session.next_epoch(id) else { return };
         let next_spi = &mut self.next_spi;

@@ -55,6 +55,12 @@ impl Member {
         std::mem::replace(&mut self.inbound, newer).into_values().flatten().collect()
     }
 
+    /// Takes back the oldest of other connections, but for those that the peer uses last.
+    pub(super) fn oldest_of_others(&mut self, session: SessionId) -> Option<Vec<Spi>> {
+        let key = *self.inbound.keys().find(|key| key.0 != session && Some(**key) != self.used)?;
+        self.inbound.remove(&key)
+    }
+
     /// Takes back everything.
     pub(super) fn all(&mut self) -> Vec<Spi> {
         std::mem::take(&mut self.inbound).into_values().flatten().collect()

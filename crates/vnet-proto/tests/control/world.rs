@@ -315,15 +315,19 @@ impl World {
         }
     }
 
-    /// Some bytes arrive; says whether there were any.
-    pub(crate) fn deliver(&mut self, which: usize, most: usize) -> bool {
-        let waiting: Vec<(usize, usize)> = self
-            .wires
+    /// On which wires, and for which of their ends, something is on its way.
+    fn waiting(&self) -> Vec<(usize, usize)> {
+        self.wires
             .iter()
             .enumerate()
             .flat_map(|(place, wire)| [0, 1].map(|end| (place, end, !wire.queues[end].is_empty())))
             .filter_map(|(place, end, waits)| waits.then_some((place, end)))
-            .collect();
+            .collect()
+    }
+
+    /// Some bytes arrive; says whether there were any.
+    pub(crate) fn deliver(&mut self, which: usize, most: usize) -> bool {
+        let waiting = self.waiting();
         if waiting.is_empty() {
             return false;
         }
@@ -349,6 +353,14 @@ impl World {
             self.act(host);
         }
         true
+    }
+
+    /// Until everything has arrived that is for one host; what it says goes nowhere.
+    pub(crate) fn settle_at(&mut self, host: usize) {
+        let is_for = |world: &Self, (place, end): (usize, usize)| world.wires[place].ends[end].0 == host;
+        while let Some(which) = self.waiting().into_iter().position(|place| is_for(self, place)) {
+            self.deliver(which, usize::MAX);
+        }
     }
 
     /// Until everything has arrived.
