@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use viaduct_types::{HostKey, MacAddr, PeerName, VnetId};
 use viaduct_vnet_proto::{control::SessionId, data::PeerId};
 
-use super::{PeerReport, Stranger, search::LONGEST_SEARCH, spare::Spare};
+use super::{PeerReport, Stranger, reach::NewWays, search::LONGEST_SEARCH, spare::Spare};
 use crate::{
     datapath::{Handle, Path},
     socket_options,
@@ -79,6 +79,7 @@ pub(super) struct Peer {
     pub(super) found: BTreeMap<SocketAddr, Duration>,
     /// Whether it has said of a place that it had not said of before, and has not been dialled since.
     pub(super) is_found_anew: bool,
+    pub(super) new_ways: NewWays,
     /// What of its doing is in the log: it may come into many vnets at once.
     pub(super) lines: Lines<100>,
 }
@@ -126,6 +127,7 @@ impl Peer {
             suspected: None,
             found: BTreeMap::new(),
             is_found_anew: false,
+            new_ways: NewWays::default(),
             lines: Lines::default(),
         }
     }

@@ -71,6 +71,28 @@ pub(super) struct Reach {
     pub(super) passes: BTreeMap<Spi, (HostKey, HostKey)>,
 }
 
+/// How long it takes at the least until a peer is dialled anew for the sake of ways: as long as an attempt may take.
+const APART: Duration = Duration::from_secs(3);
+
+/// Whether there are ways to a peer that it has not been dialled by.
+#[derive(Debug, Default)]
+pub(super) struct NewWays {
+    are_there: bool,
+    dialled: Option<Duration>,
+}
+
+impl NewWays {
+    /// Whether it is to be dialled anew, which ends the attempts that there are. Who passes on may say as often as it likes that there
+    /// is a way and that there is none.
+    fn are_due(&mut self, now: Duration) -> bool {
+        let are_due = self.are_there && self.dialled.is_none_or(|then| now.saturating_sub(then) >= APART);
+        if are_due {
+            *self = Self { are_there: false, dialled: Some(now) };
+        }
+        are_due
+    }
+}
+
 impl Engine {
     /// Asks for ways to those who are not reached, and no longer for those who are.
     pub(super) fn look_for_ways(&mut self) {
@@ -100,6 +122,7 @@ impl Engine {
         }
         changes.into_iter().for_each(|(key, wanted)| self.node.want_detour(key, wanted));
         self.seek(needs_others);
+        self.dial_by_new_ways();
     }
 
     /// Sets up what the hosts have agreed on about ways; where each of them is at the moment counts.
@@ -155,20 +178,48 @@ impl Engine {
         let keys: BTreeSet<HostKey> =
             before.addresses.keys().chain(self.reach.addresses.keys()).copied().collect();
         for key in keys {
-            let other = before.addresses.get(&key) != self.reach.addresses.get(&key);
-            let Some(peer) = self.peers.get_mut(&key) else { continue };
-            if other && peer.session.is_none() {
-                peer.stop_dialling();
-                self.dial(key);
+            let had = before.addresses.get(&key).map_or(&[][..], Vec::as_slice);
+            let is_new = |way: &SocketAddr| !had.contains(way);
+            if self.reach.addresses.get(&key).is_some_and(|ways| ways.iter().any(is_new))
+                && let Some(peer) = self.peers.get_mut(&key)
+            {
+                peer.new_ways.are_there = true;
             }
             self.measure(key);
         }
+        self.dial_by_new_ways();
+    }
+
+    fn dial_by_new_ways(&mut self) {
+        let now = self.now();
+        let mut due = Vec::new();
+        for (key, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.session.is_none()) {
+            if peer.new_ways.are_due(now) {
+                peer.stop_dialling();
+                due.push(*key);
+            }
+        }
+        due.into_iter().for_each(|key| self.dial(key));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_says_again_and_again_that_there_is_a_way_has_nobody_dialled_all_the_time() {
+        let mut ways = NewWays::default();
+        let dialled = (0..10_000).filter(|millisecond| {
+            ways.are_there = true;
+            ways.are_due(Duration::from_millis(*millisecond))
+        });
+        assert_eq!(dialled.collect::<Vec<_>>(), [0, 3_000, 6_000, 9_000]);
+        // What came in between is not forgotten.
+        ways.are_there = true;
+        assert!(!ways.are_due(Duration::from_millis(11_999)) && ways.are_due(Duration::from_millis(12_000)));
+        assert!(!ways.are_due(Duration::from_secs(60)));
+    }
 
     #[test]
     fn addresses_stand_for_ways() {

@@ -1,6 +1,10 @@
 //! Where frames go, what the control side hears, and changes while frames flow.
 
-use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    os::fd::AsRawFd,
+    time::Duration,
+};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use viaduct_types::MacAddr;
@@ -9,7 +13,9 @@ use viaduct_vnet_proto::data::{Forwarding, Interest, PeerId, Port, Spi, esp::Cip
 
 use super::{
     wire::{reference, udp_frame},
-    world::{Alone, IN, LARGEST, OUT, PATIENCE, PEER, association, hex, key, mac, path, until, vnet},
+    world::{
+        Alone, Host, IN, LARGEST, OUT, PATIENCE, PEER, Room, association, hex, key, mac, path, until, vnet,
+    },
 };
 
 const CIPHER: Cipher = Cipher::Aes128Gcm;
@@ -333,6 +339,27 @@ fn datagrams_of_others_go_on_but_for_what_stands_before_them() {
     handle.set_relays(&[], &[]);
     handle.settle().unwrap();
     assert!(handle.counters().relays.is_empty());
+}
+
+#[test]
+fn what_is_to_be_passed_on_comes_to_the_first_port() {
+    let room = Room::new();
+    let host = Host::start(&room, Ipv4Addr::LOCALHOST.into(), 1, true);
+    let [from, to] = [0, 1].map(|_| room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
+    let relay = Relay {
+        spi: Spi::new(0x5005).unwrap(),
+        from: from.local_addr().unwrap(),
+        to: to.local_addr().unwrap(),
+        onward: Spi::new(0x6006).unwrap(),
+        bytes_per_second: 100_000,
+    };
+    host.handle.set_relays(&[relay], &[]);
+    host.handle.settle().unwrap();
+    // Each worker would let the whole rate through at its own.
+    from.send_to(&before(0x5005, &[7; 500]), host.own[0]).unwrap();
+    until("it is unknown", || host.handle.counters().host.unknown_spi == 1);
+    from.send_to(&before(0x5005, &[7; 500]), host.address).unwrap();
+    until("it goes on", || host.handle.counters().host.relayed == 1);
 }
 
 #[test]

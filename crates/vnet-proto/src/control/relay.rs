@@ -253,21 +253,24 @@ impl Node {
             self.tell_peer(from, &Message::Granted { key: to, spi: None });
             return;
         }
-        self.relaying.asks.insert((from, to), spi);
+        let is_new = self.relaying.asks.insert((from, to), spi).is_none();
         if self.session_of(to).is_none() {
             return;
         }
         if !self.relaying.asks.contains_key(&(to, from)) {
-            self.tell_peer(to, &Message::Wanted { key: from });
+            // Once: who asks again has it told nothing new.
+            if is_new {
+                self.tell_peer(to, &Message::Wanted { key: from });
+            }
             return;
         }
         for (one, other) in [(from, to), (to, from)] {
-            let number = match self.relaying.given.get(&(one, other)) {
-                Some(number) => *number,
-                None => self.new_spi(),
-            };
+            let given = self.relaying.given.get(&(one, other)).copied();
+            let number = given.unwrap_or_else(|| self.new_spi());
             self.relaying.given.insert((one, other), number);
-            self.tell_peer(one, &Message::Granted { key: other, spi: Some(number) });
+            if one == from || given.is_none() {
+                self.tell_peer(one, &Message::Granted { key: other, spi: Some(number) });
+            }
         }
         self.actions.push_back(Action::Reach);
     }

@@ -55,6 +55,29 @@ fn one_asks_and_both_have_a_way() {
 }
 
 #[test]
+fn who_asks_again_and_again_has_nobody_else_told() {
+    for has_both in [false, true] {
+        let mut world = apart(1);
+        if !has_both {
+            // It hears that it is wanted, and wants nothing.
+            world.have(2, "97", &[]);
+        }
+        want(&mut world, 0, 2, true);
+        let spi = Some(detours(&world, 0)[0].inbound);
+        let (session, heard) = (world.session(1, 0), world.heard.len());
+        for _ in 0..100 {
+            let ask = Message::Ask { key: key(2), spi };
+            world.hosts[1].node.handle_message(world.now, session, ask).unwrap();
+        }
+        world.configure(1, |_| ());
+        world.settle();
+        let new = &world.heard[heard..];
+        assert!(new.iter().all(|(_, at, _)| *at == 0), "{has_both}: {new:?}");
+        assert_eq!(new.len(), if has_both { 100 } else { 0 }, "who asked is answered, if there is an answer");
+    }
+}
+
+#[test]
 fn nothing_is_passed_on_for_whom_it_is_not_meant() {
     let mut world = apart(1);
     world.configure(1, |settings| settings.relay = [key(0)].into());

@@ -2,12 +2,13 @@
 
 use viaduct_vnet_proto::data::Spi;
 
-use super::{Worker, inbound::Decided, outbox::Target, receive::Arrived};
+use super::{Worker, inbound::Decided, outbox::Target, receive::Arrived, wait::By};
 use crate::datapath::{api::Via, cipher::ROOM, mailbox::Relayed};
 
 impl Worker {
     /// A datagram that begins with a number that stands for no keys. What was passed on to this host is never passed on from
-    /// here, and what is in it is taken out once.
+    /// here, and what is in it is taken out once. What is to be passed on comes to the first port: from one address to it all is one
+    /// worker's, which knows how much that is.
     pub(super) fn relayed(
         &mut self,
         arrived: &Arrived,
@@ -19,7 +20,10 @@ impl Worker {
         let length = end - begin;
         match relays.get(&spi) {
             Some(Relayed::Onward(relay, counters))
-                if relay.from == arrived.from && !arrived.is_brought && length > Via::HEADER =>
+                if relay.from == arrived.from
+                    && !arrived.is_brought
+                    && arrived.by == By::First
+                    && length > Via::HEADER =>
             {
                 let bucket = buckets.entry(spi).or_default();
                 if !bucket.take(self.start.elapsed(), relay.bytes_per_second, length as u64) {
