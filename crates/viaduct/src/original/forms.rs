@@ -226,6 +226,18 @@ mod tests {
         );
     }
 
+    /// The original printed the one in the place of the other.
+    #[test]
+    fn what_was_sent_and_what_came_are_not_mixed_up() {
+        let view = serde_json::json!({
+            "key": "", "endpoints": ["192.0.2.1:1798"], "created": true, "connected": false, "found": [], "refused": 0,
+            "unneeded": false, "fallbacks": [], "ports": {"to": [], "received": []},
+            "counters": {"datagrams_out": 1, "datagrams_in": 2},
+        });
+        let printed = peer("b", &serde_json::from_value(view).unwrap(), 1798).pretty(WIDE);
+        assert_eq!(printed, "(vnet_peer (addr 192.0.2.1) (port 1798) (tx_packets 1) (rx_packets 2))");
+    }
+
     #[test]
     fn ids_are_as_short_as_in_the_manual() {
         assert_eq!(id(ID.parse().unwrap()), "97");
