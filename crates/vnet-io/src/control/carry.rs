@@ -1,6 +1,6 @@
 //! What the engine is told to be.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use tracing::{debug, info};
 use viaduct_types::{HostKey, MacAddr, PeerName, VnetId};
@@ -126,6 +126,8 @@ impl Engine {
         self.open_ports();
         self.carry();
         self.configure();
+        // Those who are gone have to be known as long as something follows for them.
+        self.flush();
         for key in gone {
             self.node.want_detour(key, false);
             if let Some(peer) = self.peers.remove(&key) {
@@ -163,7 +165,7 @@ impl Engine {
                 peers: orders.peers.iter().filter(|_| !is_out).filter_map(key_of).collect(),
                 nics: learned
                     .map(|mac| (mac, Vec::new()))
-                    .chain(nics.map(|(mac, nic)| (*mac, nic.addresses.clone())))
+                    .chain(nics.map(|(mac, nic)| (*mac, claimed(*mac, &nic.addresses))))
                     .collect(),
             };
             (*id, settings)
@@ -244,6 +246,11 @@ impl Engine {
             self.configure();
         }
     }
+}
+
+/// The addresses that an attached NIC is claimed with. What is merely heard is claimed without any, and has less right.
+fn claimed(mac: MacAddr, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    if addresses.is_empty() { vec![mac.link_local().into()] } else { addresses.to_vec() }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
