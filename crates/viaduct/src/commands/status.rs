@@ -10,7 +10,7 @@ use super::ask;
 use crate::{
     cli::Global,
     failure::Failure,
-    operations::{Drops, Made, NicStatus, Status, StatusReport, VnetsReport, target},
+    operations::{Drops, Mac, Made, NicStatus, Status, StatusReport, VnetsReport, target},
     show::{self, count, say},
 };
 
@@ -184,8 +184,15 @@ fn vnets(report: &VnetsReport) -> Table {
         let further = conflicts.clone().count().saturating_sub(CONFLICTS);
         let further =
             (further > 0).then(|| format!("and {further} more; `viaduct vnet macs {name}` has them all"));
-        let conflicts =
-            conflicts.take(CONFLICTS).map(|(mac, _)| format!("{mac} is at several hosts")).chain(further);
+        let at = |mac: &Mac| {
+            let others = mac.also_claimed_by.iter().map(super::vnet::place);
+            std::iter::once(super::vnet::place(&mac.peer)).chain(others).collect::<Vec<_>>().join(", ")
+        };
+        // Where its frames go to comes first.
+        let conflicts = conflicts
+            .take(CONFLICTS)
+            .map(|(mac, view)| format!("{mac} is at several hosts: {}", at(view)))
+            .chain(further);
         let more = vnet.shared_addresses.len().saturating_sub(CONFLICTS);
         let more = (more > 0).then(|| format!("and {more} more; `viaduct vnet show {name}` has them all"));
         let shared = super::vnet::shared(vnet).take(CONFLICTS).chain(more);

@@ -227,7 +227,8 @@ pub(super) fn shared(vnet: &VnetView) -> impl Iterator<Item = String> {
     })
 }
 
-fn place(peer: &Option<PeerName>) -> String {
+/// Which host it is at.
+pub(super) fn place(peer: &Option<PeerName>) -> String {
     peer.as_ref().map_or("here", |peer| peer.as_str()).to_owned()
 }
 
