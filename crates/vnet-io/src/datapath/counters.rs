@@ -94,6 +94,8 @@ counters! {
         receive_calls,
         /// Calls that sent.
         send_calls,
+        /// Calls that read something from taps.
+        tap_reads,
         /// Calls that wrote to taps.
         tap_writes,
     }
@@ -187,7 +189,8 @@ counters! {
 
 impl HostCounters {
     /// Those that say what was done, and not that something was lost.
-    const WORK: [&str; 6] = ["quic", "probes", "relayed", "receive_calls", "send_calls", "tap_writes"];
+    const WORK: [&str; 7] =
+        ["quic", "probes", "relayed", "receive_calls", "send_calls", "tap_reads", "tap_writes"];
 
     /// What was lost, each with its name.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {

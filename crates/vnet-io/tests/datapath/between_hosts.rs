@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +13,7 @@ use viaduct_vnet_proto::data::esp::Cipher;
 
 use super::{
     pair::{PEER, Pair},
-    world::{PATIENCE, PORT, until},
+    world::{PATIENCE, PORT, until, vnet},
 };
 
 #[test]
@@ -40,14 +40,49 @@ fn guests_reach_each_other_over_ipv4_and_ipv6() {
 
 #[test]
 fn super_frames_stay_together() {
+    const BYTES: usize = 8_000_000;
     let pair = Pair::simple();
-    pair.transfer("10.9.0.2", 8_000_000);
-    let [a, b] = pair.counters();
-    let frames = a.vnets.values().next().unwrap().frames_out;
-    assert!(frames > 8_000_000 / 1_432, "{frames}");
-    // With one call for each frame these were the same.
-    assert!(a.host.send_calls < frames / 4, "{} of {frames}", a.host.send_calls);
-    assert!(b.host.tap_writes < frames / 4, "{} of {frames}", b.host.tap_writes);
+    // What the first host took, and the second gave, to carry so many bytes.
+    let carried = |what: &str, carry: &dyn Fn()| {
+        let [a, b] = pair.counters();
+        carry();
+        let [after_a, after_b] = pair.counters();
+        let frames = after_a.vnets[&vnet()].frames_out - a.vnets[&vnet()].frames_out;
+        assert!(frames > BYTES as u64 / 1_432, "{what}: {frames}");
+        // With one call for each frame these were the same.
+        for (call, before, after) in [
+            ("tap_reads", a.host.tap_reads, after_a.host.tap_reads),
+            ("send_calls", a.host.send_calls, after_a.host.send_calls),
+            ("tap_writes", b.host.tap_writes, after_b.host.tap_writes),
+        ] {
+            let calls = after - before;
+            assert!(calls > 0 && calls < frames / 4, "{what}: {calls} {call} for {frames} frames");
+        }
+    };
+    carried("TCP over IPv4", &|| pair.transfer("10.9.0.2", BYTES));
+    carried("TCP over IPv6", &|| pair.transfer("fd09::2", BYTES));
+    let has_uso = linux() >= (6, 2);
+    assert_eq!(pair.hosts[0].handle.cuts_udp(vnet()), Some(has_uso));
+    if !has_uso {
+        return;
+    }
+    for (what, network) in [("UDP over IPv4", "10.9.0."), ("UDP over IPv6", "fd09::")] {
+        let (from, to) = pair.sockets(network);
+        carried(what, &|| {
+            // No more at once than the socket holds.
+            for _ in 0..BYTES / (40 * 1_000) {
+                send_numbered(&from, 40, 1_000);
+                assert_eq!(received(&to, 40), (0..40).collect::<Vec<_>>(), "{what}");
+            }
+        });
+    }
+}
+
+/// The version of the kernel.
+fn linux() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 #[test]
@@ -98,7 +133,7 @@ fn packets_without_offloads_in_the_guest_are_carried() {
 #[test]
 fn datagrams_up_to_the_mtu_arrive_whole() {
     let pair = Pair::simple();
-    let (from, to) = pair.sockets();
+    let (from, to) = pair.sockets("10.9.0.");
     let mut bytes = vec![0; 2_000];
     for length in [0, 1, 2, 3, 1_000, 1_432 - 28] {
         from.send(&vec![7; length]).unwrap();
@@ -111,13 +146,17 @@ fn datagrams_up_to_the_mtu_arrive_whole() {
 }
 
 impl Pair {
-    /// Sockets of both guests, the first connected to the second.
-    fn sockets(&self) -> (UdpSocket, UdpSocket) {
-        let to = self.guests[1].run(|| UdpSocket::bind("10.9.0.2:6000").unwrap());
+    /// Sockets of both guests, whose addresses begin so, the first connected to the second.
+    fn sockets(&self, network: &str) -> (UdpSocket, UdpSocket) {
+        let [first, second] = [1, 2].map(|guest| {
+            let address: IpAddr = format!("{network}{guest}").parse().unwrap();
+            SocketAddr::new(address, 6_000)
+        });
+        let to = self.guests[1].run(move || UdpSocket::bind(second).unwrap());
         to.set_read_timeout(Some(PATIENCE)).unwrap();
-        let from = self.guests[0].run(|| {
-            let socket = UdpSocket::bind("10.9.0.1:6000").unwrap();
-            socket.connect("10.9.0.2:6000").unwrap();
+        let from = self.guests[0].run(move || {
+            let socket = UdpSocket::bind(first).unwrap();
+            socket.connect(second).unwrap();
             socket
         });
         (from, to)
@@ -196,7 +235,7 @@ fn received(socket: &UdpSocket, count: usize) -> Vec<u32> {
 #[test]
 fn one_lost_datagram_loses_one_frame() {
     let pair = Pair::simple();
-    let (from, to) = pair.sockets();
+    let (from, to) = pair.sockets("10.9.0.");
     // The guests know each other.
     from.send(&[1; 4]).unwrap();
     received(&to, 1);
@@ -212,7 +251,7 @@ fn one_lost_datagram_loses_one_frame() {
 #[test]
 fn datagrams_that_come_twice_are_delivered_once() {
     let pair = Pair::simple();
-    let (from, to) = pair.sockets();
+    let (from, to) = pair.sockets("10.9.0.");
     from.send(&[1; 4]).unwrap();
     received(&to, 1);
     let _wire = pair.wire(|_| 3);

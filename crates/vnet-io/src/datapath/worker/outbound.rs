@@ -56,6 +56,7 @@ impl Worker {
                     break;
                 }
             };
+            way.host.tap_reads.one();
             let Some((header, frame)) = buffer[..length].split_first_chunk_mut::<OFFLOAD_HEADER>() else {
                 vnet.counters.malformed.one();
                 continue;

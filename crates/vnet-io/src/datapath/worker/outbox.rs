@@ -556,3 +556,6 @@ pub(super) fn put_control(
     place[offset..offset + data.len()].copy_from_slice(data);
     space
 }
+
+#[cfg(test)]
+mod tests;

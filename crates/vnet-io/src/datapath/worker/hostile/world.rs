@@ -369,7 +369,7 @@ impl<'a> World<'a> {
     fn compare_counters(&self) {
         let Expected { host, vnets, peers, relays, .. } = &self.model.expected;
         let mut seen = self.worker.host.read();
-        (seen.receive_calls, seen.send_calls, seen.tap_writes) = (0, 0, 0);
+        (seen.receive_calls, seen.send_calls, seen.tap_reads, seen.tap_writes) = (0, 0, 0, 0);
         assert_eq!(seen, *host);
         for (live, expected) in self.vnets.iter().zip(vnets) {
             let seen = live.read();
