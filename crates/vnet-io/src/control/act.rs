@@ -255,9 +255,11 @@ impl Engine {
             }
             return;
         }
-        // What a host has attached is not taken from it by whoever is heard with its address.
-        let is_attached = || vnet.tables.is_learning() && vnet.tables.is_attached_elsewhere(mac);
-        if matches!(place, Some(Place::At(_))) && (vnet.own.contains(&mac) || is_attached()) {
+        // What a host has attached is not taken from it by whoever is heard with its address, nor what has been taken too often. But
+        // the host's own guests reach it, whoever else has its MAC.
+        let is_kept = || vnet.flips.stays(mac) && !bridge::is_own(&vnet.tap, mac);
+        let is_others = || vnet.tables.is_learning() && (vnet.tables.is_attached_elsewhere(mac) || is_kept());
+        if matches!(place, Some(Place::At(_))) && (vnet.own.contains(&mac) || is_others()) {
             self.gone.push((id, mac));
             return;
         }

@@ -21,6 +21,11 @@ pub(super) fn forget(port: &IfName, mac: MacAddr) -> io::Result<()> {
     fdb::lead_no_more(near(port, mac)?)
 }
 
+/// Whether the MAC is of the bridge itself, and the host behind none of its ports.
+pub(super) fn is_own(port: &IfName, mac: MacAddr) -> bool {
+    fdb::index(port).and_then(fdb::bridge_of).and_then(fdb::own_mac) == Some(mac)
+}
+
 fn near(port: &IfName, mac: MacAddr) -> io::Result<Near> {
     let port = fdb::index(port).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
     Ok(Near { port, mac })

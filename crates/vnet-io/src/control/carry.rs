@@ -13,6 +13,7 @@ use super::{
     Orders, VnetOrders,
     discovery::time_of_day,
     engine::{Engine, Vnet},
+    flips::Flips,
     learned::Learned,
     link::Farewell,
     peers::Peer,
@@ -89,6 +90,7 @@ impl Engine {
                 bridging: Bridging::default(),
                 accused: None,
                 learned: Learned::default(),
+                flips: Flips::default(),
                 own: BTreeSet::new(),
                 pinned: BTreeSet::new(),
                 listeners: Listeners::new(now),
@@ -105,6 +107,7 @@ impl Engine {
             vnet.tables.set_longest(wanted.mtu.or(self.findings.mtus.get(id).copied()));
             if !wanted.learning {
                 vnet.learned.clear();
+                vnet.flips = Flips::default();
                 vnet.bridging.end();
             } else if is_new_port && vnet.plain.is_none() && !self.bridged_before.remove(id) {
                 let is_there = wanted.port.as_ref().is_some_and(|port| self.bridged.contains(port));

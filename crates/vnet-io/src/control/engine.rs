@@ -24,6 +24,7 @@ use super::{
     accept::Gate,
     dial::{Targets, dial},
     discovery::{Discovery, time_of_day},
+    flips::Flips,
     heeded::Heeded,
     learned::{Learned, Looks},
     link::{Farewell, Link, Secrets},
@@ -102,6 +103,8 @@ pub(super) struct Vnet {
     pub(super) accused: Option<Duration>,
     /// Machines behind the bridge that nobody has told of.
     pub(super) learned: Learned,
+    /// Those of them that other hosts hear, too.
+    pub(super) flips: Flips,
     /// The host's own NICs that are claimed.
     pub(super) own: BTreeSet<MacAddr>,
     /// Of those, who are at another host by now: the bridge has been told that they are behind the tap.

@@ -30,8 +30,8 @@ pub(super) struct Learned {
     /// Each with when it was last heard.
     known: BTreeMap<MacAddr, Duration>,
     waiting: VecDeque<MacAddr>,
-    /// Whether one is not here any more, which nobody has been told yet.
-    is_less: bool,
+    /// Those that are not here any more, which nobody has been told yet.
+    less: BTreeSet<MacAddr>,
     /// How many frames the host itself had sent by the bridge at the last look.
     own_sent: u64,
 }
@@ -49,11 +49,13 @@ impl Learned {
         self.known.keys().copied()
     }
 
-    /// It will be known, if there is room.
-    pub(super) fn hear(&mut self, mac: MacAddr) {
-        if !self.contains(mac) && self.waiting.len() < MOST_WAITING && !self.waiting.contains(&mac) {
+    /// It will be known, if there is room; says whether that is new.
+    pub(super) fn hear(&mut self, mac: MacAddr) -> bool {
+        let is_new = !self.contains(mac) && self.waiting.len() < MOST_WAITING && !self.waiting.contains(&mac);
+        if is_new {
             self.waiting.push_back(mac);
         }
+        is_new
     }
 
     /// It is somewhere else, or nowhere; says whether it was here.
@@ -63,7 +65,7 @@ impl Learned {
         let was_known = self.known.remove(&mac).is_some();
         if was_known {
             self.order.retain(|known| *known != mac);
-            self.is_less = true;
+            self.less.insert(mac);
         }
         was_known || self.waiting.len() < waited
     }
@@ -102,9 +104,10 @@ impl Learned {
         if !gone.is_empty() {
             self.known.retain(|mac, _| !gone.contains(mac));
             self.order.retain(|mac| !gone.contains(mac));
-            self.is_less = true;
         }
-        gone.len()
+        let count = gone.len();
+        self.less.append(&mut gone);
+        count
     }
 
     pub(super) fn clear(&mut self) {
@@ -112,15 +115,21 @@ impl Learned {
     }
 
     fn is_other(&self) -> bool {
-        self.is_less || !self.waiting.is_empty()
+        !self.less.is_empty() || !self.waiting.is_empty()
     }
 
     /// Takes of what waits as much as may be; says whether others are known than before.
     fn settle(&mut self, now: Duration) -> bool {
-        let mut is_other = std::mem::take(&mut self.is_less);
+        let less = std::mem::take(&mut self.less);
+        let mut is_other = !less.is_empty();
         let room = MOST - self.order.len();
         let count = self.waiting.len().min(AT_ONCE).min(room + REPLACED);
-        for mac in self.waiting.drain(..count) {
+        for mac in self.waiting.drain(..count).collect::<Vec<_>>() {
+            // It is told first that it was gone: then it arrives anew, with more right than who has it since.
+            if less.contains(&mac) {
+                self.waiting.push_back(mac);
+                continue;
+            }
             if self.order.len() >= MOST
                 && let Some(first) = self.order.pop_front()
             {
@@ -197,10 +206,22 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_at_once_was_gone_in_between() {
+        let (mut learned, mut looks) = (Learned::default(), Looks::default());
+        let at = Duration::from_millis;
+        assert!(learned.hear(mac(1)) && looks.look(at(0), [&mut learned].into_iter()));
+        assert!(learned.forget(mac(1)) && learned.hear(mac(1)) && learned.hear(mac(2)));
+        assert!(looks.look(at(100), [&mut learned].into_iter()));
+        assert_eq!(learned.iter().collect::<Vec<_>>(), [mac(2)], "others do not wait for it");
+        assert_eq!(looks.due([&learned].into_iter()), Some(at(200)));
+        assert!(looks.look(at(200), [&mut learned].into_iter()) && learned.contains(mac(1)));
+    }
+
+    #[test]
     fn who_is_not_heard_is_known_no_longer_and_who_is_stays() {
         let (mut learned, mut looks) = (Learned::default(), Looks::default());
         let at = Duration::from_secs;
-        (1..=3).for_each(|n| learned.hear(mac(n)));
+        assert!((1..=3).all(|n| learned.hear(mac(n))));
         assert!(looks.look(at(10), [&mut learned].into_iter()));
         let (mut aged, mut asked) = (Vec::new(), 0);
         for second in 11..700 {
@@ -252,7 +273,7 @@ mod tests {
     #[test]
     fn all_that_come_at_once_are_known_in_the_end() {
         let (mut learned, mut looks) = (Learned::default(), Looks::default());
-        (0..1_000).for_each(|n| learned.hear(mac(n)));
+        assert!((0..1_000).all(|n| learned.hear(mac(n))));
         while let Some(due) = looks.due([&learned].into_iter()) {
             looks.look(due, [&mut learned].into_iter());
         }

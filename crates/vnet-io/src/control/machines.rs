@@ -23,6 +23,8 @@ enum NotTaken {
     NotLearning,
     #[error("another host bridges the same segment, and this one keeps out of the vnet meanwhile")]
     Out,
+    #[error("it is heard here and at another host by turns, and stays there for a while")]
+    ByTurns,
     #[error("no such vnet is carried")]
     NotCarried,
 }
@@ -46,6 +48,7 @@ impl Engine {
 
     fn take(&mut self, id: VnetId, mac: MacAddr) -> Result<(), NotTaken> {
         let is_learning = self.orders.vnets.get(&id).is_some_and(|orders| orders.learning);
+        let now = self.now();
         let vnet = self.vnets.get_mut(&id).ok_or(NotTaken::NotCarried)?;
         if vnet.own.contains(&mac) || vnet.learned.contains(mac) {
             return Ok(());
@@ -60,8 +63,23 @@ impl Engine {
         if vnet.tables.is_attached_elsewhere(mac) {
             return Err(NotTaken::Elsewhere);
         }
+        let elsewhere = vnet.tables.peer_of(mac);
+        if elsewhere.is_some() && vnet.flips.stays(mac) {
+            return Err(NotTaken::ByTurns);
+        }
         debug!("vnet {}: {mac} is behind the bridge", vnet.name);
-        vnet.learned.hear(mac);
+        if vnet.learned.hear(mac)
+            && let Some(peer) = elsewhere
+            && vnet.flips.taken(now, mac)
+            && let Some(peer) = self.peers.values_mut().find(|known| known.id == peer)
+            && peer.lines.has_room(now)
+        {
+            warn!(
+                "vnet {}: {mac} is heard here and behind peer {} by turns: two machines have it, or frames go round; from now on \
+                 it stays where it is, for three minutes at a time",
+                vnet.name, peer.name
+            );
+        }
         Ok(())
     }
 

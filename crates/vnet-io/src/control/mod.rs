@@ -12,6 +12,7 @@ mod discovery;
 mod engine;
 mod enslaved;
 mod fdb;
+mod flips;
 mod handshakes;
 mod heeded;
 mod identity;

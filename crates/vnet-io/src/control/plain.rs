@@ -294,7 +294,8 @@ impl Engine {
                 .filter_map(|(mac, peer)| {
                     let key = keys.get(&peer)?;
                     let stays = vnet.own.contains(&mac)
-                        || vnet.tables.is_learning() && vnet.tables.is_attached_elsewhere(mac);
+                        || vnet.tables.is_learning()
+                            && (vnet.tables.is_attached_elsewhere(mac) || vnet.flips.stays(mac));
                     let to = (*plain.places.get(key)?, *plain.members.get(key)?, stays);
                     Some((mac, to))
                 })

@@ -111,6 +111,21 @@ impl Engine {
         ))
     }
 
+    /// Which machine is heard here and stays at another host all the same.
+    fn goes_by_turns(&self, vnet: &Vnet) -> Option<String> {
+        let mut staying = vnet.flips.staying().filter_map(|mac| Some((mac, vnet.tables.peer_of(mac)?)));
+        let (mac, at) = staying.next()?;
+        let name = &self.peers.values().find(|peer| peer.id == at)?.name;
+        let more = match staying.count() {
+            0 => String::new(),
+            more => format!(", as are {more} more"),
+        };
+        Some(format!(
+            "{mac} is heard here and behind {name} by turns{more}, and stays there for a while: two machines have it, or frames go \
+             round"
+        ))
+    }
+
     fn vnet_report(&self, id: VnetId, vnet: &Vnet, counters: &Counters, most_macs: usize) -> VnetReport {
         let name = |key: &HostKey| self.peers.get(key).map(|peer| peer.name.clone());
         let agreed = self.node.report(id, most_macs);
@@ -162,6 +177,7 @@ impl Engine {
                 .trouble
                 .clone()
                 .or_else(|| vnet.bridging.notice(|key| self.orders.name_of(key)))
+                .or_else(|| self.goes_by_turns(vnet))
                 .or_else(|| self.loses_ipv6(id, vnet))
                 .or_else(|| self.unreached(vnet)),
         }

@@ -130,8 +130,16 @@ impl Tables {
         })
     }
 
+    /// At which peer a MAC is.
+    pub(super) fn peer_of(&self, mac: MacAddr) -> Option<PeerId> {
+        match self.of_mac.get(&mac)?.place {
+            Place::At(peer) => Some(peer),
+            Place::Here => None,
+        }
+    }
+
     fn is_remote(&self, mac: MacAddr) -> bool {
-        self.of_mac.get(&mac).is_some_and(|known| matches!(known.place, Place::At(_)))
+        self.peer_of(mac).is_some()
     }
 
     /// When a MAC came to where it is.
@@ -141,7 +149,7 @@ impl Tables {
 
     /// Whether a MAC is at this peer.
     pub(super) fn is_at(&self, mac: MacAddr, peer: PeerId) -> bool {
-        self.of_mac.get(&mac).is_some_and(|known| known.place == Place::At(peer))
+        self.peer_of(mac) == Some(peer)
     }
 
     /// The workers have forgotten everything, or are to.

@@ -169,7 +169,13 @@ impl Engine {
         self.age_machines();
         self.tick_segments();
         self.accuse();
-        self.vnets.values_mut().for_each(|vnet| vnet.tables.tick(now));
+        for vnet in self.vnets.values_mut() {
+            vnet.tables.tick(now);
+            if vnet.flips.tick(now) {
+                // Who is heard is told of anew.
+                vnet.tables.tell_again();
+            }
+        }
         let keys: Vec<HostKey> = self.links.values().map(|link| link.key).collect();
         let counters = if keys.is_empty() { None } else { Some(self.handle.counters()) };
         self.listen(now, counters.as_ref().map_or(0, |all| all.host.events_dropped));

@@ -197,3 +197,21 @@ fn who_is_connected_and_not_in_it_any_more_has_no_longer_for_it() {
     world.pass(Duration::from_secs(11));
     assert!(world.hosts[1].members.is_empty(), "it has been away for 31 seconds");
 }
+
+#[test]
+fn a_peer_whose_connections_end_before_it_uses_keys_is_given_others_afterwards() {
+    let mut world = together(2);
+    for _ in 0..100 {
+        world.cut(0, 1);
+        world.dial(1, 0);
+        world.settle_at(0);
+        world.pass(Duration::from_secs(1));
+    }
+    // Of two threads, each at the first port and at its own.
+    assert!(world.hosts[0].inbound.len() <= 64 * 4, "{}", world.hosts[0].inbound.len());
+    world.cut(0, 1);
+    world.dial(1, 0);
+    world.settle();
+    let sends_with = &world.hosts[1].outbound[&(vnet("97"), key(0))].spis;
+    assert!(sends_with.iter().all(|spi| world.hosts[0].inbound.contains_key(spi)));
+}

@@ -103,6 +103,39 @@ fn who_sends_what_is_not_its_own_is_named_and_who_is_ahead_of_its_word_is_not() 
 }
 
 #[test]
+fn a_machine_that_another_host_hears_too_is_taken_from_it_five_times_which_is_said_once() {
+    alone(async || {
+        let [mut host, other] = [0, 1].map(Host::start);
+        let mut orders = host.orders(0, &other, true);
+        let peer = orders.peers.values().next().unwrap().key;
+        let vnet = *orders.vnets.keys().next().unwrap();
+        orders.vnets.values_mut().for_each(|vnet| vnet.learning = true);
+        host.engine.be(orders);
+        host.engine.act(Action::Join { peer, vnet, learning: true });
+        let mac = MacAddr([2, 0, 0, 0, 0x97, 1]);
+        let lines = Arc::new(AtomicUsize::new(0));
+        let _log = tracing::subscriber::set_default(Log(Arc::clone(&lines)));
+        let is_taken = async |host: &mut Host| {
+            host.engine.learn(vnet, mac);
+            // It is told that it was gone, and then that it is here.
+            for _ in 0..3 {
+                host.engine.flush();
+                time::sleep(Duration::from_millis(110)).await;
+            }
+            host.engine.vnets[&vnet].learned.contains(mac)
+        };
+        assert!(is_taken(&mut host).await);
+        for taken in 1..=7 {
+            is_claimed(&mut host, (vnet, mac), Some(Owner::Peer(peer)));
+            assert_eq!(is_taken(&mut host).await, taken <= 5, "{taken}");
+            assert_eq!(lines.load(Ordering::Relaxed), usize::from(taken >= 5), "{taken}");
+        }
+        is_claimed(&mut host, (vnet, mac), None);
+        assert!(is_taken(&mut host).await, "nobody else has it any more");
+    });
+}
+
+#[test]
 fn however_often_a_host_says_that_it_is_elsewhere_it_is_dialled_once_with_each_look() {
     alone(async || {
         let [mut host, other] = [0, 1].map(Host::start);
