@@ -299,18 +299,23 @@ fn before(spi: u32, datagram: &[u8]) -> Vec<u8> {
     [&spi.to_be_bytes()[..], datagram].concat()
 }
 
-#[test]
-fn datagrams_of_others_go_on_but_for_what_stands_before_them() {
-    let alone = Alone::new(CIPHER);
-    let [from, to] = [0, 1].map(|_| alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
-    to.set_read_timeout(Some(PATIENCE)).unwrap();
-    let relay = Relay {
+/// What begins with 0x5005 goes on from the one to the other, and begins with 0x6006 then.
+fn relay(from: &UdpSocket, to: &UdpSocket) -> Relay {
+    Relay {
         spi: Spi::new(0x5005).unwrap(),
         from: from.local_addr().unwrap(),
         to: to.local_addr().unwrap(),
         onward: Spi::new(0x6006).unwrap(),
         bytes_per_second: 100_000,
-    };
+    }
+}
+
+#[test]
+fn datagrams_of_others_go_on_but_for_what_stands_before_them() {
+    let alone = Alone::new(CIPHER);
+    let [from, to] = [0, 1].map(|_| alone.room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
+    to.set_read_timeout(Some(PATIENCE)).unwrap();
+    let relay = relay(&from, &to);
     let handle = &alone.host.handle;
     handle.set_relays(&[relay], &[]);
     handle.settle().unwrap();
@@ -346,13 +351,7 @@ fn what_is_to_be_passed_on_comes_to_the_first_port() {
     let room = Room::new();
     let host = Host::start(&room, Ipv4Addr::LOCALHOST.into(), 1, true);
     let [from, to] = [0, 1].map(|_| room.run(|| UdpSocket::bind("127.0.0.1:0").unwrap()));
-    let relay = Relay {
-        spi: Spi::new(0x5005).unwrap(),
-        from: from.local_addr().unwrap(),
-        to: to.local_addr().unwrap(),
-        onward: Spi::new(0x6006).unwrap(),
-        bytes_per_second: 100_000,
-    };
+    let relay = relay(&from, &to);
     host.handle.set_relays(&[relay], &[]);
     host.handle.settle().unwrap();
     // Each worker would let the whole rate through at its own.
