@@ -189,17 +189,13 @@ impl Engine {
     /// Dials those who have said that they are elsewhere: once with each look, as they may say so as often as they like.
     fn dial_found(&mut self) {
         let now = self.now();
-        let mut found = Vec::new();
-        for (key, peer) in &mut self.peers {
-            if std::mem::take(&mut peer.is_found_anew) && peer.session.is_none() {
-                if peer.lines.has_room(now) {
-                    info!("peer {} says that it is at {}", peer.name, list(peer.found.keys()));
-                }
-                peer.stop_dialling();
-                found.push(*key);
+        self.dial_anew(|peer| {
+            let is_due = std::mem::take(&mut peer.is_found_anew) && peer.session.is_none();
+            if is_due && peer.lines.has_room(now) {
+                info!("peer {} says that it is at {}", peer.name, list(peer.found.keys()));
             }
-        }
-        found.into_iter().for_each(|key| self.dial(key));
+            is_due
+        });
     }
 
     pub(super) fn forget_beacons(&mut self) {

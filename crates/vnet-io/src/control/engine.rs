@@ -484,6 +484,18 @@ impl Engine {
         self.dial_at(key, targets);
     }
 
+    /// Dials those anew for whom it is due, which ends the attempts that there are.
+    pub(super) fn dial_anew(&mut self, is_due: impl Fn(&mut Peer) -> bool) {
+        let mut due = Vec::new();
+        for (key, peer) in &mut self.peers {
+            if is_due(peer) {
+                peer.stop_dialling();
+                due.push(*key);
+            }
+        }
+        due.into_iter().for_each(|key| self.dial(key));
+    }
+
     fn dial_at(&mut self, key: HostKey, targets: Targets) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.dialling = Some(tokio::spawn(dial(

@@ -192,14 +192,7 @@ impl Engine {
 
     fn dial_by_new_ways(&mut self) {
         let now = self.now();
-        let mut due = Vec::new();
-        for (key, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.session.is_none()) {
-            if peer.new_ways.are_due(now) {
-                peer.stop_dialling();
-                due.push(*key);
-            }
-        }
-        due.into_iter().for_each(|key| self.dial(key));
+        self.dial_anew(|peer| peer.session.is_none() && peer.new_ways.are_due(now));
     }
 }
 
